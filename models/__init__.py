@@ -1,0 +1,1 @@
+"""Networks, losses and heads; no files, no arguments."""

@@ -1,0 +1,198 @@
+"""Zero-shot labels of gender, age and skin tone by any open_clip model, text encoded once."""
+
+import difflib
+import hashlib
+import json
+import tomllib
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import click
+import huggingface_hub
+import open_clip
+import torch
+import torch.nn.functional as F
+
+CLASSES = {
+    "gender": ("female", "male"),
+    "age": ("child", "young", "adult", "middle", "senior"),
+    "skin_tone": tuple(str(tone) for tone in range(1, 11)),  # Monk 1-10
+}
+PROMPTS = Path(__file__).with_name("prompts.toml")
+WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # as open_clip names them on the hub
+PROBE_SECONDS = 5
+
+
+class Labeller:
+    """A CLIP model with its classes encoded as text.
+
+    `name` is "<name>@<8 hex>", the digits a hash of weights, preprocessing and prompts, so that labels of two
+    labellers can be told apart; `size` is the model's input in pixels, `dim` the width D of its embeddings.
+    """
+
+    def __init__(self, model: torch.nn.Module, tokenizer, prompts: dict, name: str,
+                 device: str | torch.device = "cpu"):
+        self.device = torch.device(device)
+        preprocess = open_clip.get_model_preprocess_cfg(model)
+        self.name = f"{name}@{fingerprint(model, preprocess, prompts)}"
+        self.model = model.to(self.device).eval()
+        size = preprocess["size"]
+        self.size = size if isinstance(size, int) else size[0]
+        self.mean, self.std = (torch.tensor(preprocess[key], device=self.device).view(1, 3, 1, 1)
+                               for key in ("mean", "std"))
+        self.bf16 = bf16_pays(self.device)
+        self.text = self._encode_text(tokenizer, prompts)
+        self.dim = next(iter(self.text.values())).shape[0]
+        self.scale = model.logit_scale.detach().exp()
+
+    def _encode_text(self, tokenizer, prompts: dict) -> dict[str, torch.Tensor]:
+        """Per attribute float32 [D, K]: the mean of the L2-normalised templates, normalised again."""
+        return {attribute: open_clip.build_zero_shot_classifier(
+                    self.model, tokenizer, [prompts[attribute][name] for name in classes],
+                    prompts["templates"], num_classes_per_batch=None, device=self.device)
+                for attribute, classes in CLASSES.items() if attribute in prompts}
+
+    @torch.inference_mode()
+    def label(self, images: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Class probabilities and embeddings of uint8 images [B, 3, S, S], on the labeller's device.
+
+        Returns {attribute: float32 [B, K], ordered as CLASSES, rows summing to 1} and float16 [B, D] of
+        length 1. The probabilities are a softmax over the attribute's classes with the model's own logit
+        scale (Radford et al. 2021, section 3.1.2); all NaN where the prompts leave the attribute out. Raises
+        ValueError for other images.
+        """
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"expected uint8 images [B, 3, S, S], got {images.dtype} {list(images.shape)}")
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            embeddings = self.model.encode_image(self.prepare(images))
+        embeddings = F.normalize(embeddings.float(), dim=-1)
+        unknown = {a: embeddings.new_full((len(images), len(CLASSES[a])), torch.nan) for a in CLASSES}
+        known = {a: (self.scale * embeddings @ text).softmax(1) for a, text in self.text.items()}
+        return unknown | known, embeddings.half()
+
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        """float32 [B, 3, size, size]: resized on the device (bicubic, antialiased), then standardised."""
+        pixels = images.to(self.device, non_blocking=True).float() / 255
+        if pixels.shape[2:] != (self.size, self.size):
+            pixels = F.interpolate(pixels, (self.size, self.size), mode="bicubic", antialias=True).clamp(0, 1)
+        return (pixels - self.mean) / self.std
+
+
+def bf16_pays(device: torch.device) -> bool:
+    """Whether bf16 autocast is faster here: on a CPU only with instructions for it (else 5 times slower)."""
+    if device.type != "cpu":
+        return device.type == "cuda"
+    able = torch.cpu.get_capabilities()
+    return any(able.get(flag, False) for flag in ("avx512_bf16", "amx_bf16"))
+
+
+def fingerprint(model: torch.nn.Module, *settings) -> str:
+    """8 hexadecimal digits of the weights (as float32, wherever they lie) and of `settings` (JSON)."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.float().cpu().reshape(-1).numpy())
+    return digest.hexdigest()[:8]
+
+
+def read_prompts(prompts: str | Path = "faces") -> dict:
+    """The prompt set of that name in prompts.toml, or the one set that a TOML file of the same form holds.
+
+    Returns {"templates": [str, ...], attribute: {class: description}}. Raises ClickException for an unknown
+    set, for a file that is not such a set and for missing classes.
+    """
+    ours = tomllib.loads(PROMPTS.read_text(encoding="utf-8"))
+    if str(prompts) in ours:
+        return checked(ours[str(prompts)], str(prompts))
+    try:
+        return checked(tomllib.loads(Path(prompts).read_text(encoding="utf-8")), str(prompts))
+    except OSError:
+        raise click.ClickException(f"no prompt set and no file '{prompts}'; "
+                                   f"the sets are {', '.join(ours)}") from None
+    except ValueError as error:  # includes TOML and UTF-8 errors
+        raise click.ClickException(f"{prompts} is not a TOML file of prompts: {error}") from None
+
+
+def checked(prompts: dict, source: str) -> dict:
+    """`prompts`, if they have templates with one {} and just the classes of at least one attribute."""
+    templates = prompts.get("templates")
+    if not isinstance(templates, list) or not templates or any(str(t).count("{}") != 1 for t in templates):
+        raise click.ClickException(f"prompts {source}: 'templates' must be sentences with one {{}} each")
+    attributes = prompts.keys() - {"templates"}
+    if not attributes or attributes - CLASSES.keys():
+        raise click.ClickException(f"prompts {source}: the attributes must be of {', '.join(CLASSES)}, "
+                                   f"found {', '.join(sorted(attributes)) or 'none'}")
+    for attribute in attributes:
+        if wrong := prompts[attribute].keys() ^ set(CLASSES[attribute]):
+            raise click.ClickException(f"prompts {source}: {attribute} needs just the classes "
+                                       f"{', '.join(CLASSES[attribute])}; check {', '.join(sorted(wrong))}")
+    return prompts
+
+
+def load(name: str, pretrained: str | Path, prompts: str | Path = "faces",
+         device: str | torch.device = "cpu") -> Labeller:
+    """The labeller of one of `open_clip.list_models()` with the weights of a tag or of a local file.
+
+    Raises ClickException with one line for an unknown model or tag, a file that is no checkpoint of it,
+    unknown prompts, and, within seconds, for a tag whose weights are neither here nor to be fetched.
+    """
+    prompt_set = read_prompts(prompts)
+    if name not in open_clip.list_models():
+        close = difflib.get_close_matches(name, open_clip.list_models(), 3) or ["ViT-B-32-quickgelu"]
+        raise click.ClickException(f"open_clip has no model '{name}'; did you mean {' or '.join(close)}?")
+    path = weights(name, str(pretrained))
+    try:
+        preprocess = preprocessing(name, str(pretrained), path)
+        model = open_clip.create_model(name, str(path), force_preprocess_cfg=preprocess)
+        tokenizer = open_clip.get_tokenizer(name)
+    except Exception as error:  # unpickling and safetensors fail in many ways; every one means the same here
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise click.ClickException(f"{path} is not a checkpoint of {name} ({reason})") from error
+    tag = path.stem if path == Path(pretrained) else str(pretrained)
+    return Labeller(model, tokenizer, prompt_set, f"{name}-{tag}", device)
+
+
+def preprocessing(name: str, pretrained: str, path: Path) -> dict:
+    """Mean and deviation for the weights: the tag's, the file's own, or the model's first tag's."""
+    beside = path.with_name("open_clip_config.json")
+    if config := open_clip.get_pretrained_cfg(name, pretrained):
+        return config
+    if beside.is_file():
+        return json.loads(beside.read_text(encoding="utf-8")).get("preprocess_cfg", {})
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    return open_clip.get_pretrained_cfg(name, tags[0]) if tags else {}
+
+
+def weights(name: str, pretrained: str) -> Path:
+    """The weights' file: `pretrained` itself, a tag's file in the cache, or fetched from the hub."""
+    config = open_clip.get_pretrained_cfg(name, pretrained)
+    if not config:
+        if Path(pretrained).is_file():
+            return Path(pretrained)
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        raise click.ClickException(f"'{pretrained}' is no file and no tag of {name}, whose tags are: {tags}")
+    repo, _, file = config["hf_hub"].rpartition("/")
+    for candidate in (file,) if file else WEIGHTS:
+        if isinstance(cached := huggingface_hub.try_to_load_from_cache(repo, candidate), str):
+            return Path(cached)
+    # The hub's client tries for 47 s before it gives up: ask once whether there is anyone to answer.
+    try:
+        url = huggingface_hub.hf_hub_url(repo, file or WEIGHTS[0])
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PROBE_SECONDS).close()
+    except urllib.error.HTTPError:
+        pass  # it answers; what it has is for open_clip to find out
+    except OSError as error:
+        raise unreachable(name, pretrained, repo, file, error) from error
+    try:
+        return Path(open_clip.download_pretrained(config))
+    except (OSError, RuntimeError) as error:
+        raise unreachable(name, pretrained, repo, file, error) from error
+
+
+def unreachable(name: str, tag: str, repo: str, file: str, error: Exception) -> click.ClickException:
+    file = file or WEIGHTS[0]
+    return click.ClickException(
+        f"the weights of {name}/{tag} are not here and could not be fetched ({str(error).splitlines()[0]}). "
+        f"Where there is a network run `hf download {repo} {file}`, copy the file here and pass "
+        f"--clip-pretrained /path/to/{file}")

@@ -1,0 +1,78 @@
+"""DCGAN (Radford et al. 2016, arXiv:1511.06434): the networks, their initial weights and their losses."""
+
+import itertools
+import math
+
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+IMAGE_SIZES = (32, 64, 128)
+
+
+class Generator(nn.Module):
+    """Latents [B, latent_dim] -> images [B, 3, S, S] in [-1, 1], S = `image_size`.
+
+    Transposed convolutions of kernel 4 double the side from 4x4 on; the widest layer has `width * S / 8` channels
+    (paper, section 3: no pooling, no hidden fully connected layer, BatchNorm and ReLU, tanh at the end).
+    """
+
+    def __init__(self, latent_dim: int = 128, width: int = 64, image_size: int = 64):
+        super().__init__()
+        self.latent_dim, self.image_size = latent_dim, image_size
+        channels = [width * 2**i for i in reversed(range(doublings(image_size)))]
+        layers = block(nn.ConvTranspose2d(latent_dim, channels[0], 4, 1, 0, bias=False), nn.ReLU(True))
+        for wide, narrow in itertools.pairwise(channels):
+            layers += block(nn.ConvTranspose2d(wide, narrow, 4, 2, 1, bias=False), nn.ReLU(True))
+        self.net = nn.Sequential(*layers, nn.ConvTranspose2d(width, 3, 4, 2, 1, bias=False), nn.Tanh())
+        self.apply(initialise)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.net(z[:, :, None, None])
+
+
+class Discriminator(nn.Module):
+    """Images [B, 3, S, S] in [-1, 1] -> logits [B] of being real: the generator's mirror, with LeakyReLU 0.2.
+
+    The published network ends in a sigmoid; here it is part of the loss, which is exact for large logits.
+    """
+
+    def __init__(self, width: int = 64, image_size: int = 64):
+        super().__init__()
+        channels = [width * 2**i for i in range(doublings(image_size))]
+        layers = [nn.Conv2d(3, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, True)]
+        for narrow, wide in itertools.pairwise(channels):
+            layers += block(nn.Conv2d(narrow, wide, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, True))
+        self.net = nn.Sequential(*layers, nn.Conv2d(channels[-1], 1, 4, 1, 0, bias=False))
+        self.apply(initialise)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images).flatten()
+
+
+def doublings(image_size: int) -> int:
+    """How often 4x4 doubles to reach `image_size`."""
+    if image_size not in IMAGE_SIZES:
+        raise ValueError(f"image size {image_size}: choose one of {', '.join(map(str, IMAGE_SIZES))}")
+    return int(math.log2(image_size)) - 2
+
+
+def block(convolution: nn.Module, activation: nn.Module) -> list[nn.Module]:
+    return [convolution, nn.BatchNorm2d(convolution.out_channels), activation]
+
+
+def initialise(module: nn.Module) -> None:
+    """Weights from N(0, 0.02), BatchNorm's scale from N(1, 0.02) (paper, section 4)."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+
+
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """-log s(real) - log(1 - s(fake)) of logits [B], averaged (Goodfellow et al. 2014, equation 1), in float32."""
+    return softplus(-real.float()).mean() + softplus(fake.float()).mean()
+
+
+def generator_loss(fake: Tensor) -> Tensor:
+    """-log s(fake) of logits [B], averaged: the non-saturating loss (Goodfellow et al. 2014, section 3)."""
+    return softplus(-fake.float()).mean()

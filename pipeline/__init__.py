@@ -1,0 +1,1 @@
+"""Shards become tensors, a trained generator and labelled samples."""

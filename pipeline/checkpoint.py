@@ -1,0 +1,58 @@
+"""Checkpoints: written atomically, read as plain tensors, the last few kept."""
+
+import hashlib
+import re
+from pathlib import Path
+
+import torch
+
+from shards.files import replacing
+
+FORMAT = 1
+NAME = re.compile(r"step_(\d{9})\.pt")
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Where the checkpoint of `step` goes."""
+    return folder / f"step_{step:09d}.pt"
+
+
+def saved(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, oldest first."""
+    return sorted(path for path in folder.glob("step_*.pt") if NAME.fullmatch(path.name))
+
+
+def step_of(path: Path) -> int:
+    """The step in a checkpoint's file name, by the pattern of `path_of`."""
+    return int(NAME.fullmatch(path.name)[1])
+
+
+def save(folder: Path, step: int, state: dict, keep: int) -> Path:
+    """Writes `state` as the checkpoint of `step` and removes all but the newest `keep`."""
+    path = path_of(folder, step)
+    with replacing(path) as file:
+        torch.save({"fairface": FORMAT, "step": step} | state, file)
+    for old in saved(folder)[:-keep]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> dict:
+    """A checkpoint's state on `device`; nothing in it is executed. Raises ValueError for any other file."""
+    others = [other.name for other in saved(path.parent) if other != path]
+    hint = f"; the newest other one is {others[-1]}" if others else ""
+    if not path.is_file():
+        raise ValueError(f"there is no checkpoint {path}: train first with `fairface train`{hint}")
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises half a dozen types for a foreign or cut file
+        raise ValueError(f"{path} is not a whole checkpoint of fairface ({type(error).__name__}){hint}") from error
+    if not isinstance(state, dict) or state.get("fairface") != FORMAT:
+        raise ValueError(f"{path} is not a checkpoint that this version of fairface wrote{hint}")
+    return state
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

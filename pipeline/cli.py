@@ -1,0 +1,435 @@
+"""The command line: arguments and messages, no work of its own. Heavy libraries load inside the commands."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+OUT = click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="outputs",
+    show_default=True,
+    help="Folder of everything that is written.",
+)
+RUN = click.option("--run", help="Name of the run; the newest when left out.")
+FORCE = click.option("--force", is_flag=True, help="Do it again, and replace what is there.")
+DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
+SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
+WORKERS = click.option(
+    "--workers", "--num-workers", type=click.IntRange(1), help="Processes or threads; one a core when left out."
+)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+SHARE = "such as {}; classes left out get none."
+
+
+class Group(click.Group):
+    """Turns what a person can mend into one line and an exit code; anything else is our fault and shows itself."""
+
+    def invoke(self, context: click.Context) -> object:
+        try:
+            return super().invoke(context)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if os.environ.get("FAIRFACE_DEBUG") or not (message := message_of(error)):
+                raise
+            click.echo(f"Error: {message}", err=True)
+            context.exit(getattr(error, "code", 1))
+
+
+def message_of(error: Exception) -> str | None:
+    """What a user can do something about, in a line; None for an error that is ours."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full: free some space or choose another --out; what was finished is kept"
+    if isinstance(error, OSError) and error.errno in (
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOTDIR,
+        errno.EEXIST,
+    ):
+        return f"{error.filename or 'a file'} can't be used: {error.strerror}"
+    known = isinstance(error, ValueError | FloatingPointError) or type(error).__name__ == "Stopped"
+    return " ".join(str(error).split()) if known else None
+
+
+def option_type(attribute: str) -> Callable:
+    """A callback that reads shares such as `female=0.7,male=0.3`."""
+
+    def read(_context: click.Context, _parameter: click.Parameter, value: str | None) -> dict | None:
+        from shards.synthetic import parse_shares
+
+        try:
+            return parse_shares(value, attribute) if value else None
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+
+    return read
+
+
+def shown() -> bool:
+    """Whether somebody watches: progress bars are for terminals."""
+    return sys.stderr.isatty()
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": False})
+@click.version_option(package_name="fairface-generator", prog_name="fairface")
+def main() -> None:
+    """Does a face generator trained on annotated, diverse faces produce balanced faces?
+
+    The whole job is `fairface shards`, `train`, `sample`, `label`, `report`, in this order. Without --data it
+    runs on drawn faces whose truth is known. FAIRFACE_DEBUG=1 shows the traceback of an error.
+    """
+
+
+@main.command()
+@OUT
+@click.option("--data", type=FOLDER, help="Folder to draw into.  [default: OUT/synthetic]")
+@click.option("--count", type=click.IntRange(1), default=6000, show_default=True, help="Faces.")
+@click.option("--size", type=click.IntRange(32, 1024), default=128, show_default=True, help="Side in pixels.")
+@click.option("--gender", callback=option_type("gender"), help="Shares, " + SHARE.format("female=0.7,male=0.3"))
+@click.option("--age", callback=option_type("age"), help="Shares, " + SHARE.format("young=1,senior=1"))
+@click.option(
+    "--skin-tone", callback=option_type("skin_tone"), help="Shares of the Monk tones, " + SHARE.format("1=1,10=3")
+)
+@SEED
+@WORKERS
+def synth(out, data, count, size, gender, age, skin_tone, seed, workers) -> None:
+    """Draw annotated faces in AI-Face's folder layout: a data set whose truth is known."""
+    from shards import synthetic
+
+    given = {"gender": gender, "age": age, "skin_tone": skin_tone}
+    shares = synthetic.Shares(**{name: value for name, value in given.items() if value})
+    root = data or out / "synthetic"
+    drawn = synthetic.write(root, count, seed, size, shares, workers, progress=shown())
+    click.echo(f"{root}: {drawn['count']:,} drawn faces" + (", unchanged" if drawn["unchanged"] else ""))
+
+
+@main.command()
+@OUT
+@click.option("--data", "--data-root", type=FOLDER, help="The images' root; drawn faces when left out.")
+@click.option(
+    "--annotations", type=FILE, multiple=True, help="Annotation CSV; those found in --data when left out. Repeatable."
+)
+@click.option("--no-annotations", is_flag=True, help="Leave the CSV files in --data alone.")
+@click.option(
+    "--age-codes",
+    type=click.Choice(["auto", "readme", "released", "first"]),
+    default="auto",
+    show_default=True,
+    help="Which of AI-Face's age codes the tables use.",
+)
+@click.option("--limit", type=click.IntRange(1), help="Take a seeded sample of this many images.")
+@click.option("--shard-images", type=click.IntRange(1), default=2048, show_default=True, help="Images a tar.")
+@click.option("--check/--no-check", default=True, show_default=True, help="Decode every image once, reject the broken.")
+@SEED
+@WORKERS
+@FORCE
+def shards(out, data, annotations, no_annotations, age_codes, limit, shard_images, check, seed, workers, force) -> None:
+    """Pack images and annotations into checked, shuffled tar shards with DALI's index."""
+    from shards.pack import Options
+
+    options = Options(seed=seed, shard_images=shard_images, limit=limit, check=check, age_codes=age_codes)
+    tables = [] if no_annotations else list(annotations) or None
+    pack_into(out, data, options, tables, workers, force)
+
+
+def pack_into(
+    out: Path, data: Path | None, options, tables: list[Path] | None, workers: int | None, force: bool
+) -> None:
+    """Packs `data` (or faces drawn for it) into OUT/shards and says what happened."""
+    from shards import pack, synthetic
+    from shards.files import read_json
+
+    if data is None:
+        done = read_json(out / "shards" / "shards.json")
+        if done and not done["drawn"] and not force:
+            raise ValueError(
+                f"{out / 'shards'} holds {done['images']:,} images of {done['root']}: name them with --data to "
+                "go on with them, or pack drawn faces into another folder with --out"
+            )
+        data = out / "synthetic"
+        if not synthetic.write(data, progress=shown())["unchanged"]:
+            click.echo(f"{data}: drew faces, for want of --data")
+    packed = pack.pack(pack.make_plan(data, options, tables), out / "shards", workers, force, shown())
+    if packed["unchanged"]:
+        click.echo(f"{out / 'shards'}: {packed['images']:,} images, unchanged")
+        return
+    rejected = ", ".join(f"{n:,} {reason}" for reason, n in packed["rejected"].items()) or "none"
+    rows = (
+        f"{packed['matched']:,} images matched one of {packed['rows']:,} annotation rows"
+        if packed["tables"]
+        else "no annotations found: the report will compare labels only"
+    )
+    click.echo(
+        f"{out / 'shards'}: packed {packed['images']:,} images ({packed['bytes'] / 1e6:,.1f} MB) into "
+        f"{len(packed['shards'])} shards in {packed['seconds']:.1f} s; rejected: {rejected}; {rows}"
+    )
+    if packed["rows_disagreeing"]:
+        click.echo(
+            f"Warning: {packed['rows_disagreeing']:,} rows state an Intersection that is not gender x skin tone",
+            err=True,
+        )
+    for folder in packed["unreadable"][:5]:
+        click.echo(f"Warning: {folder} could not be read", err=True)
+
+
+@main.command()
+@click.option(
+    "--out",
+    "--out-dir",
+    type=FOLDER,
+    default="outputs",
+    show_default=True,
+    help="Folder of everything that is written.",
+)
+@click.option("--data", "--data-root", type=FOLDER, help="Pack this folder first, as `fairface shards --data` does.")
+@click.option(
+    "--run", help="Name of the run; made from the options when left out, so that the same command continues it."
+)
+@click.option(
+    "--preset",
+    type=click.Choice(["auto", "faces", "sketch"]),
+    default="auto",
+    show_default=True,
+    help="faces: DCGAN as published, for real data and a GPU; sketch: a small one for a laptop; "
+    "auto: sketch for drawn faces, else faces.",
+)
+@click.option("--image-size", type=click.Choice(["32", "64", "128"]), help="Side in pixels.  [default: 64]")
+@click.option("--latent-dim", type=click.IntRange(1), help="Length of a latent.  [default: 128]")
+@click.option("--width-g", type=click.IntRange(1), help="Generator's channels.  [default: 64; sketch 24]")
+@click.option("--width-d", type=click.IntRange(1), help="Discriminator's channels.  [default: 64; sketch 16]")
+@click.option("--batch-size", type=click.IntRange(2), help="Images a step.  [default: 128; sketch 32]")
+@click.option("--steps", type=click.IntRange(1), help="Length of the run; a longer one continues a shorter one.")
+@click.option(
+    "--epochs", "--num-epochs", type=click.IntRange(1), help="The same in epochs.  [default: 10; sketch 2500 steps]"
+)
+@click.option("--lr", type=click.FloatRange(0, min_open=True), help="Adam's learning rate.  [default: 2e-4]")
+@click.option("--beta1", type=click.FloatRange(0, 1, max_open=True), help="Adam's.  [default: 0.5]")
+@click.option("--beta2", type=click.FloatRange(0, 1, max_open=True), help="Adam's.  [default: 0.999]")
+@click.option(
+    "--ema", type=click.FloatRange(0, 1, max_open=True), help="Decay of G's average.  [default: 0.999; sketch 0.995]"
+)
+@click.option("--flip/--no-flip", default=None, help="Mirror half of the images.  [default: flip]")
+@click.option(
+    "--precision", type=click.Choice(["auto", "bf16", "fp32"]), help="auto: bf16 where the device is fast at it."
+)
+@click.option("--compile/--no-compile", default=None, help="torch.compile.  [default: on a GPU, and for long runs]")
+@click.option(
+    "--feed", type=click.Choice(["auto", "resident", "streaming"]), help="auto: resident when the images fit in memory."
+)
+@click.option(
+    "--sample-every", type=click.IntRange(1), default=500, show_default=True, help="Steps between sample grids."
+)
+@click.option(
+    "--save-every-epoch", type=click.IntRange(1), help="Epochs between checkpoints.  [default: every half minute]"
+)
+@click.option("--keep", type=click.IntRange(1), default=3, show_default=True, help="Checkpoints to keep.")
+@click.option("--seed", type=click.IntRange(0), help="Of everything random.  [default: 0]")
+@WORKERS
+@DEVICE
+@FORCE
+def train(
+    out, data, run, preset, steps, epochs, sample_every, save_every_epoch, keep, workers, device, force, **given
+) -> None:
+    """Train the DCGAN on the shards; the same command continues what was interrupted."""
+    from shards.files import read_json
+
+    if data:
+        from shards.pack import Options as Packing
+
+        pack_into(out, data, Packing(), None, None, False)
+    from pipeline import train as training
+
+    if preset == "auto":
+        packed = read_json(out / "shards" / "shards.json") or {}
+        preset = "sketch" if packed.get("drawn") else "faces"
+    if given["image_size"]:
+        given["image_size"] = int(given["image_size"])
+    options = replace(training.PRESETS[preset], **{name: value for name, value in given.items() if value is not None})
+    done = training.train(
+        out, options, preset, steps, epochs, run, device, workers, sample_every, save_every_epoch, keep, force, shown()
+    )
+    folder = out / "runs" / done["run"]
+    click.echo(
+        f"{folder}: " + ("already trained that far" if done["unchanged"] else f"trained {done['steps']:,} steps")
+    )
+
+
+@main.command()
+@OUT
+@RUN
+@click.option("--checkpoint", type=FILE, help="This one instead of the run's newest.")
+@click.option("--num-samples", type=click.IntRange(1), default=2000, show_default=True, help="Samples.")
+@click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Samples a forward pass.")
+@click.option("--png-dir", "--out-dir", type=FOLDER, help="Write them here as PNG files too: sample_00000.png ...")
+@click.option(
+    "--weights",
+    type=click.Choice(["ema", "g"]),
+    default="ema",
+    show_default=True,
+    help="The generator's moving average, or the generator itself.",
+)
+@SEED
+@DEVICE
+@FORCE
+def sample(out, run, checkpoint, num_samples, batch_size, png_dir, weights, seed, device, force) -> None:
+    """Draw samples of a trained generator into shards and samples.parquet."""
+    from pipeline import sample as sampling
+
+    done = sampling.sample(
+        out, run, checkpoint, num_samples, seed, batch_size, weights, png_dir, device, force, shown()
+    )
+    click.echo(
+        f"{done['folder']}: {done['count']:,} samples of {done['checkpoint']}"
+        + (", unchanged" if done["unchanged"] else "")
+    )
+
+
+@main.command()
+@OUT
+@RUN
+@click.option("--input-dir", type=FOLDER, help="Label this plain folder of images instead, into --out-csv.")
+@click.option("--out-csv", type=FILE, help="Where the labels of --input-dir go.")
+@click.option(
+    "--clip-model", help="Any open_clip model, or `embedded`.  [default: ViT-B-32-quickgelu; embedded for drawn faces]"
+)
+@click.option("--clip-pretrained", help="Its tag, or the path of a checkpoint.  [default: openai]")
+@click.option("--prompts", help="A set of models/prompts.toml, or a file of that form.  [default: faces]")
+@click.option("--limit", type=click.IntRange(1), help="Label only this many of the training images, a random sample.")
+@click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Images a forward pass.")
+@DEVICE
+@FORCE
+def label(out, run, input_dir, out_csv, clip_model, clip_pretrained, prompts, limit, batch_size, device, force) -> None:
+    """Label a run's samples and the training images with one CLIP labeller."""
+    if bool(input_dir) != bool(out_csv):
+        raise click.UsageError("--input-dir and --out-csv go together")
+    from pipeline import label as labelling
+
+    who = {
+        "model": clip_model,
+        "pretrained": clip_pretrained,
+        "prompts": prompts,
+        "device": device,
+        "batch": batch_size,
+    }
+    if input_dir:
+        done = labelling.label_folder(input_dir, out_csv, **who, progress=shown())
+        rejected = f", {sum(done['rejected'].values()):,} could not be decoded" if done["rejected"] else ""
+        click.echo(f"{out_csv}: {done['images']:,} images labelled by {done['labeller']}{rejected}")
+        return
+    for done in labelling.label(out, run, **who, limit=limit, force=force, progress=shown()):
+        state = ", unchanged" if done["unchanged"] else ""
+        click.echo(f"{done['source']}: {done['images']:,} images labelled by {done['labeller']}{state}")
+
+
+@main.command()
+@click.option("--cache", type=FOLDER, help="Where it is kept.  [default: XDG_CACHE_HOME/fairface]")
+def labeller(cache) -> None:
+    """Fit the embedded labeller of drawn faces, unless it is cached, and show how good it is."""
+    from pipeline import labeller as embedded
+
+    path = embedded.fit(cache, progress=shown())
+    click.echo(f"{path}\n{embedded.describe(path)}")
+
+
+@main.command()
+@OUT
+@RUN
+@FORCE
+def report(out, run, force) -> None:
+    """Write the report: estimates, figures and one page that opens anywhere."""
+    from reports import page
+
+    path, rebuilt = page.build(out, run, force)
+    click.echo(f"{path}" + ("" if rebuilt else ", unchanged"))
+
+
+@main.command("sql")
+@click.argument("name", required=False)
+@OUT
+@click.option("-c", "--command", "text", help="Any SELECT over the views instead of a named question.")
+@click.option("--param", multiple=True, metavar="NAME=VALUE", help="A parameter of the question. Repeatable.")
+@click.option(
+    "--format", "form", type=click.Choice(["table", "csv", "json", "markdown"]), default="table", show_default=True
+)
+@click.option("-o", "--output", type=FILE, help="Write there instead of to the terminal.")
+def ask(name, out, text, param, form, output) -> None:
+    """Ask the results a question: by NAME, or any SELECT. Without either, the questions are listed."""
+    import sql
+    from shards.files import replacing
+
+    if not name and not text:
+        return click.echo(list_questions())
+    if bool(name) == bool(text):
+        raise click.UsageError("give a question's name or -c, not both")
+    if bad := [pair for pair in param if "=" not in pair]:
+        raise click.BadParameter(f"{bad[0]!r} is not NAME=VALUE", param_hint="--param")
+    if not out.is_dir():
+        raise ValueError(f"there is no folder {out}: run `fairface shards` first, or name another with --out")
+    connection = sql.connect(out)
+    params = dict(pair.split("=", 1) for pair in param)
+    if text and params:
+        raise click.UsageError("--param goes with a named question")
+    rendered = render(sql.query(connection, text) if text else sql.ask(connection, name, **params), form)
+    if not output:
+        return click.echo(rendered)
+    with replacing(output) as file:
+        file.write(rendered.encode() + b"\n")
+
+
+def list_questions() -> str:
+    """Every question with its parameters, for a person."""
+    import sql
+
+    lines = []
+    for name, question in sql.questions().items():
+        lines.append(f"{name}: {question.title}")
+        lines += [
+            f"    --param {key}={'...' if p.default is None else p.default}  {p.meaning}"
+            for key, p in question.params.items()
+        ]
+    return "\n".join(lines)
+
+
+def render(frame, form: str) -> str:
+    """A Polars frame as text."""
+    import polars as pl
+
+    if form == "csv":
+        return frame.write_csv().rstrip("\n")
+    if form == "json":
+        return frame.write_json()
+    style = "ASCII_MARKDOWN" if form == "markdown" else "UTF8_HORIZONTAL_ONLY"
+    with pl.Config(
+        tbl_rows=-1,
+        tbl_cols=-1,
+        tbl_width_chars=10_000,
+        fmt_str_lengths=200,
+        tbl_formatting=style,
+        tbl_hide_dataframe_shape=True,
+        tbl_hide_column_data_types=True,
+        float_precision=4,
+    ):
+        return str(frame)
+
+
+@main.command()
+@click.argument("stages", nargs=-1)
+@click.option("--json", "json_file", type=FILE, help="Write the rows here too.")
+@click.option("--markdown", type=FILE, help="Write the table here too, as BENCHMARKS.md holds it.")
+@DEVICE
+def bench(stages, json_file, markdown, device) -> None:
+    """Measure speed, every figure beside a plain baseline in the same run.
+
+    STAGES are pack, feed, train, label and sample; all when left out.
+    """
+    from pipeline import bench as benchmarks
+
+    benchmarks.run(stages, device, json_file, markdown)

@@ -1,0 +1,25 @@
+"""Finds runs and their checkpoints below OUT."""
+
+from pathlib import Path
+
+from pipeline import checkpoint
+from shards.files import read_json
+
+
+def folder_of(out: Path, run: str | None) -> Path:
+    """The folder of a run, the newest when `run` is None. Raises ValueError where there is none."""
+    runs = {path.parent.name: path for path in (out / "runs").glob("*/config.json")}
+    if run and run not in runs:
+        known = ", ".join(sorted(runs)) or "none"
+        raise ValueError(f"there is no run {run} in {out / 'runs'} (found: {known}): see `fairface sql runs`")
+    if not runs:
+        raise ValueError(f"there is no run in {out / 'runs'}: run `fairface train` first")
+    return runs[run].parent if run else max(runs.values(), key=lambda path: (read_json(path)["started"], path)).parent
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """A run's last checkpoint. Raises ValueError before the first one is saved."""
+    saved = checkpoint.saved(folder / "checkpoints")
+    if not saved:
+        raise ValueError(f"{folder} has no checkpoint yet: run `fairface train` until it saves one")
+    return saved[-1]

@@ -1,0 +1,157 @@
+"""Draws samples from a checkpoint: each a pure function of (checkpoint, seed, index), into shards and Parquet."""
+
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+
+import polars as pl
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from models.dcgan import Generator
+from pipeline import checkpoint, runs
+from pipeline.feed import cpus, generator
+from pipeline.train import device_of
+from shards.files import fingerprint, read_json, write_json, write_parquet
+from shards.tar import TarWriter
+
+SAMPLES, BLOCK = 4, 64  # the latents' purpose; how many share a generator
+SHARD_IMAGES = 8192
+
+
+def load_generator(path: Path, device: torch.device, weights: str = "ema") -> tuple[Generator, dict]:
+    """The generator of a checkpoint in evaluation mode (`weights`: ema or g), and the checkpoint's state."""
+    state = checkpoint.load(path, device)
+    options = state["options"]
+    net = Generator(options["latent_dim"], options["width_g"], options["image_size"])
+    net.load_state_dict(state["nets"][weights])
+    return net.to(device, memory_format=torch.channels_last).eval().requires_grad_(False), state
+
+
+def latents(seed: int, first: int, count: int, latent_dim: int) -> Tensor:
+    """z ~ N(0, 1) of samples `first` to `first + count`: float32 [count, latent_dim], on the CPU.
+
+    Every BLOCK of them has a generator of its own, so that any sample can be drawn again without those before it.
+    """
+    blocks = range(first // BLOCK, (first + count - 1) // BLOCK + 1)
+    drawn = [torch.randn(BLOCK, latent_dim, generator=generator("cpu", seed, SAMPLES, block)) for block in blocks]
+    start = first % BLOCK
+    return torch.cat(drawn)[start : start + count]
+
+
+def generate(
+    net: Generator, seed: int, first: int, count: int, device: torch.device, batch: int = 256
+) -> Iterator[Tensor]:
+    """Samples `first` to `first + count` as uint8 [<= batch, S, S, 3] on the CPU, in float32 arithmetic."""
+    with torch.inference_mode():
+        for start in range(first, first + count, batch):
+            z = latents(seed, start, min(batch, first + count - start), net.latent_dim).to(device)
+            pixels = ((net(z) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+            yield pixels.permute(0, 2, 3, 1).contiguous().cpu()
+
+
+def encode(pixels: Tensor) -> bytes:
+    """uint8 [S, S, 3] as PNG."""
+    file = BytesIO()
+    Image.fromarray(pixels.numpy()).save(file, "PNG", compress_level=3)
+    return file.getvalue()
+
+
+def sample(
+    out: Path,
+    run: str | None = None,
+    path: Path | None = None,
+    count: int = 2000,
+    seed: int = 0,
+    batch: int = 256,
+    weights: str = "ema",
+    png_dir: Path | None = None,
+    device: str = "auto",
+    force: bool = False,
+    progress: bool = True,
+) -> dict:
+    """Draws `count` samples of a run's newest checkpoint (or of `path`) into its `samples/` and samples.parquet.
+
+    With `png_dir` they are also written there, named sample_00000.png and so on, as the original does. Returns
+    samples.json with `unchanged` set. A checkpoint outside OUT is a run named after its file.
+    """
+    path = path or runs.newest_checkpoint(runs.folder_of(out, run))
+    net, state = load_generator(path, target := device_of(device), weights)
+    folder = path.parent.parent if path.parent.name == "checkpoints" else out / "runs" / path.stem
+    stamp = {
+        "checkpoint": path.name,
+        "sha256": checkpoint.digest(path),
+        "seed": seed,
+        "count": count,
+        "weights": weights,
+    }
+    done = read_json(folder / "samples.json")
+    same = done and done["fingerprint"] == fingerprint(stamp) and (folder / "samples.parquet").exists() and not force
+    if not same:
+        write_samples(folder, net, state, path, stamp, batch, target, progress)
+    if png_dir:
+        write_folder(png_dir, net, seed, count, batch, target)
+    summary = stamp | {
+        "run": folder.name,
+        "image_size": net.image_size,
+        "step": state["step"],
+        "fingerprint": fingerprint(stamp),
+    }
+    write_json(folder / "samples.json", summary)
+    return summary | {"folder": str(folder), "unchanged": bool(same)}
+
+
+def write_samples(
+    folder: Path, net: Generator, state: dict, path: Path, stamp: dict, batch: int, device: torch.device, progress: bool
+) -> None:
+    """Writes the tars and samples.parquet; what was there, and the labels that described it, goes first."""
+    for name in ("samples.json", "samples.parquet", "labels.json", "labels.parquet", "embeddings.parquet"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "samples", ignore_errors=True)
+    (folder / "samples").mkdir(parents=True)
+    count, rows = stamp["count"], []
+    bar = tqdm(total=count, unit="img", desc="sampling", disable=not progress)
+    images = enumerate(encoded(generate(net, stamp["seed"], 0, count, device, batch)))
+    with bar:
+        for number in range(-(-count // SHARD_IMAGES)):
+            shard = f"samples-{number:06d}.tar"
+            with TarWriter(folder / "samples" / shard) as tar:
+                for index, png in islice(images, SHARD_IMAGES):
+                    tar.add(f"{index:08d}", "png", png)
+                    rows.append((f"{index:08d}", index, shard))
+                    bar.update()
+    frame = pl.DataFrame(rows, schema={"key": pl.String, "index": pl.Int64, "shard": pl.String}, orient="row")
+    write_parquet(
+        folder / "samples.parquet",
+        frame.select(
+            "key",
+            run=pl.lit(state.get("run", folder.name)),
+            checkpoint=pl.lit(path.name),
+            seed=pl.lit(stamp["seed"], pl.Int64),
+            index="index",
+            shard="shard",
+        ),
+    )
+
+
+def encoded(batches: Iterator[Tensor]) -> Iterator[bytes]:
+    """PNG files of the samples in order; while one batch is encoded by threads, the next is generated."""
+    with ThreadPoolExecutor(cpus()) as pool:
+        waiting = None
+        for images in batches:
+            coming = pool.map(encode, images)
+            yield from waiting or ()
+            waiting = coming
+        yield from waiting or ()
+
+
+def write_folder(folder: Path, net: Generator, seed: int, count: int, batch: int, device: torch.device) -> None:
+    """The same samples as a plain folder of PNG files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, png in enumerate(encoded(generate(net, seed, 0, count, device, batch))):
+        (folder / f"sample_{index:05d}.png").write_bytes(png)

@@ -1,0 +1,513 @@
+"""Trains the DCGAN on packed shards: two losses, compiled where that pays, resumed by the same command."""
+
+import ctypes
+import itertools
+import math
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import polars as pl
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.utils import save_image
+from tqdm import tqdm
+
+from models.dcgan import Discriminator, Generator, discriminator_loss, generator_loss
+from models.precision import bf16_pays
+from pipeline import checkpoint
+from pipeline.feed import FEEDS, FLIPS, LATENTS, Shards, choose, generator, to_unit
+from shards.files import fingerprint, read_json, write_json, write_parquet
+
+TELL_EVERY = 20  # seconds between lines where no progress bar is shown
+GRID_SEED = 2**31  # the grid's latents lie outside every training step's
+
+
+@dataclass(frozen=True)
+class Options:
+    """What decides a run's weights, beside the images and the number of steps."""
+
+    image_size: int = 64  # pixels
+    latent_dim: int = 128
+    width_g: int = 64  # channels of the generator's last hidden layer
+    width_d: int = 64  # channels of the discriminator's first
+    batch_size: int = 128
+    lr: float = 2e-4
+    beta1: float = 0.5
+    beta2: float = 0.999
+    ema: float = 0.999  # a step
+    ema_start: int = 100  # the step at which the average starts, as a copy
+    flip: bool = True  # mirror half of the images
+    seed: int = 0
+    precision: str = "auto"  # bf16 | fp32
+    compile: bool | None = None  # None: where it pays
+    feed: str = "auto"  # resident | streaming
+
+
+# `faces` is the DCGAN as published, for real data and a GPU; `sketch` is what a laptop learns in minutes. Both by
+# measurement: see BENCHMARKS.md.
+PRESETS = {"faces": Options(), "sketch": Options(width_g=24, width_d=16, batch_size=32, ema=0.995)}
+SKETCH_STEPS, FACES_EPOCHS, FACES_STEPS = 2500, 10, 400
+COMPILE_PAYS = 5e14  # FLOP of a run on a CPU above which half a minute of compiling is small beside it
+
+
+class Stopped(Exception):
+    """A signal asked for an end; `code` is the exit code that says so."""
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass
+class Networks:
+    """Generator, discriminator, the generator's moving average and the two optimizers."""
+
+    g: Generator
+    d: Discriminator
+    ema: Generator
+    adam_g: torch.optim.Adam
+    adam_d: torch.optim.Adam
+
+    @classmethod
+    def new(cls, options: Options, device: torch.device) -> "Networks":
+        """Fresh networks, a function of the seed alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(options.seed)
+            g = Generator(options.latent_dim, options.width_g, options.image_size)
+            d = Discriminator(options.width_d, options.image_size)
+        g, d = (net.to(device, memory_format=torch.channels_last) for net in (g, d))
+        adams = [
+            torch.optim.Adam(net.parameters(), options.lr, (options.beta1, options.beta2), fused=True) for net in (g, d)
+        ]
+        return cls(g, d, deepcopy(g).requires_grad_(False), *adams)
+
+    def state(self) -> dict:
+        """All that continuing needs."""
+        return {name: getattr(self, name).state_dict() for name in ("g", "d", "ema", "adam_g", "adam_d")}
+
+    def load(self, state: dict) -> None:
+        """Takes a checkpoint's state."""
+        for name in ("g", "d", "ema", "adam_g", "adam_d"):
+            getattr(self, name).load_state_dict(state[name])
+
+
+class Trainer:
+    """One training step after another on `device`; a step's randomness is a function of (seed, step)."""
+
+    def __init__(self, options: Options, device: torch.device):
+        self.options, self.device = options, device
+        self.nets = Networks.new(options, device)
+        wrap = (lambda f: torch.compile(f, fullgraph=True)) if options.compile else (lambda f: f)
+        self.generate, self.d_loss, self.g_loss = wrap(self._generate), wrap(self._d_loss), wrap(self._g_loss)
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bf16")
+
+    def _generate(self, z: Tensor) -> Tensor:
+        with self.autocast():
+            return self.nets.g(z)
+
+    def _d_loss(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        with self.autocast():
+            real, fake = self.nets.d(real), self.nets.d(fake)
+        means = torch.stack([real.float().sigmoid().mean(), fake.float().sigmoid().mean()]).detach()
+        return discriminator_loss(real, fake), means
+
+    def _g_loss(self, fake: Tensor) -> Tensor:
+        with self.autocast():
+            return generator_loss(self.nets.d(fake))
+
+    def step(self, step: int, images: Tensor) -> Tensor:
+        """One update of D, then of G, on uint8 [B, S, S, 3]; returns [loss_d, loss_g, d_real, d_fake] on the device.
+
+        G's step takes the fakes that D's step judged, as the original does: G runs forward once.
+        """
+        nets, seed = self.nets, self.options.seed
+        flips = generator(self.device, seed, FLIPS, step) if self.options.flip else None
+        fake = self.generate(self.latents(step, len(images)))
+        loss_d, means = self.d_loss(to_unit(images, flips), fake.detach())
+        nets.adam_d.zero_grad(set_to_none=True)
+        loss_d.backward()
+        nets.adam_d.step()
+        nets.d.requires_grad_(False)  # D's weights take no gradient from G's loss
+        loss_g = self.g_loss(fake)
+        nets.adam_g.zero_grad(set_to_none=True)
+        loss_g.backward()
+        nets.adam_g.step()
+        nets.d.requires_grad_(True)
+        self.average(step)
+        return torch.cat([torch.stack([loss_d.detach(), loss_g.detach()]), means])
+
+    def latents(self, step: int, count: int) -> Tensor:
+        """z ~ N(0, 1), [count, latent_dim], of one step."""
+        chance = generator(self.device, self.options.seed, LATENTS, step)
+        return torch.randn(count, self.options.latent_dim, generator=chance, device=self.device)
+
+    @torch.no_grad()
+    def average(self, step: int) -> None:
+        """Moves the average towards G: weights and BatchNorm's statistics alike; before `ema_start` it is a copy."""
+        weight = 1 - self.options.ema if step >= self.options.ema_start else 1.0
+        ours, theirs = (
+            [t for t in net.state_dict().values() if t.is_floating_point()] for net in (self.nets.ema, self.nets.g)
+        )
+        torch._foreach_lerp_(ours, theirs, weight)
+
+    @torch.no_grad()
+    def grid(self) -> Tensor:
+        """64 images of the average from latents that stay the same all the run: float32 [64, 3, S, S] in [0, 1]."""
+        self.nets.ema.eval()
+        return (self.nets.ema(self.latents(GRID_SEED, 64)).float() + 1) / 2
+
+
+def default_steps(preset: str, images: int, batch: int) -> int:
+    """How long a run is when nobody says: 10 epochs as the original, but no fewer than a small set needs."""
+    return SKETCH_STEPS if preset == "sketch" else max(FACES_EPOCHS * (images // batch), FACES_STEPS)
+
+
+def flop(options: Options) -> float:
+    """Floating-point operations an image of one training step, as torch counts them."""
+    trainer = Trainer(replace(options, compile=False, precision="fp32"), torch.device("cpu"))
+    with FlopCounterMode(display=False) as counter:
+        trainer.step(0, torch.zeros(2, options.image_size, options.image_size, 3, dtype=torch.uint8))
+    return counter.get_total_flops() / 2
+
+
+def resolve(options: Options, steps: int, shards: Shards, device: torch.device) -> tuple[Options, list[str]]:
+    """Settles every `auto` for this machine; returns the options and a line on each choice."""
+    said = []
+    if shards.images < options.batch_size:
+        raise ValueError(
+            f"{shards.images} images are fewer than a batch of {options.batch_size}: give a smaller --batch-size"
+        )
+    if options.precision == "auto":
+        options = replace(options, precision="bf16" if bf16_pays(device) else "fp32")
+        said.append("bf16" if bf16_pays(device) else "fp32 (bfloat16 is slow on this processor)")
+    if options.feed == "auto":
+        options = replace(options, feed=choose(shards, options.image_size, device))
+        said.append(f"{options.feed} feed")
+    if options.compile is None:
+        pays = device.type == "cuda" or flop(options) * options.batch_size * steps > COMPILE_PAYS
+        options = replace(options, compile=pays)
+        said.append("compiled" if pays else "eager (a run this short on a CPU would not win back the compiling)")
+    if options.compile and not (shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")):
+        options = replace(options, compile=False)
+        said.append("eager: torch.compile needs a C++ compiler (apt install g++)")
+    return options, said
+
+
+def name_of(options: Options, manifest: str) -> str:
+    """A run's default name, a function of what decides its weights: the same command finds the same run."""
+    return f"dcgan{options.image_size}-{fingerprint([asdict(options), manifest])[:8]}"
+
+
+def train(
+    out: Path,
+    options: Options,
+    preset: str,
+    steps: int | None = None,
+    epochs: int | None = None,
+    run: str | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    sample_every: int = 500,
+    save_every_epoch: int | None = None,
+    keep: int = 3,
+    force: bool = False,
+    progress: bool = True,
+) -> dict:
+    """Trains, or continues, the run that these options name; returns its config.json with `unchanged` set.
+
+    Raises ValueError for input that can't be trained on, FloatingPointError for a loss that is not finite,
+    Stopped on SIGTERM or SIGINT, after saving.
+    """
+    target = device_of(device)
+    tune_allocator()
+    shards, packed = Shards.open(out / "shards"), read_json(out / "shards" / "shards.json")
+    per_epoch = max(shards.images // options.batch_size, 1)
+    steps = steps or (epochs * per_epoch if epochs else default_steps(preset, shards.images, options.batch_size))
+    run = run or name_of(options, packed["manifest"])
+    folder = out / "runs" / run
+    config = read_json(folder / "config.json")
+    if config and force:
+        shutil.rmtree(folder)
+        config = None
+    if config:
+        refuse_another(config, options, packed, folder)
+        saved = checkpoint.saved(folder / "checkpoints")
+        if saved and checkpoint.step_of(saved[-1]) >= steps:
+            return config | {"unchanged": True}
+        options, said = Options(**config["options"]), [f"continuing {run}"]
+    else:
+        asked = asdict(options)
+        options, said = resolve(options, steps, shards, target)
+        config = {
+            "run": run,
+            "status": "running",
+            "started": now(),
+            "finished": None,
+            "command": command_line(),
+            "preset": preset,
+            "asked": asked,
+            "options": asdict(options),
+            "data": {key: packed[key] for key in ("manifest", "images", "drawn", "root", "annotated")},
+            "versions": versions(),
+            "device": device_name(target),
+        }
+    trainer = Trainer(options, target)
+    config["parameters"] = {"generator": count(trainer.nets.g), "discriminator": count(trainer.nets.d)}
+    config |= {"status": "running", "steps": steps}
+    done, rows = restore(trainer, folder)
+    print(
+        f"{run}: {shards.images:,} images, {steps:,} steps of {options.batch_size} on {config['device']}; "
+        + ", ".join(said)
+    )
+    batches = FEEDS[options.feed](
+        shards, options.image_size, options.batch_size, options.seed, target, workers, progress
+    )
+    write_json(folder / "config.json", config)
+    loop = Loop(trainer, folder, config, rows, per_epoch, sample_every, save_every_epoch, keep, progress)
+    try:
+        with Signals() as signals:
+            loop.run(batches(done), done, steps, signals)
+    except BaseException:
+        write_json(folder / "config.json", config | {"status": "stopped", "finished": now()})
+        raise
+    config |= {"status": "finished", "finished": now()}
+    write_json(folder / "config.json", config)
+    return config | {"unchanged": False}
+
+
+class Loop:
+    """The loop around the steps: what is counted, shown, drawn and saved while a run goes on."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        folder: Path,
+        config: dict,
+        rows: list[dict],
+        per_epoch: int,
+        sample_every: int,
+        save_every_epoch: int | None,
+        keep: int,
+        progress: bool,
+    ):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.trainer, self.folder, self.config, self.rows, self.per_epoch = trainer, folder, config, rows, per_epoch
+        self.sample_every, self.save_every_epoch, self.keep, self.progress = (
+            sample_every,
+            save_every_epoch,
+            keep,
+            progress,
+        )
+        self.log_every, self.told = 20, time.monotonic()
+        self.batch = trainer.options.batch_size
+        self.seconds = rows[-1]["seconds"] if rows else 0.0
+        self.board = SummaryWriter(folder / "tensorboard", purge_step=rows[-1]["step"] + 1 if rows else None)
+
+    def run(self, batches: Iterator[Tensor], first: int, last: int, signals: "Signals") -> None:
+        """Steps `first` to `last`, counted from 0; saves at the end, at every signal, and in between."""
+        losses, waited, saved_at, began = [], 0.0, time.monotonic(), time.monotonic()
+        bar = tqdm(total=last, initial=first, unit="step", desc="training", disable=not self.progress)
+        with bar:
+            for step in range(first, last):
+                asked = time.monotonic()
+                images = next(batches)
+                waited += time.monotonic() - asked
+                losses.append(self.trainer.step(step, images))
+                done = step + 1
+                if done % self.log_every == 0 or done == last or signals.seen:
+                    elapsed = time.monotonic() - began
+                    self.log(done, losses, waited, elapsed, bar)
+                    losses, waited, began = [], 0.0, time.monotonic()
+                bar.update()
+                if done % self.sample_every == 0 or done == last:
+                    self.draw(done)
+                if done == last or signals.seen or self.due(done, saved_at):
+                    self.save(done)
+                    saved_at = time.monotonic()
+                if signals.seen and done < last:
+                    raise Stopped(
+                        f"stopped at step {done:,} of {last:,}, saved: the same command continues", signals.code
+                    )
+        self.board.close()
+
+    def log(self, step: int, losses: list[Tensor], waited: float, elapsed: float, bar: tqdm) -> None:
+        """Reads the losses back from the device, once for many steps; a loss that is not finite ends the run."""
+        values = torch.stack(losses).mean(0).tolist()  # also waits for the device, so `elapsed` is honest after it
+        if not all(map(math.isfinite, values)):
+            raise FloatingPointError(
+                f"a loss became {values} near step {step:,}: the last checkpoint is from before; "
+                "try a lower --lr or --precision fp32"
+            )
+        self.seconds += elapsed
+        names = ("loss_d", "loss_g", "d_real", "d_fake")
+        rate, wait = len(losses) * self.batch / elapsed, waited / elapsed
+        self.rows.append(
+            {
+                "step": step,
+                "epoch": (step - 1) // self.per_epoch + 1,
+                "images": step * self.batch,
+                "seconds": self.seconds,
+                **dict(zip(names, values, strict=True)),
+                "images_per_s": rate,
+                "data_wait": wait,
+            }
+        )
+        for name, value in [*zip(names, values, strict=True), ("images_per_s", rate), ("data_wait", wait)]:
+            self.board.add_scalar(name, value, step)
+        line = (
+            f"epoch {self.rows[-1]['epoch']}, {rate:,.0f} img/s, waiting for data {wait:.1%}, "
+            f"D {values[0]:.2f} G {values[1]:.2f}"
+        )
+        bar.set_postfix_str(line, refresh=False)
+        if not self.progress and time.monotonic() - self.told > TELL_EVERY:  # a log file: a line now and then
+            left = (self.config["steps"] - step) * self.batch / rate
+            print(f"step {step:,} of {self.config['steps']:,}, {line}, {left:,.0f} s left", flush=True)
+            self.told = time.monotonic()
+
+    def draw(self, step: int) -> None:
+        grids = self.folder / "grids"
+        grids.mkdir(parents=True, exist_ok=True)
+        save_image(self.trainer.grid(), grids / f"step_{step:09d}.png", nrow=8, padding=0)
+
+    def due(self, step: int, saved_at: float) -> bool:
+        """Whether to save now: every N epochs where asked for, else every half minute."""
+        if self.save_every_epoch:
+            return step % (self.save_every_epoch * self.per_epoch) == 0
+        return step % self.log_every == 0 and time.monotonic() - saved_at > 30
+
+    def save(self, step: int) -> None:
+        """Writes steps.parquet, then the checkpoint: on resume later rows are dropped, earlier ones can't be made again."""
+        write_parquet(self.folder / "steps.parquet", steps_frame(self.rows))
+        state = {
+            "options": self.config["options"],
+            "manifest": self.config["data"]["manifest"],
+            "run": self.config["run"],
+        }
+        checkpoint.save(self.folder / "checkpoints", step, state | {"nets": self.trainer.nets.state()}, self.keep)
+
+
+def steps_frame(rows: list[dict]) -> pl.DataFrame:
+    """The rows of steps.parquet in their types."""
+    whole = {"step", "epoch", "images"}
+    names = ["step", "epoch", "images", "seconds", "loss_d", "loss_g", "d_real", "d_fake", "images_per_s", "data_wait"]
+    kinds = {name: pl.Int64 if name in whole else pl.Float64 if name == "seconds" else pl.Float32 for name in names}
+    return pl.DataFrame(rows, schema=kinds, orient="row")
+
+
+def restore(trainer: Trainer, folder: Path) -> tuple[int, list[dict]]:
+    """Loads the newest checkpoint of a run, if any; returns the steps done and the rows logged until then."""
+    saved = checkpoint.saved(folder / "checkpoints")
+    if not saved:
+        return 0, []
+    state = checkpoint.load(saved[-1], trainer.device)
+    trainer.nets.load(state["nets"])
+    rows = pl.read_parquet(folder / "steps.parquet").filter(pl.col("step") <= state["step"]).to_dicts()
+    return state["step"], rows
+
+
+def refuse_another(config: dict, options: Options, packed: dict, folder: Path) -> None:
+    """A run's folder takes no other options and no other images."""
+    if config["data"]["manifest"] != packed["manifest"]:
+        raise ValueError(
+            f"{folder} was trained on other images than the shards hold now: choose another --run, or replace it with "
+            "--force"
+        )
+    differing = [f.name for f in fields(Options) if config["asked"][f.name] != getattr(options, f.name)]
+    if differing:
+        raise ValueError(
+            f"{folder} was trained with another {', '.join(differing)}: choose another --run, or replace it with "
+            "--force"
+        )
+
+
+EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}  # 75: EX_TEMPFAIL of sysexits.h, "try again"
+
+
+class Signals:
+    """Within it, SIGTERM (a SLURM time limit) and SIGINT only ask for an end; a second one ends at once."""
+
+    def __enter__(self) -> "Signals":
+        self.seen, self.code = False, 0
+        self.before = {number: signal.signal(number, self.note) for number in EXIT_CODES}
+        return self
+
+    def note(self, number: int, _frame) -> None:
+        self.seen, self.code = True, EXIT_CODES[number]
+        signal.signal(number, self.before[number])
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def device_of(name: str) -> torch.device:
+    """`auto` is the GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device {name}: use cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device {name}: torch sees no GPU here; leave --device out, or use cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"--device {name}: use cpu, cuda or cuda:N")
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def tune_allocator() -> None:
+    """Lets glibc keep freed memory: a step on a CPU allocates the same large blocks again and again (about 20 %)."""
+    if sys.platform == "linux":
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter in (-3, -1, -2):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD of malloc.h
+            mallopt(parameter, 1 << 30 if parameter != -2 else 1 << 26)
+
+
+def versions() -> dict[str, str]:
+    """What ran: for the report's provenance."""
+    names = ("torch", "torchvision", "open_clip_torch", "polars", "duckdb", "numpy", "pillow")
+    dali = next((name for name in ("nvidia-dali-cuda130", "nvidia-dali-cuda120") if installed(name)), None)
+    return {
+        "python": sys.version.split()[0],
+        **{name: version(name) for name in itertools.chain(names, [dali] if dali else [])},
+    }
+
+
+def installed(name: str) -> bool:
+    from importlib.metadata import PackageNotFoundError
+
+    try:
+        return bool(version(name))
+    except PackageNotFoundError:
+        return False
+
+
+def command_line() -> str:
+    return " ".join(["fairface", *sys.argv[1:]])
+
+
+def count(net: torch.nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,1 @@
+"""Numbers to estimates, figures and one page."""

@@ -1,0 +1,252 @@
+"""The report: every estimate of one run, on one page that opens anywhere and in one JSON file."""
+
+import base64
+import hashlib
+import math
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+
+import sql
+from reports import estimate, figures
+from shards import tar
+from shards.files import fingerprint, read_json, replacing, write_json
+
+HERE = Path(__file__).parent
+ORDER = ["gender", "skin_group", "age", "skin_tone", "intersection"]
+WORDS = {"female": "women", "male": "men", "child": "children", "young": "young faces", "adult": "adults"}
+WORDS |= {"middle": "middle-aged faces", "senior": "old faces"}
+WORDS |= {group: f"{group}-skinned faces" for group in ("light", "medium", "dark")}
+FACES = 48  # in each grid
+
+
+def build(out: Path, run: str | None = None, force: bool = False) -> tuple[Path, bool]:
+    """Writes the page, `report.json`, the estimates and the figures of a run, the newest when left out.
+
+    Returns the page and whether it was built: where the inputs are as they were for the last one, it is left
+    alone unless `force`. ValueError, naming the command to run, where a stage before this one is missing.
+    """
+    out = Path(out)
+    connection, page = sql.connect(out), out / "report" / "index.html"
+    run = estimate.choose_run(connection, out, run)
+    mark, last = inputs(out, run), read_json(out / "report" / "report.json") or {}
+    if not force and page.exists() and last.get("fingerprint") == mark:
+        return page, False
+    labelled = estimate.labelling(connection, run)
+    config = read_json(out / "runs" / run / "config.json")
+    shards = read_json(out / "shards" / "shards.json") or {}
+    check_manifest(run, config, shards)
+    tables = estimate.write(out, connection, run)
+    connection = sql.connect(out)  # the estimates are there now
+    facts = gather(connection, run, config, shards, labelled, tables)
+    drawn = draw(connection, out, run)
+    options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    html = Environment(loader=FileSystemLoader(HERE), **options)
+    html.filters.update(percent=figures.percent, times=figures.times, title=figures.TITLES.get)
+    text = html.get_template("page.html.j2").render(**facts, **drawn, order=ORDER)
+    with replacing(page) as file:
+        file.write(text.encode())
+    write_json(out / "report" / "report.json", {"fingerprint": mark, **facts})
+    return page, True
+
+
+def inputs(out: Path, run: str) -> str:
+    """A fingerprint of what the report is made from: sizes and times of the files, and the code."""
+    files = [out / "shards" / name for name in ("images.parquet", "labels.parquet", "shards.json")]
+    names = ("config.json", "steps.parquet", "samples.parquet", "labels.parquet")
+    files += [out / "runs" / run / name for name in names]
+    states = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files if p.exists()]
+    code = [
+        hashlib.sha256(path.read_bytes()).hexdigest()
+        for folder in (HERE, sql.HERE)
+        for path in sorted(folder.iterdir())
+        if path.suffix in (".py", ".sql", ".j2")
+    ]
+    return fingerprint([run, states, code])
+
+
+def check_manifest(run: str, config: dict[str, Any], shards: dict[str, Any]) -> None:
+    """ValueError where the labelled training images aren't those that the run was trained on."""
+    trained, packed = (config.get("data") or {}).get("manifest"), shards.get("manifest")
+    if trained and packed and trained != packed:
+        raise ValueError(
+            f"run {run} was trained on other shards than those that are there now: train again with "
+            "`fairface train`, or pack the old data again with `fairface shards`"
+        )
+
+
+def gather(
+    connection: duckdb.DuckDBPyConnection,
+    run: str,
+    config: dict[str, Any],
+    shards: dict[str, Any],
+    labelled: dict[str, Any],
+    tables: dict[str, pl.DataFrame],
+) -> dict[str, Any]:
+    """Everything the page says, as plain values: what `report.json` holds."""
+    rows = sql.ask(connection, "comparison", run=run)
+    data = config.get("data") or {}
+    annotated = len(tables["confusion"]) > 0
+    return {
+        "run": run,
+        "drawn": bool(data.get("drawn")),
+        "built": datetime.now(UTC).isoformat(timespec="seconds"),
+        "verdict": sentences(rows),
+        "summary": dict(rows["verdict"].value_counts().iter_rows()),
+        "warnings": warnings(config, labelled, annotated),
+        "annotated": annotated,
+        "labelling": labelled,
+        "estimates": rows.to_dicts(),
+        "distances": sql.ask(connection, "distances", run=run).to_dicts(),
+        "quality": estimate.quality(tables["confusion"]).to_dicts(),
+        "confusion": {attribute: matrix(connection, attribute) for attribute in ORDER[:4] if annotated},
+        "throughput": sql.ask(connection, "throughput", run=run).row(0, named=True),
+        "samples": sql.ask(connection, "sampling", run=run).to_dicts(),
+        "config": config,
+        "shards": shards,
+        "composition": sql.ask(connection, "composition").to_dicts(),
+        "rejects": sql.ask(connection, "rejects").to_dicts(),
+        "versions": {name: version(name) for name in ("duckdb", "polars", "numpy", "matplotlib")},
+    }
+
+
+def warnings(config: dict[str, Any], labelled: dict[str, Any], annotated: bool) -> list[str]:
+    """What a reader must know before believing a number, the gravest first."""
+    drawn, found = bool((config.get("data") or {}).get("drawn")), []
+    if not drawn and str(labelled["labeller"]).startswith("drawn-faces"):
+        found.append(
+            "These labels are not to be trusted: the faces are real, but the labeller was made for drawn "
+            "faces. Label both sides again with a model made for photographs (fairface label --help)."
+        )
+    if len(labelled["sizes"]) > 1:
+        sizes = " and ".join(map(str, labelled["sizes"]))
+        found.append(f"The two sides were not labelled at one size ({sizes} pixels): blur alone may move the labels.")
+    if not annotated:
+        found.append(
+            "The training images have no annotations: the reference is what the labeller says of them, and "
+            "how often it errs is unknown."
+        )
+    if config.get("status") != "finished":
+        found.append(f"The training run is {config.get('status') or 'of unknown state'}, not finished.")
+    return found
+
+
+def sentences(rows: pl.DataFrame) -> list[str]:
+    """The verdict as a person would say it, a sentence or two for each thing that people ask about first."""
+    asked = {"gender": ("gender balance", "genders"), "skin_group": ("balance of skin groups", "skin groups")}
+    asked["age"] = ("balance of ages", "ages")
+    said = [clause(*names, rows.filter(attribute=attribute)) for attribute, names in asked.items()]
+    rare, total = (rows["verdict"] == "inconclusive").sum(), len(rows)
+    last = f"{rare} of {total} groups {'is' if rare == 1 else 'are'} too rare to tell." if rare else ""
+    return [*said, last or f"None of {total} groups is too rare to tell."]
+
+
+def clause(name: str, plural: str, rows: pl.DataFrame) -> str:
+    """One sentence on one attribute, from its rows of `estimates`."""
+    groups = rows.to_dicts()
+    moved = [row for row in groups if row["verdict"] in ("amplified", "reduced")]
+    unclear = [word(row) for row in groups if row["verdict"] == "inconclusive"]
+    if moved:
+        moved.sort(key=size_of, reverse=True)
+        return f"Of {plural}, it drew {listed([told(row) for row in moved[:3]])}."
+    if len(unclear) == len(groups):
+        return f"The samples are too few to tell whether it kept the {name}."
+    if unclear:
+        kept = [f"{word(row)} {shares(row)}" for row in groups if row["verdict"] == "preserved"]
+        return f"Of {plural}, it kept {listed(kept)}; there are too few {listed(unclear)} to tell."
+    example = groups[0] if plural == "genders" else max(groups, key=lambda row: row["share"] or 0)
+    said = f"{figures.percent(example['share'])} {word(example)}, training {figures.percent(example['reference'])}"
+    return f"It kept the {name} of its training data ({said})."
+
+
+def size_of(row: dict[str, Any]) -> float:
+    """How far a row's ratio is from 1, on a log scale; none and 0 count as a hundredfold change."""
+    return abs(math.log(max(row["ratio"] or 0.01, 0.01)))
+
+
+def word(row: dict[str, Any]) -> str:
+    return WORDS.get(row["group"], figures.short(row["group"], 40))
+
+
+def shares(row: dict[str, Any]) -> str:
+    return f"({figures.percent(row['share'])}, training {figures.percent(row['reference'])})"
+
+
+def told(row: dict[str, Any]) -> str:
+    if not row["count"]:
+        return f"no {word(row)} at all {shares(row)}"
+    if row["ratio"] is None:
+        return f"{word(row)}, whom its training data lack {shares(row)}"
+    return f"{figures.times(row['ratio']).removeprefix('×')} times as many {word(row)} {shares(row)}"
+
+
+def listed(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def matrix(connection: duckdb.DuckDBPyConnection, attribute: str) -> dict[str, Any]:
+    """An attribute's confusion matrix in shares: {"labels", "rows": [{"annotated", "n", "shares"}]}."""
+    table = sql.ask(connection, "confusion", attribute=attribute)
+    asked = 'select "group" from vocabulary where attribute = $attribute order by rank'
+    known = sql.query(connection, asked, {"attribute": attribute})["group"].to_list()
+    known += sorted({*table["annotated"], *table["labelled"]} - set(known))
+    cells = {(row["annotated"], row["labelled"]): row for row in table.to_dicts()}
+    rows = []
+    for annotated in known:
+        counts = [cells.get((annotated, labelled), {}).get("count", 0) for labelled in known]
+        portions = [count / sum(counts) if sum(counts) else None for count in counts]
+        rows.append({"annotated": annotated, "n": sum(counts), "shares": portions})
+    return {"labels": known, "rows": rows}
+
+
+def draw(connection: duckdb.DuckDBPyConnection, out: Path, run: str) -> dict[str, Any]:
+    """Saves every figure into `report/` and returns them ready for the page."""
+    folder, rows = out / "report", sql.ask(connection, "comparison", run=run)
+
+    def figure(made: Any, name: str, description: str) -> Markup:
+        # text inside the SVG is escaped by matplotlib, the description by inline
+        return Markup(figures.inline(figures.save(made, folder, name), description))
+
+    panels = {}
+    for a in ORDER:
+        made, said = figures.comparison(rows.filter(attribute=a)), "shares of training and generated faces"
+        panels[a] = figure(made, f"comparison-{a}", f"{figures.TITLES[a]}: {said}")
+    steps, losses = sql.ask(connection, "loss_curves", run=run), []
+    lines = {"Losses": {"loss_d": "discriminator", "loss_g": "generator"}}
+    lines["Discriminator's mean output"] = {"d_real": "real", "d_fake": "generated"}
+    for title, columns in lines.items() if len(steps) else ():
+        losses.append(figure(figures.curves(steps, columns, title), title.split("'")[0].lower(), title))
+    pictures, shown = {}, {}
+    for side in ("generated", "train"):
+        images = faces(connection, out, run, side)
+        shown[side] = len(images)
+        for name, count in ((f"{side}_few", 24), (f"{side}_all", FACES)):
+            png = figures.grid(images[:count]) if images else b""
+            pictures[name] = "data:image/png;base64," + base64.b64encode(png).decode() if png else None
+        if images:  # the last one, with all of them
+            with replacing(folder / f"faces-{side}.png") as file:
+                file.write(png)
+    ratios = figure(figures.ratios(rows), "ratios", "Generated over training share of every group")
+    return {"panels": panels, "losses": losses, "pictures": pictures, "shown": shown, "ratios": ratios}
+
+
+def faces(connection: duckdb.DuckDBPyConnection, out: Path, run: str, side: str) -> list[bytes]:
+    """The first images of a side, unchosen: samples by index, training images as shuffled; [] where gone."""
+    if side == "generated":
+        asked, folder = "from samples where run = $run order by seed, index", out / "runs" / run / "samples"
+    else:
+        asked, folder = "from images where status = 'packed' and $run <> '' order by key", out / "shards"
+    found = sql.query(connection, f"select shard, key {asked} limit {FACES}", {"run": run})
+    images: dict[str, bytes] = {}
+    for shard, keys in found.group_by("shard", maintain_order=True).agg("key").iter_rows():
+        try:
+            images |= tar.read(folder, shard, keys)
+        except (OSError, KeyError, ValueError, TypeError):
+            return []  # a shard that was moved away costs the picture, not the report
+    return [images[key] for key in found["key"]]

@@ -1,0 +1,1 @@
+"""Images on disk become shards that a GPU can eat."""

@@ -1,0 +1,251 @@
+"""Every AI-Face table layout becomes one tidy frame, and its rows find their files."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+
+GENDERS = ("female", "male")
+AGES = ("child", "young", "adult", "middle", "senior")
+SKIN_TONES = tuple(range(1, 11))  # the Monk Skin Tone scale
+SKIN_GROUPS = ("light", "medium", "dark")  # Monk 1-3, 4-6, 7-10, as AI-Face groups them
+FAMILIES = ("deepfakes", "GANs", "DMs", "Real")
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}  # GIF: found, then rejected
+
+# A table's own name of each column, in all the layouts in which AI-Face has been released.
+COLUMNS = {
+    "path": ("image path",),
+    "gender": ("gender", "predicted gender", "ground truth gender"),
+    "age": ("age", "predicted age", "ground truth age"),
+    "race": ("race", "ground truth race"),
+    "skin_tone": ("skin tone",),
+    "intersection": ("intersection",),
+    "target": ("target",),
+    "split": ("split",),
+}
+AGE_CODES = {
+    "readme": {0: "child", 1: "young", 3: "adult", 4: "middle", 5: "senior"},
+    "released": dict(enumerate(AGES)),
+    "first": {0: "young", 1: "middle", 2: "senior"},  # 3, "others", is no age of ours
+}
+RACES = {0: "Asian", 1: "White", 2: "Black", 3: "others"}
+LABELS = ("gender", "age", "skin_tone", "skin_group", "race", "target", "split")
+# Folders that AI-Face's tables and archives spell differently, folded (lower case, no "_" or "-").
+ALIASES = {
+    "stylegan2ffhq": "stylegan2",
+    "mmdganceleba": "mmdgan",
+    "stganceleba": "stgan",
+    "tamingtransformervqgan": "vqgan",
+    "tamingtransformer": "vqgan",
+}
+
+
+@dataclass
+class Tables:
+    """What the annotation tables of a data set say: one row a path, and what was odd about them."""
+
+    frame: pl.DataFrame  # path (absolute or as written), gender, age, skin_tone, skin_group, race, target, split
+    files: list[str] = field(default_factory=list)
+    rows: int = 0
+    repeated: int = 0  # rows whose path had been seen
+    disagreeing: int = 0  # rows whose Intersection is not gender x skin group
+
+
+def skin_group(tone: str = "skin_tone") -> pl.Expr:
+    """The skin group of a Monk tone column: light 1-3, medium 4-6, dark 7-10, null for null."""
+    column = pl.col(tone)
+    return (
+        pl.when(column.is_between(1, 3))
+        .then(pl.lit("light"))
+        .when(column.is_between(4, 6))
+        .then(pl.lit("medium"))
+        .when(column.is_between(7, 10))
+        .then(pl.lit("dark"))
+    )
+
+
+def columns_of(path: Path) -> dict[str, str]:
+    """Our column names -> the table's own, as far as the CSV at `path` has them."""
+    try:
+        header = pl.scan_csv(path, infer_schema=False, encoding="utf8-lossy").collect_schema().names()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise ValueError(f"{path} can't be read as CSV: {str(error).splitlines()[0]}") from error
+    known = {name.strip().lower(): name for name in header}
+    return {ours: known[name] for ours, names in COLUMNS.items() for name in names if name in known}
+
+
+def find_tables(root: Path) -> list[Path]:
+    """CSV files in `root` and in its folders' first level, sorted."""
+    return sorted([*root.glob("*.csv"), *root.glob("*/*.csv")])
+
+
+def read_tables(paths: Iterable[Path], age_codes: str = "auto") -> Tables:
+    """Reads annotation tables of any AI-Face layout, told by their columns.
+
+    `age_codes` is `auto` (by the values present), `readme`, `released` or `first`. Relative image paths are
+    returned as the table has them. Raises ValueError for a table without the needed columns.
+    """
+    tables, frames = Tables(empty()), []
+    for path in paths:
+        frame, disagreeing = read_table(path, age_codes)
+        frames.append(frame)
+        tables.files.append(str(path))
+        tables.disagreeing += disagreeing
+    if frames:
+        every = pl.concat(frames)
+        tables.frame = every.unique("path", keep="first", maintain_order=True)
+        tables.rows, tables.repeated = len(every), len(every) - len(tables.frame)
+    return tables
+
+
+def read_table(path: Path, age_codes: str) -> tuple[pl.DataFrame, int]:
+    """One table's tidy frame and the number of its rows that contradict their own `Intersection`."""
+    columns = columns_of(path)
+    if "path" not in columns or not columns.keys() & {"gender", "age", "skin_tone", "race", "target"}:
+        header = ", ".join(pl.scan_csv(path, infer_schema=False).collect_schema().names()[:12])
+        raise ValueError(
+            f"{path} is no AI-Face annotation table: it needs `Image Path` and at least one of Gender, Age, Skin Tone, "
+            f"Target; it has {header}. Name the right one with --annotations, or pass --no-annotations"
+        )
+    lazy = pl.scan_csv(path, infer_schema=False, encoding="utf8-lossy")
+    codes = {
+        name: code(columns[name]) if name in columns else pl.lit(None, pl.Int64)
+        for name in ("gender", "age", "race", "skin_tone", "intersection", "target")
+    }
+    split = pl.col(columns["split"]) if "split" in columns else pl.lit(split_of(path))
+    raw = lazy.select(
+        pl.col(columns["path"]).str.strip_chars().alias("path"),
+        split.cast(pl.String).alias("split"),
+        *[expression.alias(name) for name, expression in codes.items()],
+    ).collect()
+    ages = AGE_CODES[age_layout(path, columns, raw["age"], age_codes)]
+    tidy = raw.with_columns(
+        gender=pl.col("gender").replace_strict({0: "female", 1: "male"}, default=None, return_dtype=pl.String),
+        age=pl.col("age").replace_strict(ages, default=None, return_dtype=pl.String),
+        race=pl.col("race").replace_strict(RACES, default=None, return_dtype=pl.String),
+        skin_tone=pl.when(pl.col("skin_tone").is_between(1, 10)).then("skin_tone").cast(pl.Int8),
+        target=pl.col("target").replace_strict({0: "real", 1: "fake"}, default=None, return_dtype=pl.String),
+    ).with_columns(skin_group=skin_group())
+    return tidy.drop_nulls("path").select("path", *LABELS), contradictions(tidy) if "skin_tone" in columns else 0
+
+
+def code(column: str) -> pl.Expr:
+    """Whole numbers out of text such as `1`, `1.0` or ` 1 `; null for anything else."""
+    return pl.col(column).str.strip_chars().cast(pl.Float64, strict=False).cast(pl.Int64, strict=False)
+
+
+def split_of(path: Path) -> str | None:
+    """`train`, `val` or `test` where a table's file name says so."""
+    return next((split for split in ("train", "val", "test") if split in path.stem.lower()), None)
+
+
+def age_layout(path: Path, columns: dict[str, str], ages: pl.Series, wanted: str) -> str:
+    """Which of AGE_CODES a table uses: by --age-codes, else by the values present, else by its column's name."""
+    if wanted != "auto":
+        return wanted
+    if "race" in columns:
+        return "first"
+    if {2, 5} <= (present := set(ages.drop_nulls().unique())):
+        raise ValueError(
+            f"{path} mixes the age codes 2 and 5, which no release does: say which it uses with --age-codes"
+        )
+    if present & {2, 5}:
+        return "released" if 2 in present else "readme"
+    return "released" if columns.get("age", "").strip().lower() == "predicted age" else "readme"
+
+
+def contradictions(frame: pl.DataFrame) -> int:
+    """Rows whose stated Intersection (0-2 female light, medium, dark; 3-5 male) differs from gender x skin group."""
+    derived = pl.col("skin_group").replace_strict({g: i for i, g in enumerate(SKIN_GROUPS)}, return_dtype=pl.Int64)
+    derived = derived + 3 * (pl.col("gender") == "male").cast(pl.Int64)
+    return frame.select((derived != pl.col("intersection")).fill_null(False).sum()).item()
+
+
+def empty() -> pl.DataFrame:
+    """A tidy frame without rows."""
+    return pl.DataFrame(schema={name: pl.Int8 if name == "skin_tone" else pl.String for name in ("path", *LABELS)})
+
+
+def find_images(root: Path) -> tuple[list[str], list[str]]:
+    """Image files below `root` as sorted relative paths, and the folders that could not be read.
+
+    Symbolic links to folders are followed, each real folder once.
+    """
+    found, unreadable, seen = [], [], set()
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=lambda e: unreadable.append(e.filename)):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        prefix = os.path.relpath(folder, root)
+        found += [
+            name if prefix == "." else f"{prefix}/{name}"
+            for name in files
+            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
+        ]
+    return sorted(found), sorted(unreadable)
+
+
+def describe(paths: pl.Series, root: Path) -> pl.DataFrame:
+    """path, family, subset of each relative path: the family is a folder of that name, the subset the one below."""
+    frame = pl.DataFrame({"path": paths}).with_columns(folder=pl.col("path").str.replace(r"/?[^/]*$", ""))
+    folders = frame["folder"].unique().to_list()
+    places = [place((root.resolve() / folder).parts) for folder in folders]
+    known = pl.DataFrame(
+        {"folder": folders, "family": [p[0] for p in places], "subset": [p[1] for p in places]},
+        schema={"folder": pl.String, "family": pl.String, "subset": pl.String},
+    )
+    return frame.join(known, on="folder", how="left", maintain_order="left").drop("folder")
+
+
+def place(folders: tuple[str, ...]) -> tuple[str | None, str]:
+    """The family and the subset that a folder's path names; without a family, the folder itself is the subset."""
+    names = {family.lower(): family for family in FAMILIES}
+    for i in range(len(folders) - 1, -1, -1):
+        if family := names.get(folders[i].lower()):
+            return family, folders[min(i + 1, len(folders) - 1)]
+    return None, folders[-1]
+
+
+def folded(path: pl.Expr, aliases: dict[str, str]) -> pl.Expr:
+    """A path whose folders are folded (case, `_`, `-`, aliases) and whose file name is kept."""
+    folders = path.str.replace(r"[^/]*$", "").str.to_lowercase().str.replace_all("[_-]", "")
+    for alias, name in aliases.items():
+        folders = folders.str.replace_all(f"(^|/){alias}/", f"${{1}}{name}/")
+    return folders + path.str.extract(r"([^/]*)$")
+
+
+def join(files: pl.DataFrame, rows: pl.DataFrame, root: Path, aliases: dict[str, str] = ALIASES) -> pl.DataFrame:
+    """Gives each file (`path` relative to `root`) its row's labels, by the longest matching path suffix.
+
+    A row that names a file exactly (absolute, or relative to `root`) takes it; otherwise at least one folder must
+    match too, for bare file names repeat across methods. A suffix that fits several files or several rows joins
+    none of them. Returns `files` with LABELS and `matched` (bool), in the order given.
+    """
+    top = str(root.resolve()).rstrip("/") + "/"
+    files = files.with_columns(full=pl.lit(top) + pl.col("path"))
+    absolute = pl.when(pl.col("path").str.starts_with("/")).then("path").otherwise(pl.lit(top) + pl.col("path"))
+    found = [files.select("full").join(rows.with_columns(full=absolute).drop("path"), on="full")]
+    left = rows.join(files.select("full"), left_on=absolute, right_on="full", how="anti")
+    left = left.with_columns(parts=folded(pl.col("path"), aliases).str.strip_chars_start("/").str.split("/"))
+    open_files = files.join(found[0], on="full", how="anti").select(
+        "full", parts=folded(pl.col("full"), aliases).str.strip_chars_start("/").str.split("/")
+    )
+    for depth in range(min(left["parts"].list.len().max() or 0, 12), 1, -1):
+        key = pl.when(pl.col("parts").list.len() >= depth).then(pl.col("parts").list.tail(depth).list.join("/"))
+        left, open_files = left.with_columns(key=key), open_files.with_columns(key=key)
+        hits = open_files.drop("parts").join(left.drop("path", "parts"), on="key")
+        sole = pl.len().over("key") == 1
+        found.append(hits.filter(sole).drop("key"))
+        left = left.join(hits, on="key", how="anti")  # a row that fits several files is ambiguous: it joins none
+        open_files = open_files.join(hits, on="full", how="anti")
+    labels = pl.concat(found).unique("full").with_columns(matched=pl.lit(True))
+    return (
+        files.join(labels, on="full", how="left", maintain_order="left")
+        .drop("full")
+        .with_columns(pl.col("matched").fill_null(False))
+    )

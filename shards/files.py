@@ -1,0 +1,55 @@
+"""Every file of ours is written beside its final name, synced and renamed: a reader sees the old one or the new one."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import polars as pl
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Opens `path` for writing under a temporary name; renames it when the block ends, removes it when it fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as indented JSON, atomically."""
+    with replacing(path) as file:
+        file.write(json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value of a file; None where there is no such file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): remove it and run the stage again") from error
+
+
+def write_parquet(path: Path, frame: pl.DataFrame) -> None:
+    """Writes `frame` as zstd Parquet, atomically."""
+    with replacing(path) as file:
+        frame.write_parquet(file, compression="zstd")
+
+
+def fingerprint(value: Any) -> str:
+    """16 hexadecimal digits that change whenever the JSON form of `value` does."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

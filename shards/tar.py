@@ -1,0 +1,78 @@
+"""Tar shards with DALI's index, written in one pass and read back by key."""
+
+import os
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+BLOCK = 512
+
+
+class TarWriter:
+    """Writes `<path>` and `<path>.idx` side by side; neither exists under its name before `close`.
+
+    USTAR headers only (GNU and PAX names break DALI's own indexing), all times and owners zero, so that equal
+    images give equal bytes. The index is DALI's v1.2: a line a sample, `extension offset size name`.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.index_path = path, path.with_suffix(".idx")
+        self.partials = [p.with_name(f".{p.name}.partial") for p in (self.path, self.index_path)]
+        self.file = open(self.partials[0], "wb")  # noqa: SIM115 - closed by close() or __exit__
+        self.lines: list[str] = []
+        self.offset = 0
+
+    def add(self, key: str, extension: str, data: bytes) -> None:
+        """Appends one member `<key>.<extension>`; keys hold no dot and no slash."""
+        name = f"{key}.{extension}"
+        header = tarfile.TarInfo(name)
+        header.size = len(data)
+        self.file.write(header.tobuf(tarfile.USTAR_FORMAT))
+        self.file.write(data)
+        self.file.write(b"\0" * (-len(data) % BLOCK))
+        self.lines.append(f"{extension} {self.offset + BLOCK} {len(data)} {name}\n")
+        self.offset += BLOCK + len(data) + (-len(data) % BLOCK)
+
+    def close(self) -> None:
+        """Ends the archive, syncs both files and gives them their names, the index first."""
+        self.file.write(b"\0" * (2 * BLOCK))
+        sync_close(self.file)
+        index = open(self.partials[1], "wb")  # noqa: SIM115
+        index.write(f"v1.2 {len(self.lines)}\n".encode())
+        index.writelines(line.encode() for line in self.lines)
+        sync_close(index)
+        os.replace(self.partials[1], self.index_path)
+        os.replace(self.partials[0], self.path)
+
+    def __enter__(self) -> "TarWriter":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.file.close()
+            for partial in self.partials:
+                partial.unlink(missing_ok=True)
+
+
+def sync_close(file) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+
+
+def index(path: Path) -> dict[str, tuple[int, int]]:
+    """key -> (offset, size in bytes) of every member that the `.idx` beside tar `path` names, in tar order."""
+    lines = path.with_suffix(".idx").read_text().splitlines()
+    if not lines or not lines[0].startswith("v1.2 ") or int(lines[0].split()[1]) != len(lines) - 1:
+        raise ValueError(f"{path.with_suffix('.idx')} is not a whole DALI v1.2 index: pack the shards again")
+    entries = (line.split() for line in lines[1:])
+    return {name.split(".")[0]: (int(offset), int(size)) for _, offset, size, name in entries}
+
+
+def read(folder: Path, shard: str, keys: Iterable[str]) -> dict[str, bytes]:
+    """The bytes of the members `keys` of one shard, found by its index. KeyError for an unknown key."""
+    places = index(folder / shard)
+    with open(folder / shard, "rb") as file:
+        return {key: os.pread(file.fileno(), places[key][1], places[key][0]) for key in keys}

@@ -1,0 +1,21 @@
+-- Training images, generated images and annotations side by side, class by class, absent classes included.
+-- param attribute (default gender): one of gender, age, skin_tone, skin_group, intersection
+-- param run (default newest): whose samples the generated side is
+with found as (
+    select "group", rank, source, count from counts
+    where attribute = $attribute and (source <> 'generated' or run = the_run($run))
+    union all
+    select "group", rank, null, 0 from vocabulary where attribute = $attribute
+), sides as (
+    select "group", rank,
+        coalesce(sum(count) filter (source = 'train'), 0)::bigint as train,
+        coalesce(sum(count) filter (source = 'generated'), 0)::bigint as generated,
+        coalesce(sum(count) filter (source = 'annotated'), 0)::bigint as annotated
+    from found group by all
+)
+select "group",
+    train, train / nullif(sum(train) over (), 0) as train_share,
+    generated, generated / nullif(sum(generated) over (), 0) as generated_share,
+    annotated, annotated / nullif(sum(annotated) over (), 0) as annotated_share
+from sides
+order by rank, "group";

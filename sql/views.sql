@@ -1,0 +1,86 @@
+-- The views that every question is asked of. {images}, {labels} ... are the files found below OUT; a table
+-- `*_columns` states what such a file holds, and stands in for it (empty) where there is none yet.
+
+create table images_columns (key varchar, shard varchar, path varchar, family varchar, subset varchar, split varchar,
+    width integer, height integer, bytes bigint, sha256 varchar, gender varchar, age varchar, skin_tone tinyint,
+    skin_group varchar, race varchar, target varchar, status varchar, reason varchar);
+create table samples_columns (key varchar, run varchar, checkpoint varchar, seed bigint, index bigint, shard varchar);
+create table labels_columns (key varchar, source varchar, run varchar, labeller varchar, size integer, gender varchar,
+    age varchar, skin_tone tinyint, p_female float, p_male float, p_child float, p_young float, p_adult float,
+    p_middle float, p_senior float, p_tone_1 float, p_tone_2 float, p_tone_3 float, p_tone_4 float, p_tone_5 float,
+    p_tone_6 float, p_tone_7 float, p_tone_8 float, p_tone_9 float, p_tone_10 float);
+create table estimates_columns (run varchar, attribute varchar, "group" varchar, n bigint, count bigint, share double,
+    share_low double, share_high double, reference_n bigint, reference_count bigint, reference double,
+    reference_low double, reference_high double, annotated double, ratio double, ratio_low double, ratio_high double,
+    verdict varchar);
+create table distances_columns (run varchar, attribute varchar, measure varchar, "against" varchar, value double,
+    low double, high double, null_floor double);
+create table confusion_columns (labeller varchar, attribute varchar, annotated varchar, labelled varchar, count bigint);
+create table steps_columns (step bigint, epoch bigint, images bigint, seconds double, loss_d float, loss_g float,
+    d_real float, d_fake float, images_per_s float, data_wait float, filename varchar);
+create table runs_columns (status varchar, started varchar, finished varchar, device varchar, options json, data json,
+    filename varchar);
+
+-- The classes of every attribute in their order, absent ones included.
+create table vocabulary as
+    select attribute, unnest(classes) as "group", generate_subscripts(classes, 1) as rank
+    from (values
+        ('gender', ['female', 'male']),
+        ('age', ['child', 'young', 'adult', 'middle', 'senior']),
+        ('skin_tone', ['1', '2', '3', '4', '5', '6', '7', '8', '9', '10']),
+        ('skin_group', ['light', 'medium', 'dark']),
+        ('intersection', ['female-light', 'female-medium', 'female-dark', 'male-light', 'male-medium', 'male-dark'])
+    ) as attributes (attribute, classes);
+
+-- AI-Face's three groups of the ten Monk tones.
+create macro group_of(tone) as
+    case when tone between 1 and 3 then 'light'
+         when tone between 4 and 6 then 'medium'
+         when tone between 7 and 10 then 'dark' end;
+
+create view images as
+    select *, gender || '-' || skin_group as intersection
+    from (from images_columns union all by name from {images});
+create view rejects as
+    select key, path, family, subset, split, bytes, reason from images where status = 'rejected';
+create view samples as
+    from samples_columns union all by name from {samples};
+create view labels as
+    select *, group_of(skin_tone) as skin_group, gender || '-' || group_of(skin_tone) as intersection
+    from (from labels_columns union all by name from {labels});
+create view estimates as
+    from estimates_columns union all by name from {estimates};
+create view distances as
+    from distances_columns union all by name from {distances};
+create view confusion as
+    from confusion_columns union all by name from {confusion};
+create view steps as
+    select parse_path(filename, 'forward_slash')[-2] as run, * exclude (filename)
+    from (from steps_columns union all by name from {steps});
+create view runs as
+    select parse_path(filename, 'forward_slash')[-2] as run, status, started, finished, device,
+        (options ->> 'image_size')::integer as image_size, (options ->> 'batch_size')::integer as batch_size,
+        (options ->> 'steps')::bigint as steps, (options ->> 'seed')::bigint as seed, (options ->> 'ema')::double as ema,
+        (data ->> 'drawn')::boolean as drawn, data ->> 'manifest' as manifest, (data ->> 'images')::bigint as images
+    from {runs};
+
+-- The run that is meant: by its name, or the one started last.
+create macro the_run(name) as
+    case when name <> 'newest' then name
+         else (select run from runs order by started desc nulls last, run desc limit 1) end;
+
+-- One row for each image and attribute: what the labeller said (train, generated), and what the annotations say.
+create view classes as
+    from (
+        select source, run, key, gender, age, skin_tone::varchar as skin_tone, skin_group, intersection
+        from labels where source in ('train', 'generated')
+        union all
+        select 'annotated', null, key, gender, age, skin_tone::varchar, skin_group, intersection
+        from images where status = 'packed')
+    unpivot ("group" for attribute in (gender, age, skin_tone, skin_group, intersection));
+
+-- How often each class was found on each side.
+create view counts as
+    select source, run, attribute, "group", coalesce(rank, 1000) as rank, count(*) as count
+    from classes left join vocabulary using (attribute, "group")
+    group by all;

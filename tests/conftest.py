@@ -1,0 +1,37 @@
+"""What tests of several folders share: a small drawn data set, packed once, and a labeller fitted in seconds."""
+
+from pathlib import Path
+
+import pytest
+
+from shards import pack, synthetic
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory) -> Path:
+    """240 drawn faces in AI-Face's layout."""
+    root = tmp_path_factory.mktemp("drawn")
+    synthetic.write(root, count=240, size=64, progress=False)
+    return root
+
+
+@pytest.fixture(scope="session")
+def packed(drawn, tmp_path_factory) -> Path:
+    """An OUT folder whose shards/ holds the drawn faces in three tars."""
+    out = tmp_path_factory.mktemp("out")
+    pack.pack(pack.make_plan(drawn, pack.Options(shard_images=100)), out / "shards", progress=False)
+    return out
+
+
+@pytest.fixture(scope="session")
+def quick_labeller(tmp_path_factory):
+    """The embedded labeller by its own code, with a fit short enough for a test: well above chance, no more."""
+    import torch
+    from safetensors.torch import load_file
+
+    from pipeline import labeller
+
+    path = labeller.fit(tmp_path_factory.mktemp("cache"), steps=40, faces=400, progress=False)
+    model = labeller.build()
+    model.load_state_dict(load_file(path))
+    return labeller.labeller(model, torch.device("cpu"))

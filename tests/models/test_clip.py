@@ -1,0 +1,230 @@
+"""Zero-shot labelling with a tiny open_clip model, random weights and no network."""
+
+import json
+import time
+
+import click
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from models import clip
+
+CONFIG = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
+    "text_cfg": {"context_length": 24, "width": 32, "heads": 2, "layers": 1},
+}
+TOKENIZER = open_clip.SimpleTokenizer(context_length=24)
+
+
+def tiny(seed=0):
+    torch.manual_seed(seed)
+    model = open_clip.CLIP(**CONFIG)
+    open_clip.set_model_preprocess_cfg(model, {"size": 32, "mean": (0.5,) * 3, "std": (0.25,) * 3})
+    return model
+
+
+def labeller(seed=0, prompts="faces"):
+    return clip.Labeller(tiny(seed), TOKENIZER, clip.read_prompts(prompts), "tiny")
+
+
+@pytest.fixture(scope="module")
+def read():
+    return labeller()
+
+
+@pytest.fixture(scope="module")
+def images():
+    colours = torch.rand((9, 3, 6, 6), generator=torch.Generator().manual_seed(1))
+    return (255 * torch.nn.functional.interpolate(colours, (48, 48), mode="bilinear")).byte()
+
+
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory):
+    """The name of a tiny architecture, made known to open_clip as any model of its own."""
+    path = tmp_path_factory.mktemp("configs") / "tiny-test.json"
+    path.write_text(json.dumps(CONFIG))
+    open_clip.add_model_config(path)
+    return "tiny-test"
+
+
+def test_probabilities_sum_to_one_and_embeddings_have_length_one(read, images):
+    probabilities, embeddings = read.label(images)
+    assert {name: tuple(p.shape) for name, p in probabilities.items()} == {
+        "gender": (9, 2),
+        "age": (9, 5),
+        "skin_tone": (9, 10),
+    }
+    for values in probabilities.values():
+        assert values.dtype == torch.float32
+        torch.testing.assert_close(values.sum(1), torch.ones(9))
+    assert embeddings.dtype == torch.float16
+    assert embeddings.shape == (9, 32)
+    torch.testing.assert_close(embeddings.float().norm(dim=1), torch.ones(9), atol=2e-3, rtol=0)
+
+
+def test_labels_do_not_depend_on_the_batch_size(read, images):
+    whole, _ = read.label(images)
+    for name in whole:
+        parts = torch.cat([read.label(part)[0][name] for part in images.split(2)])
+        torch.testing.assert_close(parts, whole[name], atol=1e-3, rtol=0)
+
+
+def test_text_is_encoded_once(read, images, monkeypatch):
+    monkeypatch.setattr(read.model, "encode_text", lambda *_, **__: pytest.fail("text was encoded again"))
+    read.label(images)
+    read.label(images)
+
+
+def test_softmax_of_the_models_own_scale_over_template_means(read, images):
+    """The label by hand, as Radford et al. describe it: one class at a time."""
+    prompts, model = clip.read_prompts("faces"), tiny().eval()
+    with torch.no_grad():
+        image = model.encode_image(read.prepare(images), normalize=True)
+        classes = []
+        for name in clip.CLASSES["age"]:
+            texts = TOKENIZER([t.format(prompts["age"][name]) for t in prompts["templates"]])
+            mean = model.encode_text(texts, normalize=True).mean(0)
+            classes.append(mean / mean.norm())
+        expected = (model.logit_scale.exp() * image @ torch.stack(classes).T).softmax(1)
+    torch.testing.assert_close(read.label(images)[0]["age"], expected, atol=2e-3, rtol=0)
+
+
+def test_preprocessing_is_open_clips_own(read, images):
+    from torchvision.transforms.v2.functional import to_pil_image
+
+    theirs = open_clip.image_transform((32, 32), is_train=False, mean=(0.5,) * 3, std=(0.25,) * 3)
+    expected = torch.stack([theirs(to_pil_image(image)) for image in images])
+    # Pillow rounds to 1/255 after each of its two passes, which is 0.016 here
+    torch.testing.assert_close(read.prepare(images), expected, atol=0.04, rtol=0)
+
+
+def test_a_missing_attribute_is_nan(images):
+    probabilities, _ = labeller(prompts="original").label(images)
+    assert probabilities["age"].isnan().all()
+    assert not probabilities["gender"].isnan().any()
+
+
+def test_other_images_are_refused(read, images):
+    with pytest.raises(ValueError, match="uint8"):
+        read.label(images.float())
+
+
+def test_name_changes_with_weights_and_prompts_only(read):
+    name = read.name
+    assert name.startswith("tiny@")
+    assert len(name) == len("tiny@") + 8
+    assert labeller().name == name
+    assert len({name, labeller(seed=1).name, labeller(prompts="original").name}) == 3
+
+
+@pytest.mark.parametrize("name", ["faces", "original", "drawn"])
+def test_our_prompt_sets_are_whole(name):
+    prompts = clip.read_prompts(name)
+    assert list(prompts["skin_tone"]) == [str(tone) for tone in range(1, 11)]
+    assert ("age" in prompts) == (name != "original")
+
+
+def test_original_prompts_are_the_published_ones():
+    prompts = clip.read_prompts("original")
+    assert prompts["gender"]["female"] == "a photo of a woman"
+    assert prompts["skin_tone"]["4"] == "a person with beige skin"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("templates = ['a face']", "one {} each"),
+        ("templates = ['{}']", "found none"),
+        ("templates = ['{}']\n[hair]\nred = 'red'", "found hair"),
+        ("templates = ['{}']\n[gender]\nfemale = 'a woman'", "check male"),
+        ("templates = [", "not a TOML file"),
+    ],
+)
+def test_a_users_prompts_are_checked(tmp_path, text, says):
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(click.ClickException, match=says):
+        clip.read_prompts(tmp_path / "mine.toml")
+
+
+def test_unknown_prompts():
+    with pytest.raises(click.ClickException, match="the sets are faces, original, drawn"):
+        clip.read_prompts("fces")
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_a_local_checkpoint(tmp_path, registered, read, images, suffix):
+    path = tmp_path / f"weights.{suffix}"
+    state = tiny().state_dict()
+    save_file(state, path) if suffix == "safetensors" else torch.save({"state_dict": state}, path)
+    loaded = clip.load(registered, path)
+    assert loaded.name.startswith("tiny-test-weights@")
+    assert loaded.size == 32
+    # preprocessing is open_clip's default where nothing says otherwise, the weights are those of the file
+    assert loaded.mean.flatten().tolist() == pytest.approx(open_clip.OPENAI_DATASET_MEAN)
+    torch.testing.assert_close(loaded.text["age"], read.text["age"])
+    assert loaded.label(images)[1].shape == (9, 32)
+
+
+def test_preprocessing_beside_a_checkpoint(tmp_path, registered):
+    save_file(tiny().state_dict(), tmp_path / "weights.safetensors")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"preprocess_cfg": {"mean": [0.1, 0.2, 0.3]}}))
+    read = clip.load(registered, tmp_path / "weights.safetensors")
+    assert read.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"no checkpoint at all"])
+def test_a_file_that_is_no_checkpoint(tmp_path, registered, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(click.ClickException, match="is not a checkpoint of tiny-test"):
+        clip.load(registered, tmp_path / name)
+
+
+def test_a_checkpoint_of_another_architecture(tmp_path, registered):
+    save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
+    with pytest.raises(click.ClickException, match="is not a checkpoint of tiny-test") as raised:
+        clip.load(registered, tmp_path / "other.safetensors")
+    assert "\n" not in raised.value.message
+
+
+def test_unknown_model():
+    with pytest.raises(click.ClickException, match=r"no model 'ViT-B-33'; did you mean .*ViT-B-32"):
+        clip.load("ViT-B-33", "openai")
+
+
+def test_missing_file_and_unknown_tag():
+    with pytest.raises(click.ClickException, match=r"'gone.pt' is no file and no tag .* tags are: openai"):
+        clip.load("ViT-B-32-quickgelu", "gone.pt")
+
+
+def test_no_network_is_said_at_once(monkeypatch):
+    monkeypatch.setattr(clip.huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(clip.huggingface_hub, "hf_hub_url", lambda *_: "http://127.0.0.1:9/weights")  # closed
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    start = time.monotonic()
+    with pytest.raises(click.ClickException) as raised:
+        clip.load("ViT-B-32-quickgelu", "openai")
+    assert time.monotonic() - start < 3 + clip.PROBE_SECONDS
+    repository = "timm/vit_base_patch32_clip_224.openai"
+    assert f"hf download {repository} open_clip_model.safetensors" in raised.value.message
+    assert "--clip-pretrained /path/to/open_clip_model.safetensors" in raised.value.message
+    assert "\n" not in raised.value.message
+
+
+def test_weights_in_the_cache_need_no_network(monkeypatch, tmp_path):
+    cached = tmp_path / "cached.safetensors"
+    cached.touch()
+    monkeypatch.setattr(clip.huggingface_hub, "try_to_load_from_cache", lambda *_: str(cached))
+    monkeypatch.setattr(clip.urllib.request, "urlopen", lambda *_, **__: pytest.fail("asked the network"))
+    assert clip.weights("ViT-B-32-quickgelu", "openai") == cached
+
+
+def test_bf16_follows_the_processor(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False})
+    assert not clip.bf16_pays(torch.device("cpu"))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert clip.bf16_pays(torch.device("cpu"))
+    assert clip.bf16_pays(torch.device("cuda"))

@@ -1,0 +1,190 @@
+"""The page: what it says, what it never lets through, what it needs."""
+
+import json
+import os
+import re
+
+import polars as pl
+import pytest
+
+from reports import figures, page
+
+
+def text_of(html):
+    return re.sub(r"\s+", " ", re.sub(r"<style>.*?</style>|<[^>]*>", " ", html, flags=re.S))
+
+
+@pytest.fixture
+def html(built):
+    return (built / "report" / "index.html").read_text()
+
+
+def test_a_demonstration_says_so_first_and_is_whole(built, html):
+    assert text_of(html.split("<body>")[1]).strip().startswith("Drawn faces: this is a demonstration")
+    assert html.count("<svg ") == 8
+    assert html.count("data:image/png;base64,") == 3
+    assert "not to be trusted" not in html
+    for name in ("Wilson", "floor", "CC BY-NC-ND 4.0", "step-10.pt", "seed 7", "abababab", "64 images a second"):
+        assert name in text_of(html), name
+    for name in ("comparison-gender", "ratios", "losses"):
+        assert (built / "report" / f"{name}.svg").exists()
+        assert (built / "report" / f"{name}.png").exists()
+
+
+def test_the_page_fetches_nothing(html):
+    assert not re.search(r"<script|<link|@import|url\((?!#)", html)
+    assert {u for u in re.findall(r'(?:src|href)="([^"]{,30})', html) if not u.startswith(("data:", "#"))} == set()
+
+
+def test_json_holds_the_same_numbers(built):
+    report = json.loads((built / "report" / "report.json").read_text())
+    table = pl.read_parquet(built / "report" / "estimates.parquet")
+    keys = ["attribute", "group"]
+    assert pl.DataFrame(report["estimates"]).sort(keys)["ratio"].equals(table.sort(keys)["ratio"])
+    assert report["drawn"] is True
+    assert report["verdict"]
+
+
+def test_nothing_is_built_twice(built, html):
+    assert not page.build(built)[1]
+    mark = page.inputs(built, "first")
+    path = built / "runs" / "first" / "labels.parquet"
+    before = path.stat()
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert page.inputs(built, "first") != mark
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert page.build(built, force=True)[1]
+
+
+def test_real_faces_with_the_embedded_labeller_are_warned_about(world):
+    html = page.build(world(drawn=False, annotated=False))[0].read_text()
+    text = text_of(html)
+    assert "Real faces:" in text
+    assert "not to be trusted" in text
+    assert "no annotations" in text
+    assert "may be shown with attribution" in text
+
+
+HOSTILE = '"><script>alert(1)</script>&$\\frac$'
+
+
+def test_hostile_names_come_out_as_text(world):
+    out = world(run=HOSTILE.replace("/", "|"))
+    labels = pl.read_parquet(out / "shards" / "labels.parquet")
+    strange = pl.Series(["NULL", HOSTILE, "a\x00b\nc", "x" * 1_000_000] + ["NULL"] * (len(labels) - 4))
+    labels.with_columns(gender=strange).write_parquet(out / "shards" / "labels.parquet")
+    html = page.build(out)[0].read_text()
+    assert "<script" not in html
+    assert "<b>S</b>" not in html
+    assert "&lt;b&gt;S&lt;/b&gt;" in html
+    assert "NULL" in text_of(html)
+    assert "x" * 100 not in html
+    assert len(html) < 3_000_000
+
+
+def test_a_run_without_faces_or_steps_still_has_a_page(world):
+    out = world()
+    (out / "runs" / "first" / "samples" / "s.tar").unlink()
+    (out / "runs" / "first" / "steps.parquet").unlink()
+    (out / "shards" / "a.tar").unlink()
+    text = text_of(page.build(out)[0].read_text())
+    assert "not where the tables say" in text
+    assert "No steps were recorded" in text
+
+
+def test_one_group_only(world):
+    out = world()
+    for path in (out / "shards" / "labels.parquet", out / "runs" / "first" / "labels.parquet"):
+        pl.read_parquet(path).with_columns(gender=pl.lit("male"), age=pl.lit(None, pl.String)).write_parquet(path)
+    text = text_of(page.build(out)[0].read_text())
+    assert "0 % women" in text or "too few" in text
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda out: (out / "runs" / "first" / "config.json").unlink(), "fairface train"),
+        (lambda out: (out / "runs" / "first" / "labels.parquet").unlink(), "fairface label --run first"),
+        (lambda out: (out / "shards" / "labels.parquet").unlink(), "fairface label"),
+        (lambda out: (out / "shards" / "shards.json").write_text('{"manifest": "cd"}'), "trained on other shards"),
+        (lambda out: (out / "runs" / "first" / "config.json").write_text("{"), "config.json"),
+    ],
+)
+def test_what_is_missing_is_named_in_one_line(world, spoil, says):
+    out = world()
+    spoil(out)
+    with pytest.raises(ValueError, match=says) as caught:
+        page.build(out)
+    assert "\n" not in str(caught.value)
+    assert not (out / "report" / "index.html").exists()
+
+
+def test_two_labellers_are_not_compared(world):
+    out = world()
+    path = out / "shards" / "labels.parquet"
+    pl.read_parquet(path).with_columns(labeller=pl.lit("ViT-B-32@99")).write_parquet(path)
+    with pytest.raises(ValueError, match="one labeller"):
+        page.build(out)
+
+
+def test_an_unknown_run_is_refused(world):
+    with pytest.raises(ValueError, match="no run 'other'"):
+        page.build(world(), "other")
+
+
+def row(group, share, reference, verdict, attribute="gender"):
+    ratio = share / reference if reference else None
+    values = {"attribute": attribute, "group": group, "share": share, "reference": reference, "ratio": ratio}
+    return {**values, "verdict": verdict, "count": round(share * 100)}
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (
+            [row("female", 0.62, 0.61, "preserved"), row("male", 0.38, 0.39, "preserved")],
+            "kept the gender balance of its training data (62 % women, training 61 %).",
+        ),
+        (
+            [row("female", 0.3, 0.6, "reduced"), row("male", 0.7, 0.4, "amplified")],
+            "0.50 times as many women (30 %, training 60 %) and 1.7 times as many men",
+        ),
+        (
+            [row("female", 0.0, 0.01, "reduced"), row("male", 1.0, 0.99, "preserved")],
+            "no women at all (0 %, training 1.0 %).",
+        ),
+        (
+            [row("female", 0.5, 0.0, "amplified"), row("male", 0.5, 1.0, "reduced")],
+            "women, whom its training data lack",
+        ),
+        (
+            [row("female", 0.6, 0.5, "inconclusive"), row("male", 0.4, 0.5, "inconclusive")],
+            "too few to tell whether it kept the gender balance",
+        ),
+        (
+            [row("female", 0.9, 0.9, "preserved"), row("male", 0.1, 0.1, "inconclusive")],
+            "it kept women (90 %, training 90 %); there are too few men to tell",
+        ),
+    ],
+)
+def test_the_verdict_is_a_sentence(rows, says):
+    assert says in page.clause("gender balance", "genders", pl.DataFrame(rows))
+
+
+def test_numbers_as_people_write_them():
+    assert [figures.percent(x) for x in (None, 0, 0.004, 0.0996, 0.62, 1)] == [
+        "–",
+        "0 %",
+        "0.4 %",
+        "10 %",
+        "62 %",
+        "100 %",
+    ]
+    assert [figures.times(x) for x in (None, 0.0, 0.034, 0.37, 0.95, 1.42)] == [
+        "–",
+        "×0",
+        "×0.03",
+        "×0.37",
+        "×0.9",
+        "×1.4",
+    ]

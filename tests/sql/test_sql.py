@@ -1,0 +1,188 @@
+"""The views, the questions and the lock around them."""
+
+import json
+
+import polars as pl
+import pytest
+
+import sql
+
+PEOPLE = {  # key: gender, age, skin tone
+    "0": ("female", "young", 1),
+    "1": ("female", "adult", 5),
+    "2": ("male", "adult", 5),
+    "3": ("male", None, 9),
+}
+
+
+def frame(people, **columns):
+    rows = [{"key": k, "gender": g, "age": a, "skin_tone": t} for k, (g, a, t) in people.items()]
+    return pl.DataFrame(rows).with_columns(*(pl.lit(v).alias(k) for k, v in columns.items()))
+
+
+@pytest.fixture
+def out(tmp_path):
+    """Two runs, four packed images, one rejected; every share below is counted by hand from PEOPLE."""
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    packed = frame(PEOPLE, status="packed", shard="a.tar", path="x.jpg", family="GANs", subset="S")
+    packed = packed.with_columns(skin_group=pl.Series(["light", "medium", "medium", None]))
+    rejected = packed.head(1).with_columns(key=pl.lit("r"), status=pl.lit("rejected"), reason=pl.lit("empty"))
+    pl.concat([packed, rejected], how="diagonal").write_parquet(shards / "images.parquet")
+    frame(PEOPLE, source="train", labeller="l@1", size=64).write_parquet(shards / "labels.parquet")
+    for day, run in enumerate(("old", "new"), 1):
+        folder = tmp_path / "runs" / run
+        folder.mkdir(parents=True)
+        config = {"run": run, "status": "finished", "started": f"2026-01-0{day}", "extra": {"ignored": [1]}}
+        config |= {"options": {"steps": 10, "seed": day, "ema": 0.99}, "data": {"drawn": True, "images": 4}}
+        (folder / "config.json").write_text(json.dumps(config))
+        people = {k: PEOPLE[k] for k in ("0", "1")} if run == "new" else PEOPLE
+        frame(people, source="generated", run=run, labeller="l@1").write_parquet(folder / "labels.parquet")
+        steps = {"step": list(range(1, 11)), "loss_d": [float(day)] * 10}
+        pl.DataFrame(steps).write_parquet(folder / "steps.parquet")
+    return tmp_path
+
+
+def test_every_question_answers_where_nothing_exists(tmp_path):
+    connection = sql.connect(tmp_path)
+    for name, question in sql.questions().items():
+        assert question.title, name
+        given = {key: "female" for key, parameter in question.params.items() if parameter.default is None}
+        assert sql.ask(connection, name, **given).width > 1, name
+    views = ("images", "rejects", "samples", "labels", "estimates", "distances", "runs", "steps", "confusion")
+    for view in views:
+        assert sql.query(connection, f"from {view}").height == 0, view
+
+
+def test_every_parameter_that_a_question_uses_is_declared():
+    for name, question in sql.questions().items():
+        body = "\n".join(line for line in question.sql.splitlines() if not line.startswith("--"))
+        assert all(f"${key}" in body for key in question.params), name
+
+
+def test_distribution_counts_the_newest_run_unless_told_otherwise(out):
+    connection = sql.connect(out)
+    answer = sql.ask(connection, "distribution", source="generated")
+    assert answer.rows() == [("generated", "female", 2, 1.0)]
+    answer = sql.ask(connection, "distribution", source="generated", run="old")
+    assert answer.rows() == [("generated", "female", 2, 0.5), ("generated", "male", 2, 0.5)]
+    assert set(sql.ask(connection, "distribution")["source"]) == {"train", "generated", "annotated"}
+
+
+def test_sides_hold_absent_classes_and_leave_missing_labels_out(out):
+    sides = sql.ask(sql.connect(out), "sides", attribute="age")
+    assert sides["group"].to_list() == ["child", "young", "adult", "middle", "senior"]
+    assert sides["train"].to_list() == [0, 1, 2, 0, 0]
+    assert sides["train_share"].sum() == pytest.approx(1)
+
+
+def test_groups_and_intersections_come_from_the_views(out):
+    connection = sql.connect(out)
+    labels = sql.query(connection, "select skin_group, intersection from labels where source = 'train' order by key")
+    assert labels.rows() == [
+        ("light", "female-light"),
+        ("medium", "female-medium"),
+        ("medium", "male-medium"),
+        ("dark", "male-dark"),
+    ]
+    images = sql.query(connection, "select intersection from images where status = 'packed' order by key")
+    assert images["intersection"].to_list()[2:] == ["male-medium", None]
+
+
+def test_runs_and_steps_take_their_run_from_their_folder(out):
+    connection = sql.connect(out)
+    runs = sql.ask(connection, "runs")
+    assert runs["run"].to_list() == ["new", "old"]
+    assert runs.select("seed", "ema", "drawn", "images").row(0) == (2, 0.99, True, 4)
+    curve = sql.ask(connection, "loss_curves", run="old", points=5)
+    assert curve["step"].to_list() == [2, 4, 6, 8, 10]
+    assert set(curve["loss_d"]) == {1.0}
+
+
+def test_rejects_composition_and_keys(out):
+    connection = sql.connect(out)
+    assert sql.ask(connection, "rejects").select("reason", "subset", "images").rows() == [("empty", "S", 1)]
+    assert sql.ask(connection, "composition").select("images", "female", "dark").rows() == [(4, 0.5, 0.0)]
+    keys = sql.ask(connection, "keys", attribute="skin_group", group="medium", source="train")
+    assert keys.select("key", "shard").rows() == [("1", "a.tar"), ("2", "a.tar")]
+    assert sql.ask(connection, "keys", group="female", limit=1).height == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "says"),
+    [
+        ("nonsense", {}, "no question 'nonsense'"),
+        ("distribution", {"atribute": "age"}, "no parameter 'atribute'"),
+        ("distribution", {"attribute": "height"}, "attribute is one of gender"),
+        ("distribution", {"run": "missing"}, "no run 'missing'"),
+        ("keys", {}, "needs a value for group"),
+        ("keys", {"group": "female", "limit": "many"}, "many"),
+    ],
+)
+def test_wrong_questions_are_one_clear_line(out, name, params, says):
+    with pytest.raises(ValueError, match=says) as caught:
+        sql.ask(sql.connect(out), name, **params)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_session_variable_never_stands_in_for_a_parameter(out):
+    connection = sql.connect(out)
+    connection.execute("set variable seen = 5")
+    with pytest.raises(ValueError, match="seen"):
+        sql.query(connection, "select $seen")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from read_text('/etc/passwd')",
+        "from read_text('{out}/../secret.txt')",
+        "from read_text('{out}/link.txt/../../secret.txt')",
+        "from read_csv('https://example.invalid/x.csv')",
+        "from glob('/etc/*')",
+        "copy (select 1) to '{out}/w.csv'",
+        "with x as (copy (select 1) to '{out}/w.csv') from x",
+        "with y as (with x as (copy (select 1) to '{out}/w.csv') from x) from y",
+        "explain analyze copy (select 1) to '{out}/w.csv'",
+        "select 1; copy (select 1) to '{out}/w.csv'",
+        "select 1) to '{out}/w.csv'; --",
+        "export database '{out}/w'",
+        "attach '{out}/w.db'",
+        "install httpfs",
+        "load httpfs",
+        "set enable_external_access = true",
+        "reset lock_configuration",
+        "create table t (i int)",
+        "drop view labels",
+        "call enable_logging(storage = 'file', storage_path = '{out}/w')",
+        "prepare p as copy (select 1) to '{out}/w.csv'",
+        "",
+        "selec 1",
+    ],
+)
+def test_nothing_gets_out(out, text):
+    (out.parent / "secret.txt").write_text("secret")
+    connection, before = sql.connect(out), sorted(out.rglob("*"))
+    with pytest.raises(ValueError, match=r".+") as caught:
+        sql.query(connection, text.format(out=out))
+    assert "\n" not in str(caught.value)
+    assert sorted(out.rglob("*")) == before
+    assert sql.query(connection, "select count(*) as n from labels")["n"][0] == 10
+
+
+@pytest.mark.parametrize(
+    "text", ["from runs", "select 1 -- why", "describe labels", "select 'a;b';", "summarize steps"]
+)
+def test_reading_is_free(out, text):
+    assert sql.query(sql.connect(out), text).height
+
+
+def test_folders_with_odd_names(out):
+    odd = out.rename(out.with_name("it's [1] * odd?"))
+    assert sql.ask(sql.connect(odd), "distribution", source="train")["count"].sum() == 4
+
+
+def test_a_broken_file_is_named(out):
+    (out / "shards" / "labels.parquet").write_bytes(b"not Parquet")
+    with pytest.raises(ValueError, match=r"labels\.parquet"):
+        sql.connect(out)
