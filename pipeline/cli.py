@@ -433,3 +433,7 @@ def bench(stages, json_file, markdown, device) -> None:
     from pipeline import bench as benchmarks
 
     benchmarks.run(stages, device, json_file, markdown)
+
+
+if __name__ == "__main__":
+    main()

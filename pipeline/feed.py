@@ -26,10 +26,11 @@ class Shards:
         packed = read_json(folder / "shards.json")
         if not packed:
             raise ValueError(f"no finished shards in {folder}: run `fairface shards` first")
-        names = [shard["name"] for shard in packed["shards"]]
-        if missing := [name for name in names if not (folder / name).exists()]:
-            raise ValueError(f"{folder / missing[0]} is missing: run `fairface shards` again")
-        return cls(folder, names, packed["images"])
+        for shard in packed["shards"]:  # DALI 2.4 may crash the process on a cut or broken file: find the cut ones
+            path = folder / shard["name"]
+            if not path.exists() or path.stat().st_size != shard["bytes"] or not path.with_suffix(".idx").exists():
+                raise ValueError(f"{path} is missing or not as it was packed: run `fairface shards` again")
+        return cls(folder, [shard["name"] for shard in packed["shards"]], packed["images"])
 
 
 def cpus() -> int:
@@ -79,8 +80,8 @@ def decode(
         images = fn.resize(images, resize_shorter=size, interp_type=types.INTERP_LINEAR, antialias=True)
         return fn.crop(images, crop=(size, size))
 
+    running = pipeline()
     try:
-        running = pipeline()
         running.build()
         for start in range(0, shards.images, running.max_batch_size):
             (images,) = running.run()
@@ -90,8 +91,7 @@ def decode(
     except RuntimeError as error:
         line = next((text for text in str(error).splitlines() if "rror" in text), str(error))[:300]
         raise ValueError(
-            f"a shard in {shards.folder} can't be read or decoded ({line}): pack it again with "
-            "`fairface shards --force`"
+            f"a shard in {shards.folder} can't be read or decoded ({line}): pack it again with `fairface shards --force`"
         ) from error
 
 

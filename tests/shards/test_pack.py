@@ -160,11 +160,12 @@ def test_real_images_are_not_replaced_without_force(mixed, drawn, tmp_path):
 def test_a_killed_pack_is_finished_by_the_next_and_ends_the_same(drawn, tmp_path):
     packed_into(drawn, tmp_path / "whole", shard_images=20)
     command = [sys.executable, "-m", "pipeline.cli", "shards", "--data", drawn, "--out", tmp_path, "--shard-images", "20"]
-    for wait in (1.2, 2.0):
+    for finished in (1, 4):
         process = subprocess.Popen([str(c) for c in command], start_new_session=True)
-        time.sleep(wait)
+        while process.poll() is None and len(list((tmp_path / "shards").glob("*.tar"))) < finished:
+            time.sleep(0.002)
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        assert process.wait() == -signal.SIGKILL
     packed_into(drawn, tmp_path / "shards", shard_images=20)
     assert bytes_of(tmp_path / "shards") == bytes_of(tmp_path / "whole")
     assert not list((tmp_path / "shards").glob(".*"))

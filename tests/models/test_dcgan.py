@@ -1,0 +1,44 @@
+"""DCGAN: shapes, size, initial weights and losses."""
+
+import pytest
+import torch
+from torch.nn.functional import binary_cross_entropy
+
+from models.dcgan import IMAGE_SIZES, Discriminator, Generator, discriminator_loss, generator_loss
+
+
+@pytest.mark.parametrize("size", IMAGE_SIZES)
+def test_shapes_and_range(size):
+    images = Generator(16, 8, size)(torch.randn(4, 16))
+    assert images.shape == (4, 3, size, size)
+    assert images.abs().max() <= 1
+    assert Discriminator(8, size)(images).shape == (4,)
+
+
+def test_parameters_are_those_of_the_published_network():
+    def count(net):
+        return sum(p.numel() for p in net.parameters())
+
+    # kernels 4x4: 128-512-256-128-64-3 and 3-64-128-256-512-1, and two numbers a normalised channel
+    assert count(Generator()) == 16 * (128 * 512 + 512 * 256 + 256 * 128 + 128 * 64 + 64 * 3) + 2 * (512 + 256 + 128 + 64)
+    assert count(Discriminator()) == 16 * (3 * 64 + 64 * 128 + 128 * 256 + 256 * 512 + 512) + 2 * (128 + 256 + 512)
+
+
+def test_initial_weights_are_normal_with_deviation_two_hundredths():
+    weight = Generator().net[3].weight.detach()
+    assert weight.mean().abs() < 1e-4
+    assert weight.std() == pytest.approx(0.02, rel=0.01)
+
+
+def test_losses_are_binary_cross_entropy_of_the_sigmoid():
+    real, fake = torch.randn(50), torch.randn(50)
+    one, zero = torch.ones(50), torch.zeros(50)
+    expected = binary_cross_entropy(real.sigmoid(), one) + binary_cross_entropy(fake.sigmoid(), zero)
+    assert torch.allclose(discriminator_loss(real, fake), expected)
+    assert torch.allclose(generator_loss(fake), binary_cross_entropy(fake.sigmoid(), one))
+    assert torch.isfinite(discriminator_loss(torch.full((2,), -1e4), torch.full((2,), 1e4)))
+
+
+def test_other_sizes_are_refused():
+    with pytest.raises(ValueError, match="32, 64, 128"):
+        Generator(image_size=48)

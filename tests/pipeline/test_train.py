@@ -1,0 +1,220 @@
+"""Training: it learns, repeats, resumes to the bit, and stops with a word."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+
+from pipeline import checkpoint
+from pipeline.feed import Shards
+from pipeline.train import Options, Trainer, default_steps, flop, resolve, train
+from shards.files import read_json
+
+TINY = Options(
+    image_size=32, latent_dim=16, width_g=8, width_d=8, batch_size=16, ema_start=5, precision="fp32", compile=False
+)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def out(packed, tmp_path) -> Path:
+    (tmp_path / "shards").symlink_to(packed / "shards")
+    return tmp_path
+
+
+def weights(out: Path, run: str, step: int) -> dict:
+    return checkpoint.load(checkpoint.path_of(out / "runs" / run / "checkpoints", step))["nets"]
+
+
+def same(a, b) -> bool:
+    """Whether two nested states are equal bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def run(out: Path, steps: int, options: Options = TINY, **more) -> dict:
+    return train(out, options, "sketch", steps=steps, progress=False, **more)
+
+
+def test_a_run_leaves_what_the_contract_says(out):
+    config = run(out, 40, sample_every=20)
+    folder = out / "runs" / config["run"]
+    assert (config["status"], config["unchanged"], config["data"]["images"]) == ("finished", False, 240)
+    assert read_json(folder / "config.json")["options"]["precision"] == "fp32"
+    steps = pl.read_parquet(folder / "steps.parquet")
+    assert steps["step"].to_list() == [20, 40]
+    assert steps["images"].to_list() == [320, 640]
+    assert steps["epoch"].to_list() == [2, 3]
+    assert steps.select((pl.col("images_per_s") > 0) & pl.col("data_wait").is_between(0, 1)).to_series().all()
+    assert sorted(path.name for path in (folder / "grids").iterdir()) == ["step_000000020.png", "step_000000040.png"]
+    assert list((folder / "tensorboard").iterdir())
+    assert run(out, 40)["unchanged"]
+
+
+def test_the_discriminator_learns_to_tell_and_the_generator_to_fool(out):
+    trainer, still = Trainer(TINY, CPU), Trainer(TINY, CPU)
+    images = torch.randint(0, 255, (16, 32, 32, 3), dtype=torch.uint8)
+    losses = torch.stack([trainer.step(i, images) for i in range(60)])
+    assert losses[-10:, 0].mean() < losses[:10, 0].mean() - 0.3
+    with torch.no_grad():  # against the untrained one, by the trained judge
+        z = trainer.latents(0, 64)
+        ours, theirs = (trainer.nets.d(t.nets.g(z)).mean() for t in (trainer, still))
+    assert ours > theirs
+
+
+@pytest.mark.parametrize("feed", ["resident", "streaming"])
+def test_stopping_and_continuing_equals_going_on(out, feed):
+    options = replace(TINY, feed=feed)
+    run(out, 24, options, run="whole")
+    run(out, 9, options, run="parts")
+    run(out, 24, options, run="parts")
+    assert same(weights(out, "whole", 24), weights(out, "parts", 24))
+    losses = [pl.read_parquet(out / "runs" / name / "steps.parquet").filter(step=24)["loss_g"] for name in ("whole", "parts")]
+    assert [len(rows) for rows in losses] == [1, 1]
+
+
+def test_the_seed_decides_the_weights(out):
+    run(out, 3, run="a")
+    run(out, 3, run="b")
+    run(out, 3, replace(TINY, seed=1), run="c")
+    assert same(weights(out, "a", 3), weights(out, "b", 3))
+    assert not same(weights(out, "a", 3), weights(out, "c", 3))
+
+
+def command(out: Path, steps: int) -> list[str]:
+    words = f"train --out {out} --steps {steps} --image-size 32 --width-g 8 --width-d 8 --batch-size 16 --run killed"
+    return [sys.executable, "-m", "pipeline.cli", *words.split(), "--save-every-epoch", "1"]
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    for _ in range(600):
+        if list(path.glob("step_*.pt")) or process.poll() is not None:
+            return
+        time.sleep(0.1)
+
+
+def test_a_killed_run_continues_to_the_same_weights(out):
+    subprocess.run([*command(out, 45), "--run", "whole"], check=True)
+    folder = out / "runs" / "killed" / "checkpoints"
+    process = subprocess.Popen(command(out, 45))
+    wait_for(folder, process)
+    process.kill()
+    process.wait()
+    assert checkpoint.step_of(checkpoint.saved(folder)[-1]) <= 45
+    subprocess.run(command(out, 45), check=True)
+    assert same(weights(out, "whole", 45), weights(out, "killed", 45))
+
+
+def test_sigterm_saves_and_exits_with_its_own_code(out):
+    folder = out / "runs" / "killed" / "checkpoints"
+    process = subprocess.Popen(command(out, 100_000), stderr=subprocess.PIPE, text=True)
+    wait_for(folder, process)
+    os.kill(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "the same command continues" in errors
+    assert "Traceback" not in errors
+    assert read_json(out / "runs" / "killed" / "config.json")["status"] == "stopped"
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(out):
+    run(out, 20, run="bad")
+    with pytest.raises(FloatingPointError, match="--lr"):
+        run(out, 80, replace(TINY, lr=1e30), run="worse")
+    assert not checkpoint.saved(out / "runs" / "worse" / "checkpoints")
+    assert read_json(out / "runs" / "worse" / "config.json")["status"] == "stopped"
+
+
+def test_a_run_takes_neither_other_options_nor_other_images(out, packed, tmp_path):
+    run(out, 3, run="mine")
+    with pytest.raises(ValueError, match="another lr"):
+        run(out, 5, replace(TINY, lr=1e-3), run="mine")
+    (out / "shards").unlink()
+    shutil.copytree(packed / "shards", out / "shards")
+    changed = read_json(out / "shards" / "shards.json") | {"manifest": "other"}
+    (out / "shards" / "shards.json").write_text(__import__("json").dumps(changed))
+    with pytest.raises(ValueError, match="other images"):
+        run(out, 5, run="mine")
+    assert not run(out, 3, run="mine", force=True)["unchanged"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "foreign", "pickle"])
+def test_a_broken_checkpoint_is_named_with_the_last_good_one(out, damage):
+    run(out, 32, run="mine", save_every_epoch=1)
+    folder = out / "runs" / "mine" / "checkpoints"
+    path = checkpoint.saved(folder)[-1]
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:5000])
+    elif damage == "foreign":
+        torch.save({"weights": torch.zeros(3)}, path)
+    else:
+        torch.save({"code": os.system}, path)
+    with pytest.raises(ValueError, match="step_000000030"):
+        run(out, 40, run="mine")
+
+
+def test_too_few_images_for_a_batch_is_said(out):
+    with pytest.raises(ValueError, match="--batch-size"):
+        run(out, 3, replace(TINY, batch_size=500))
+
+
+def test_the_average_follows_the_generator():
+    trainer = Trainer(replace(TINY, ema=0.5, ema_start=2), CPU)
+    images = torch.zeros(16, 32, 32, 3, dtype=torch.uint8)
+    name = "net.0.weight"
+    for step in range(2):
+        trainer.step(step, images)
+        assert torch.equal(trainer.nets.ema.state_dict()[name], trainer.nets.g.state_dict()[name])
+    before = trainer.nets.ema.state_dict()[name].clone()
+    trainer.step(2, images)
+    expected = torch.lerp(before, trainer.nets.g.state_dict()[name], 0.5)
+    assert torch.allclose(trainer.nets.ema.state_dict()[name], expected)
+    running = "net.1.running_mean"
+    assert not torch.equal(trainer.nets.ema.state_dict()[running], torch.zeros(TINY.width_g * 4))
+
+
+def test_compiled_and_eager_agree():
+    images = torch.randint(0, 255, (16, 32, 32, 3), dtype=torch.uint8)
+    trainers = [Trainer(replace(TINY, compile=compiled), CPU) for compiled in (False, True)]
+    losses = [torch.stack([trainer.step(step, images) for step in range(3)]) for trainer in trainers]
+    assert torch.allclose(*losses, rtol=1e-3, atol=1e-4)
+
+
+def test_automatic_choices_are_settled_and_told(packed):
+    shards = Shards.open(packed / "shards")
+    options, said = resolve(replace(TINY, precision="auto", compile=None), 100, shards, CPU)
+    assert options.precision in ("bf16", "fp32")
+    assert options.compile is False
+    assert options.feed == "resident"
+    assert len(said) == 3
+    assert resolve(replace(TINY, compile=None), 10**9, shards, CPU)[0].compile is True
+
+
+def test_flop_of_the_published_network():
+    # 2.28 GFLOP an image: G forward and backward, D on two images forward and backward, D once more for G
+    assert flop(Options()) == pytest.approx(2.28e9, rel=0.02)
+
+
+def test_default_lengths():
+    assert default_steps("sketch", 6000, 32) == 2500
+    assert default_steps("faces", 135_766, 128) == 10 * 1060
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
+def test_a_compiled_bf16_run_on_a_gpu(out):
+    config = train(out, replace(TINY, precision="auto", compile=None), "faces", steps=60, progress=False)
+    assert (config["options"]["precision"], config["options"]["compile"]) == ("bf16", True)
