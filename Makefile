@@ -49,5 +49,5 @@ test: setup lint ## style, then the tests
 lint: setup ## style only
 	@$(VENV)/bin/ruff check .
 
-bench: setup ## measure speed beside its baselines
-	@$(FAIRFACE) bench $(BENCH)
+bench: setup ## measure speed beside its baselines, into BENCHMARKS.md
+	@$(FAIRFACE) bench --markdown BENCHMARKS.md $(BENCH)

@@ -14,6 +14,8 @@ import open_clip
 import torch
 import torch.nn.functional as F
 
+from models.precision import bf16_pays
+
 CLASSES = {
     "gender": ("female", "male"),
     "age": ("child", "young", "adult", "middle", "senior"),
@@ -31,27 +33,35 @@ class Labeller:
     labellers can be told apart; `size` is the model's input in pixels, `dim` the width D of its embeddings.
     """
 
-    def __init__(self, model: torch.nn.Module, tokenizer, prompts: dict, name: str,
-                 device: str | torch.device = "cpu"):
+    def __init__(self, model: torch.nn.Module, tokenizer, prompts: dict, name: str, device: str | torch.device = "cpu"):
         self.device = torch.device(device)
         preprocess = open_clip.get_model_preprocess_cfg(model)
         self.name = f"{name}@{fingerprint(model, preprocess, prompts)}"
         self.model = model.to(self.device).eval()
         size = preprocess["size"]
         self.size = size if isinstance(size, int) else size[0]
-        self.mean, self.std = (torch.tensor(preprocess[key], device=self.device).view(1, 3, 1, 1)
-                               for key in ("mean", "std"))
+        self.mean, self.std = (
+            torch.tensor(preprocess[key], device=self.device).view(1, 3, 1, 1) for key in ("mean", "std")
+        )
         self.bf16 = bf16_pays(self.device)
-        self.text = self._encode_text(tokenizer, prompts)
+        self.text = self.encode_text(tokenizer, prompts)
         self.dim = next(iter(self.text.values())).shape[0]
         self.scale = model.logit_scale.detach().exp()
 
-    def _encode_text(self, tokenizer, prompts: dict) -> dict[str, torch.Tensor]:
+    def encode_text(self, tokenizer, prompts: dict) -> dict[str, torch.Tensor]:
         """Per attribute float32 [D, K]: the mean of the L2-normalised templates, normalised again."""
-        return {attribute: open_clip.build_zero_shot_classifier(
-                    self.model, tokenizer, [prompts[attribute][name] for name in classes],
-                    prompts["templates"], num_classes_per_batch=None, device=self.device)
-                for attribute, classes in CLASSES.items() if attribute in prompts}
+        return {
+            attribute: open_clip.build_zero_shot_classifier(
+                self.model,
+                tokenizer,
+                [prompts[attribute][name] for name in classes],
+                prompts["templates"],
+                num_classes_per_batch=None,
+                device=self.device,
+            )
+            for attribute, classes in CLASSES.items()
+            if attribute in prompts
+        }
 
     @torch.inference_mode()
     def label(self, images: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -79,14 +89,6 @@ class Labeller:
         return (pixels - self.mean) / self.std
 
 
-def bf16_pays(device: torch.device) -> bool:
-    """Whether bf16 autocast is faster here: on a CPU only with instructions for it (else 5 times slower)."""
-    if device.type != "cpu":
-        return device.type == "cuda"
-    able = torch.cpu.get_capabilities()
-    return any(able.get(flag, False) for flag in ("avx512_bf16", "amx_bf16"))
-
-
 def fingerprint(model: torch.nn.Module, *settings) -> str:
     """8 hexadecimal digits of the weights (as float32, wherever they lie) and of `settings` (JSON)."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
@@ -108,8 +110,7 @@ def read_prompts(prompts: str | Path = "faces") -> dict:
     try:
         return checked(tomllib.loads(Path(prompts).read_text(encoding="utf-8")), str(prompts))
     except OSError:
-        raise click.ClickException(f"no prompt set and no file '{prompts}'; "
-                                   f"the sets are {', '.join(ours)}") from None
+        raise click.ClickException(f"no prompt set and no file '{prompts}'; the sets are {', '.join(ours)}") from None
     except ValueError as error:  # includes TOML and UTF-8 errors
         raise click.ClickException(f"{prompts} is not a TOML file of prompts: {error}") from None
 
@@ -121,17 +122,22 @@ def checked(prompts: dict, source: str) -> dict:
         raise click.ClickException(f"prompts {source}: 'templates' must be sentences with one {{}} each")
     attributes = prompts.keys() - {"templates"}
     if not attributes or attributes - CLASSES.keys():
-        raise click.ClickException(f"prompts {source}: the attributes must be of {', '.join(CLASSES)}, "
-                                   f"found {', '.join(sorted(attributes)) or 'none'}")
+        raise click.ClickException(
+            f"prompts {source}: the attributes must be of {', '.join(CLASSES)}, "
+            f"found {', '.join(sorted(attributes)) or 'none'}"
+        )
     for attribute in attributes:
         if wrong := prompts[attribute].keys() ^ set(CLASSES[attribute]):
-            raise click.ClickException(f"prompts {source}: {attribute} needs just the classes "
-                                       f"{', '.join(CLASSES[attribute])}; check {', '.join(sorted(wrong))}")
+            raise click.ClickException(
+                f"prompts {source}: {attribute} needs just the classes "
+                f"{', '.join(CLASSES[attribute])}; check {', '.join(sorted(wrong))}"
+            )
     return prompts
 
 
-def load(name: str, pretrained: str | Path, prompts: str | Path = "faces",
-         device: str | torch.device = "cpu") -> Labeller:
+def load(
+    name: str, pretrained: str | Path, prompts: str | Path = "faces", device: str | torch.device = "cpu"
+) -> Labeller:
     """The labeller of one of `open_clip.list_models()` with the weights of a tag or of a local file.
 
     Raises ClickException with one line for an unknown model or tag, a file that is no checkpoint of it,
@@ -195,4 +201,5 @@ def unreachable(name: str, tag: str, repo: str, file: str, error: Exception) -> 
     return click.ClickException(
         f"the weights of {name}/{tag} are not here and could not be fetched ({str(error).splitlines()[0]}). "
         f"Where there is a network run `hf download {repo} {file}`, copy the file here and pass "
-        f"--clip-pretrained /path/to/{file}")
+        f"--clip-pretrained /path/to/{file}"
+    )

@@ -422,17 +422,18 @@ def render(frame, form: str) -> str:
 
 @main.command()
 @click.argument("stages", nargs=-1)
+@click.option("--images", type=click.IntRange(512), default=2000, show_default=True, help="Drawn JPEGs to measure on.")
 @click.option("--json", "json_file", type=FILE, help="Write the rows here too.")
-@click.option("--markdown", type=FILE, help="Write the table here too, as BENCHMARKS.md holds it.")
+@click.option("--markdown", type=FILE, help="Write the table into its machine's section of this file too.")
 @DEVICE
-def bench(stages, json_file, markdown, device) -> None:
+def bench(stages, images, json_file, markdown, device) -> None:
     """Measure speed, every figure beside a plain baseline in the same run.
 
     STAGES are pack, feed, train, label and sample; all when left out.
     """
     from pipeline import bench as benchmarks
 
-    benchmarks.run(stages, device, json_file, markdown)
+    benchmarks.run(stages, device, images, json_file, markdown)
 
 
 if __name__ == "__main__":

@@ -91,7 +91,8 @@ def decode(
     except RuntimeError as error:
         line = next((text for text in str(error).splitlines() if "rror" in text), str(error))[:300]
         raise ValueError(
-            f"a shard in {shards.folder} can't be read or decoded ({line}): pack it again with `fairface shards --force`"
+            f"a shard in {shards.folder} can't be read or decoded ({line}): "
+            "pack it again with `fairface shards --force`"
         ) from error
 
 
@@ -198,7 +199,7 @@ FEEDS = {"resident": resident, "streaming": streaming}
 
 
 def to_unit(images: Tensor, flip: torch.Generator | None = None) -> Tensor:
-    """uint8 [B, S, S, 3] -> float32 [B, 3, S, S] in [-1, 1], channels_last; half of them mirrored if `flip` is given."""
+    """uint8 [B, S, S, 3] -> float32 [B, 3, S, S] in [-1, 1], channels_last; half are mirrored if `flip` is given."""
     images = images.permute(0, 3, 1, 2)
     if flip is not None:
         chosen = torch.rand(len(images), 1, 1, 1, generator=flip, device=images.device) < 0.5

@@ -140,7 +140,7 @@ def read_labels(
 
 
 def classes(keys: pl.Series, probabilities: np.ndarray) -> pl.DataFrame:
-    """key, the most probable gender, age, skin_tone (null where there is no probability), and the probabilities [N, 17]."""
+    """key, the most probable gender, age, skin_tone (null where no prompt asks), and the probabilities [N, 17]."""
     columns, start = {}, 0
     for attribute, names in clip.CLASSES.items():
         part = probabilities[:, start : start + len(names)]

@@ -23,11 +23,11 @@ from shards import synthetic
 from shards.files import fingerprint, read_json, replacing, write_json
 
 REVISION = 1  # bumped when the fit below changes, so that older caches are left alone
-SIZE = 64     # pixels of the input
+SIZE = 64  # pixels of the input
 STEPS, FACES, HELD_OUT = 450, 6000, 1000
 BATCH, LR, DECAY = 64, 1.5e-3, 0.05
 GENDER_WEIGHT = 2.5  # in the loss: the last attribute to be learnt, 0.97 without and 0.99 with it
-MODEL = {     # 4.0 million parameters, of which 3.2 embed the vocabulary and 0.8 see
+MODEL = {  # 4.0 million parameters, of which 3.2 embed the vocabulary and 0.8 see
     "embed_dim": 64,
     "init_logit_scale": math.log(10),
     "vision_cfg": {"image_size": SIZE, "layers": [1, 1, 1, 1], "width": 12, "head_width": 24},  # a ResNet
@@ -38,12 +38,14 @@ ATTRIBUTES = tuple(clip.CLASSES)
 KINDS = tuple(kind for n in (1, 2, 3) for kind in itertools.combinations(range(len(ATTRIBUTES)), n))
 
 
-def embedded(device: str | torch.device = "cpu", cache: Path | None = None) -> clip.Labeller:
+def embedded(
+    device: str | torch.device = "cpu", cache: Path | None = None, progress: bool = True
+) -> clip.Labeller:
     """The labeller made for drawn faces, fitted on first use; `cache` is a folder (the user's by default).
 
     Raises ClickException for a cache that cannot be written or a cached file that is damaged.
     """
-    path = fit(cache)
+    path = fit(cache, progress=progress)
     model = build()
     try:
         model.load_state_dict(load_file(path))
@@ -52,8 +54,9 @@ def embedded(device: str | torch.device = "cpu", cache: Path | None = None) -> c
     return labeller(model, device)
 
 
-def fit(cache: Path | None = None, steps: int = STEPS, faces: int = FACES, seed: int = 0,
-        progress: bool = True) -> Path:
+def fit(
+    cache: Path | None = None, steps: int = STEPS, faces: int = FACES, seed: int = 0, progress: bool = True
+) -> Path:
     """Fits the labeller unless the cache holds it; returns its fp16 weights, drawn-faces-<hash>.safetensors.
 
     The hash is of everything that decides the weights. A JSON file beside them says what `measure` found on
@@ -73,8 +76,10 @@ def fit(cache: Path | None = None, steps: int = STEPS, faces: int = FACES, seed:
             file.write(save({key: value.half().contiguous() for key, value in model.state_dict().items()}))
         write_json(path.with_suffix(".json"), found)
     except OSError as error:
-        raise click.ClickException(f"cannot keep the labeller in {path.parent} ({error.strerror or error}): "
-                                   "set XDG_CACHE_HOME to a folder with room that can be written") from error
+        raise click.ClickException(
+            f"cannot keep the labeller in {path.parent} ({error.strerror or error}): "
+            "set XDG_CACHE_HOME to a folder with room that can be written"
+        ) from error
     click.echo(describe(path))
     return path
 
@@ -83,15 +88,29 @@ def describe(path: Path) -> str:
     """One line for a person: the held-out accuracies of the labeller in `path`."""
     found = read_json(path.with_suffix(".json"))
     accuracy = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in found["accuracy"].items())
-    return (f"embedded labeller: {accuracy} on {found['held_out']:,} drawn faces it was not fitted on "
-            f"(chance 0.50, 0.20, 0.10; fitted in {found['seconds']:.0f} s)")
+    return (
+        f"embedded labeller: {accuracy} on {found['held_out']:,} drawn faces it was not fitted on "
+        f"(chance 0.50, 0.20, 0.10; fitted in {found['seconds']:.0f} s)"
+    )
 
 
 def cached(cache: Path | None, steps: int, faces: int, seed: int) -> Path:
     """Where these weights are kept, by a hash of everything that decides them."""
     folder = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fairface"
-    decides = [REVISION, MODEL, PREPROCESS, BATCH, LR, DECAY, GENDER_WEIGHT, steps, faces, seed, synthetic.VERSION,
-               clip.read_prompts("drawn")]
+    decides = [
+        REVISION,
+        MODEL,
+        PREPROCESS,
+        BATCH,
+        LR,
+        DECAY,
+        GENDER_WEIGHT,
+        steps,
+        faces,
+        seed,
+        synthetic.VERSION,
+        clip.read_prompts("drawn"),
+    ]
     return Path(folder) / f"drawn-faces-{fingerprint(decides)}.safetensors"
 
 
@@ -113,14 +132,14 @@ def tokenizer() -> open_clip.SimpleTokenizer:
 
 # --- faces and captions --------------------------------------------------------------------------------
 
+
 def draw(count: int, seed: int, progress: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
     """uint8 images [count, 3, 64, 64] and int64 classes [count, 3] by CLASSES, all equally likely.
 
     Drawn at 128 pixels and reduced with an antialiased triangle, as the feed reduces the training images. (Drawn
     at 64 they take a third of the time, but gender falls by 0.02, and by 0.03 on blurred faces.)
     """
-    even = synthetic.Shares(**{name: dict.fromkeys(table, 1 / len(table))
-                               for name, table in synthetic.CLASSES.items()})
+    even = synthetic.Shares(**{name: dict.fromkeys(table, 1 / len(table)) for name, table in synthetic.CLASSES.items()})
     faces = synthetic.sample_faces(count, seed, even)
     bar = functools.partial(tqdm, total=count, desc="drawing faces", disable=not progress, leave=False)
     if count <= 200:
@@ -128,8 +147,9 @@ def draw(count: int, seed: int, progress: bool = True) -> tuple[torch.Tensor, to
     else:
         with multiprocessing.get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:
             images = [reduced(image) for image in bar(pool.imap(synthetic.draw, faces, chunksize=32))]
-    classes = torch.tensor([[clip.CLASSES[name].index(str(getattr(face, name))) for name in ATTRIBUTES]
-                            for face in faces])
+    classes = torch.tensor(
+        [[clip.CLASSES[name].index(str(getattr(face, name))) for name in ATTRIBUTES] for face in faces]
+    )
     return torch.stack(images), classes
 
 
@@ -142,8 +162,15 @@ def captions() -> list[torch.Tensor]:
     """Per kind of caption (which attributes it names) the tokens of all, int64 [K, 16], last name fastest."""
     prompts, encode = clip.read_prompts("drawn"), tokenizer()
     names = [[prompts[attribute][name] for name in clip.CLASSES[attribute]] for attribute in ATTRIBUTES]
-    return [encode([prompts["templates"][0].format(", ".join(words))
-                    for words in itertools.product(*(names[index] for index in kind))]) for kind in KINDS]
+    return [
+        encode(
+            [
+                prompts["templates"][0].format(", ".join(words))
+                for words in itertools.product(*(names[index] for index in kind))
+            ]
+        )
+        for kind in KINDS
+    ]
 
 
 def matching(kind: tuple[int, ...], classes: torch.Tensor) -> torch.Tensor:
@@ -171,8 +198,8 @@ def worn(images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
 
 # --- the fit -------------------------------------------------------------------------------------------
 
-def fitted(images: torch.Tensor, classes: torch.Tensor, steps: int, seed: int,
-           progress: bool = True) -> open_clip.CLIP:
+
+def fitted(images: torch.Tensor, classes: torch.Tensor, steps: int, seed: int, progress: bool = True) -> open_clip.CLIP:
     """A model after `steps` batches of `images` uint8 [N, 3, 64, 64] and `classes` int64 [N, 3].
 
     The result depends on these alone (and on the machine's arithmetic): torch's own random state is kept.
@@ -203,8 +230,9 @@ def batches(count: int, rng: torch.Generator):
         yield from torch.randperm(count, generator=rng).split(BATCH)
 
 
-def contrastive_loss(model: open_clip.CLIP, pixels: torch.Tensor, classes: torch.Tensor,
-                     tokens: list[torch.Tensor], rng: torch.Generator) -> torch.Tensor:
+def contrastive_loss(
+    model: open_clip.CLIP, pixels: torch.Tensor, classes: torch.Tensor, tokens: list[torch.Tensor], rng: torch.Generator
+) -> torch.Tensor:
     """CLIP's image-to-text loss, summed over captions of one attribute each and one random kind of several.
 
     Captions repeat within a batch, so an image is contrasted with the distinct captions of a kind rather than
@@ -214,8 +242,10 @@ def contrastive_loss(model: open_clip.CLIP, pixels: torch.Tensor, classes: torch
     text = model.encode_text(torch.cat([tokens[kind] for kind in kinds]), normalize=True)
     images = model.encode_image(pixels, normalize=True) * model.logit_scale.exp().clamp(max=100)
     parts = text.split([len(tokens[kind]) for kind in kinds])
-    losses = [F.cross_entropy(images @ part.T, matching(KINDS[kind], classes))
-              for kind, part in zip(kinds, parts, strict=True)]
+    losses = [
+        F.cross_entropy(images @ part.T, matching(KINDS[kind], classes))
+        for kind, part in zip(kinds, parts, strict=True)
+    ]
     return GENDER_WEIGHT * losses[0] + sum(losses[1:])
 
 
@@ -231,7 +261,12 @@ def measure(model: open_clip.CLIP, images: torch.Tensor, classes: torch.Tensor) 
     return {
         "held_out": len(images),
         "accuracy": {name: round(hit.float().mean().item(), 4) for name, hit in right.items()},
-        "balanced_accuracy": {name: round(sum(hit[truth[name] == c].float().mean().item()
-                                              for c in truth[name].unique()) / len(truth[name].unique()), 4)
-                              for name, hit in right.items()},
+        "balanced_accuracy": {
+            name: round(
+                sum(hit[truth[name] == c].float().mean().item() for c in truth[name].unique())
+                / len(truth[name].unique()),
+                4,
+            )
+            for name, hit in right.items()
+        },
     }

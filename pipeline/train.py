@@ -389,7 +389,7 @@ class Loop:
         return step % self.log_every == 0 and time.monotonic() - saved_at > 30
 
     def save(self, step: int) -> None:
-        """Writes steps.parquet, then the checkpoint: on resume later rows are dropped, earlier ones can't be made again."""
+        """Writes steps.parquet before the checkpoint: a resume drops later rows, and can't make earlier ones again."""
         write_parquet(self.folder / "steps.parquet", steps_frame(self.rows))
         state = {
             "options": self.config["options"],

@@ -41,10 +41,10 @@ SHEEN = (255, 236, 214)  # what light adds to hair
 class Face:
     """The annotated truth of one face; whatever else is seen of it follows from `seed`."""
 
-    gender: str     # 'female', 'male'
-    age: str        # 'child', 'young', 'adult', 'middle', 'senior'
+    gender: str  # 'female', 'male'
+    age: str  # 'child', 'young', 'adult', 'middle', 'senior'
     skin_tone: int  # Monk 1-10
-    seed: int       # hair, glasses, beard, brows, eyes, shape, pose, light, background
+    seed: int  # hair, glasses, beard, brows, eyes, shape, pose, light, background
 
 
 def normalised(shares: dict) -> dict:
@@ -95,24 +95,51 @@ def sample_faces(count: int, seed: int, shares: Shares | None = None) -> list[Fa
 
 # --- what a face looks like: every choice, before anything is drawn ---
 
-HAIR = {(26, 22, 22): 28, (54, 37, 28): 27, (92, 60, 38): 18, (132, 95, 62): 10, (196, 158, 102): 12,
-        (146, 70, 38): 5}  # black, dark brown, brown, light brown, blond, red
+HAIR = {
+    (26, 22, 22): 28,
+    (54, 37, 28): 27,
+    (92, 60, 38): 18,
+    (132, 95, 62): 10,
+    (196, 158, 102): 12,
+    (146, 70, 38): 5,
+}  # black, dark brown, brown, light brown, blond, red
 EYES = ((58, 36, 22), (88, 56, 30), (40, 27, 20), (70, 110, 140), (88, 112, 72), (110, 120, 125))
-CLOTHES = ((52, 66, 92), (120, 44, 48), (60, 92, 80), (200, 196, 188), (40, 42, 46), (148, 120, 80),
-           (98, 78, 118), (170, 96, 80), (86, 120, 150))
-BACKGROUNDS = ((150, 164, 178), (178, 170, 156), (142, 160, 146), (172, 152, 150), (128, 136, 150),
-               (186, 186, 188), (156, 150, 172), (118, 140, 144))
+CLOTHES = (
+    (52, 66, 92),
+    (120, 44, 48),
+    (60, 92, 80),
+    (200, 196, 188),
+    (40, 42, 46),
+    (148, 120, 80),
+    (98, 78, 118),
+    (170, 96, 80),
+    (86, 120, 150),
+)
+BACKGROUNDS = (
+    (150, 164, 178),
+    (178, 170, 156),
+    (142, 160, 146),
+    (172, 152, 150),
+    (128, 136, 150),
+    (186, 186, 188),
+    (156, 150, 172),
+    (118, 140, 144),
+)
 FRAMES = ((28, 26, 28), (84, 52, 34), (120, 118, 120))
-STYLES = {"female": {"long": 34, "wavy": 22, "bob": 18, "bun": 12, "curly": 8, "short": 6},
-          "male": {"short": 44, "quiff": 20, "buzz": 14, "curly": 10, "fringe": 12}}
-BALDING = {"adult": 0.06, "middle": 0.2, "senior": 0.42}                       # of the men
+STYLES = {
+    "female": {"long": 34, "wavy": 22, "bob": 18, "bun": 12, "curly": 8, "short": 6},
+    "male": {"short": 44, "quiff": 20, "buzz": 14, "curly": 10, "fringe": 12},
+}
+BALDING = {"adult": 0.06, "middle": 0.2, "senior": 0.42}  # of the men
 BEARDS = {"none": 45, "stubble": 20, "full": 17, "goatee": 9, "moustache": 9}  # of the men from adult on
 #        width height  eye line  eye size nose  lips  folds
-BUILD = {"child": (0.300, 0.342, 0.592, 1.40, 0.66, 0.86, 0.0),
-         "young": (0.284, 0.372, 0.522, 1.15, 0.92, 1.12, 0.0),
-         "adult": (0.288, 0.390, 0.502, 0.96, 1.02, 1.00, 0.30),
-         "middle": (0.294, 0.392, 0.502, 0.90, 1.08, 0.86, 0.65),
-         "senior": (0.288, 0.394, 0.505, 0.80, 1.16, 0.66, 1.0)}
+BUILD = {
+    "child": (0.300, 0.342, 0.592, 1.40, 0.66, 0.86, 0.0),
+    "young": (0.284, 0.372, 0.522, 1.15, 0.92, 1.12, 0.0),
+    "adult": (0.288, 0.390, 0.502, 0.96, 1.02, 1.00, 0.30),
+    "middle": (0.294, 0.392, 0.502, 0.90, 1.08, 0.86, 0.65),
+    "senior": (0.288, 0.394, 0.505, 0.80, 1.16, 0.66, 1.0),
+}
 
 
 def pick(rng: random.Random, weights: dict):
@@ -177,6 +204,7 @@ def choose_hair(look: SimpleNamespace) -> None:
 
 
 # --- drawing ---
+
 
 class Pen:
     """Draws in the unit frame on a canvas of `edge` pixels; the fourth channel marks skin, to be shaded."""
@@ -251,7 +279,7 @@ def outline(look: SimpleNamespace, steps: int = 44) -> np.ndarray:
 def bow_weights(squareness: float, steps: int) -> np.ndarray:
     angle = np.linspace(np.pi, 0, steps)
     cos, sin = np.cos(angle), np.sin(angle)
-    return np.stack([np.sign(cos) * np.abs(cos) ** (2 / squareness), -np.abs(sin) ** (2 / squareness)], 1)
+    return np.stack([np.sign(cos) * np.abs(cos) ** (2 / squareness), -(np.abs(sin) ** (2 / squareness))], 1)
 
 
 def bow(x: float, y: float, rx: float, ry: float, squareness: float, steps: int = 25) -> np.ndarray:
@@ -270,11 +298,11 @@ def draw_hair(pen: Pen, look: SimpleNamespace, inner, outer, along: bool, strand
         if along:
             start = int(rng.random() * last * 0.7)
             end = start + 3 + int(rng.random() * last * 0.6)
-            points = levels[int(rng.random() * 15)][2 * start:2 * end]
+            points = levels[int(rng.random() * 15)][2 * start : 2 * end]
         else:
             i, low = int(rng.random() * (last + 1)), int(rng.random() * 6)
             j = i + round((look.part * last - i) * 0.3)  # strands fan out from the parting
-            points = levels[low][2 * i:2 * i + 2] + levels[low + 4 + int(rng.random() * 5)][2 * j:2 * j + 2]
+            points = levels[low][2 * i : 2 * i + 2] + levels[low + 4 + int(rng.random() * 5)][2 * j : 2 * j + 2]
         pen.draw.line(points, dark[k % 3] if k % 5 < 3 else bright[k % 3], max(1, pen.edge // 200))
 
 
@@ -310,8 +338,9 @@ def draw_neck(pen: Pen, look: SimpleNamespace) -> None:
     """Neck, in the head's shade, and clothes."""
     x, size = look.x, 0.86 if look.child else 1
     half, wide = look.width * (0.6 if look.man else 0.5) * size, (0.5 if look.man else 0.43) * size
-    pen.area([(x - half, 0.7), (x + half, 0.7), (x + half * 1.1, 1.05), (x - half * 1.1, 1.05)],
-             shade(look.skin, 0.8), 255)
+    pen.area(
+        [(x - half, 0.7), (x + half, 0.7), (x + half * 1.1, 1.05), (x - half * 1.1, 1.05)], shade(look.skin, 0.8), 255
+    )
     for side in (-1, 1):
         low, high = (x + side * half * 0.5, 1.06), (x + side * half * 1.05, 0.915)
         end = x + side * wide
@@ -332,8 +361,15 @@ def draw_beard(pen: Pen, look: SimpleNamespace) -> None:
     x, y, rng, colour = look.face_x, look.mouth_y, look.rng, mix(look.hair, look.brows, 0.5)
     if look.beard == "full":
         jaw, wide, high = outline(look), look.width * 0.86, look.eye_y + 0.1
-        inner = curve((look.x - wide, high), (x - 0.14, y - 0.05), (x - 0.05, y - 0.06), (x + 0.05, y - 0.06),
-                      (x + 0.14, y - 0.05), (look.x + wide, high), steps=20)
+        inner = curve(
+            (look.x - wide, high),
+            (x - 0.14, y - 0.05),
+            (x - 0.05, y - 0.06),
+            (x + 0.05, y - 0.06),
+            (x + 0.14, y - 0.05),
+            (look.x + wide, high),
+            steps=20,
+        )
         pen.area(np.concatenate([inner, jaw[jaw[:, 1] > high] * (1, 1.015)]), colour)
         for _ in range(40):
             a, b = rng.uniform(-1, 1), rng.uniform(0, look.chin - y - 0.05)
@@ -342,12 +378,29 @@ def draw_beard(pen: Pen, look: SimpleNamespace) -> None:
             pen.line([(left, top), (left + 0.01 * a, top + 0.03)], tint, 0.006)
     if look.beard == "goatee":
         chin = look.chin - 0.01
-        pen.area(curve((x - 0.075, y + 0.035), (x - 0.055, chin), (x, chin + 0.02), (x + 0.055, chin),
-                       (x + 0.075, y + 0.035), (x, y + 0.05), steps=22), colour)
+        pen.area(
+            curve(
+                (x - 0.075, y + 0.035),
+                (x - 0.055, chin),
+                (x, chin + 0.02),
+                (x + 0.055, chin),
+                (x + 0.075, y + 0.035),
+                (x, y + 0.05),
+                steps=22,
+            ),
+            colour,
+        )
     if look.beard in ("goatee", "moustache", "full"):
-        pen.area(np.concatenate([arc(x - 0.112, y + 0.004, x, y - 0.047, -0.014),
-                                 arc(x, y - 0.047, x + 0.112, y + 0.004, -0.014),
-                                 arc(x + 0.1, y, x - 0.1, y, -0.01)]), shade(colour, 0.9))
+        pen.area(
+            np.concatenate(
+                [
+                    arc(x - 0.112, y + 0.004, x, y - 0.047, -0.014),
+                    arc(x, y - 0.047, x + 0.112, y + 0.004, -0.014),
+                    arc(x + 0.1, y, x - 0.1, y, -0.01),
+                ]
+            ),
+            shade(colour, 0.9),
+        )
 
 
 def draw_nose(pen: Pen, look: SimpleNamespace) -> None:
@@ -365,8 +418,14 @@ def draw_mouth(pen: Pen, look: SimpleNamespace) -> None:
     lip, corner, gap = mix(look.skin, red, share), y - look.smile, 0.014 if look.teeth else 0.0
     line = arc(x - half, corner, x + half, corner, look.smile + 0.002)
     low = arc(x - half, corner, x + half, corner, look.smile + 0.002 + gap)
-    top = curve((x - half, corner), (x - 0.02, y - full), (x, y - full * 0.78), (x + 0.02, y - full),
-                (x + half, corner), steps=17)
+    top = curve(
+        (x - half, corner),
+        (x - 0.02, y - full),
+        (x, y - full * 0.78),
+        (x + 0.02, y - full),
+        (x + half, corner),
+        steps=17,
+    )
     bottom = arc(x + half, corner, x - half, corner, look.smile + gap + full * 1.35)
     pen.area(np.concatenate([top, line[::-1]]), shade(lip, 0.86))
     pen.area(np.concatenate([low, bottom]), lip)
@@ -382,8 +441,17 @@ def draw_wrinkles(pen: Pen, look: SimpleNamespace) -> None:
     x, y, nose, folds = look.face_x, look.eye_y, look.nose_y, look.folds
     ink = shade(look.skin, 1 - 0.28 * folds**0.8)
     for side in (-1, 1) if folds else ():
-        pen.line(curve((x + side * 0.058, nose - 0.012), (x + side * 0.092, nose + 0.03),
-                       (x + side * 0.112, look.mouth_y - 0.02 + 0.03 * folds), steps=7), ink, 0.007, 255)
+        pen.line(
+            curve(
+                (x + side * 0.058, nose - 0.012),
+                (x + side * 0.092, nose + 0.03),
+                (x + side * 0.112, look.mouth_y - 0.02 + 0.03 * folds),
+                steps=7,
+            ),
+            ink,
+            0.007,
+            255,
+        )
         if folds > 0.5:
             eye = x + side * look.eye_gap
             pen.line(arc(eye - side * 0.045, y + 0.034, eye + side * 0.05, y + 0.034, 0.014), ink, 0.006, 255)
@@ -454,9 +522,13 @@ def draw_sides(pen: Pen, look: SimpleNamespace, ear: float) -> None:
     """What is left of a balding man's hair."""
     high, middle = look.eye_y - 0.16, look.eye_y - 0.075
     for side in (-1, 1):
-        inner, outer = (curve(*((look.x + side * (look.width + by), y) for by, y in points)) for points in (
-            ((-0.009, high), (-0.04, middle), (-0.02, ear)),
-            ((-0.006, high), (0.028, middle), (0.025, ear + 0.02))))
+        inner, outer = (
+            curve(*((look.x + side * (look.width + by), y) for by, y in points))
+            for points in (
+                ((-0.009, high), (-0.04, middle), (-0.02, ear)),
+                ((-0.006, high), (0.028, middle), (0.025, ear + 0.02)),
+            )
+        )
         draw_hair(pen, look, inner, outer, along=True, strands=14)
 
 
@@ -491,26 +563,36 @@ def draw_extras(pen: Pen, look: SimpleNamespace) -> None:
 
 # --- light ---
 
+
 def shadows(look: SimpleNamespace) -> list[tuple]:
     """Soft shadows (-) and lights (+) on the skin: (x, y, spread x, spread y, per mille)."""
     middle, x, w, folds = look.x, look.face_x, look.width, look.folds
     eye, nose, mouth, chin = look.eye_y, look.nose_y, look.mouth_y, look.chin
     shine = 1 + 3 * (1 - sum(look.skin) / 765) ** 2  # dark skin shows its form by its highlights
-    spots = [(middle, look.top, 0.3, 0.06, -140), (x, eye - 0.16, 0.13, 0.06, 50 * shine),
-             (middle, chin + 0.03, 0.16, 0.03, -200), (middle, chin + 0.08, 0.2, 0.05, -120),
-             (x, (eye + nose) / 2, 0.016, 0.08, 90 * shine), (x, nose - 0.025, 0.022, 0.017, 90 * shine),
-             (x, nose + 0.018, 0.04, 0.012, -180), (x, nose + 0.045, 0.012, 0.02, -60),
-             (x, mouth + 0.058, 0.05, 0.014, -140), (x, chin - 0.045, 0.05, 0.03, 50 * shine)]
+    spots = [
+        (middle, look.top, 0.3, 0.06, -140),
+        (x, eye - 0.16, 0.13, 0.06, 50 * shine),
+        (middle, chin + 0.03, 0.16, 0.03, -200),
+        (middle, chin + 0.08, 0.2, 0.05, -120),
+        (x, (eye + nose) / 2, 0.016, 0.08, 90 * shine),
+        (x, nose - 0.025, 0.022, 0.017, 90 * shine),
+        (x, nose + 0.018, 0.04, 0.012, -180),
+        (x, nose + 0.045, 0.012, 0.02, -60),
+        (x, mouth + 0.058, 0.05, 0.014, -140),
+        (x, chin - 0.045, 0.05, 0.03, 50 * shine),
+    ]
     for side in (-1, 1):
-        spots += [(middle + side * w * 1.03, 0.58, 0.055, 0.24, -290),
-                  (middle + side * w * 0.8, chin - 0.06, 0.08, 0.07, -140),
-                  (x + side * look.eye_gap, eye - 0.035, 0.055, 0.02, -110),
-                  (x + side * 0.055, eye - 0.005, 0.02, 0.035, -140),
-                  (x + side * 0.04, nose - 0.055, 0.014, 0.045, -110),
-                  (x + side * 0.16, nose - 0.035, 0.055, 0.04, 85 + 10 * shine),
-                  (x + side * 0.12, eye + 0.055, 0.045, 0.014, -30 - 90 * folds),
-                  (x + side * 0.115, nose + 0.05, 0.02, 0.04, -130 * folds),
-                  (x + side * 0.17, mouth + 0.01, 0.035, 0.06, -150 * folds)]
+        spots += [
+            (middle + side * w * 1.03, 0.58, 0.055, 0.24, -290),
+            (middle + side * w * 0.8, chin - 0.06, 0.08, 0.07, -140),
+            (x + side * look.eye_gap, eye - 0.035, 0.055, 0.02, -110),
+            (x + side * 0.055, eye - 0.005, 0.02, 0.035, -140),
+            (x + side * 0.04, nose - 0.055, 0.014, 0.045, -110),
+            (x + side * 0.16, nose - 0.035, 0.055, 0.04, 85 + 10 * shine),
+            (x + side * 0.12, eye + 0.055, 0.045, 0.014, -30 - 90 * folds),
+            (x + side * 0.115, nose + 0.05, 0.02, 0.04, -130 * folds),
+            (x + side * 0.17, mouth + 0.01, 0.035, 0.06, -150 * folds),
+        ]
     for k in range(max(0, round(3.2 * folds - 0.6))):  # forehead lines, each lit on its lower lip
         y, depth = eye - 0.122 - 0.036 * k, 200 * folds
         spots += [(x, y, 0.085 - 0.008 * k, 0.006, -depth), (x, y + 0.014, 0.085, 0.006, depth / 2)]
@@ -537,16 +619,23 @@ def fields(pen: Pen, edge: int, *groups: list[tuple]) -> list[np.ndarray]:
 
 def lit(pen: Pen, look: SimpleNamespace, size: int) -> Image.Image:
     """The canvas reduced to `size`, with soft shadows on the skin and one light over the picture."""
-    room = [(0.0, 0.4, 0.4, 0.5, look.side), (1.0, 0.4, 0.4, 0.5, -look.side), (0.5, 0.1, 0.4, 0.25, 70),
-            (0.0, 1.0, 0.3, 0.4, -160), (1.0, 1.0, 0.3, 0.4, -160)]
+    room = [
+        (0.0, 0.4, 0.4, 0.5, look.side),
+        (1.0, 0.4, 0.4, 0.5, -look.side),
+        (0.5, 0.1, 0.4, 0.25, 70),
+        (0.0, 1.0, 0.3, 0.4, -160),
+        (1.0, 1.0, 0.3, 0.4, -160),
+    ]
     cheeks = [(look.face_x + side * 0.15, look.nose_y - 0.03, 0.055, 0.04, look.blush) for side in (-1, 1)]
     light, shadow, blush = fields(pen, size, room, shadows(look), cheeks)
     red, green, blue, skin = (np.asarray(band).astype(np.float32) for band in pen.image.reduce(2).split())
     skin /= 255
     light = (1 + light) * np.float32(look.light) * (1 + shadow * skin)
     cool = light * (1 - blush * skin)
-    bands = (np.minimum(band * factor + 0.5, 255).astype(np.uint8)
-             for band, factor in ((red, light), (green, cool), (blue, cool)))
+    bands = (
+        np.minimum(band * factor + 0.5, 255).astype(np.uint8)
+        for band, factor in ((red, light), (green, cool), (blue, cool))
+    )
     return Image.merge("RGB", [Image.fromarray(band) for band in bands])
 
 
@@ -554,13 +643,24 @@ def draw(face: Face, size: int = 128) -> Image.Image:
     """`face` as an RGB image of size x size pixels, drawn at twice the size; a pure function of both."""
     look = look_of(face)
     pen = Pen(2 * size, look)
-    for part in (draw_back, draw_neck, draw_head, draw_beard, draw_nose, draw_mouth, draw_wrinkles, draw_eyes,
-                 draw_front, draw_extras):
+    for part in (
+        draw_back,
+        draw_neck,
+        draw_head,
+        draw_beard,
+        draw_nose,
+        draw_mouth,
+        draw_wrinkles,
+        draw_eyes,
+        draw_front,
+        draw_extras,
+    ):
         part(pen, look)
     return lit(pen, look, size)
 
 
 # --- the folder ---
+
 
 def image_path(index: int) -> str:
     return f"GANs/Drawn/{index // 1000:03d}/{index:06d}.jpg"
@@ -586,8 +686,16 @@ def each(work: Callable, items: list, workers: int) -> Iterable:
             yield from pool.imap_unordered(work, items, chunksize=32)
 
 
-def write(root: Path, count: int = 6000, seed: int = 0, size: int = 128, shares: Shares | None = None,
-          workers: int | None = None, quality: int = 90, progress: bool = True) -> dict:
+def write(
+    root: Path,
+    count: int = 6000,
+    seed: int = 0,
+    size: int = 128,
+    shares: Shares | None = None,
+    workers: int | None = None,
+    quality: int = 90,
+    progress: bool = True,
+) -> dict:
     """Draws `count` faces under `root`: GANs/Drawn/*/*.jpg, train.csv and, last, drawn.json with the options.
 
     Returns drawn.json's content and `unchanged`, true where the folder already held just this. The bytes do
@@ -597,8 +705,18 @@ def write(root: Path, count: int = 6000, seed: int = 0, size: int = 128, shares:
     root = Path(root)
     if count < 1 or not 32 <= size <= 1024 or not 1 <= quality <= 95:
         raise ValueError(f"count {count} must be 1 or more, size {size} 32-1024, quality {quality} 1-95")
-    options = json.loads(json.dumps({"count": count, "size": size, "seed": seed, "quality": quality,
-                                     "version": VERSION, "shares": asdict(shares or Shares())}))
+    options = json.loads(
+        json.dumps(
+            {
+                "count": count,
+                "size": size,
+                "seed": seed,
+                "quality": quality,
+                "version": VERSION,
+                "shares": asdict(shares or Shares()),
+            }
+        )
+    )
     mark = root / "drawn.json"
     if mark.exists() and read_json(mark) == options:
         return options | {"unchanged": True}

@@ -20,7 +20,9 @@ def test_parameters_are_those_of_the_published_network():
         return sum(p.numel() for p in net.parameters())
 
     # kernels 4x4: 128-512-256-128-64-3 and 3-64-128-256-512-1, and two numbers a normalised channel
-    assert count(Generator()) == 16 * (128 * 512 + 512 * 256 + 256 * 128 + 128 * 64 + 64 * 3) + 2 * (512 + 256 + 128 + 64)
+    assert count(Generator()) == 16 * (128 * 512 + 512 * 256 + 256 * 128 + 128 * 64 + 64 * 3) + 2 * (
+        512 + 256 + 128 + 64
+    )
     assert count(Discriminator()) == 16 * (3 * 64 + 64 * 128 + 128 * 256 + 256 * 512 + 512) + 2 * (128 + 256 + 512)
 
 

@@ -82,7 +82,9 @@ def test_stopping_and_continuing_equals_going_on(out, feed):
     run(out, 9, options, run="parts")
     run(out, 24, options, run="parts")
     assert same(weights(out, "whole", 24), weights(out, "parts", 24))
-    losses = [pl.read_parquet(out / "runs" / name / "steps.parquet").filter(step=24)["loss_g"] for name in ("whole", "parts")]
+    losses = [
+        pl.read_parquet(out / "runs" / name / "steps.parquet").filter(step=24)["loss_g"] for name in ("whole", "parts")
+    ]
     assert [len(rows) for rows in losses] == [1, 1]
 
 

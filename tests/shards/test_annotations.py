@@ -121,7 +121,9 @@ def test_exact_paths_join_even_without_a_folder(tmp_path):
     assert matches(tmp_path, ["a.jpg", "b.jpg"], ["a.jpg", f"{tmp_path.resolve()}/b.jpg"])["a.jpg"] == "a.jpg"
 
 
-names = st.text(st.characters(codec="utf-8", exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=8)
+names = st.text(
+    st.characters(codec="utf-8", exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=8
+)
 
 
 @given(st.lists(st.tuples(names, names, names), min_size=1, max_size=8, unique=True))

@@ -159,7 +159,18 @@ def test_real_images_are_not_replaced_without_force(mixed, drawn, tmp_path):
 
 def test_a_killed_pack_is_finished_by_the_next_and_ends_the_same(drawn, tmp_path):
     packed_into(drawn, tmp_path / "whole", shard_images=20)
-    command = [sys.executable, "-m", "pipeline.cli", "shards", "--data", drawn, "--out", tmp_path, "--shard-images", "20"]
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline.cli",
+        "shards",
+        "--data",
+        drawn,
+        "--out",
+        tmp_path,
+        "--shard-images",
+        "20",
+    ]
     for finished in (1, 4):
         process = subprocess.Popen([str(c) for c in command], start_new_session=True)
         while process.poll() is None and len(list((tmp_path / "shards").glob("*.tar"))) < finished:
@@ -171,45 +182,26 @@ def test_a_killed_pack_is_finished_by_the_next_and_ends_the_same(drawn, tmp_path
     assert not list((tmp_path / "shards").glob(".*"))
 
 
-def test_an_unfinished_pack_keeps_what_was_finished(drawn, tmp_path, monkeypatch):
-    written = []
-
-    def fail_after_two(*arguments):
-        written.append(arguments[1].name)
-        if len(written) > 2:
-            raise OSError(28, "No space left on device")
-        return real(*arguments)
-
-    class Here:  # runs the work in this process, so that it can be made to fail
-        def __init__(self, *_):
-            pass
-
-        __enter__, __exit__ = lambda self: self, lambda self, *_: None
-
-        def submit(self, work, *arguments):
-            from concurrent.futures import Future
-
-            future = Future()
-            try:
-                future.set_result(pack.write_shard(*arguments))
-            except OSError as error:
-                future.set_exception(error)
-            return future
-
-        def shutdown(self, **_):
-            pass
-
-    real = pack.write_shard
+def test_a_full_disk_ends_the_pack_and_keeps_the_finished_shards(drawn, tmp_path, monkeypatch):
     plan = pack.make_plan(drawn, pack.Options(shard_images=60))
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
-        patch.setattr(pack, "write_shard", fail_after_two)
-        patch.setattr(pack, "ProcessPoolExecutor", Here)
-        patch.setattr(pack, "as_completed", list)
-        pack.pack(plan, tmp_path / "shards", progress=False)
-    finished = {name: (tmp_path / "shards" / name).stat().st_mtime_ns for name in written[:2]}
+    real, written = pack.write_parquet, []
+
+    def third_fails(path, frame):
+        written.append(path)
+        if len(written) == 3:
+            raise OSError(28, "No space left on device")
+        real(path, frame)
+
+    monkeypatch.setattr(pack, "write_parquet", third_fails)
+    with pytest.raises(OSError, match="No space"):
+        pack.pack(plan, tmp_path / "shards", 1, progress=False)
+    monkeypatch.undo()
+    finished = [tmp_path / "shards" / path.stem for path in written[:2]]
+    times = [path.stat().st_mtime_ns for path in finished]
     assert not (tmp_path / "shards" / "shards.json").exists()
     pack.pack(plan, tmp_path / "shards", progress=False)
-    assert {name: (tmp_path / "shards" / name).stat().st_mtime_ns for name in finished} == finished
+    assert [path.stat().st_mtime_ns for path in finished] == times
+    assert not list((tmp_path / "shards").glob(".*"))
 
 
 def test_only_broken_images_is_an_error_that_counts_them(tmp_path):

@@ -1,0 +1,307 @@
+"""Every speed figure, beside a plain baseline that does the same work in the same run."""
+
+import io
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import date
+from itertools import cycle, islice
+from pathlib import Path
+
+import click
+import polars as pl
+import torch
+import webdataset
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+from torchvision.utils import save_image
+from tqdm import tqdm
+
+from models import clip
+from pipeline import feed, label, labeller, sample
+from pipeline.train import PRESETS, Trainer, device_name, device_of, flop, resolve, tune_allocator, versions
+from shards import pack, synthetic
+from shards.files import replacing, write_json
+
+SIZE = 64  # pixels of everything after the decoder
+ROUNDS = 3  # ours and the baseline take turns; the median of the rounds is reported
+
+
+@dataclass
+class Row:
+    """One figure: `value` is ours, `baseline` the plain way's, `ratio` how many times faster ours is."""
+
+    stage: str
+    figure: str
+    unit: str
+    value: float
+    baseline: float | None = None
+    ratio: float | None = None
+    note: str = ""
+
+
+class Folder(Dataset):
+    """The plain way to read images: Pillow, then torchvision's Resize, CenterCrop and Normalize, one at a time."""
+
+    def __init__(self, root: Path):
+        self.paths = sorted(root.rglob("*.jpg"))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return plain_transform(Image.open(self.paths[index]).convert("RGB"))
+
+
+plain_transform = v2.Compose(
+    [
+        v2.Resize(SIZE, antialias=True),
+        v2.CenterCrop(SIZE),
+        v2.PILToTensor(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize([0.5] * 3, [0.5] * 3),
+    ]
+)
+
+
+def decode_sample(member: dict) -> torch.Tensor:
+    """The plain way to read a webdataset sample."""
+    return plain_transform(Image.open(io.BytesIO(member["jpg"])).convert("RGB"))
+
+
+def rate(work: Callable[[], int], device: torch.device) -> float:
+    """Images a second of `work`, which returns how many it did."""
+    started = time.perf_counter()
+    count = work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return count / (time.perf_counter() - started)
+
+
+def compare(stage: str, figure: str, ours: Callable, theirs: Callable, device: torch.device, note: str = "") -> Row:
+    """Runs ours and the baseline in turns and keeps the median rate of each."""
+    rates = [(rate(ours, device), rate(theirs, device)) for _ in range(ROUNDS)]
+    value, baseline = (statistics.median(side) for side in zip(*rates, strict=True))
+    return Row(stage, figure, "img/s", value, baseline, value / baseline, note)
+
+
+@dataclass
+class Bench:
+    """What the stages share: a folder of drawn 256x256 JPEGs, their shards, a device."""
+
+    root: Path
+    scratch: Path
+    device: torch.device
+
+    @property
+    def shards(self) -> feed.Shards:
+        if not (self.scratch / "shards" / "shards.json").exists():
+            self.pack(self.scratch / "shards")
+        return feed.Shards.open(self.scratch / "shards")
+
+    def pack(self, folder: Path, checked: bool = True) -> int:
+        plan = pack.make_plan(self.root, pack.Options(check=checked, shard_images=256))
+        return pack.pack(plan, folder, force=True, progress=False)["images"]
+
+
+def bench_pack(bench: Bench) -> Iterator[Row]:
+    """Checked and unchecked packing against webdataset's ShardWriter, with and without Pillow's verify."""
+    paths = sorted(bench.root.rglob("*.jpg"))
+
+    def shard_writer(verify: bool) -> int:
+        with webdataset.ShardWriter(f"{bench.scratch}/plain-%06d.tar", maxcount=256, verbose=0) as writer:
+            for i, path in enumerate(paths):
+                data = path.read_bytes()
+                if verify:
+                    Image.open(io.BytesIO(data)).load()
+                writer.write({"__key__": f"{i:08d}", "jpg": data})
+        return len(paths)
+
+    folder, cpu = bench.scratch / "packed", torch.device("cpu")
+    note = f"{feed.cpus()} processes against one, with join, hashes and table"
+    yield compare("pack", "every image decoded", lambda: bench.pack(folder), lambda: shard_writer(True), cpu, note)
+    yield compare("pack", "--no-check", lambda: bench.pack(folder, False), lambda: shard_writer(False), cpu, note)
+
+
+def bench_feed(bench: Bench) -> Iterator[Row]:
+    """DALI's streaming and the resident feed against webdataset, Pillow and DataLoader with a worker a core."""
+    shards, device, batch = bench.shards, bench.device, 128
+
+    def streaming() -> int:
+        return sum(len(feed.to_unit(images)) for images in feed.decode(shards, SIZE, device, batch))
+
+    batches = feed.resident(shards, SIZE, batch, 0, device, progress=False)(0)
+
+    def resident() -> int:
+        return sum(len(feed.to_unit(images)) for images in islice(batches, 20 * shards.images // batch))
+
+    def plain() -> int:
+        urls = [str(shards.folder / name) for name in shards.names]
+        dataset = webdataset.WebDataset(urls, shardshuffle=False, workersplitter=webdataset.split_by_worker)
+        loader = DataLoader(dataset.map(decode_sample), batch_size=batch, num_workers=min(feed.cpus(), len(urls)))
+        return sum(len(images.to(device)) for images in loader)
+
+    note = "to float32 batches on the device"
+    yield compare("feed", "streaming", streaming, plain, device, note)
+    yield compare("feed", "resident, after the first epoch", resident, plain, device, note)
+
+
+class PlainLoop:
+    """The training loop as published tutorials and the original have it: eager, fp32, sigmoid and BCELoss."""
+
+    def __init__(self, trainer: Trainer, device: torch.device):
+        self.g, self.d = (
+            net.to(device, memory_format=torch.contiguous_format) for net in (trainer.nets.g, trainer.nets.d)
+        )
+        self.adams = [torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999)) for net in (self.g, self.d)]
+        self.loss, self.device, self.latent_dim = nn.BCELoss(), device, trainer.options.latent_dim
+
+    def step(self, images: torch.Tensor) -> int:
+        images = images.to(self.device)
+        real, fake = torch.ones(len(images), device=self.device), torch.zeros(len(images), device=self.device)
+        drawn = self.g(torch.randn(len(images), self.latent_dim, device=self.device))
+        self.d.zero_grad()
+        (self.loss(self.d(images).sigmoid(), real) + self.loss(self.d(drawn.detach()).sigmoid(), fake)).backward()
+        self.adams[1].step()
+        self.g.zero_grad()
+        self.loss(self.d(drawn).sigmoid(), real).backward()
+        self.adams[0].step()
+        return len(images)
+
+
+def bench_train(bench: Bench) -> Iterator[Row]:
+    """The whole trainer against the plain loop at equal width, batch and data; and how near it is to its own step."""
+    shards, device = bench.shards, bench.device
+    tune_allocator()
+    for name, steps in (("sketch", 60), ("faces", 6 if device.type == "cpu" else 300)):
+        options, _ = resolve(PRESETS[name], 10**9 if device.type == "cuda" else steps, shards, device)
+        trainer, plain = Trainer(options, device), PlainLoop(Trainer(options, device), device)
+        batches = feed.resident(shards, options.image_size, options.batch_size, 0, device, progress=False)(0)
+        loader = DataLoader(Folder(bench.root), options.batch_size, shuffle=True, num_workers=1, drop_last=True)
+        forever = cycle_loader(loader)
+        numbers, fixed = iter(range(10**9)), next(batches).clone()
+
+        def ours(count=steps, trainer=trainer, batches=batches, numbers=numbers) -> int:
+            return sum(len(images) for images in islice(batches, count) if trainer.step(next(numbers), images).any())
+
+        def step_alone(count=steps, trainer=trainer, fixed=fixed, numbers=numbers) -> int:
+            return sum(len(fixed) for _ in range(count) if trainer.step(next(numbers), fixed).any())
+
+        def theirs(count=steps, plain=plain, forever=forever) -> int:
+            return sum(plain.step(images) for images in islice(forever, count))
+
+        ours(3), theirs(3)  # compiles, and starts the worker
+        how = "compiled" if options.compile else "eager"
+        about = f"{options.precision}, {how}, width {options.width_g}/{options.width_d}"
+        row = compare("train", f"{name}: batch {options.batch_size}", ours, theirs, device, about)
+        yield row
+        together = compare("train", f"{name}: with the feed against the step alone", ours, step_alone, device, about)
+        yield together
+        achieved = row.value * flop(options) / 1e9
+        yield Row("train", f"{name}: arithmetic", "GFLOP/s", achieved, note=f"{flop(options) / 1e9:.3f} GFLOP an image")
+
+
+def cycle_loader(loader: DataLoader) -> Iterator[torch.Tensor]:
+    """The batches of a loader for ever, epoch after epoch."""
+    for _ in cycle([None]):
+        yield from loader
+
+
+def bench_sample(bench: Bench) -> Iterator[Row]:
+    """Drawing and encoding samples against the original's way: a batch, then save_image one at a time."""
+    net, device = Trainer(PRESETS["faces"], bench.device).nets.ema.eval(), bench.device
+    folder, count = bench.scratch / "png", 512
+    folder.mkdir(exist_ok=True)
+
+    def ours() -> int:
+        return sum(1 for _ in sample.encoded(sample.generate(net, 0, 0, count, device)))
+
+    def theirs() -> int:
+        with torch.no_grad():
+            for start in range(0, count, 64):
+                for i, image in enumerate((net(torch.randn(64, net.latent_dim, device=device)) + 1) / 2):
+                    save_image(image, folder / f"sample_{start + i:05d}.png")
+        return count
+
+    yield compare("sample", "width 64, PNG encoded", ours, theirs, device)
+
+
+def bench_label(bench: Bench) -> Iterator[Row]:
+    """Labelling through DALI in batches against one image at a time with the text encoded for each."""
+    shards, who = bench.shards, labeller.embedded(bench.device, progress=True)
+    keys, paths = pl.read_parquet(shards.folder / "images.parquet")["key"], sorted(bench.root.rglob("*.jpg"))[:100]
+    prompts, tokenizer = clip.read_prompts("drawn"), labeller.tokenizer()
+
+    def ours() -> int:
+        return len(label.read_labels(shards, keys, who, SIZE, bench.device, 256, progress=False)[0])
+
+    def theirs() -> int:
+        for path in paths:
+            image = v2.functional.pil_to_tensor(Image.open(path).convert("RGB").resize((SIZE, SIZE)))[None]
+            who.text = who.encode_text(tokenizer, prompts)
+            who.label(image.to(bench.device))
+        return len(paths)
+
+    yield compare("label", "the embedded labeller", ours, theirs, bench.device, "DALI and batches of 256")
+
+
+STAGES = {"pack": bench_pack, "feed": bench_feed, "train": bench_train, "sample": bench_sample, "label": bench_label}
+
+
+def run(stages: tuple[str, ...], device: str, images: int, json_file: Path | None, markdown: Path | None) -> None:
+    """Runs the named stages, or all, and prints their rows; also as JSON, and into a section of a Markdown file."""
+    if unknown := set(stages) - set(STAGES):
+        raise ValueError(f"there is no stage {', '.join(sorted(unknown))}: choose of {', '.join(STAGES)}")
+    target, rows = device_of(device), []
+    with tempfile.TemporaryDirectory(prefix="fairface-bench-") as scratch:
+        root = Path(scratch) / "faces"
+        synthetic.write(root, images, size=256, progress=True)
+        bench = Bench(root, Path(scratch), target)
+        for name in stages or STAGES:
+            for row in STAGES[name](bench):
+                rows.append(row)
+                tqdm.write(f"{row.stage:7} {row.figure:45} {cells(row)}")
+    if json_file:
+        write_json(json_file, [asdict(row) for row in rows])
+    if markdown:
+        write_section(
+            markdown, processor() if target.type == "cpu" else f"{device_name(target)}, {processor()}", rows, images
+        )
+
+
+def cells(row: Row) -> str:
+    """Value, baseline and ratio for a person."""
+    against = f"{row.baseline:12,.0f} {row.ratio:8.2f} x" if row.baseline else " " * 23
+    return f"{row.value:12,.0f} {row.unit:8} {against}  {row.note}"
+
+
+def processor() -> str:
+    """The processor's name, as Linux has it, and how many cores this process may use."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{feed.cpus()} cores of {name}"
+
+
+def write_section(path: Path, title: str, rows: list[Row], images: int) -> None:
+    """Puts the table under `## title`, in place of an older one; other machines' sections stay."""
+    head = "# Speed\n\nWritten by `make bench`. Ours and a plain baseline take turns in one run; each figure is the\n"
+    head += f"median of {ROUNDS} rounds, the ratio says how many times faster ours is. Rates are images a second.\n"
+    old = path.read_text(encoding="utf-8").split("\n## ")[1:] if path.exists() else []
+    used = ", ".join(
+        f"{name} {number}" for name, number in versions().items() if name in ("python", "torch") or "dali" in name
+    )
+    table = [f"{title}\n", f"{date.today().isoformat()}, {images:,} drawn JPEGs of 256x256; {used}.\n"]
+    table += ["| stage | figure | ours | baseline | ratio | |", "|---|---|---:|---:|---:|---|"]
+    for row in rows:
+        unit = "" if row.unit == "img/s" else f" {row.unit}"
+        against = f"{row.baseline:,.0f} | {row.ratio:.2f}" if row.baseline else "|"
+        table.append(f"| {row.stage} | {row.figure} | {row.value:,.0f}{unit} | {against} | {row.note} |")
+    sections = [text.rstrip("\n") for text in old if not text.startswith(f"{title}\n")] + ["\n".join(table)]
+    with replacing(path) as file:
+        file.write("\n## ".join([head, *(f"{section}\n" for section in sections)]).encode())
+    click.echo(f"{path}: written")
