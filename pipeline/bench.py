@@ -1,7 +1,6 @@
 """Every speed figure, beside a plain baseline that does the same work in the same run."""
 
 import io
-import platform
 import statistics
 import tempfile
 import time
@@ -24,7 +23,8 @@ from tqdm import tqdm
 
 from models import clip
 from pipeline import feed, label, labeller, sample
-from pipeline.train import PRESETS, Trainer, device_name, device_of, flop, resolve, tune_allocator, versions
+from pipeline.machine import cpus, device_name, device_of, processor, tune_allocator, versions
+from pipeline.train import PRESETS, Trainer, flop, resolve
 from shards import pack, synthetic
 from shards.files import replacing, write_json
 
@@ -123,7 +123,7 @@ def bench_pack(bench: Bench) -> Iterator[Row]:
         return len(paths)
 
     folder, cpu = bench.scratch / "packed", torch.device("cpu")
-    note = f"{feed.cpus()} processes against one, with join, hashes and table"
+    note = f"{cpus()} processes against one, with join, hashes and table"
     yield compare("pack", "every image decoded", lambda: bench.pack(folder), lambda: shard_writer(True), cpu, note)
     yield compare("pack", "--no-check", lambda: bench.pack(folder, False), lambda: shard_writer(False), cpu, note)
 
@@ -143,7 +143,7 @@ def bench_feed(bench: Bench) -> Iterator[Row]:
     def plain() -> int:
         urls = [str(shards.folder / name) for name in shards.names]
         dataset = webdataset.WebDataset(urls, shardshuffle=False, workersplitter=webdataset.split_by_worker)
-        loader = DataLoader(dataset.map(decode_sample), batch_size=batch, num_workers=min(feed.cpus(), len(urls)))
+        loader = DataLoader(dataset.map(decode_sample), batch_size=batch, num_workers=min(cpus(), len(urls)))
         return sum(len(images.to(device)) for images in loader)
 
     note = "to float32 batches on the device"
@@ -278,13 +278,6 @@ def cells(row: Row) -> str:
     """Value, baseline and ratio for a person."""
     against = f"{row.baseline:12,.0f} {row.ratio:8.2f} x" if row.baseline else " " * 23
     return f"{row.value:12,.0f} {row.unit:8} {against}  {row.note}"
-
-
-def processor() -> str:
-    """The processor's name, as Linux has it, and how many cores this process may use."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return f"{feed.cpus()} cores of {name}"
 
 
 def write_section(path: Path, title: str, rows: list[Row], images: int) -> None:

@@ -205,10 +205,10 @@ def pack_into(
 @click.option("--latent-dim", type=click.IntRange(1), help="Length of a latent.  [default: 128]")
 @click.option("--width-g", type=click.IntRange(1), help="Generator's channels.  [default: 64; sketch 24]")
 @click.option("--width-d", type=click.IntRange(1), help="Discriminator's channels.  [default: 64; sketch 16]")
-@click.option("--batch-size", type=click.IntRange(2), help="Images a step.  [default: 128; sketch 32]")
+@click.option("--batch-size", type=click.IntRange(2), help="Images a step.  [default: 128; sketch 16]")
 @click.option("--steps", type=click.IntRange(1), help="Length of the run; a longer one continues a shorter one.")
 @click.option(
-    "--epochs", "--num-epochs", type=click.IntRange(1), help="The same in epochs.  [default: 10; sketch 2500 steps]"
+    "--epochs", "--num-epochs", type=click.IntRange(1), help="The same in epochs.  [default: 10; sketch 4000 steps]"
 )
 @click.option("--lr", type=click.FloatRange(0, min_open=True), help="Adam's learning rate.  [default: 2e-4]")
 @click.option("--beta1", type=click.FloatRange(0, 1, max_open=True), help="Adam's.  [default: 0.5]")
@@ -406,7 +406,7 @@ def render(frame, form: str) -> str:
         return frame.write_csv().rstrip("\n")
     if form == "json":
         return frame.write_json()
-    style = "ASCII_MARKDOWN" if form == "markdown" else "UTF8_HORIZONTAL_ONLY"
+    style = "ASCII_MARKDOWN" if form == "markdown" else "NOTHING"
     with pl.Config(
         tbl_rows=-1,
         tbl_cols=-1,

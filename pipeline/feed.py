@@ -1,6 +1,5 @@
 """Shards become batches on the training device: NVIDIA DALI decodes, resident once or streaming every epoch."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pipeline.machine import cpus, free_memory
 from shards.check import EXTENSIONS
 from shards.files import read_json
 
@@ -31,11 +31,6 @@ class Shards:
             if not path.exists() or path.stat().st_size != shard["bytes"] or not path.with_suffix(".idx").exists():
                 raise ValueError(f"{path} is missing or not as it was packed: run `fairface shards` again")
         return cls(folder, [shard["name"] for shard in packed["shards"]], packed["images"])
-
-
-def cpus() -> int:
-    """Cores that this process may use, which under SLURM are fewer than the machine's."""
-    return len(os.sched_getaffinity(0))
 
 
 def decode(
@@ -106,18 +101,6 @@ def load(shards: Shards, size: int, device: torch.device, workers: int | None = 
             start += len(batch)
             bar.update(len(batch))
     return images
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that a new tensor on `device` could take: of the GPU, or of this machine and this job's cgroup."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    with open("/proc/meminfo") as file:
-        free = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
-    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
-    if limit.exists() and (text := limit.read_text().strip()).isdigit():
-        free = min(free, int(text) - int(used.read_text()))
-    return free
 
 
 def choose(shards: Shards, size: int, device: torch.device) -> str:

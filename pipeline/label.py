@@ -13,7 +13,7 @@ from models import clip
 from pipeline import labeller as embedded
 from pipeline import runs
 from pipeline.feed import Shards, decode
-from pipeline.train import device_of
+from pipeline.machine import device_of
 from shards import pack
 from shards.files import fingerprint, read_json, replacing, write_json, write_parquet
 

@@ -19,7 +19,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from tqdm import tqdm
 
 from models import clip
-from shards import synthetic
+from shards import portrait, synthetic
 from shards.files import fingerprint, read_json, replacing, write_json
 
 REVISION = 1  # bumped when the fit below changes, so that older caches are left alone
@@ -38,9 +38,7 @@ ATTRIBUTES = tuple(clip.CLASSES)
 KINDS = tuple(kind for n in (1, 2, 3) for kind in itertools.combinations(range(len(ATTRIBUTES)), n))
 
 
-def embedded(
-    device: str | torch.device = "cpu", cache: Path | None = None, progress: bool = True
-) -> clip.Labeller:
+def embedded(device: str | torch.device = "cpu", cache: Path | None = None, progress: bool = True) -> clip.Labeller:
     """The labeller made for drawn faces, fitted on first use; `cache` is a folder (the user's by default).
 
     Raises ClickException for a cache that cannot be written or a cached file that is damaged.
@@ -108,7 +106,7 @@ def cached(cache: Path | None, steps: int, faces: int, seed: int) -> Path:
         steps,
         faces,
         seed,
-        synthetic.VERSION,
+        portrait.VERSION,
         clip.read_prompts("drawn"),
     ]
     return Path(folder) / f"drawn-faces-{fingerprint(decides)}.safetensors"
@@ -143,10 +141,10 @@ def draw(count: int, seed: int, progress: bool = True) -> tuple[torch.Tensor, to
     faces = synthetic.sample_faces(count, seed, even)
     bar = functools.partial(tqdm, total=count, desc="drawing faces", disable=not progress, leave=False)
     if count <= 200:
-        images = [reduced(synthetic.draw(face)) for face in bar(faces)]
+        images = [reduced(portrait.draw(face)) for face in bar(faces)]
     else:
         with multiprocessing.get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:
-            images = [reduced(image) for image in bar(pool.imap(synthetic.draw, faces, chunksize=32))]
+            images = [reduced(image) for image in bar(pool.imap(portrait.draw, faces, chunksize=32))]
     classes = torch.tensor(
         [[clip.CLASSES[name].index(str(getattr(face, name))) for name in ATTRIBUTES] for face in faces]
     )

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from models.dcgan import Generator
 from pipeline import checkpoint, runs
-from pipeline.feed import cpus, generator
-from pipeline.train import device_of
+from pipeline.feed import generator
+from pipeline.machine import cpus, device_of
 from shards.files import fingerprint, read_json, write_json, write_parquet
 from shards.tar import TarWriter
 

@@ -1,18 +1,14 @@
 """Trains the DCGAN on packed shards: two losses, compiled where that pays, resumed by the same command."""
 
-import ctypes
-import itertools
 import math
 import os
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import polars as pl
@@ -26,6 +22,7 @@ from models.dcgan import Discriminator, Generator, discriminator_loss, generator
 from models.precision import bf16_pays
 from pipeline import checkpoint
 from pipeline.feed import FEEDS, FLIPS, LATENTS, Shards, choose, generator, to_unit
+from pipeline.machine import command_line, device_name, device_of, tune_allocator, versions
 from shards.files import fingerprint, read_json, write_json, write_parquet
 
 TELL_EVERY = 20  # seconds between lines where no progress bar is shown
@@ -55,8 +52,8 @@ class Options:
 
 # `faces` is the DCGAN as published, for real data and a GPU; `sketch` is what a laptop learns in minutes. Both by
 # measurement: see BENCHMARKS.md.
-PRESETS = {"faces": Options(), "sketch": Options(width_g=24, width_d=16, batch_size=32, ema=0.995)}
-SKETCH_STEPS, FACES_EPOCHS, FACES_STEPS = 2500, 10, 400
+PRESETS = {"faces": Options(), "sketch": Options(width_g=24, width_d=16, batch_size=16, ema=0.995)}
+SKETCH_STEPS, FACES_EPOCHS, FACES_STEPS = 4000, 10, 100
 COMPILE_PAYS = 5e14  # FLOP of a run on a CPU above which half a minute of compiling is small beside it
 
 
@@ -94,6 +91,11 @@ class Networks:
     def state(self) -> dict:
         """All that continuing needs."""
         return {name: getattr(self, name).state_dict() for name in ("g", "d", "ema", "adam_g", "adam_d")}
+
+    def sizes(self) -> dict[str, int]:
+        """Parameters of the generator and of the discriminator."""
+        nets = {"generator": self.g, "discriminator": self.d}
+        return {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
 
     def load(self, state: dict) -> None:
         """Takes a checkpoint's state."""
@@ -231,49 +233,28 @@ def train(
     Stopped on SIGTERM or SIGINT, after saving.
     """
     target = device_of(device)
+    if run and (run != Path(run).name or run.startswith(".")):
+        raise ValueError(f"--run {run}: a run's name is the name of one folder")
     tune_allocator()
     shards, packed = Shards.open(out / "shards"), read_json(out / "shards" / "shards.json")
     per_epoch = max(shards.images // options.batch_size, 1)
-    steps = steps or (epochs * per_epoch if epochs else default_steps(preset, shards.images, options.batch_size))
-    run = run or name_of(options, packed["manifest"])
-    folder = out / "runs" / run
-    config = read_json(folder / "config.json")
-    if config and force:
-        shutil.rmtree(folder)
-        config = None
-    if config:
-        refuse_another(config, options, packed, folder)
-        saved = checkpoint.saved(folder / "checkpoints")
-        if saved and checkpoint.step_of(saved[-1]) >= steps:
-            return config | {"unchanged": True}
-        options, said = Options(**config["options"]), [f"continuing {run}"]
-    else:
-        asked = asdict(options)
-        options, said = resolve(options, steps, shards, target)
-        config = {
-            "run": run,
-            "status": "running",
-            "started": now(),
-            "finished": None,
-            "command": command_line(),
-            "preset": preset,
-            "asked": asked,
-            "options": asdict(options),
-            "data": {key: packed[key] for key in ("manifest", "images", "drawn", "root", "annotated")},
-            "versions": versions(),
-            "device": device_name(target),
-        }
+    if not steps:
+        steps = epochs * per_epoch if epochs else default_steps(preset, shards.images, options.batch_size)
+    folder = out / "runs" / (run or name_of(options, packed["manifest"]))
+    if force:
+        shutil.rmtree(folder, ignore_errors=True)
+    config, said = open_run(folder, options, steps, shards, packed, target)
+    saved = checkpoint.saved(folder / "checkpoints")
+    if saved and checkpoint.step_of(saved[-1]) >= steps:
+        return config | {"unchanged": True}
+    options = Options(**config["options"])
     trainer = Trainer(options, target)
-    config["parameters"] = {"generator": count(trainer.nets.g), "discriminator": count(trainer.nets.d)}
-    config |= {"status": "running", "steps": steps}
     done, rows = restore(trainer, folder)
-    print(
-        f"{run}: {shards.images:,} images, {steps:,} steps of {options.batch_size} on {config['device']}; "
-        + ", ".join(said)
-    )
-    batches = FEEDS[options.feed](
-        shards, options.image_size, options.batch_size, options.seed, target, workers, progress
-    )
+    config |= {"status": "running", "preset": preset, "steps": steps, "parameters": trainer.nets.sizes()}
+    length = f"{steps:,} steps of {options.batch_size}"
+    print(f"{folder.name}: {shards.images:,} images, {length} on {config['device']}; {said}")
+    feed = FEEDS[options.feed]
+    batches = feed(shards, options.image_size, options.batch_size, options.seed, target, workers, progress)
     write_json(folder / "config.json", config)
     loop = Loop(trainer, folder, config, rows, per_epoch, sample_every, save_every_epoch, keep, progress)
     try:
@@ -285,6 +266,30 @@ def train(
     config |= {"status": "finished", "finished": now()}
     write_json(folder / "config.json", config)
     return config | {"unchanged": False}
+
+
+def open_run(
+    folder: Path, options: Options, steps: int, shards: Shards, packed: dict, device: torch.device
+) -> tuple[dict, str]:
+    """The config.json of the run in `folder`, a new one where there is none, and a word on what was chosen."""
+    config = read_json(folder / "config.json")
+    if config:
+        refuse_another(config, options, packed, folder)
+        return config, "continuing"
+    settled, said = resolve(options, steps, shards, device)
+    config = {
+        "run": folder.name,
+        "status": "running",
+        "started": now(),
+        "finished": None,
+        "command": command_line(),
+        "asked": asdict(options),
+        "options": asdict(settled),
+        "data": {key: packed[key] for key in ("manifest", "images", "drawn", "root", "annotated")},
+        "versions": versions(),
+        "device": device_name(device),
+    }
+    return config, ", ".join(said)
 
 
 class Loop:
@@ -451,62 +456,6 @@ class Signals:
     def __exit__(self, *_) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
-
-
-def device_of(name: str) -> torch.device:
-    """`auto` is the GPU where there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"--device {name}: use cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device {name}: torch sees no GPU here; leave --device out, or use cpu")
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"--device {name}: use cpu, cuda or cuda:N")
-    return device
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
-
-
-def tune_allocator() -> None:
-    """Lets glibc keep freed memory: a step on a CPU allocates the same large blocks again and again (about 20 %)."""
-    if sys.platform == "linux":
-        mallopt = ctypes.CDLL(None).mallopt
-        for parameter in (-3, -1, -2):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD of malloc.h
-            mallopt(parameter, 1 << 30 if parameter != -2 else 1 << 26)
-
-
-def versions() -> dict[str, str]:
-    """What ran: for the report's provenance."""
-    names = ("torch", "torchvision", "open_clip_torch", "polars", "duckdb", "numpy", "pillow")
-    dali = next((name for name in ("nvidia-dali-cuda130", "nvidia-dali-cuda120") if installed(name)), None)
-    return {
-        "python": sys.version.split()[0],
-        **{name: version(name) for name in itertools.chain(names, [dali] if dali else [])},
-    }
-
-
-def installed(name: str) -> bool:
-    from importlib.metadata import PackageNotFoundError
-
-    try:
-        return bool(version(name))
-    except PackageNotFoundError:
-        return False
-
-
-def command_line() -> str:
-    return " ".join(["fairface", *sys.argv[1:]])
-
-
-def count(net: torch.nn.Module) -> int:
-    return sum(p.numel() for p in net.parameters())
 
 
 def now() -> str:

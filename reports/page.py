@@ -144,7 +144,19 @@ def sentences(rows: pl.DataFrame) -> list[str]:
     said = [clause(*names, rows.filter(attribute=attribute)) for attribute, names in asked.items()]
     rare, total = (rows["verdict"] == "inconclusive").sum(), len(rows)
     last = f"{rare} of {total} groups {'is' if rare == 1 else 'are'} too rare to tell." if rare else ""
-    return [*said, last or f"None of {total} groups is too rare to tell."]
+    return [answer(rows), *said, last or f"None of {total} groups is too rare to tell."]
+
+
+def answer(rows: pl.DataFrame) -> str:
+    """The question answered in one sentence."""
+    moved = rows["verdict"].is_in(["amplified", "reduced"]).sum()
+    if moved:
+        return f"No: it drew {moved} of {len(rows)} groups more or less often than it was shown them."
+    if (rows["verdict"] == "preserved").all():
+        return "Yes: it drew every group about as often as it was shown it."
+    if (rows["verdict"] == "inconclusive").all():
+        return "It can't be told: there are too few samples."
+    return "Yes, as far as these samples can tell."
 
 
 def clause(name: str, plural: str, rows: pl.DataFrame) -> str:

@@ -1,5 +1,6 @@
 """Every file of ours is written beside its final name, synced and renamed: a reader sees the old one or the new one."""
 
+import errno
 import hashlib
 import json
 import os
@@ -44,9 +45,14 @@ def read_json(path: Path) -> Any:
 
 
 def write_parquet(path: Path, frame: pl.DataFrame) -> None:
-    """Writes `frame` as zstd Parquet, atomically."""
+    """Writes `frame` as zstd Parquet, atomically. A full disk is an OSError, as it is for every other file."""
     with replacing(path) as file:
-        frame.write_parquet(file, compression="zstd")
+        try:
+            frame.write_parquet(file, compression="zstd")
+        except pl.exceptions.ComputeError as error:
+            if "(os error 28)" in str(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+            raise
 
 
 def fingerprint(value: Any) -> str:

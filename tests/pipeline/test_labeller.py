@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from models import clip
 from pipeline import labeller
-from shards import synthetic
+from shards import portrait, synthetic
 
 SMALL = {"steps": 40, "faces": 300, "seed": 3, "progress": False}
 
@@ -63,7 +63,7 @@ def test_a_second_fit_reads_the_cache(path, cache, monkeypatch):
 
 
 def test_embedded_labels_as_measured(path, monkeypatch):
-    monkeypatch.setattr(labeller, "fit", lambda _: path)
+    monkeypatch.setattr(labeller, "fit", lambda *_, **__: path)
     read = labeller.embedded("cpu")
     assert read.name.startswith("drawn-faces@")
     assert read.size == 64
@@ -139,7 +139,7 @@ def test_the_cache_is_of_everything_that_decides(cache, change, monkeypatch):
     key = {name: SMALL[name] for name in ("steps", "faces", "seed")}
     before = labeller.cached(cache, **key)
     assert labeller.cached(cache, **key | change) != before
-    monkeypatch.setattr(synthetic, "VERSION", -1)
+    monkeypatch.setattr(portrait, "VERSION", -1)
     assert labeller.cached(cache, **key) != before
 
 
@@ -157,6 +157,6 @@ def test_a_cache_that_cannot_be_written(tmp_path):
 def test_a_damaged_cache(path, tmp_path, monkeypatch):
     damaged = tmp_path / "drawn-faces-0.safetensors"
     damaged.write_bytes(path.read_bytes()[:1000])
-    monkeypatch.setattr(labeller, "fit", lambda _: damaged)
+    monkeypatch.setattr(labeller, "fit", lambda *_, **__: damaged)
     with pytest.raises(click.ClickException, match="is damaged: remove it"):
         labeller.embedded()

@@ -8,18 +8,9 @@ import math
 import numpy as np
 import pytest
 
-from shards.synthetic import (
-    AGES,
-    COLUMNS,
-    GENDERS,
-    TONES,
-    Face,
-    Shares,
-    draw,
-    parse_shares,
-    sample_faces,
-    write,
-)
+from shards.annotations import AGES, GENDERS
+from shards.portrait import TONES, Face, draw
+from shards.synthetic import COLUMNS, Shares, parse_shares, sample_faces, write
 
 
 def digest(folder):

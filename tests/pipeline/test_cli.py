@@ -1,0 +1,207 @@
+"""The command line: the whole path in five commands, and one clear line for whatever a person gets wrong."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from pipeline import label, labeller
+from pipeline.cli import main
+from shards.files import read_json
+
+
+def fairface(*words: object, code: int = 0) -> str:
+    """Runs the command in this process; returns all it printed."""
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    printed = result.output
+    assert result.exit_code == code, printed
+    assert "Traceback" not in printed
+    assert result.exception is None or isinstance(result.exception, SystemExit), printed
+    return printed
+
+
+def refused(*words: object, code: int = 1) -> str:
+    """The one line that a wrong command prints."""
+    printed = fairface(*words, code=code)
+    line = [line for line in printed.splitlines() if line.startswith("Error:")]
+    assert len(line) == 1, printed
+    return line[0]
+
+
+TRAIN = ["--image-size", "32", "--width-g", "8", "--width-d", "8", "--batch-size", "16", "--steps", "30"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, quick_labeller) -> Path:
+    """An OUT folder on which the five commands ran, with the labeller that was fitted for tests."""
+    out = tmp_path_factory.mktemp("whole")
+    fairface("synth", "--out", out, "--count", 200, "--size", 64, "--gender", "female=3,male=1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(labeller, "embedded", lambda *_, **__: quick_labeller)
+        fairface("shards", "--out", out, "--data", out / "synthetic", "--shard-images", 64)
+        fairface("train", "--out", out, *TRAIN)
+        fairface("sample", "--out", out, "--num-samples", 70, "--png-dir", out / "png")
+        fairface("label", "--out", out)
+        fairface("report", "--out", out)
+    return out
+
+
+def test_the_five_commands_leave_what_the_contract_names(whole):
+    (run,) = (whole / "runs").iterdir()
+    expected = ["config.json", "steps.parquet", "samples.parquet", "labels.parquet", "embeddings.parquet", "grids"]
+    assert not [name for name in expected if not (run / name).exists()]
+    assert len(list((whole / "png").glob("sample_*.png"))) == 70
+    page = (whole / "report" / "index.html").read_text()
+    assert "drawn" in page.lower()
+    assert not re.search(r'(src|href)="https?://', page)
+    labels = [pl.read_parquet(folder / "labels.parquet") for folder in (whole / "shards", run)]
+    assert [len(frame) for frame in labels] == [200, 70]
+    assert labels[0].columns == labels[1].columns
+    assert labels[0]["labeller"].unique().to_list() == labels[1]["labeller"].unique().to_list()
+    sums = labels[1].select(pl.sum_horizontal("p_female", "p_male")).to_series()
+    assert sums.is_between(0.999, 1.001).all()
+    assert pl.read_parquet(run / "embeddings.parquet").schema["embedding"].inner == pl.Float16
+
+
+def test_a_second_time_nothing_is_done_twice(whole, quick_labeller, monkeypatch):
+    monkeypatch.setattr(labeller, "embedded", lambda *_, **__: quick_labeller)
+    files = {path: path.stat().st_mtime_ns for path in whole.rglob("*.tar")}
+    assert "unchanged" in fairface("shards", "--out", whole, "--data", whole / "synthetic", "--shard-images", 64)
+    assert "already trained" in fairface("train", "--out", whole, *TRAIN)
+    assert "unchanged" in fairface("sample", "--out", whole, "--num-samples", 70)
+    assert fairface("label", "--out", whole).count("unchanged") == 2
+    assert "unchanged" in fairface("report", "--out", whole)
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*.tar")} == files
+
+
+def test_the_reference_knows_the_skew_that_was_drawn(whole):
+    answer = fairface("sql", "--out", whole, "--format", "json", "-c",
+                      "select count(*) filter (gender = 'female') / count(*) as share from images")  # fmt: skip
+    assert 0.65 < float(re.search(r"0\.\d+", answer)[0]) < 0.85
+
+
+def test_questions_are_listed_and_answered_in_every_format(whole, tmp_path):
+    assert "comparison" in fairface("sql")
+    for form in ("table", "csv", "json", "markdown"):
+        fairface("sql", "comparison", "--out", whole, "--format", form, "-o", tmp_path / form)
+    assert (tmp_path / "csv").read_text().startswith("run,attribute,group")
+    assert "no parameter" in refused("sql", "comparison", "--out", whole, "--param", "nonsense=1")
+
+
+def test_a_plain_folder_is_labelled_into_a_csv(whole, tmp_path, quick_labeller, monkeypatch):
+    monkeypatch.setattr(labeller, "embedded", lambda *_, **__: quick_labeller)
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    for i in range(3):
+        Image.effect_noise((40, 40), 50).convert("RGB").save(folder / f"{i}.png")
+    (folder / "broken.png").write_bytes(b"nothing")
+    printed = fairface("label", "--input-dir", folder, "--out-csv", tmp_path / "labels.csv", "--clip-model", "embedded")
+    assert "3 images" in printed
+    assert "1 could not be decoded" in printed
+    table = pl.read_csv(tmp_path / "labels.csv")
+    assert table["Image Path"].to_list() == [str(folder / f"{i}.png") for i in range(3)]
+    assert "--out-csv go together" in refused("label", "--input-dir", folder, code=2)
+
+
+def test_real_faces_without_weights_warn_and_fall_back(whole, quick_labeller, monkeypatch, capsys):
+    def offline(*_):
+        raise label.click.ClickException("the weights are not here")
+
+    monkeypatch.setattr(label.clip, "load", offline)
+    monkeypatch.setattr(labeller, "embedded", lambda *_, **__: quick_labeller)
+    assert label.choose(False, None, None, None, "cpu", False) is quick_labeller
+    assert "do not believe" in capsys.readouterr().err
+    with pytest.raises(label.click.ClickException):
+        label.choose(False, "ViT-B-32", None, None, "cpu", False)
+
+
+def test_the_original_options_work_under_their_names(drawn, tmp_path):
+    fairface(
+        "train", "--data-root", drawn, "--out-dir", tmp_path, "--image-size", 32, "--latent-dim", 8, "--batch-size", 64,
+        "--num-epochs", 1, "--lr", 2e-4, "--beta1", 0.5, "--beta2", 0.999, "--num-workers", 1, "--device", "cpu",
+        "--sample-every", 2, "--save-every-epoch", 1, "--width-g", 8, "--width-d", 8,
+    )  # fmt: skip
+    (run,) = (tmp_path / "runs").iterdir()
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    assert read_json(run / "config.json")["steps"] == 240 // 64
+    fairface("sample", "--checkpoint", checkpoint, "--num-samples", 5, "--batch-size", 2, "--out-dir", tmp_path / "png")
+    assert sorted(path.name for path in (tmp_path / "png").iterdir()) == [f"sample_{i:05d}.png" for i in range(5)]
+
+
+def test_every_stage_before_its_predecessor_names_it(tmp_path, packed):
+    assert "fairface shards" in refused("train", "--out", tmp_path)
+    assert "fairface train" in refused("sample", "--out", tmp_path)
+    assert "fairface train" in refused("label", "--out", tmp_path)
+    assert "fairface" in refused("report", "--out", tmp_path)
+    assert "fairface shards" in refused("sql", "runs", "--out", tmp_path / "nowhere")
+    (tmp_path / "shards").symlink_to(packed / "shards")
+    fairface("train", "--out", tmp_path, *TRAIN)
+    assert "fairface sample" in refused("label", "--out", tmp_path)
+    fairface("sample", "--out", tmp_path, "--num-samples", 4)
+    assert "fairface label" in refused("report", "--out", tmp_path)
+
+
+def test_what_a_person_gets_wrong_is_said_in_one_line(tmp_path, packed):
+    empty, wrong = tmp_path / "empty", tmp_path / "wrong"
+    empty.mkdir()
+    wrong.mkdir()
+    Image.new("RGB", (64, 64)).save(wrong / "a.png")
+    (wrong / "train.csv").write_text("a,b\n1,2\n")
+    assert "no folder" in refused("shards", "--out", tmp_path, "--data", tmp_path / "missing")
+    assert "no images" in refused("shards", "--out", tmp_path, "--data", empty)
+    assert "Image Path" in refused("shards", "--out", tmp_path, "--data", wrong)
+    fairface("shards", "--out", tmp_path / "other", "--data", wrong, "--no-annotations")
+    assert "cpu, cuda" in refused("train", "--out", packed, "--device", "tpu")
+    assert "women" in refused("synth", "--out", tmp_path, "--gender", "women=1", code=2)
+    assert "48" in refused("train", "--out", packed, "--image-size", "48", code=2)
+    assert "--no-such-option" in refused("train", "--out", packed, "--no-such-option", code=2)
+    assert "nonsense" in refused("bench", "nonsense")
+    assert not list(tmp_path.glob("shards/*"))
+
+
+def test_a_checkpoint_that_is_none_is_named(tmp_path):
+    (tmp_path / "foreign.pt").write_bytes(b"PK no checkpoint")
+    assert "foreign.pt" in refused("sample", "--out", tmp_path, "--checkpoint", tmp_path / "foreign.pt")
+    assert "missing.pt" in refused("sample", "--out", tmp_path, "--checkpoint", tmp_path / "missing.pt")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_is_said_and_leaves_nothing_half_written(drawn, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        command = [
+            sys.executable,
+            "-m",
+            "pipeline.cli",
+            "shards",
+            "--data",
+            drawn,
+            "--out",
+            disk,
+            "--shard-images",
+            "40",
+        ]
+        done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+        assert done.returncode == 1
+        assert "the disk is full" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not list((disk / "shards").glob("*.partial")) + list((disk / "shards").glob(".*.partial"))
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_help_names_every_command():
+    printed = fairface("--help")
+    for name in ("synth", "shards", "train", "sample", "label", "labeller", "sql", "report", "bench"):
+        assert re.search(rf"^  {name} ", printed, re.M)
+        assert "--" in fairface(name, "--help")
