@@ -3,6 +3,7 @@
 import os
 import tarfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 BLOCK = 512
@@ -37,10 +38,10 @@ class TarWriter:
         """Ends the archive, syncs both files and gives them their names, the index first."""
         self.file.write(b"\0" * (2 * BLOCK))
         sync_close(self.file)
-        index = open(self.partials[1], "wb")  # noqa: SIM115
-        index.write(f"v1.2 {len(self.lines)}\n".encode())
-        index.writelines(line.encode() for line in self.lines)
-        sync_close(index)
+        with open(self.partials[1], "wb") as index:
+            index.write(f"v1.2 {len(self.lines)}\n".encode())
+            index.writelines(line.encode() for line in self.lines)
+            sync_close(index)
         os.replace(self.partials[1], self.index_path)
         os.replace(self.partials[0], self.path)
 
@@ -48,10 +49,12 @@ class TarWriter:
         return self
 
     def __exit__(self, kind, *_) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.file.close()
+        try:
+            if kind is None:
+                self.close()
+        finally:
+            with suppress(OSError):  # a full disk fails once more when what is buffered is flushed
+                self.file.close()
             for partial in self.partials:
                 partial.unlink(missing_ok=True)
 
