@@ -213,9 +213,7 @@ def pack_into(
 @click.option("--lr", type=click.FloatRange(0, min_open=True), help="Adam's learning rate.  [default: 2e-4]")
 @click.option("--beta1", type=click.FloatRange(0, 1, max_open=True), help="Adam's.  [default: 0.5]")
 @click.option("--beta2", type=click.FloatRange(0, 1, max_open=True), help="Adam's.  [default: 0.999]")
-@click.option(
-    "--ema", type=click.FloatRange(0, 1, max_open=True), help="Decay of G's average.  [default: 0.999; sketch 0.995]"
-)
+@click.option("--ema", type=click.FloatRange(0, 1, max_open=True), help="Decay of G's average.  [default: 0.995]")
 @click.option("--flip/--no-flip", default=None, help="Mirror half of the images.  [default: flip]")
 @click.option(
     "--precision", type=click.Choice(["auto", "bf16", "fp32"]), help="auto: bf16 where the device is fast at it."

@@ -41,7 +41,7 @@ class Options:
     lr: float = 2e-4
     beta1: float = 0.5
     beta2: float = 0.999
-    ema: float = 0.999  # a step
+    ema: float = 0.995  # decay a step
     ema_start: int = 100  # the step at which the average starts, as a copy
     flip: bool = True  # mirror half of the images
     seed: int = 0
@@ -52,7 +52,7 @@ class Options:
 
 # `faces` is the DCGAN as published, for real data and a GPU; `sketch` is what a laptop learns in minutes. Both by
 # measurement: see BENCHMARKS.md.
-PRESETS = {"faces": Options(), "sketch": Options(width_g=24, width_d=16, batch_size=16, ema=0.995)}
+PRESETS = {"faces": Options(), "sketch": Options(width_g=24, width_d=16, batch_size=16)}
 SKETCH_STEPS, FACES_EPOCHS, FACES_STEPS = 4000, 10, 100
 COMPILE_PAYS = 5e14  # FLOP of a run on a CPU above which half a minute of compiling is small beside it
 
@@ -201,6 +201,8 @@ def resolve(options: Options, steps: int, shards: Shards, device: torch.device) 
         pays = device.type == "cuda" or flop(options) * options.batch_size * steps > COMPILE_PAYS
         options = replace(options, compile=pays)
         said.append("compiled" if pays else "eager (a run this short on a CPU would not win back the compiling)")
+    if device.type == "cpu" and flop(options) * options.batch_size > 1e11:  # a step of seconds
+        said.append("a network of this size is for a GPU: --preset sketch learns faces in minutes")
     if options.compile and not (shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")):
         options = replace(options, compile=False)
         said.append("eager: torch.compile needs a C++ compiler (apt install g++)")

@@ -97,7 +97,7 @@ def gather(
         "run": run,
         "drawn": bool(data.get("drawn")),
         "built": datetime.now(UTC).isoformat(timespec="seconds"),
-        "verdict": sentences(rows),
+        "verdict": sentences(rows, foreign(config, labelled)),
         "summary": dict(rows["verdict"].value_counts().iter_rows()),
         "warnings": warnings(config, labelled, annotated),
         "annotated": annotated,
@@ -116,10 +116,16 @@ def gather(
     }
 
 
+def foreign(config: dict[str, Any], labelled: dict[str, Any]) -> bool:
+    """Whether real faces were labelled by the labeller made for drawn ones."""
+    drawn = bool((config.get("data") or {}).get("drawn"))
+    return not drawn and str(labelled["labeller"]).startswith("drawn-faces")
+
+
 def warnings(config: dict[str, Any], labelled: dict[str, Any], annotated: bool) -> list[str]:
     """What a reader must know before believing a number, the gravest first."""
-    drawn, found = bool((config.get("data") or {}).get("drawn")), []
-    if not drawn and str(labelled["labeller"]).startswith("drawn-faces"):
+    found = []
+    if foreign(config, labelled):
         found.append(
             "These labels are not to be trusted: the faces are real, but the labeller was made for drawn "
             "faces. Label both sides again with a model made for photographs (fairface label --help)."
@@ -137,8 +143,13 @@ def warnings(config: dict[str, Any], labelled: dict[str, Any], annotated: bool) 
     return found
 
 
-def sentences(rows: pl.DataFrame) -> list[str]:
-    """The verdict as a person would say it, a sentence or two for each thing that people ask about first."""
+def sentences(rows: pl.DataFrame, foreign: bool = False) -> list[str]:
+    """The verdict as a person would say it, a sentence or two for each thing that people ask about first.
+
+    Of labels that mean nothing (`foreign`) nothing is claimed.
+    """
+    if foreign:
+        return ["No answer: these labels say nothing about real faces. They are shown as they are."]
     asked = {"gender": ("gender balance", "genders"), "skin_group": ("balance of skin groups", "skin groups")}
     asked["age"] = ("balance of ages", "ages")
     said = [clause(*names, rows.filter(attribute=attribute)) for attribute, names in asked.items()]
