@@ -199,7 +199,7 @@ def pack_into(
     default="auto",
     show_default=True,
     help="faces: DCGAN as published, for real data and a GPU; sketch: a small one for a laptop; "
-    "auto: sketch for drawn faces, else faces.",
+    "auto: faces for real data where there is a GPU, else sketch.",
 )
 @click.option("--image-size", type=click.Choice(["32", "64", "128"]), help="Side in pixels.  [default: 64]")
 @click.option("--latent-dim", type=click.IntRange(1), help="Length of a latent.  [default: 128]")
@@ -246,8 +246,7 @@ def train(
     from pipeline import train as training
 
     if preset == "auto":
-        packed = read_json(out / "shards" / "shards.json") or {}
-        preset = "sketch" if packed.get("drawn") else "faces"
+        preset = training.preset_for(read_json(out / "shards" / "shards.json") or {}, device)
     if given["image_size"]:
         given["image_size"] = int(given["image_size"])
     options = replace(training.PRESETS[preset], **{name: value for name, value in given.items() if value is not None})

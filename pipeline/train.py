@@ -171,6 +171,14 @@ class Trainer:
         return (self.nets.ema(self.latents(GRID_SEED, 64)).float() + 1) / 2
 
 
+def preset_for(packed: dict, device: str) -> str:
+    """`faces` for real images on a GPU; the small `sketch` for drawn ones, and wherever there is no GPU.
+
+    In the minutes that a CPU has, width 64 shows no face: see BENCHMARKS.md.
+    """
+    return "faces" if device_of(device).type == "cuda" and not packed.get("drawn") else "sketch"
+
+
 def default_steps(preset: str, images: int, batch: int) -> int:
     """How long a run is when nobody says: 10 epochs as the original, but no fewer than a small set needs."""
     return SKETCH_STEPS if preset == "sketch" else max(FACES_EPOCHS * (images // batch), FACES_STEPS)

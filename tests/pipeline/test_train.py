@@ -15,7 +15,7 @@ import torch
 
 from pipeline import checkpoint
 from pipeline.feed import Shards
-from pipeline.train import Options, Trainer, default_steps, flop, resolve, train
+from pipeline.train import Options, Trainer, default_steps, flop, preset_for, resolve, train
 from shards.files import read_json
 
 TINY = Options(
@@ -211,8 +211,15 @@ def test_flop_of_the_published_network():
 
 
 def test_default_lengths():
-    assert default_steps("sketch", 6000, 32) == 4000
+    assert default_steps("sketch", 6000, 16) == 4000
     assert default_steps("faces", 135_766, 128) == 10 * 1060
+
+
+def test_the_preset_follows_data_and_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [preset_for({"drawn": drawn}, "auto") for drawn in (True, False)] == ["sketch", "faces"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert [preset_for({"drawn": drawn}, "auto") for drawn in (True, False)] == ["sketch", "sketch"]
 
 
 @pytest.mark.gpu
