@@ -15,9 +15,9 @@ help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
 	@echo '  DATA=, OUT= and the options of a stage, such as TRAIN="--steps 5000", go with them'
 
-setup: $(VENV)/.ready ## build .venv from the package index (CUDA=12 for a driver of that generation)
+setup: $(VENV)/.ready-cuda$(CUDA) ## build .venv from the package index (CUDA=12 for a driver of that generation)
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+$(VENV)/.ready-cuda$(CUDA): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || \
 	  { echo "fairface needs Python 3.11 to 3.13: name one, as in  make setup PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) lacks venv: apt install python3-venv"; exit 1; }
@@ -25,7 +25,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	  echo "no C++ compiler: torch.compile stays off until one is there (apt install g++)"
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[cuda$(CUDA),dev]'
+	PYTHONWARNINGS=ignore $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[cuda$(CUDA),dev]'
 	@touch $@
 
 shards: setup ## pack DATA, or drawn faces, into shards

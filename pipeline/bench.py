@@ -11,7 +11,6 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import click
-import polars as pl
 import torch
 import webdataset
 from PIL import Image
@@ -23,10 +22,10 @@ from tqdm import tqdm
 
 from models import clip
 from pipeline import feed, label, labeller, sample
-from pipeline.machine import cpus, device_name, device_of, processor, tune_allocator, versions
+from pipeline.machine import device_name, device_of, processor, tune_allocator, versions
 from pipeline.train import PRESETS, Trainer, flop, resolve
-from shards import pack, synthetic
-from shards.files import replacing, write_json
+from shards import cpus, pack, synthetic
+from shards.files import read_parquet, replacing, write_json
 
 SIZE = 64  # pixels of everything after the decoder
 COPIES = 8
@@ -250,7 +249,7 @@ def bench_sample(bench: Bench) -> Iterator[Row]:
 def bench_label(bench: Bench) -> Iterator[Row]:
     """Labelling through DALI in batches against one image at a time with the text encoded for each."""
     shards, who = bench.shards, labeller.embedded(bench.device, progress=True)
-    keys, paths = pl.read_parquet(shards.folder / "images.parquet")["key"], sorted(bench.root.rglob("*.jpg"))[:100]
+    keys, paths = read_parquet(shards.folder / "images.parquet")["key"], sorted(bench.root.rglob("*.jpg"))[:100]
     prompts, tokenizer = clip.read_prompts("drawn"), labeller.tokenizer()
 
     def ours() -> int:

@@ -19,9 +19,10 @@ OUT = click.option(
 RUN = click.option("--run", help="Name of the run; the newest when left out.")
 FORCE = click.option("--force", is_flag=True, help="Do it again, and replace what is there.")
 DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
-SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
+ANY_SEED = click.IntRange(0, 2**63 - 1)
+SEED = click.option("--seed", type=ANY_SEED, default=0, show_default=True, help="Of everything random.")
 WORKERS = click.option(
-    "--workers", "--num-workers", type=click.IntRange(1), help="Processes or threads; one a core when left out."
+    "--workers", "--num-workers", type=click.IntRange(1, 1024), help="Processes or threads; one a core when left out."
 )
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -47,14 +48,10 @@ def message_of(error: Exception) -> str | None:
     """What a user can do something about, in a line; None for an error that is ours."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full: free some space or choose another --out; what was finished is kept"
-    if isinstance(error, OSError) and error.errno in (
-        errno.EACCES,
-        errno.EPERM,
-        errno.EROFS,
-        errno.ENOTDIR,
-        errno.EEXIST,
-    ):
-        return f"{error.filename or 'a file'} can't be used: {error.strerror}"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename} can't be used: {error.strerror}"
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+        return "that does not fit into memory: a smaller network, batch or image size would"
     known = isinstance(error, ValueError | FloatingPointError) or type(error).__name__ == "Stopped"
     return " ".join(str(error).split()) if known else None
 
@@ -91,7 +88,7 @@ def main() -> None:
 @main.command()
 @OUT
 @click.option("--data", type=FOLDER, help="Folder to draw into.  [default: OUT/synthetic]")
-@click.option("--count", type=click.IntRange(1), default=6000, show_default=True, help="Faces.")
+@click.option("--count", type=click.IntRange(1, 10**8), default=6000, show_default=True, help="Faces.")
 @click.option("--size", type=click.IntRange(32, 1024), default=128, show_default=True, help="Side in pixels.")
 @click.option("--gender", callback=option_type("gender"), help="Shares, " + SHARE.format("female=0.7,male=0.3"))
 @click.option("--age", callback=option_type("age"), help="Shares, " + SHARE.format("young=1,senior=1"))
@@ -126,7 +123,7 @@ def synth(out, data, count, size, gender, age, skin_tone, seed, workers) -> None
     help="Which of AI-Face's age codes the tables use.",
 )
 @click.option("--limit", type=click.IntRange(1), help="Take a seeded sample of this many images.")
-@click.option("--shard-images", type=click.IntRange(1), default=2048, show_default=True, help="Images a tar.")
+@click.option("--shard-images", type=click.IntRange(1, 10**7), default=2048, show_default=True, help="Images a tar.")
 @click.option("--check/--no-check", default=True, show_default=True, help="Decode every image once, reject the broken.")
 @SEED
 @WORKERS
@@ -155,7 +152,8 @@ def pack_into(
                 "go on with them, or pack drawn faces into another folder with --out"
             )
         data = out / "synthetic"
-        if not synthetic.write(data, progress=shown())["unchanged"]:
+        if not (data / "drawn.json").exists():  # faces that `fairface synth` drew there are taken as they are
+            synthetic.write(data, workers=workers, progress=shown())
             click.echo(f"{data}: drew faces, for want of --data")
     packed = pack.pack(pack.make_plan(data, options, tables), out / "shards", workers, force, shown())
     if packed["unchanged"]:
@@ -202,9 +200,9 @@ def pack_into(
     "auto: faces for real data where there is a GPU, else sketch.",
 )
 @click.option("--image-size", type=click.Choice(["32", "64", "128"]), help="Side in pixels.  [default: 64]")
-@click.option("--latent-dim", type=click.IntRange(1), help="Length of a latent.  [default: 128]")
-@click.option("--width-g", type=click.IntRange(1), help="Generator's channels.  [default: 64; sketch 24]")
-@click.option("--width-d", type=click.IntRange(1), help="Discriminator's channels.  [default: 64; sketch 16]")
+@click.option("--latent-dim", type=click.IntRange(1, 2**16), help="Length of a latent.  [default: 128]")
+@click.option("--width-g", type=click.IntRange(1, 4096), help="Generator's channels.  [default: 64; sketch 24]")
+@click.option("--width-d", type=click.IntRange(1, 4096), help="Discriminator's channels.  [default: 64; sketch 16]")
 @click.option("--batch-size", type=click.IntRange(2), help="Images a step.  [default: 128; sketch 16]")
 @click.option("--steps", type=click.IntRange(1), help="Length of the run; a longer one continues a shorter one.")
 @click.option(
@@ -229,7 +227,7 @@ def pack_into(
     "--save-every-epoch", type=click.IntRange(1), help="Epochs between checkpoints.  [default: every half minute]"
 )
 @click.option("--keep", type=click.IntRange(1), default=3, show_default=True, help="Checkpoints to keep.")
-@click.option("--seed", type=click.IntRange(0), help="Of everything random.  [default: 0]")
+@click.option("--seed", type=ANY_SEED, help="Of everything random.  [default: 0]")
 @WORKERS
 @DEVICE
 @FORCE
@@ -239,6 +237,8 @@ def train(
     """Train the DCGAN on the shards; the same command continues what was interrupted."""
     from shards.files import read_json
 
+    if steps and epochs:
+        raise click.UsageError("--steps and --epochs say the same: give one")
     if data:
         from shards.pack import Options as Packing
 
@@ -278,6 +278,8 @@ def train(
 @FORCE
 def sample(out, run, checkpoint, num_samples, batch_size, png_dir, weights, seed, device, force) -> None:
     """Draw samples of a trained generator into shards and samples.parquet."""
+    if run and checkpoint:
+        raise click.UsageError("--run means that run's newest checkpoint: give it or --checkpoint")
     from pipeline import sample as sampling
 
     done = sampling.sample(
@@ -307,6 +309,8 @@ def label(out, run, input_dir, out_csv, clip_model, clip_pretrained, prompts, li
     """Label a run's samples and the training images with one CLIP labeller."""
     if bool(input_dir) != bool(out_csv):
         raise click.UsageError("--input-dir and --out-csv go together")
+    if input_dir and (run or limit):
+        raise click.UsageError("--run and --limit go with a run's labels, not with --input-dir")
     from pipeline import label as labelling
 
     who = {

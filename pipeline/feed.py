@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline.machine import cpus, free_memory
+from pipeline.machine import free_memory
+from shards import cpus
 from shards.check import EXTENSIONS
 from shards.files import read_json
 
@@ -26,11 +27,16 @@ class Shards:
         packed = read_json(folder / "shards.json")
         if not packed:
             raise ValueError(f"no finished shards in {folder}: run `fairface shards` first")
-        for shard in packed["shards"]:  # DALI 2.4 may crash the process on a cut or broken file: find the cut ones
+        return cls.checked(folder, packed["shards"], packed["images"], "fairface shards")
+
+    @classmethod
+    def checked(cls, folder: Path, shards: list[dict], images: int, command: str) -> "Shards":
+        """Tars of known sizes: DALI 2.4 may crash the process on a cut file, so they are found here."""
+        for shard in shards:
             path = folder / shard["name"]
             if not path.exists() or path.stat().st_size != shard["bytes"] or not path.with_suffix(".idx").exists():
-                raise ValueError(f"{path} is missing or not as it was packed: run `fairface shards` again")
-        return cls(folder, [shard["name"] for shard in packed["shards"]], packed["images"])
+                raise ValueError(f"{path} is missing or not as it was written: run `{command}` again")
+        return cls(folder, [shard["name"] for shard in shards], images)
 
 
 def decode(

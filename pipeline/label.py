@@ -15,7 +15,7 @@ from pipeline import runs
 from pipeline.feed import Shards, decode
 from pipeline.machine import device_of
 from shards import pack
-from shards.files import fingerprint, read_json, replacing, write_json, write_parquet
+from shards.files import fingerprint, read_json, read_parquet, replacing, write_json, write_parquet
 
 DEFAULT_MODEL, DEFAULT_TAG = "ViT-B-32-quickgelu", "openai"
 PROBABILITIES = [
@@ -34,6 +34,8 @@ def choose(
     report repeats: its labels of real faces mean little.
     """
     if model == "embedded" or (drawn and not (model or pretrained)):
+        if pretrained or prompts:
+            raise ValueError("--clip-pretrained and --prompts go with another --clip-model than the embedded labeller")
         return embedded.embedded(device, progress=progress)
     asked = model or pretrained
     try:
@@ -74,10 +76,9 @@ def label(
     packed = read_json(out / "shards" / "shards.json")
     train = Shards.open(out / "shards")
     size, who = samples["image_size"], choose(packed["drawn"], model, pretrained, prompts, target, progress)
-    names = sorted(path.name for path in (folder / "samples").glob("*.tar"))
-    generated = Shards(folder / "samples", names, samples["count"])
-    images = pl.read_parquet(out / "shards" / "images.parquet").filter(status="packed")["key"][:limit]
-    keys = pl.read_parquet(folder / "samples.parquet")["key"]
+    generated = Shards.checked(folder / "samples", samples["shards"], samples["count"], "fairface sample")
+    images = read_parquet(out / "shards" / "images.parquet").filter(status="packed")["key"][:limit]
+    keys = read_parquet(folder / "samples.parquet")["key"]
     common = {"who": who, "size": size, "device": target, "batch": batch, "force": force, "progress": progress}
     return [
         label_shards(out / "shards", train, images, "train", None, packed["manifest"], **common),
@@ -101,9 +102,10 @@ def label_shards(
     progress: bool,
 ) -> dict:
     """Writes labels.parquet and embeddings.parquet of the images `keys` into `folder`, if anything changed."""
-    stamp = {"source": source, "labeller": who.name, "size": size, "images": len(keys), "of": identity}
+    stamp = {"source": source, "run": run, "labeller": who.name, "size": size, "images": len(keys), "of": identity}
     done = read_json(folder / "labels.json")
-    if done and done["fingerprint"] == fingerprint(stamp) and (folder / "labels.parquet").exists() and not force:
+    there = all((folder / name).exists() for name in ("labels.parquet", "embeddings.parquet"))
+    if done and done["fingerprint"] == fingerprint(stamp) and there and not force:
         return done | {"unchanged": True}
     labels, embeddings = read_labels(shards, keys, who, size, device, batch, progress)
     about = [
@@ -169,7 +171,7 @@ def label_folder(
     plan = pack.make_plan(folder, pack.Options(), tables=[])
     with tempfile.TemporaryDirectory(prefix="fairface-") as scratch:
         packed = pack.pack(plan, Path(scratch), progress=progress)
-        images = pl.read_parquet(Path(scratch) / "images.parquet").filter(status="packed")
+        images = read_parquet(Path(scratch) / "images.parquet").filter(status="packed")
         who = choose(packed["drawn"], model, pretrained, prompts, target, progress)
         labels, _ = read_labels(Shards.open(Path(scratch)), images["key"], who, who.size, target, batch, progress)
     paths = pl.Series("Image Path", [str(folder / path) for path in images["path"]])

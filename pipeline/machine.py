@@ -1,18 +1,15 @@
 """What this machine is, and what runs on it."""
 
 import ctypes
-import os
 import platform
 import sys
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
-
-def cpus() -> int:
-    """Cores that this process may use, which under SLURM are fewer than the machine's."""
-    return len(os.sched_getaffinity(0))
+from shards import cpus
 
 
 def free_memory(device: torch.device) -> int:
@@ -78,6 +75,10 @@ def versions() -> dict[str, str]:
 
 def command_line() -> str:
     return " ".join(["fairface", *sys.argv[1:]])
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def processor() -> str:

@@ -7,14 +7,24 @@ from shards.files import read_json
 
 
 def folder_of(out: Path, run: str | None) -> Path:
-    """The folder of a run, the newest when `run` is None. Raises ValueError where there is none."""
+    """The folder of a run; without a name the one started last, of those with a checkpoint if there are any.
+
+    Raises ValueError where there is none.
+    """
     runs = {path.parent.name: path for path in (out / "runs").glob("*/config.json")}
     if run and run not in runs:
         known = ", ".join(sorted(runs)) or "none"
         raise ValueError(f"there is no run {run} in {out / 'runs'} (found: {known}): see `fairface sql runs`")
     if not runs:
         raise ValueError(f"there is no run in {out / 'runs'}: run `fairface train` first")
-    return runs[run].parent if run else max(runs.values(), key=lambda path: (read_json(path)["started"], path)).parent
+    if run:
+        return runs[run].parent
+    return max(runs.values(), key=lambda path: (has_checkpoint(path.parent), read_json(path)["started"], path)).parent
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run can be sampled from, or was."""
+    return bool(checkpoint.saved(folder / "checkpoints")) or (folder / "samples.json").exists()
 
 
 def newest_checkpoint(folder: Path) -> Path:

@@ -16,7 +16,8 @@ from tqdm import tqdm
 from models.dcgan import Generator
 from pipeline import checkpoint, runs
 from pipeline.feed import generator
-from pipeline.machine import cpus, device_of
+from pipeline.machine import device_of, now
+from shards import cpus
 from shards.files import fingerprint, read_json, write_json, write_parquet
 from shards.tar import TarWriter
 
@@ -78,65 +79,72 @@ def sample(
     """Draws `count` samples of a run's newest checkpoint (or of `path`) into its `samples/` and samples.parquet.
 
     With `png_dir` they are also written there, named sample_00000.png and so on, as the original does. Returns
-    samples.json with `unchanged` set. A checkpoint outside OUT is a run named after its file.
+    samples.json with `unchanged` set.
     """
     path = path or runs.newest_checkpoint(runs.folder_of(out, run))
     net, state = load_generator(path, target := device_of(device), weights)
-    folder = path.parent.parent if path.parent.name == "checkpoints" else out / "runs" / path.stem
-    stamp = {
-        "checkpoint": path.name,
-        "sha256": checkpoint.digest(path),
-        "seed": seed,
-        "count": count,
-        "weights": weights,
-    }
+    folder = run_folder(out, path, state)
+    stamp = {"run": folder.name, "checkpoint": path.name, "sha256": checkpoint.digest(path)}
+    stamp |= {"seed": seed, "count": count, "weights": weights, "image_size": net.image_size}
     done = read_json(folder / "samples.json")
-    same = done and done["fingerprint"] == fingerprint(stamp) and (folder / "samples.parquet").exists() and not force
+    same = done and not force and done["fingerprint"] == fingerprint(stamp) and whole(folder, done)
     if not same:
-        write_samples(folder, net, state, path, stamp, batch, target, progress)
+        tars = write_samples(folder, net, stamp, batch, target, progress)
+        done = stamp | {"step": state["step"], "fingerprint": fingerprint(stamp), "shards": tars}
+        write_json(folder / "samples.json", done)
     if png_dir:
         write_folder(png_dir, net, seed, count, batch, target)
-    summary = stamp | {
-        "run": folder.name,
-        "image_size": net.image_size,
-        "step": state["step"],
-        "fingerprint": fingerprint(stamp),
-    }
-    write_json(folder / "samples.json", summary)
-    return summary | {"folder": str(folder), "unchanged": bool(same)}
+    return done | {"folder": str(folder), "unchanged": bool(same)}
 
 
-def write_samples(
-    folder: Path, net: Generator, state: dict, path: Path, stamp: dict, batch: int, device: torch.device, progress: bool
-) -> None:
-    """Writes the tars and samples.parquet; what was there, and the labels that described it, goes first."""
-    for name in ("samples.json", "samples.parquet", "labels.json", "labels.parquet", "embeddings.parquet"):
-        (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "samples", ignore_errors=True)
-    (folder / "samples").mkdir(parents=True)
-    count, rows = stamp["count"], []
-    bar = tqdm(total=count, unit="img", desc="sampling", disable=not progress)
+def run_folder(out: Path, path: Path, state: dict) -> Path:
+    """The folder of a checkpoint's run; one from elsewhere becomes a run of OUT, named after its file."""
+    folder = path.resolve().parent.parent
+    if path.parent.name == "checkpoints" and folder.parent == (out / "runs").resolve():
+        return out / "runs" / folder.name
+    folder = out / "runs" / path.stem
+    config = {"run": folder.name, "status": "finished", "started": now(), "checkpoint": str(path)}
+    write_json(folder / "config.json", config | {key: state[key] for key in ("options", "data")})
+    return folder
+
+
+def whole(folder: Path, done: dict) -> bool:
+    """Whether the samples that samples.json names are all there."""
+    tars = [folder / "samples" / shard["name"] for shard in done["shards"]]
+    sizes = [tar.stat().st_size if tar.exists() else None for tar in tars]
+    return (folder / "samples.parquet").exists() and sizes == [shard["bytes"] for shard in done["shards"]]
+
+
+def write_samples(folder: Path, net: Generator, stamp: dict, batch: int, device: torch.device, progress: bool) -> list:
+    """Writes the tars and samples.parquet; only then do the old ones go, with the labels that described them."""
+    fresh, count, rows, tars = folder / ".samples", stamp["count"], [], []
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
     images = enumerate(encoded(generate(net, stamp["seed"], 0, count, device, batch)))
-    with bar:
-        for number in range(-(-count // SHARD_IMAGES)):
-            shard = f"samples-{number:06d}.tar"
-            with TarWriter(folder / "samples" / shard) as tar:
-                for index, png in islice(images, SHARD_IMAGES):
-                    tar.add(f"{index:08d}", "png", png)
-                    rows.append((f"{index:08d}", index, shard))
-                    bar.update()
+    try:
+        with tqdm(total=count, unit="img", desc="sampling", disable=not progress) as bar:
+            for number in range(-(-count // SHARD_IMAGES)):
+                shard = f"samples-{number:06d}.tar"
+                with TarWriter(fresh / shard) as tar:
+                    for index, png in islice(images, SHARD_IMAGES):
+                        tar.add(f"{index:08d}", "png", png)
+                        rows.append((f"{index:08d}", index, shard))
+                        bar.update()
+                tars.append({"name": shard, "bytes": (fresh / shard).stat().st_size})
+        for name in ("samples.json", "samples.parquet", "labels.json", "labels.parquet", "embeddings.parquet"):
+            (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / "samples", ignore_errors=True)
+        fresh.rename(folder / "samples")
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
     frame = pl.DataFrame(rows, schema={"key": pl.String, "index": pl.Int64, "shard": pl.String}, orient="row")
-    write_parquet(
-        folder / "samples.parquet",
-        frame.select(
-            "key",
-            run=pl.lit(state.get("run", folder.name)),
-            checkpoint=pl.lit(path.name),
-            seed=pl.lit(stamp["seed"], pl.Int64),
-            index="index",
-            shard="shard",
-        ),
-    )
+    about = {
+        "run": pl.lit(stamp["run"]),
+        "checkpoint": pl.lit(stamp["checkpoint"]),
+        "seed": pl.lit(stamp["seed"], pl.Int64),
+    }
+    write_parquet(folder / "samples.parquet", frame.select("key", **about, index="index", shard="shard"))
+    return tars
 
 
 def encoded(batches: Iterator[Tensor]) -> Iterator[bytes]:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -22,8 +21,8 @@ from models.dcgan import Discriminator, Generator, discriminator_loss, generator
 from models.precision import bf16_pays
 from pipeline import checkpoint
 from pipeline.feed import FEEDS, FLIPS, LATENTS, Shards, choose, generator, to_unit
-from pipeline.machine import command_line, device_name, device_of, tune_allocator, versions
-from shards.files import fingerprint, read_json, write_json, write_parquet
+from pipeline.machine import command_line, device_name, device_of, now, tune_allocator, versions
+from shards.files import fingerprint, read_json, read_parquet, replacing, write_json, write_parquet
 
 TELL_EVERY = 20  # seconds between lines where no progress bar is shown
 GRID_SEED = 2**31  # the grid's latents lie outside every training step's
@@ -53,7 +52,7 @@ class Options:
 # `faces` is the DCGAN as published, for real data and a GPU; `sketch` is what a laptop learns in minutes. Both by
 # measurement: see BENCHMARKS.md.
 PRESETS = {"faces": Options(), "sketch": Options(width_g=24, width_d=16, batch_size=16)}
-SKETCH_STEPS, FACES_EPOCHS, FACES_STEPS = 4000, 10, 100
+SKETCH_STEPS, FACES_EPOCHS, FACES_STEPS = 4000, 10, 5000
 COMPILE_PAYS = 5e14  # FLOP of a run on a CPU above which half a minute of compiling is small beside it
 
 
@@ -251,27 +250,31 @@ def train(
     if not steps:
         steps = epochs * per_epoch if epochs else default_steps(preset, shards.images, options.batch_size)
     folder = out / "runs" / (run or name_of(options, packed["manifest"]))
-    if force:
-        shutil.rmtree(folder, ignore_errors=True)
-    config, said = open_run(folder, options, steps, shards, packed, target)
-    saved = checkpoint.saved(folder / "checkpoints")
+    old = None if force else read_json(folder / "config.json")
+    config, said = open_run(old, folder, options, steps, shards, packed, target)
+    saved = checkpoint.saved(folder / "checkpoints") if old else []
     if saved and checkpoint.step_of(saved[-1]) >= steps:
         return config | {"unchanged": True}
     options = Options(**config["options"])
     trainer = Trainer(options, target)
-    done, rows = restore(trainer, folder)
+    done, rows = restore(trainer, saved)
     config |= {"status": "running", "preset": preset, "steps": steps, "parameters": trainer.nets.sizes()}
     length = f"{steps:,} steps of {options.batch_size}"
     print(f"{folder.name}: {shards.images:,} images, {length} on {config['device']}; {said}")
     feed = FEEDS[options.feed]
     batches = feed(shards, options.image_size, options.batch_size, options.seed, target, workers, progress)
+    if force and (folder / "config.json").exists():  # only now that all is ready does the old run go
+        shutil.rmtree(folder)
     write_json(folder / "config.json", config)
     loop = Loop(trainer, folder, config, rows, per_epoch, sample_every, save_every_epoch, keep, progress)
     try:
         with Signals() as signals:
             loop.run(batches(done), done, steps, signals)
     except BaseException:
-        write_json(folder / "config.json", config | {"status": "stopped", "finished": now()})
+        if checkpoint.saved(folder / "checkpoints"):
+            write_json(folder / "config.json", config | {"status": "stopped", "finished": now()})
+        else:  # nothing to go on with, and no run that later commands should take for the newest
+            shutil.rmtree(folder)
         raise
     config |= {"status": "finished", "finished": now()}
     write_json(folder / "config.json", config)
@@ -279,13 +282,12 @@ def train(
 
 
 def open_run(
-    folder: Path, options: Options, steps: int, shards: Shards, packed: dict, device: torch.device
+    old: dict | None, folder: Path, options: Options, steps: int, shards: Shards, packed: dict, device: torch.device
 ) -> tuple[dict, str]:
-    """The config.json of the run in `folder`, a new one where there is none, and a word on what was chosen."""
-    config = read_json(folder / "config.json")
-    if config:
-        refuse_another(config, options, packed, folder)
-        return config, "continuing"
+    """The config.json of the run in `folder`, a new one where there is no `old` one, and a word on what was chosen."""
+    if old:
+        refuse_another(old, options, packed, folder)
+        return old, "continuing"
     settled, said = resolve(options, steps, shards, device)
     config = {
         "run": folder.name,
@@ -342,14 +344,15 @@ class Loop:
                 waited += time.monotonic() - asked
                 losses.append(self.trainer.step(step, images))
                 done = step + 1
-                if done % self.log_every == 0 or done == last or signals.seen:
+                saving = done == last or signals.seen or self.due(done, saved_at)
+                if saving or done % self.log_every == 0:  # a loss is looked at before it is saved
                     elapsed = time.monotonic() - began
                     self.log(done, losses, waited, elapsed, bar)
                     losses, waited, began = [], 0.0, time.monotonic()
                 bar.update()
                 if done % self.sample_every == 0 or done == last:
                     self.draw(done)
-                if done == last or signals.seen or self.due(done, saved_at):
+                if saving:
                     self.save(done)
                     saved_at = time.monotonic()
                 if signals.seen and done < last:
@@ -363,8 +366,8 @@ class Loop:
         values = torch.stack(losses).mean(0).tolist()  # also waits for the device, so `elapsed` is honest after it
         if not all(map(math.isfinite, values)):
             raise FloatingPointError(
-                f"a loss became {values} near step {step:,}: the last checkpoint is from before; "
-                "try a lower --lr or --precision fp32"
+                f"a loss became {values} near step {step:,}: no checkpoint holds it; try a lower --lr, "
+                "or --precision fp32"
             )
         self.seconds += elapsed
         names = ("loss_d", "loss_g", "d_real", "d_fake")
@@ -393,9 +396,8 @@ class Loop:
             self.told = time.monotonic()
 
     def draw(self, step: int) -> None:
-        grids = self.folder / "grids"
-        grids.mkdir(parents=True, exist_ok=True)
-        save_image(self.trainer.grid(), grids / f"step_{step:09d}.png", nrow=8, padding=0)
+        with replacing(self.folder / "grids" / f"step_{step:09d}.png") as file:
+            save_image(self.trainer.grid(), file, format="png", nrow=8, padding=0)
 
     def due(self, step: int, saved_at: float) -> bool:
         """Whether to save now: every N epochs where asked for, else every half minute."""
@@ -408,7 +410,7 @@ class Loop:
         write_parquet(self.folder / "steps.parquet", steps_frame(self.rows))
         state = {
             "options": self.config["options"],
-            "manifest": self.config["data"]["manifest"],
+            "data": self.config["data"],
             "run": self.config["run"],
         }
         checkpoint.save(self.folder / "checkpoints", step, state | {"nets": self.trainer.nets.state()}, self.keep)
@@ -422,15 +424,14 @@ def steps_frame(rows: list[dict]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=kinds, orient="row")
 
 
-def restore(trainer: Trainer, folder: Path) -> tuple[int, list[dict]]:
-    """Loads the newest checkpoint of a run, if any; returns the steps done and the rows logged until then."""
-    saved = checkpoint.saved(folder / "checkpoints")
+def restore(trainer: Trainer, saved: list[Path]) -> tuple[int, list[dict]]:
+    """Loads the newest of a run's checkpoints, if any; returns the steps done and the rows logged until then."""
     if not saved:
         return 0, []
     state = checkpoint.load(saved[-1], trainer.device)
     trainer.nets.load(state["nets"])
-    rows = pl.read_parquet(folder / "steps.parquet").filter(pl.col("step") <= state["step"]).to_dicts()
-    return state["step"], rows
+    rows = read_parquet(saved[-1].parent.parent / "steps.parquet").filter(pl.col("step") <= state["step"])
+    return state["step"], rows.to_dicts()
 
 
 def refuse_another(config: dict, options: Options, packed: dict, folder: Path) -> None:
@@ -466,7 +467,3 @@ class Signals:
     def __exit__(self, *_) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

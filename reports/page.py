@@ -36,7 +36,8 @@ def build(out: Path, run: str | None = None, force: bool = False) -> tuple[Path,
     connection, page = sql.connect(out), out / "report" / "index.html"
     run = estimate.choose_run(connection, out, run)
     mark, last = inputs(out, run), read_json(out / "report" / "report.json") or {}
-    if not force and page.exists() and last.get("fingerprint") == mark:
+    made = [out / "report" / name for name in ("index.html", *(f"{table}.parquet" for table in estimate.TABLES))]
+    if not force and all(path.exists() for path in made) and last.get("fingerprint") == mark:
         return page, False
     labelled = estimate.labelling(connection, run)
     config = read_json(out / "runs" / run / "config.json")
@@ -159,14 +160,14 @@ def sentences(rows: pl.DataFrame, foreign: bool = False) -> list[str]:
 
 
 def answer(rows: pl.DataFrame) -> str:
-    """The question answered in one sentence."""
-    moved = rows["verdict"].is_in(["amplified", "reduced"]).sum()
+    """The question answered in one sentence; "no" only of shifts that chance among so many groups does not explain."""
+    moved = (rows["shifted"] & rows["verdict"].is_in(["amplified", "reduced"])).sum()
     if moved:
         return f"No: it drew {moved} of {len(rows)} groups more or less often than it was shown them."
     if (rows["verdict"] == "preserved").all():
         return "Yes: it drew every group about as often as it was shown it."
     if (rows["verdict"] == "inconclusive").all():
-        return "It can't be told: there are too few samples."
+        return "It can not be told: there are too few samples."
     return "Yes, as far as these samples can tell."
 
 

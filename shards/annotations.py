@@ -69,11 +69,20 @@ def skin_group(tone: str = "skin_tone") -> pl.Expr:
 def columns_of(path: Path) -> dict[str, str]:
     """Our column names -> the table's own, as far as the CSV at `path` has them."""
     try:
-        header = pl.scan_csv(path, infer_schema=False, encoding="utf8-lossy").collect_schema().names()
+        header = scan(path).collect_schema().names()
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise ValueError(f"{path} can't be read as CSV: {str(error).splitlines()[0]}") from error
+        raise not_csv(path, error) from error
     known = {name.strip().lower(): name for name in header}
     return {ours: known[name] for ours, names in COLUMNS.items() for name in names if name in known}
+
+
+def scan(path: Path) -> pl.LazyFrame:
+    """The CSV as text columns, lazily."""
+    return pl.scan_csv(path, infer_schema=False, encoding="utf8-lossy", glob=False)
+
+
+def not_csv(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} can't be read as CSV: {str(error).splitlines()[0]}")
 
 
 def find_tables(root: Path) -> list[Path]:
@@ -104,22 +113,25 @@ def read_table(path: Path, age_codes: str) -> tuple[pl.DataFrame, int]:
     """One table's tidy frame and the number of its rows that contradict their own `Intersection`."""
     columns = columns_of(path)
     if "path" not in columns or not columns.keys() & {"gender", "age", "skin_tone", "race", "target"}:
-        header = ", ".join(pl.scan_csv(path, infer_schema=False).collect_schema().names()[:12])
+        header = ", ".join(scan(path).collect_schema().names()[:12])
         raise ValueError(
             f"{path} is no AI-Face annotation table: it needs `Image Path` and at least one of Gender, Age, Skin Tone, "
             f"Target; it has {header}. Name the right one with --annotations, or pass --no-annotations"
         )
-    lazy = pl.scan_csv(path, infer_schema=False, encoding="utf8-lossy")
     codes = {
         name: code(columns[name]) if name in columns else pl.lit(None, pl.Int64)
         for name in ("gender", "age", "race", "skin_tone", "intersection", "target")
     }
     split = pl.col(columns["split"]) if "split" in columns else pl.lit(split_of(path))
-    raw = lazy.select(
+    picked = scan(path).select(
         pl.col(columns["path"]).str.strip_chars().alias("path"),
         split.cast(pl.String).alias("split"),
         *[expression.alias(name) for name, expression in codes.items()],
-    ).collect()
+    )
+    try:
+        raw = picked.collect()
+    except pl.exceptions.PolarsError as error:
+        raise not_csv(path, error) from error
     ages = AGE_CODES[age_layout(path, columns, raw["age"], age_codes)]
     tidy = raw.with_columns(
         gender=pl.col("gender").replace_strict({0: "female", 1: "male"}, default=None, return_dtype=pl.String),
@@ -133,7 +145,8 @@ def read_table(path: Path, age_codes: str) -> tuple[pl.DataFrame, int]:
 
 def code(column: str) -> pl.Expr:
     """Whole numbers out of text such as `1`, `1.0` or ` 1 `; null for anything else."""
-    return pl.col(column).str.strip_chars().cast(pl.Float64, strict=False).cast(pl.Int64, strict=False)
+    number = pl.col(column).str.strip_chars().cast(pl.Float64, strict=False)
+    return pl.when(number == number.round()).then(number).cast(pl.Int64, strict=False)
 
 
 def split_of(path: Path) -> str | None:

@@ -55,6 +55,11 @@ def write_parquet(path: Path, frame: pl.DataFrame) -> None:
             raise
 
 
+def read_parquet(path: Path) -> pl.DataFrame:
+    """The one file of that name, whatever characters are in it."""
+    return pl.read_parquet(path, glob=False)
+
+
 def fingerprint(value: Any) -> str:
     """16 hexadecimal digits that change whenever the JSON form of `value` does."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)

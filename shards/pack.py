@@ -4,6 +4,7 @@ import hashlib
 import multiprocessing
 import os
 import shutil
+import stat
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ import numpy as np
 import polars as pl
 from tqdm import tqdm
 
-from shards import annotations, check
-from shards.files import fingerprint, read_json, write_json, write_parquet
+from shards import annotations, check, cpus
+from shards.files import fingerprint, read_json, read_parquet, write_json, write_parquet
 from shards.tar import TarWriter
 
 SCHEMA = {
@@ -97,8 +98,8 @@ def make_plan(root: Path, options: Options, tables: list[Path] | None = None) ->
         .drop("n")
     )
     identity = hashlib.sha256()
-    for path in [*(root / path for path in paths), *table_paths]:
-        identity.update(f"{path}\0{size_and_time(path)}\0".encode())
+    for path in [*paths, *(table.resolve() for table in table_paths)]:  # relative: the root may be spelt in many ways
+        identity.update(f"{path}\0{size_and_time(root / path)}\0".encode())
     inputs = [FORMAT, str(root.resolve()), vars(options), identity.hexdigest()]
     return Plan(root, options, images, read, unreadable, fingerprint(inputs))
 
@@ -181,7 +182,7 @@ def write_missing(
     jobs = {
         key[0]: frame.select("key", "path").rows() for key, frame in plan.images.group_by("shard", maintain_order=True)
     }
-    workers = min(workers or os.cpu_count() or 1, max(len(missing), 1))
+    workers = min(workers or cpus(), max(len(missing), 1))
     bar = tqdm(
         total=len(plan.images),
         unit="img",
@@ -211,9 +212,8 @@ def write_shard(root: Path, path: Path, images: list[tuple[str, str]], checked: 
     with TarWriter(path) as tar:
         for key, name in images:
             try:
-                with open(root / name, "rb") as file:
-                    data = file.read(check.MAX_BYTES + 1)
-            except OSError:  # vanished, no permission, a directory of that name, a failing disk
+                data = contents(root / name)
+            except OSError:  # vanished, no permission, a pipe or a folder of that name, a failing disk
                 rows.append((key, None, None, None, None, "unreadable"))
                 continue
             verdict = judge(data, name, checked)
@@ -222,6 +222,14 @@ def write_shard(root: Path, path: Path, images: list[tuple[str, str]], checked: 
             digest = hashlib.sha256(data).hexdigest()
             rows.append((key, verdict.width, verdict.height, len(data), digest, verdict.reason))
     return rows
+
+
+def contents(path: Path) -> bytes:
+    """The bytes of a regular file, no more than decide that it is too large. OSError for any other thing."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+        raise OSError(f"{path} is not a file")
+    with open(path, "rb") as file:
+        return file.read(check.MAX_BYTES + 1)
 
 
 def judge(data: bytes, name: str, checked: bool) -> check.Verdict:
@@ -237,7 +245,7 @@ def judge(data: bytes, name: str, checked: bool) -> check.Verdict:
 
 def merge(plan: Plan, parts: dict[str, Path]) -> pl.DataFrame:
     """images.parquet's rows, in tar order."""
-    rows = pl.concat([pl.read_parquet(part) for part in parts.values()])
+    rows = pl.concat([read_parquet(part) for part in parts.values()])
     packed = pl.col("reason").is_null()
     images = plan.images.join(rows, on="key", how="left", maintain_order="left").with_columns(
         status=pl.when(packed).then(pl.lit("packed")).otherwise(pl.lit("rejected")),
@@ -255,7 +263,7 @@ def summarise(plan: Plan, folder: Path, images: pl.DataFrame, seconds: float) ->
     """shards.json: what went in, what came out, and a hash (`manifest`) of all that training depends on."""
     packed = images.filter(status="packed")
     labelled = pl.any_horizontal(pl.col("gender", "age", "skin_tone").is_not_null())
-    manifest = hashlib.sha256(packed.drop("path", "shard", "status", "reason").write_csv().encode()).hexdigest()
+    manifest = hashlib.sha256(packed.drop("path", "status", "reason").write_csv().encode()).hexdigest()
     rejected = images.filter(status="rejected")["reason"].value_counts(sort=True)
     names = list(packed["shard"].unique(maintain_order=True))
     counts = dict(packed["shard"].value_counts().iter_rows())

@@ -3,7 +3,6 @@
 import json
 import math
 import multiprocessing
-import os
 import random
 import shutil
 from collections.abc import Callable, Iterable
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from shards import cpus
 from shards.annotations import AGES, GENDERS, SKIN_TONES
 from shards.files import read_json, replacing
 from shards.portrait import VERSION, Face, draw
@@ -94,7 +94,7 @@ def each(work: Callable, items: list, workers: int) -> Iterable:
     if workers == 1:
         yield from map(work, items)
     else:
-        with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        with multiprocessing.get_context("spawn").Pool(min(workers, len(items))) as pool:
             yield from pool.imap_unordered(work, items, chunksize=32)
 
 
@@ -138,7 +138,7 @@ def write(
     mark.unlink(missing_ok=True)
     faces = sample_faces(count, seed, shares)
     if workers is None:
-        workers = len(os.sched_getaffinity(0)) if count > 300 else 1  # a process takes a moment to start
+        workers = cpus() if count > 300 else 1  # a process takes a moment to start
     try:
         with replacing(mark) as file:
             fill(root, faces, partial(save, root=root, size=size, quality=quality), workers, progress)

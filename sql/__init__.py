@@ -21,7 +21,8 @@ FILES = {  # view -> its files, below OUT
     "confusion": ["report/confusion.parquet"],
 }
 RUN_COLUMNS = (
-    "{status: 'VARCHAR', started: 'VARCHAR', finished: 'VARCHAR', device: 'VARCHAR', options: 'JSON', data: 'JSON'}"
+    "{status: 'VARCHAR', started: 'VARCHAR', finished: 'VARCHAR', device: 'VARCHAR', steps: 'BIGINT', "
+    "options: 'JSON', data: 'JSON'}"
 )
 
 
@@ -54,9 +55,12 @@ def connect(out: Path) -> duckdb.DuckDBPyConnection:
     """
     out = out.resolve()
     connection = duckdb.connect(":memory:")
-    views = (HERE / "views.sql").read_text(encoding="utf-8")
-    for view, patterns in FILES.items():
-        views = views.replace(f"{{{view}}}", source(view, [p for glob in patterns for p in sorted(out.glob(glob))]))
+
+    def files(match: re.Match) -> str:  # in one pass: a path may itself hold what looks like a place
+        return source(match[1], [path for pattern in FILES[match[1]] for path in sorted(out.glob(pattern))])
+
+    text = (HERE / "views.sql").read_text(encoding="utf-8")
+    views = re.sub(r"\{(" + "|".join(FILES) + r")\}", files, text)
     try:
         connection.execute(views)
     except duckdb.Error as error:

@@ -12,13 +12,13 @@ create table labels_columns (key varchar, source varchar, run varchar, labeller 
 create table estimates_columns (run varchar, attribute varchar, "group" varchar, n bigint, count bigint, share double,
     share_low double, share_high double, reference_n bigint, reference_count bigint, reference double,
     reference_low double, reference_high double, annotated double, ratio double, ratio_low double, ratio_high double,
-    verdict varchar);
+    verdict varchar, shifted boolean);
 create table distances_columns (run varchar, attribute varchar, measure varchar, "against" varchar, value double,
     low double, high double, null_floor double);
 create table confusion_columns (labeller varchar, attribute varchar, annotated varchar, labelled varchar, count bigint);
 create table steps_columns (step bigint, epoch bigint, images bigint, seconds double, loss_d float, loss_g float,
     d_real float, d_fake float, images_per_s float, data_wait float, filename varchar);
-create table runs_columns (status varchar, started varchar, finished varchar, device varchar, options json, data json,
+create table runs_columns (status varchar, started varchar, finished varchar, device varchar, steps bigint, options json, data json,
     filename varchar);
 
 -- The classes of every attribute in their order, absent ones included.
@@ -58,9 +58,9 @@ create view steps as
     select parse_path(filename, 'forward_slash')[-2] as run, * exclude (filename)
     from (from steps_columns union all by name from {steps});
 create view runs as
-    select parse_path(filename, 'forward_slash')[-2] as run, status, started, finished, device,
+    select parse_path(filename, 'forward_slash')[-2] as run, status, started, finished, device, steps,
         (options ->> 'image_size')::integer as image_size, (options ->> 'batch_size')::integer as batch_size,
-        (options ->> 'steps')::bigint as steps, (options ->> 'seed')::bigint as seed, (options ->> 'ema')::double as ema,
+        (options ->> 'seed')::bigint as seed, (options ->> 'ema')::double as ema,
         (data ->> 'drawn')::boolean as drawn, data ->> 'manifest' as manifest, (data ->> 'images')::bigint as images
     from {runs};
 

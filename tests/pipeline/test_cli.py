@@ -138,7 +138,7 @@ def test_every_stage_before_its_predecessor_names_it(tmp_path, packed):
     assert "fairface shards" in refused("train", "--out", tmp_path)
     assert "fairface train" in refused("sample", "--out", tmp_path)
     assert "fairface train" in refused("label", "--out", tmp_path)
-    assert "fairface" in refused("report", "--out", tmp_path)
+    assert "fairface train" in refused("report", "--out", tmp_path)
     assert "fairface shards" in refused("sql", "runs", "--out", tmp_path / "nowhere")
     (tmp_path / "shards").symlink_to(packed / "shards")
     fairface("train", "--out", tmp_path, *TRAIN)
@@ -163,6 +163,50 @@ def test_what_a_person_gets_wrong_is_said_in_one_line(tmp_path, packed):
     assert "--no-such-option" in refused("train", "--out", packed, "--no-such-option", code=2)
     assert "nonsense" in refused("bench", "nonsense")
     assert not list(tmp_path.glob("shards/*"))
+
+
+def test_faces_that_were_drawn_before_are_the_ones_packed(tmp_path):
+    fairface("synth", "--out", tmp_path, "--count", 30, "--size", 32, "--gender", "female=1")
+    assert "30 images" in fairface("shards", "--out", tmp_path)
+    assert set(pl.read_parquet(tmp_path / "shards" / "images.parquet")["gender"]) == {"female"}
+
+
+def test_options_that_would_do_nothing_are_refused(whole):
+    refused("label", "--out", whole, "--prompts", "original")
+    refused("label", "--out", whole, "--clip-model", "embedded", "--clip-pretrained", "openai")
+    refused("label", "--input-dir", whole, "--out-csv", whole / "x.csv", "--limit", 3, code=2)
+    refused("train", "--out", whole, "--steps", 3, "--epochs", 3, code=2)
+    refused("sample", "--out", whole, "--run", "r", "--checkpoint", "c.pt", code=2)
+
+
+def test_a_checkpoint_from_elsewhere_becomes_a_run_of_its_own(whole, tmp_path, packed):
+    (checkpoint,) = whole.glob("runs/*/checkpoints/*.pt")
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()}
+    (tmp_path / "shards").symlink_to(packed / "shards")
+    fairface("sample", "--out", tmp_path, "--checkpoint", checkpoint, "--num-samples", 5)
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()} == before
+    (run,) = (tmp_path / "runs").iterdir()
+    assert pl.read_parquet(run / "samples.parquet")["run"].unique().to_list() == [run.name]
+    assert run.name in fairface("sql", "runs", "--out", tmp_path)
+
+
+def test_hostile_folders(drawn, tmp_path):
+    out = tmp_path / "o[8]*{steps}"
+    fairface("shards", "--out", out, "--data", drawn)
+    assert "unchanged" in fairface(
+        "shards", "--out", out, "--data", drawn.parent / "." / drawn.name / ".." / drawn.name
+    )
+    assert "240" in fairface("sql", "--out", out, "-c", "select count(*) as n from images")
+
+
+def test_missing_outputs_are_made_again(whole, quick_labeller, monkeypatch):
+    monkeypatch.setattr(labeller, "embedded", lambda *_, **__: quick_labeller)
+    (whole / "report" / "estimates.parquet").unlink()
+    assert "unchanged" not in fairface("report", "--out", whole)
+    next(whole.glob("runs/*/samples/*.tar")).unlink()
+    assert "unchanged" not in fairface("sample", "--out", whole, "--num-samples", 70)
+    assert fairface("label", "--out", whole).count("unchanged") == 1
+    fairface("report", "--out", whole)
 
 
 def test_a_checkpoint_that_is_none_is_named(tmp_path):

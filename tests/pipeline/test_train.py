@@ -82,10 +82,9 @@ def test_stopping_and_continuing_equals_going_on(out, feed):
     run(out, 9, options, run="parts")
     run(out, 24, options, run="parts")
     assert same(weights(out, "whole", 24), weights(out, "parts", 24))
-    losses = [
-        pl.read_parquet(out / "runs" / name / "steps.parquet").filter(step=24)["loss_g"] for name in ("whole", "parts")
-    ]
-    assert [len(rows) for rows in losses] == [1, 1]
+    rows = [pl.read_parquet(out / "runs" / name / "steps.parquet") for name in ("whole", "parts")]
+    assert [frame["step"].to_list() for frame in rows] == [[20, 24], [9, 20, 24]]
+    assert rows[0].filter(step=24)["loss_g"].item() == rows[1].filter(step=24)["loss_g"].item()
 
 
 def test_the_seed_decides_the_weights(out):
@@ -109,15 +108,16 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 
 
 def test_a_killed_run_continues_to_the_same_weights(out):
-    subprocess.run([*command(out, 45), "--run", "whole"], check=True)
+    subprocess.run([*command(out, 450), "--run", "whole"], check=True)
     folder = out / "runs" / "killed" / "checkpoints"
-    process = subprocess.Popen(command(out, 45))
+    process = subprocess.Popen(command(out, 450))
     wait_for(folder, process)
+    assert process.poll() is None
     process.kill()
     process.wait()
-    assert checkpoint.step_of(checkpoint.saved(folder)[-1]) <= 45
-    subprocess.run(command(out, 45), check=True)
-    assert same(weights(out, "whole", 45), weights(out, "killed", 45))
+    assert checkpoint.step_of(checkpoint.saved(folder)[-1]) < 450
+    subprocess.run(command(out, 450), check=True)
+    assert same(weights(out, "whole", 450), weights(out, "killed", 450))
 
 
 def test_sigterm_saves_and_exits_with_its_own_code(out):
@@ -132,12 +132,25 @@ def test_sigterm_saves_and_exits_with_its_own_code(out):
     assert read_json(out / "runs" / "killed" / "config.json")["status"] == "stopped"
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(out):
-    run(out, 20, run="bad")
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(out, monkeypatch):
     with pytest.raises(FloatingPointError, match="--lr"):
-        run(out, 80, replace(TINY, lr=1e30), run="worse")
-    assert not checkpoint.saved(out / "runs" / "worse" / "checkpoints")
-    assert read_json(out / "runs" / "worse" / "config.json")["status"] == "stopped"
+        run(out, 80, replace(TINY, lr=1e30), run="never")
+    assert not (out / "runs" / "never").exists()  # no run that later commands would take for the newest
+    real = Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self, step, images: real(self, step, images) / (step != 33))
+    with pytest.raises(FloatingPointError):
+        run(out, 80, run="late", save_every_epoch=1)
+    assert checkpoint.step_of(checkpoint.saved(out / "runs" / "late" / "checkpoints")[-1]) == 30
+    assert read_json(out / "runs" / "late" / "config.json")["status"] == "stopped"
+
+
+def test_force_replaces_a_run_only_once_all_is_ready(out):
+    run(out, 3, run="mine")
+    with pytest.raises(ValueError, match="--batch-size"):
+        run(out, 3, replace(TINY, batch_size=500), run="mine", force=True)
+    before = weights(out, "mine", 3)
+    run(out, 3, replace(TINY, seed=5), run="mine", force=True)
+    assert not same(before, weights(out, "mine", 3))
 
 
 def test_a_run_takes_neither_other_options_nor_other_images(out, packed, tmp_path):

@@ -147,3 +147,16 @@ def test_runs_stand_beside_each_other_until_they_are_gone(world):
     (out / "runs" / "first" / "config.json").unlink()
     estimate.write(out, sql.connect(out), "second")
     assert set(pl.read_parquet(out / "report" / "estimates.parquet")["run"]) == {"second"}
+
+
+def test_a_perfect_generator_is_seldom_accused_and_a_shifted_one_found():
+    generator, n, m = np.random.default_rng(0), 2000, 6000
+    shares = np.array([0.5, 0.5, 0.08, 0.71, 0.21, 0.1, 0.26, 0.37, 0.14, 0.13])
+    sizes = n + 0 * shares, m + 0 * shares
+    worlds = [(generator.binomial(n, shares), generator.binomial(m, shares)) for _ in range(400)]
+    accused = [estimate.shifted(drawn, sizes[0], seen, sizes[1]).any() for drawn, seen in worlds]
+    assert np.mean(accused) < 0.08
+    moved = shares.copy()
+    moved[0] += 0.1
+    found = estimate.shifted(n * moved, sizes[0], m * shares, sizes[1])
+    assert found.tolist() == [True] + [False] * 9

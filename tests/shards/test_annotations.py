@@ -64,7 +64,7 @@ def test_first_release_has_race_and_other_ages(tmp_path):
 
 
 def test_wrong_and_missing_codes_become_null_and_contradictions_are_counted(tmp_path):
-    read = tidy(tmp_path, README + "a/1.jpg,7,9,11,0,3\na/2.jpg,,,,,\na/3.jpg,1.0, 1 ,10,5,1\na/4.jpg,1,1,10,0,1\n")
+    read = tidy(tmp_path, README + "a/1.jpg,7,1.5,11,0,3\na/2.jpg,,,,,\na/3.jpg,1.0, 1 ,10,5,1\na/4.jpg,1,1,10,0,1\n")
     assert read.frame.select("gender", "age", "skin_tone", "target").rows() == [
         (None, None, None, None),
         (None, None, None, None),
@@ -79,7 +79,17 @@ def test_repeated_paths_keep_their_first_row(tmp_path):
     assert (read.rows, read.repeated, read.frame["gender"].to_list()) == (2, 1, ["male"])
 
 
-@pytest.mark.parametrize("text", ["name,age\n1,2\n", "Image Path,other\na,b\n", "", "\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        README + "a/1.jpg,0,1,2,0,0,9,9\n",
+        'Image Path,Age\n"a,1\n',
+        "name,age\n1,2\n",
+        "Image Path,other\na,b\n",
+        "",
+        "\n",
+    ],
+)
 def test_other_tables_are_refused_by_name(tmp_path, text):
     with pytest.raises(ValueError, match=r"train\.csv"):
         tidy(tmp_path, text)

@@ -14,6 +14,8 @@ import numpy as np
 import polars as pl
 import pytest
 import webdataset
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from shards import pack, tar
@@ -69,6 +71,28 @@ def test_bad_images_are_rejected_with_a_reason(reason):
 
 def test_a_bomb_is_rejected_before_it_is_decoded():
     assert inspect(picture("PNG", "1", (3000, 3000)), max_pixels=10**6) == ("too_large", "", 3000, 3000)
+
+
+def test_kinds_that_dali_cannot_decode_and_ribbons_are_rejected():
+    assert inspect(picture("TIFF", "F")).reason == "unsupported"
+    assert inspect(picture("TIFF", compression="lzma")).reason == "unsupported"
+    assert inspect(picture("PNG", size=(2, 600))).reason == "too_narrow"
+
+
+@given(st.sampled_from(sorted(GOOD)), st.integers(0, 10**6), st.binary(min_size=1, max_size=40))
+def test_any_damage_is_a_verdict_never_a_traceback(name, place, patch):
+    data = bytearray(GOOD[name])
+    place %= len(data)
+    data[place : place + len(patch)] = patch
+    verdict = inspect(bytes(data))
+    assert (verdict.reason is None) == bool(verdict.extension)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    (tmp_path / "data").mkdir()
+    os.mkfifo(tmp_path / "data" / "pipe.jpg")
+    (tmp_path / "data" / "good.jpg").write_bytes(picture())
+    assert packed_into(tmp_path / "data", tmp_path / "shards")["rejected"] == {"unreadable": 1}
 
 
 def test_a_flipped_bit_in_a_png_is_corrupt_not_truncated():
