@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 OUT    ?= outputs
-CUDA   ?= 13
+# the environment's own, where there is one
+CUDA   ?= $(or $(patsubst $(VENV)/.ready-cuda%,%,$(firstword $(wildcard $(VENV)/.ready-cuda*))),13)
 DATA   ?=
 FAIRFACE = $(VENV)/bin/fairface
 
@@ -25,6 +26,8 @@ $(VENV)/.ready-cuda$(CUDA): pyproject.toml constraints.txt
 	  echo "no C++ compiler: torch.compile stays off until one is there (apt install g++)"
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	@rm -f $(VENV)/.ready-cuda*
+	@$(VENV)/bin/python -m pip uninstall --quiet --yes nvidia-dali-cuda$(if $(filter 12,$(CUDA)),130,120) 2>/dev/null
 	PYTHONWARNINGS=ignore $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[cuda$(CUDA),dev]'
 	@touch $@
 

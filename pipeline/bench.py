@@ -134,7 +134,7 @@ def bench_pack(bench: Bench) -> Iterator[Row]:
         return len(paths)
 
     folder, cpu = bench.scratch / "packed", torch.device("cpu")
-    note = f"{cpus()} processes against one, with join, hashes and table"
+    note = f"{cpus()} processes against one, with hashes and table"
     yield compare(
         "pack", "every image decoded", lambda: bench.pack(folder, bench.many), lambda: shard_writer(True), cpu, note
     )

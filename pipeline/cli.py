@@ -206,7 +206,10 @@ def pack_into(
 @click.option("--batch-size", type=click.IntRange(2), help="Images a step.  [default: 128; sketch 16]")
 @click.option("--steps", type=click.IntRange(1), help="Length of the run; a longer one continues a shorter one.")
 @click.option(
-    "--epochs", "--num-epochs", type=click.IntRange(1), help="The same in epochs.  [default: 10; sketch 4000 steps]"
+    "--epochs",
+    "--num-epochs",
+    type=click.IntRange(1),
+    help="The same in epochs.  [default: 10, at least 5000 steps; sketch 4000 steps]",
 )
 @click.option("--lr", type=click.FloatRange(0, min_open=True), help="Adam's learning rate.  [default: 2e-4]")
 @click.option("--beta1", type=click.FloatRange(0, 1, max_open=True), help="Adam's.  [default: 0.5]")

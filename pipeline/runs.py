@@ -7,7 +7,8 @@ from shards.files import read_json
 
 
 def folder_of(out: Path, run: str | None) -> Path:
-    """The folder of a run; without a name the one started last, of those with a checkpoint if there are any.
+    """The folder of a run; without a name the one started last, of those with a checkpoint or samples if
+    there are any.
 
     Raises ValueError where there is none.
     """
@@ -31,5 +32,8 @@ def newest_checkpoint(folder: Path) -> Path:
     """A run's last checkpoint. Raises ValueError before the first one is saved."""
     saved = checkpoint.saved(folder / "checkpoints")
     if not saved:
+        origin = (read_json(folder / "config.json") or {}).get("checkpoint")  # of a run sampled from elsewhere
+        if origin and Path(origin).is_file():
+            return Path(origin)
         raise ValueError(f"{folder} has no checkpoint yet: run `fairface train` until it saves one")
     return saved[-1]

@@ -81,9 +81,10 @@ def sample(
     With `png_dir` they are also written there, named sample_00000.png and so on, as the original does. Returns
     samples.json with `unchanged` set.
     """
-    path = path or runs.newest_checkpoint(runs.folder_of(out, run))
+    home = None if path else runs.folder_of(out, run)
+    path = path or runs.newest_checkpoint(home)
     net, state = load_generator(path, target := device_of(device), weights)
-    folder = run_folder(out, path, state)
+    folder = home or run_folder(out, path, state)
     stamp = {"run": folder.name, "checkpoint": path.name, "sha256": checkpoint.digest(path)}
     stamp |= {"seed": seed, "count": count, "weights": weights, "image_size": net.image_size}
     done = read_json(folder / "samples.json")
@@ -98,20 +99,24 @@ def sample(
 
 
 def run_folder(out: Path, path: Path, state: dict) -> Path:
-    """The folder of a checkpoint's run; one from elsewhere becomes a run of OUT, named after its file."""
-    folder = path.resolve().parent.parent
-    if path.parent.name == "checkpoints" and folder.parent == (out / "runs").resolve():
-        return out / "runs" / folder.name
-    folder = out / "runs" / path.stem
-    config = {"run": folder.name, "status": "finished", "started": now(), "checkpoint": str(path)}
-    write_json(folder / "config.json", config | {key: state[key] for key in ("options", "data")})
+    """The folder of a checkpoint's run; one from outside OUT becomes a run there, named after run and file."""
+    path = path.resolve()
+    folder = out / "runs" / path.parent.parent.name
+    if path.parent.name == "checkpoints" and folder.resolve() == path.parent.parent:
+        return folder
+    folder = out / "runs" / f"{Path(str(state['run'])).name}-{path.stem}"
+    config = {"run": folder.name, "status": "finished", "checkpoint": str(path), "steps": state["step"]}
+    config |= {key: state[key] for key in ("options", "data")}
+    old = read_json(folder / "config.json") or {}
+    if {key: old.get(key) for key in config} != config:
+        write_json(folder / "config.json", config | {"started": now()})
     return folder
 
 
 def whole(folder: Path, done: dict) -> bool:
     """Whether the samples that samples.json names are all there."""
     tars = [folder / "samples" / shard["name"] for shard in done["shards"]]
-    sizes = [tar.stat().st_size if tar.exists() else None for tar in tars]
+    sizes = [tar.stat().st_size if tar.exists() and tar.with_suffix(".idx").exists() else None for tar in tars]
     return (folder / "samples.parquet").exists() and sizes == [shard["bytes"] for shard in done["shards"]]
 
 

@@ -49,8 +49,7 @@ class Options:
     feed: str = "auto"  # resident | streaming
 
 
-# `faces` is the DCGAN as published, for real data and a GPU; `sketch` is what a laptop learns in minutes. Both by
-# measurement: see BENCHMARKS.md.
+# `faces` is the DCGAN as published, for real data and a GPU; `sketch` is what a laptop learns in minutes.
 PRESETS = {"faces": Options(), "sketch": Options(width_g=24, width_d=16, batch_size=16)}
 SKETCH_STEPS, FACES_EPOCHS, FACES_STEPS = 4000, 10, 5000
 COMPILE_PAYS = 5e14  # FLOP of a run on a CPU above which half a minute of compiling is small beside it
@@ -173,7 +172,7 @@ class Trainer:
 def preset_for(packed: dict, device: str) -> str:
     """`faces` for real images on a GPU; the small `sketch` for drawn ones, and wherever there is no GPU.
 
-    In the minutes that a CPU has, width 64 shows no face: see BENCHMARKS.md.
+    In the minutes that a CPU has, width 64 shows noise where the small network shows faces.
     """
     return "faces" if device_of(device).type == "cuda" and not packed.get("drawn") else "sketch"
 
@@ -250,6 +249,8 @@ def train(
     if not steps:
         steps = epochs * per_epoch if epochs else default_steps(preset, shards.images, options.batch_size)
     folder = out / "runs" / (run or name_of(options, packed["manifest"]))
+    if folder.exists() and not (folder / "config.json").exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} holds files that are no run's: choose another --run")
     old = None if force else read_json(folder / "config.json")
     config, said = open_run(old, folder, options, steps, shards, packed, target)
     saved = checkpoint.saved(folder / "checkpoints") if old else []
@@ -263,18 +264,18 @@ def train(
     print(f"{folder.name}: {shards.images:,} images, {length} on {config['device']}; {said}")
     feed = FEEDS[options.feed]
     batches = feed(shards, options.image_size, options.batch_size, options.seed, target, workers, progress)
-    if force and (folder / "config.json").exists():  # only now that all is ready does the old run go
-        shutil.rmtree(folder)
+    if force and folder.exists():  # only now that all is ready does the old run go
+        remove_run(folder)
     write_json(folder / "config.json", config)
     loop = Loop(trainer, folder, config, rows, per_epoch, sample_every, save_every_epoch, keep, progress)
     try:
         with Signals() as signals:
             loop.run(batches(done), done, steps, signals)
     except BaseException:
-        if checkpoint.saved(folder / "checkpoints"):
+        if old or checkpoint.saved(folder / "checkpoints"):
             write_json(folder / "config.json", config | {"status": "stopped", "finished": now()})
         else:  # nothing to go on with, and no run that later commands should take for the newest
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
         raise
     config |= {"status": "finished", "finished": now()}
     write_json(folder / "config.json", config)
@@ -302,6 +303,14 @@ def open_run(
         "device": device_name(device),
     }
     return config, ", ".join(said)
+
+
+def remove_run(folder: Path) -> None:
+    """Deletes a run, its config.json last: what a kill leaves is still a run that can be replaced."""
+    for path in folder.iterdir():
+        if path.name != "config.json":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(folder)
 
 
 class Loop:
@@ -344,7 +353,8 @@ class Loop:
                 waited += time.monotonic() - asked
                 losses.append(self.trainer.step(step, images))
                 done = step + 1
-                saving = done == last or signals.seen or self.due(done, saved_at)
+                stopping = signals.seen  # read once: a signal during the lines below waits for the next step
+                saving = done == last or stopping or self.due(done, saved_at)
                 if saving or done % self.log_every == 0:  # a loss is looked at before it is saved
                     elapsed = time.monotonic() - began
                     self.log(done, losses, waited, elapsed, bar)
@@ -355,7 +365,7 @@ class Loop:
                 if saving:
                     self.save(done)
                     saved_at = time.monotonic()
-                if signals.seen and done < last:
+                if stopping and done < last:
                     raise Stopped(
                         f"stopped at step {done:,} of {last:,}, saved: the same command continues", signals.code
                     )
@@ -366,7 +376,7 @@ class Loop:
         values = torch.stack(losses).mean(0).tolist()  # also waits for the device, so `elapsed` is honest after it
         if not all(map(math.isfinite, values)):
             raise FloatingPointError(
-                f"a loss became {values} near step {step:,}: no checkpoint holds it; try a lower --lr, "
+                f"a loss became {values} near step {step:,}: no checkpoint was saved after it; try a lower --lr, "
                 "or --precision fp32"
             )
         self.seconds += elapsed
@@ -436,6 +446,10 @@ def restore(trainer: Trainer, saved: list[Path]) -> tuple[int, list[dict]]:
 
 def refuse_another(config: dict, options: Options, packed: dict, folder: Path) -> None:
     """A run's folder takes no other options and no other images."""
+    if "asked" not in config:
+        raise ValueError(
+            f"{folder} was sampled from {config.get('checkpoint')}, not trained here: choose another --run"
+        )
     if config["data"]["manifest"] != packed["manifest"]:
         raise ValueError(
             f"{folder} was trained on other images than the shards hold now: choose another --run, or replace it with "

@@ -164,10 +164,11 @@ def choose_run(connection: duckdb.DuckDBPyConnection, out: Path, run: str | None
     runs = sql.ask(connection, "runs")
     if not len(runs):
         raise ValueError(f"there is no run below {out}: train one with `fairface train`")
-    found = runs if run is None else runs.filter(pl.col("run") == run)
-    if not len(found):
+    if run is None:
+        return sql.query(connection, "select the_run('newest') as run")["run"][0]
+    if run not in runs["run"]:
         raise ValueError(f"there is no run {run!r} below {out}; the runs are: {', '.join(runs['run'])}")
-    return found["run"][0]
+    return run
 
 
 def labelling(connection: duckdb.DuckDBPyConnection, run: str) -> dict[str, Any]:

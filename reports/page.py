@@ -168,6 +168,8 @@ def answer(rows: pl.DataFrame) -> str:
         return "Yes: it drew every group about as often as it was shown it."
     if (rows["verdict"] == "inconclusive").all():
         return "It can not be told: there are too few samples."
+    if rows["verdict"].is_in(["amplified", "reduced"]).any():
+        return "It can not be told: what looks moved may be chance among so many groups."
     return "Yes, as far as these samples can tell."
 
 

@@ -151,7 +151,8 @@ def pack(plan: Plan, folder: Path, workers: int | None = None, force: bool = Fal
 def whole(folder: Path, done: dict) -> bool:
     """Whether the tars that shards.json names are there in their sizes."""
     sizes = [(folder / shard["name"], shard["bytes"]) for shard in done["shards"]]
-    return (folder / "images.parquet").exists() and all(p.exists() and p.stat().st_size == n for p, n in sizes)
+    there = all(p.exists() and p.stat().st_size == n and p.with_suffix(".idx").exists() for p, n in sizes)
+    return (folder / "images.parquet").exists() and there
 
 
 def make_room(plan: Plan, folder: Path, done: dict | None, force: bool) -> None:

@@ -1,4 +1,4 @@
--- The views that every question is asked of. {images}, {labels} ... are the files found below OUT; a table
+-- The views that every question is asked of. A name in braces stands for the files found below OUT; a table
 -- `*_columns` states what such a file holds, and stands in for it (empty) where there is none yet.
 
 create table images_columns (key varchar, shard varchar, path varchar, family varchar, subset varchar, split varchar,
@@ -64,10 +64,12 @@ create view runs as
         (data ->> 'drawn')::boolean as drawn, data ->> 'manifest' as manifest, (data ->> 'images')::bigint as images
     from {runs};
 
--- The run that is meant: by its name, or the one started last.
+-- The run that is meant: by its name, or the one started last, of those that left something if there are any.
 create macro the_run(name) as
     case when name <> 'newest' then name
-         else (select run from runs order by started desc nulls last, run desc limit 1) end;
+         else (select runs.run from runs
+               left join (select run as begun from steps union select run from samples) on begun = runs.run
+               order by begun is not null desc, started desc nulls last, runs.run desc limit 1) end;
 
 -- One row for each image and attribute: what the labeller said (train, generated), and what the annotations say.
 create view classes as

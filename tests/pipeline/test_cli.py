@@ -121,7 +121,8 @@ def test_real_faces_without_weights_warn_and_fall_back(whole, quick_labeller, mo
         label.choose(False, "ViT-B-32", None, None, "cpu", False)
 
 
-def test_the_original_options_work_under_their_names(drawn, tmp_path):
+def test_the_original_options_work_under_their_names(drawn, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # `sample` takes OUT's default
     fairface(
         "train", "--data-root", drawn, "--out-dir", tmp_path, "--image-size", 32, "--latent-dim", 8, "--batch-size", 64,
         "--num-epochs", 1, "--lr", 2e-4, "--beta1", 0.5, "--beta2", 0.999, "--num-workers", 1, "--device", "cpu",
@@ -188,6 +189,10 @@ def test_a_checkpoint_from_elsewhere_becomes_a_run_of_its_own(whole, tmp_path, p
     (run,) = (tmp_path / "runs").iterdir()
     assert pl.read_parquet(run / "samples.parquet")["run"].unique().to_list() == [run.name]
     assert run.name in fairface("sql", "runs", "--out", tmp_path)
+    assert "unchanged" in fairface("sample", "--out", tmp_path, "--num-samples", 5)
+    assert "not trained here" in refused("train", "--out", tmp_path, "--run", run.name, *TRAIN)
+    next(run.glob("samples/*.idx")).unlink()
+    assert "unchanged" not in fairface("sample", "--out", tmp_path, "--num-samples", 5)
 
 
 def test_hostile_folders(drawn, tmp_path):
