@@ -213,7 +213,7 @@ def pack_into(
     "--epochs",
     "--num-epochs",
     type=click.IntRange(1),
-    help="The same in epochs.  [default: 10, at least 5000 steps; sketch 4000 steps]",
+    help="The same in epochs.  [default: 10, at least 5000 steps; sketch 3000 steps]",
 )
 @click.option("--lr", type=click.FloatRange(0, min_open=True), help="Adam's learning rate.  [default: 2e-4]")
 @click.option("--beta1", type=click.FloatRange(0, 1, max_open=True), help="Adam's.  [default: 0.5]")

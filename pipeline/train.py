@@ -51,7 +51,7 @@ class Options:
 
 # `faces` is the DCGAN as published, for real data and a GPU; `sketch` is what a laptop learns in minutes.
 PRESETS = {"faces": Options(), "sketch": Options(width_g=24, width_d=16, batch_size=16)}
-SKETCH_STEPS, FACES_EPOCHS, FACES_STEPS = 4000, 10, 5000
+SKETCH_STEPS, FACES_EPOCHS, FACES_STEPS = 3000, 10, 5000
 COMPILE_PAYS = 5e14  # FLOP of a run on a CPU above which half a minute of compiling is small beside it
 
 

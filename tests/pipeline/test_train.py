@@ -224,7 +224,7 @@ def test_flop_of_the_published_network():
 
 
 def test_default_lengths():
-    assert default_steps("sketch", 6000, 16) == 4000
+    assert default_steps("sketch", 6000, 16) == 3000
     assert default_steps("faces", 135_766, 128) == 10 * 1060
 
 
