@@ -46,7 +46,7 @@ def device_name(device: torch.device) -> str:
 
 
 def tune_allocator() -> None:
-    """Lets glibc keep freed memory: a step on a CPU allocates the same large blocks again and again (about 20 %)."""
+    """Lets glibc keep freed memory: a step on a CPU allocates the same large blocks again and again."""
     if sys.platform == "linux":
         mallopt = ctypes.CDLL(None).mallopt
         for parameter in (-3, -1, -2):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD of malloc.h
