@@ -116,8 +116,8 @@ class Bench:
         return folder
 
     def pack(self, folder: Path, root: Path | None = None, checked: bool = True) -> int:
-        plan = pack.make_plan(root or self.root, pack.Options(check=checked, shard_images=256))
-        return pack.pack(plan, folder, force=True, progress=False)["images"]
+        options = pack.Options(check=checked, shard_images=256)
+        return pack.pack(root or self.root, folder, options, force=True, progress=False)["images"]
 
 
 def bench_pack(bench: Bench) -> Iterator[Row]:

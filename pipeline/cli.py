@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -74,6 +75,33 @@ def option_type(attribute: str) -> Callable:
     return read
 
 
+def pairs(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> tuple:
+    """Reads NAME=NAME, repeated."""
+    split = tuple(tuple(part.strip() for part in value.split("=")) for value in values)
+    if bad := [value for value, pair in zip(values, split, strict=True) if len(pair) != 2 or not all(pair)]:
+        raise click.BadParameter(f"{bad[0]!r} is not NAME=NAME")
+    return split
+
+
+class Bytes(click.ParamType):
+    """A number of bytes, with or without a unit."""
+
+    name = "size"
+
+    def convert(self, value: str | int, parameter: click.Parameter | None, context: click.Context | None) -> int:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])?(i)?b?)?", str(value).strip().lower())
+        if not found:
+            self.fail(f"{value!r} is no size, such as 256MB or 1GiB", parameter, context)
+        number, unit, binary = found.groups()
+        size = int(float(number) * (1024 if binary else 1000) ** (" kmgt".index(unit) if unit else 0))
+        if size < 1024:
+            self.fail(f"{value!r} is less than a kilobyte", parameter, context)
+        return size
+
+
+BYTES = Bytes()
+
+
 def shown() -> bool:
     """Whether somebody watches: progress bars are for terminals."""
     return sys.stderr.isatty()
@@ -126,17 +154,47 @@ def synth(out, data, count, size, gender, age, skin_tone, seed, workers) -> None
     show_default=True,
     help="Which of AI-Face's age codes the tables use.",
 )
+@click.option(
+    "--alias",
+    "aliases",
+    multiple=True,
+    callback=pairs,
+    metavar="NAME=NAME",
+    help="A folder's name in the tables and on disk, where they differ. Repeatable.",
+)
+@click.option(
+    "--subset", "subsets", multiple=True, help="Pack this family or method only, such as GANs or FFHQ. Repeatable."
+)
+@click.option("--split", "splits", multiple=True, help="Pack this split only, such as train. Repeatable.")
+@click.option(
+    "--where", help="Pack what this DuckDB predicate selects, such as \"gender = 'female' and age <> 'child'\"."
+)
+@click.option("--annotated-only", is_flag=True, help="Leave out the images that have no annotation row.")
 @click.option("--limit", type=click.IntRange(1), help="Take a seeded sample of this many images.")
-@click.option("--shard-images", type=click.IntRange(1, 10**7), default=2048, show_default=True, help="Images a tar.")
+@click.option("--shard-images", type=click.IntRange(1, 10**7), help="Images a tar.  [default: 2048]")
+@click.option("--shard-bytes", type=BYTES, help="Size of a tar, such as 256MB, by the files as found.")
+@click.option("--size", type=click.IntRange(16, 4096), help="Encode again as JPEG with this shorter side in pixels.")
+@click.option("--quality", type=click.IntRange(1, 95), help="JPEG's, with --size.  [default: 90]")
 @click.option("--check/--no-check", default=True, show_default=True, help="Decode every image once, reject the broken.")
 @SEED
 @WORKERS
 @FORCE
-def shards(out, data, annotations, no_annotations, age_codes, limit, shard_images, check, seed, workers, force) -> None:
-    """Pack images and annotations into checked, shuffled tar shards with DALI's index."""
+def shards(out, data, annotations, no_annotations, workers, force, **given) -> None:
+    """Pack images and annotations into checked, shuffled tar shards with DALI's index.
+
+    Started by torchrun on a file system that all machines see, every process packs its part.
+    """
     from shards.pack import Options
 
-    options = Options(seed=seed, shard_images=shard_images, limit=limit, check=check, age_codes=age_codes)
+    if given["shard_images"] and given["shard_bytes"]:
+        raise click.UsageError("--shard-images and --shard-bytes say the same: give one")
+    if given["quality"] and not given["size"]:
+        raise click.UsageError("--quality goes with --size, without which the bytes stay as they are")
+    if given["size"] and not given["check"]:
+        raise click.UsageError("--size decodes every image: it can't go with --no-check")
+    if annotations and no_annotations:
+        raise click.UsageError("--annotations and --no-annotations exclude each other")
+    options = Options(**{name: value for name, value in given.items() if value is not None})
     tables = [] if no_annotations else list(annotations) or None
     pack_into(out, data, options, tables, workers, force)
 
@@ -145,41 +203,99 @@ def pack_into(
     out: Path, data: Path | None, options, tables: list[Path] | None, workers: int | None, force: bool
 ) -> None:
     """Packs `data` (or faces drawn for it) into OUT/shards and says what happened."""
-    from shards import pack, synthetic
+    from shards import pack, ranks
+
+    with ranks.group():
+        root = data or ranks.from_first(lambda: drawn_faces(out, workers, force))
+        progress = shown() and ranks.rank() == 0
+        packed = pack.pack(root, out / "shards", options, tables, workers, force, progress)
+    if ranks.rank() == 0:
+        tell_packed(out / "shards", packed)
+
+
+def drawn_faces(out: Path, workers: int | None, force: bool) -> Path:
+    """OUT/synthetic: faces that `fairface synth` drew there are taken as they are, otherwise some are drawn."""
+    from shards import synthetic
     from shards.files import read_json
 
-    if data is None:
-        done = read_json(out / "shards" / "shards.json")
-        if done and not done["drawn"] and not force:
-            raise ValueError(
-                f"{out / 'shards'} holds {done['images']:,} images of {done['root']}: name them with --data to "
-                "go on with them, or pack drawn faces into another folder with --out"
-            )
-        data = out / "synthetic"
-        if not (data / "drawn.json").exists():  # faces that `fairface synth` drew there are taken as they are
-            synthetic.write(data, workers=workers, progress=shown())
-            click.echo(f"{data}: drew faces, for want of --data")
-    packed = pack.pack(pack.make_plan(data, options, tables), out / "shards", workers, force, shown())
-    if packed["unchanged"]:
-        click.echo(f"{out / 'shards'}: {packed['images']:,} images, unchanged")
-        return
-    rejected = ", ".join(f"{n:,} {reason}" for reason, n in packed["rejected"].items()) or "none"
-    rows = (
-        f"{packed['matched']:,} images matched one of {packed['rows']:,} annotation rows"
-        if packed["tables"]
-        else "no annotations found: the report will compare labels only"
-    )
-    click.echo(
-        f"{out / 'shards'}: packed {packed['images']:,} images ({packed['bytes'] / 1e6:,.1f} MB) into "
-        f"{len(packed['shards'])} shards in {packed['seconds']:.1f} s; rejected: {rejected}; {rows}"
-    )
-    if packed["rows_disagreeing"]:
-        click.echo(
-            f"Warning: {packed['rows_disagreeing']:,} rows state an Intersection that is not gender x skin tone",
-            err=True,
+    done = read_json(out / "shards" / "shards.json")
+    if done and not done["drawn"] and not force:
+        raise ValueError(
+            f"{out / 'shards'} holds {done['images']:,} images of {done['root']}: name them with --data to "
+            "go on with them, or pack drawn faces into another folder with --out"
         )
-    for folder in packed["unreadable"][:5]:
-        click.echo(f"Warning: {folder} could not be read", err=True)
+    root = out / "synthetic"
+    if not (root / "drawn.json").exists():
+        synthetic.write(root, workers=workers, progress=shown())
+        click.echo(f"{root}: drew faces, for want of --data")
+    return root
+
+
+def tell_packed(folder: Path, packed: dict) -> None:
+    """The closing summary of a pack."""
+    if packed["unchanged"]:
+        return click.echo(f"{folder}: {packed['images']:,} images, unchanged")
+    seconds, rejected, missed = packed["seconds"], packed["rejected"], packed["unmatched"]
+    chosen = packed["images"] + sum(rejected.values())
+    click.echo(
+        f"{folder}: {packed['images']:,} images packed, {packed['bytes'] / 1e6:,.1f} MB in {len(packed['shards']):,} "
+        f"shards, {seconds:.1f} s ({chosen / max(seconds, 0.01):,.0f} images/s)"
+    )
+    if chosen < packed["found"]:
+        click.echo(f"  chosen:    {chosen:,} of {packed['found']:,} images found")
+    reasons = ", ".join(f"{n:,} {reason}" for reason, n in rejected.items())
+    click.echo(
+        f"  rejected:  {sum(rejected.values()):,}" + (f" ({reasons}; `fairface sql rejects`)" if rejected else "")
+    )
+    if not packed["tables"]:
+        click.echo("  annotated: none, for no table was found: the report will compare labels only")
+        return None
+    click.echo(
+        f"  annotated: {packed['matched']:,} of {chosen:,} images ({packed['matched'] / chosen:.1%}) match one of "
+        f"{packed['rows']:,} rows in {len(packed['tables']):,} table{'s' * (len(packed['tables']) > 1)}"
+    )
+    listed = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in missed.items())
+    click.echo(
+        f"  unmatched: {listed or 'none'}"
+        + (f" (`fairface sql unmatched`, {folder / 'unmatched.parquet'})" if missed else "")
+    )
+    if packed["rows_repeated"]:
+        warn(f"{packed['rows_repeated']:,} rows name an image that an earlier row names; the first counts")
+    if packed["rows_disagreeing"]:
+        warn(f"{packed['rows_disagreeing']:,} rows state an Intersection that is not gender x skin tone")
+    for name in packed["unreadable"][:5]:
+        warn(f"{name} could not be read")
+    if len(packed["unreadable"]) > 5:
+        warn(f"{len(packed['unreadable']) - 5:,} more could not be read; shards.json names them")
+    return None
+
+
+def warn(text: str) -> None:
+    click.echo(f"Warning: {text}", err=True)
+
+
+@main.command()
+@OUT
+@WORKERS
+def verify(out, workers) -> None:
+    """Read the shards again and hold every byte against what was packed.
+
+    A fault is a bit that flipped, a tar that was cut, a shard or an index that is missing or of another pack. Images
+    that were packed with --no-check are decoded too.
+    """
+    from shards import verify as checking
+
+    faults, images = checking.verify(out / "shards", workers, shown())
+    if not faults:
+        return click.echo(f"{out / 'shards'}: {images:,} images are as they were packed")
+    for fault in faults[:10]:
+        click.echo(fault, err=True)
+    if len(faults) > 10:
+        click.echo(f"... and {len(faults) - 10:,} more", err=True)
+    raise ValueError(
+        f"{len(faults):,} fault{'s' * (len(faults) > 1)} in {out / 'shards'}, the first in {faults[0]}. Copy "
+        "the damaged files again from where they are whole, or pack again with `fairface shards --force`"
+    )
 
 
 @main.command()

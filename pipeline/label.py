@@ -76,7 +76,7 @@ def label(
     packed = read_json(out / "shards" / "shards.json")
     train = Shards.open(out / "shards")
     size, who = samples["image_size"], choose(packed["drawn"], model, pretrained, prompts, target, progress)
-    generated = Shards.checked(folder / "samples", samples["shards"], samples["count"], "fairface sample")
+    generated = Shards.of_samples(folder / "samples", samples["shards"])
     images = read_parquet(out / "shards" / "images.parquet").filter(status="packed")["key"][:limit]
     keys = read_parquet(folder / "samples.parquet")["key"]
     common = {"who": who, "size": size, "device": target, "batch": batch, "force": force, "progress": progress}
@@ -127,7 +127,7 @@ def read_labels(
     """Labels the first len(keys) images in tar order: (key, classes, probabilities) and (key, float16 embedding)."""
     found, embeddings, start = [], [], 0
     with tqdm(total=len(keys), unit="img", desc=f"labelling with {who.name}", disable=not progress) as bar:
-        for images in decode(shards, size, device, batch):
+        for images in decode(shards.first(len(keys)), size, device, batch):
             images = images[: len(keys) - start]
             probabilities, embedding = who.label(images.permute(0, 3, 1, 2))
             found.append(torch.cat([probabilities[name] for name in clip.CLASSES], 1).float().cpu())
@@ -168,9 +168,8 @@ def label_folder(
     The images go through temporary shards, so that they are checked and decoded as all others are.
     """
     target = device_of(device)
-    plan = pack.make_plan(folder, pack.Options(), tables=[])
     with tempfile.TemporaryDirectory(prefix="fairface-") as scratch:
-        packed = pack.pack(plan, Path(scratch), progress=progress)
+        packed = pack.pack(folder, Path(scratch), tables=[], progress=progress)
         images = read_parquet(Path(scratch) / "images.parquet").filter(status="packed")
         who = choose(packed["drawn"], model, pretrained, prompts, target, progress)
         labels, _ = read_labels(Shards.open(Path(scratch)), images["key"], who, who.size, target, batch, progress)

@@ -1,8 +1,23 @@
 """Images on disk become shards that a GPU can eat."""
 
 import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
 
 
 def cpus() -> int:
     """Cores that this process may use, which under SLURM are fewer than the machine's."""
     return len(os.sched_getaffinity(0))
+
+
+def in_turn(pool: Executor, work: Callable, jobs: Iterable[tuple], ahead: int) -> Iterator[tuple]:
+    """(job, work(*job)) of each job, in order, with at most `ahead` jobs in memory: a million need not be."""
+    waiting: deque = deque()
+    for job in jobs:
+        waiting.append((job, pool.submit(work, *job)))
+        if len(waiting) >= ahead:
+            job, future = waiting.popleft()
+            yield job, future.result()
+    for job, future in waiting:
+        yield job, future.result()

@@ -1,6 +1,5 @@
-"""Every AI-Face table layout becomes one tidy frame, and its rows find their files."""
+"""Every AI-Face table layout becomes one tidy frame."""
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +10,6 @@ GENDERS = ("female", "male")
 AGES = ("child", "young", "adult", "middle", "senior")
 SKIN_TONES = tuple(range(1, 11))  # the Monk Skin Tone scale
 SKIN_GROUPS = ("light", "medium", "dark")  # Monk 1-3, 4-6, 7-10, as AI-Face groups them
-FAMILIES = ("deepfakes", "GANs", "DMs", "Real")
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}  # GIF: found, then rejected
 
 # A table's own name of each column, in all the layouts in which AI-Face has been released.
 COLUMNS = {
@@ -32,14 +29,6 @@ AGE_CODES = {
 }
 RACES = {0: "Asian", 1: "White", 2: "Black", 3: "others"}
 LABELS = ("gender", "age", "skin_tone", "skin_group", "race", "target", "split")
-# Folders that AI-Face's tables and archives spell differently, folded (lower case, no "_" or "-").
-ALIASES = {
-    "stylegan2ffhq": "stylegan2",
-    "mmdganceleba": "mmdgan",
-    "stganceleba": "stgan",
-    "tamingtransformervqgan": "vqgan",
-    "tamingtransformer": "vqgan",
-}
 
 
 @dataclass
@@ -179,86 +168,3 @@ def contradictions(frame: pl.DataFrame) -> int:
 def empty() -> pl.DataFrame:
     """A tidy frame without rows."""
     return pl.DataFrame(schema={name: pl.Int8 if name == "skin_tone" else pl.String for name in ("path", *LABELS)})
-
-
-def find_images(root: Path) -> tuple[list[str], list[str]]:
-    """Image files below `root` as sorted relative paths, and the folders that could not be read.
-
-    Symbolic links to folders are followed, each real folder once.
-    """
-    found, unreadable, seen = [], [], set()
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=lambda e: unreadable.append(e.filename)):
-        real = os.path.realpath(folder)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        prefix = os.path.relpath(folder, root)
-        found += [
-            name if prefix == "." else f"{prefix}/{name}"
-            for name in files
-            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
-        ]
-    return sorted(found), sorted(unreadable)
-
-
-def describe(paths: pl.Series, root: Path) -> pl.DataFrame:
-    """path, family, subset of each relative path: the family is a folder of that name, the subset the one below."""
-    frame = pl.DataFrame({"path": paths}).with_columns(folder=pl.col("path").str.replace(r"/?[^/]*$", ""))
-    folders = frame["folder"].unique().to_list()
-    places = [place((root.resolve() / folder).parts) for folder in folders]
-    known = pl.DataFrame(
-        {"folder": folders, "family": [p[0] for p in places], "subset": [p[1] for p in places]},
-        schema={"folder": pl.String, "family": pl.String, "subset": pl.String},
-    )
-    return frame.join(known, on="folder", how="left", maintain_order="left").drop("folder")
-
-
-def place(folders: tuple[str, ...]) -> tuple[str | None, str]:
-    """The family and the subset that a folder's path names; without a family, the folder itself is the subset."""
-    names = {family.lower(): family for family in FAMILIES}
-    for i in range(len(folders) - 1, -1, -1):
-        if family := names.get(folders[i].lower()):
-            return family, folders[min(i + 1, len(folders) - 1)]
-    return None, folders[-1]
-
-
-def folded(path: pl.Expr, aliases: dict[str, str]) -> pl.Expr:
-    """A path whose folders are folded (case, `_`, `-`, aliases) and whose file name is kept."""
-    folders = path.str.replace(r"[^/]*$", "").str.to_lowercase().str.replace_all("[_-]", "")
-    for alias, name in aliases.items():
-        folders = folders.str.replace_all(f"(^|/){alias}/", f"${{1}}{name}/")
-    return folders + path.str.extract(r"([^/]*)$")
-
-
-def join(files: pl.DataFrame, rows: pl.DataFrame, root: Path, aliases: dict[str, str] = ALIASES) -> pl.DataFrame:
-    """Gives each file (`path` relative to `root`) its row's labels, by the longest matching path suffix.
-
-    A row that names a file exactly (absolute, or relative to `root`) takes it; otherwise at least one folder must
-    match too, for bare file names repeat across methods. A suffix that fits several files or several rows joins
-    none of them. Returns `files` with LABELS and `matched` (bool), in the order given.
-    """
-    top = str(root.resolve()).rstrip("/") + "/"
-    files = files.with_columns(full=pl.lit(top) + pl.col("path"))
-    absolute = pl.when(pl.col("path").str.starts_with("/")).then("path").otherwise(pl.lit(top) + pl.col("path"))
-    found = [files.select("full").join(rows.with_columns(full=absolute).drop("path"), on="full")]
-    left = rows.join(files.select("full"), left_on=absolute, right_on="full", how="anti")
-    left = left.with_columns(parts=folded(pl.col("path"), aliases).str.strip_chars_start("/").str.split("/"))
-    open_files = files.join(found[0], on="full", how="anti").select(
-        "full", parts=folded(pl.col("full"), aliases).str.strip_chars_start("/").str.split("/")
-    )
-    for depth in range(min(left["parts"].list.len().max() or 0, 12), 1, -1):
-        key = pl.when(pl.col("parts").list.len() >= depth).then(pl.col("parts").list.tail(depth).list.join("/"))
-        left, open_files = left.with_columns(key=key), open_files.with_columns(key=key)
-        hits = open_files.drop("parts").join(left.drop("path", "parts"), on="key")
-        sole = pl.len().over("key") == 1
-        found.append(hits.filter(sole).drop("key"))
-        left = left.join(hits, on="key", how="anti")  # a row that fits several files is ambiguous: it joins none
-        open_files = open_files.join(hits, on="full", how="anti")
-    labels = pl.concat(found).unique("full").with_columns(matched=pl.lit(True))
-    return (
-        files.join(labels, on="full", how="left", maintain_order="left")
-        .drop("full")
-        .with_columns(pl.col("matched").fill_null(False))
-    )

@@ -1,27 +1,31 @@
 """Decides whether DALI will be able to decode an image, and says why not: one bad image ends a DALI pipeline."""
 
+from collections.abc import Callable
 from io import BytesIO
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 # What DALI's CPU and GPU decoders both take, and the extension under which it goes into a shard.
 EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif"}
 OPENED = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # MPO opens as JPEG; GIF, to name it when refusing it
+STARTS = {b"\x89PNG\r\n\x1a\n": "png", b"BM": "bmp", b"II*\0": "tif", b"MM\0*": "tif"}
 TIFF_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I;16B"}
 TIFF_CODECS = {"raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "jpeg", "zstd"}
 MAX_BYTES = 1 << 28
 MAX_PIXELS = 1 << 26  # 67 million: a bound on decompression bombs, far above any face image
 MAX_ASPECT = 8  # long side to short: the feed resizes the short side first, and a ribbon would fill the memory
+Image.MAX_IMAGE_PIXELS = None  # our own bound comes before any pixel is decoded
 
 
 class Verdict(NamedTuple):
-    """`reason` is None for a good image; otherwise `extension` is empty and the sizes are what was found out."""
+    """`reason` is None for a good image; otherwise `extension` is empty and the rest is what was found out."""
 
     reason: str | None
     extension: str = ""
-    width: int | None = None
+    width: int | None = None  # as coded, before `orientation`
     height: int | None = None
+    orientation: int | None = None  # EXIF's, 1-8; 1 where the image says nothing
 
 
 def inspect(data: bytes, max_pixels: int = MAX_PIXELS) -> Verdict:
@@ -30,23 +34,60 @@ def inspect(data: bytes, max_pixels: int = MAX_PIXELS) -> Verdict:
     JPEGs are decoded at an eighth of their size, which still reads every coded bit. Reasons: `empty`,
     `not_an_image`, `unsupported` (a kind that DALI does not take), `too_large`, `too_narrow`, `truncated`, `corrupt`.
     """
-    if not data:
+    return examine(data, max_pixels, decode)[0]
+
+
+def shrink(data: bytes, size: int, quality: int, max_pixels: int = MAX_PIXELS) -> tuple[Verdict, bytes]:
+    """The verdict, and the image again as an upright RGB JPEG whose shorter side is `size` pixels or fewer.
+
+    The verdict's width and height are those of the new image, its orientation that of the old. Filtered as the feed
+    filters: by an antialiased triangle.
+    """
+    verdict, new = examine(data, max_pixels, lambda image: encode_small(image, size, quality))
+    if verdict.reason:
+        return verdict, b""
+    coded, (width, height) = new
+    return Verdict(None, "jpg", width, height, verdict.orientation), coded
+
+
+def glance(data: bytes) -> Verdict:
+    """The verdict of one who does not decode: by the first bytes, and the orientation by EXIF if there is any."""
+    if data.startswith(b"\xff\xd8\xff"):
+        extension, said = "jpg", data.find(b"Exif\0\0", 0, 1024) >= 0
+    elif not data:
         return Verdict("empty")
-    Image.MAX_IMAGE_PIXELS = None  # our own bound below comes before any pixel is decoded
-    width = height = None
+    elif extension := next((extension for start, extension in STARTS.items() if data.startswith(start)), None):
+        said = extension == "tif" or b"eXIf" in data
+    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        extension, said = "webp", b"EXIF" in data
+    else:
+        return Verdict("unsupported" if data.startswith(b"GIF8") else "not_an_image")
+    if not said:
+        return Verdict(None, extension, orientation=1)
     try:
         with Image.open(BytesIO(data), formats=OPENED) as image:
-            width, height = image.size
+            return Verdict(None, extension, orientation=orientation_of(image))
+    except Exception:  # nobody asked whether it can be decoded
+        return Verdict(None, extension)
+
+
+def examine(data: bytes, max_pixels: int, use: Callable[[Image.Image], Any]) -> tuple[Verdict, Any]:
+    """Opens an image, refuses it or lets `use` decode it; the verdict, and what `use` returned."""
+    if not data:
+        return Verdict("empty"), None
+    size = None, None
+    try:
+        with Image.open(BytesIO(data), formats=OPENED) as image:
+            size = image.size
             if reason := refusal(image, max_pixels):
-                return Verdict(reason, "", width, height)
-            image.draft("RGB", (1, 1))
-            image.load()
-            return Verdict(None, EXTENSIONS[image.format], width, height)
+                return Verdict(reason, "", *size), None
+            orientation = orientation_of(image)
+            return Verdict(None, EXTENSIONS[image.format], *size, orientation), use(image)
     except UnidentifiedImageError:
-        return Verdict("not_an_image")
+        return Verdict("not_an_image"), None
     except Exception as error:  # Pillow's decoders raise a dozen types for bytes that somebody broke
         short = "truncated" in str(error) or "end of file" in str(error).lower()
-        return Verdict("truncated" if short else "corrupt", "", width, height)
+        return Verdict("truncated" if short else "corrupt", "", *size), None
 
 
 def refusal(image: Image.Image, max_pixels: int) -> str | None:
@@ -59,3 +100,38 @@ def refusal(image: Image.Image, max_pixels: int) -> str | None:
     if width * height > max_pixels:
         return "too_large"
     return "too_narrow" if max(width, height) > MAX_ASPECT * min(width, height) else None
+
+
+def orientation_of(image: Image.Image) -> int:
+    """EXIF's orientation, 1-8; 1 where there is none, or none that can be read."""
+    if image.format != "TIFF" and "exif" not in image.info:
+        return 1
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # broken EXIF beside good pixels is no reason to lose the image
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def decode(image: Image.Image) -> None:
+    image.draft("RGB", (1, 1))
+    image.load()
+
+
+def encode_small(image: Image.Image, size: int, quality: int) -> tuple[bytes, tuple[int, int]]:
+    """JPEG bytes of the upright image, shorter side `size` unless it is smaller, and its (width, height)."""
+    image.draft("RGB", (2 * size, 2 * size))  # a JPEG is decoded at twice the size or more, and filtered from there
+    if image.mode.startswith("I;16"):
+        import numpy as np  # a fifth of a worker's start, and 16 bits are rare
+
+        image.load()
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif orientation_of(image) != 1:
+        image = ImageOps.exif_transpose(image)
+    image = image.convert("RGB")
+    scale = size / min(image.size)
+    if scale < 1:
+        image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BILINEAR)
+    coded = BytesIO()
+    image.save(coded, "JPEG", quality=quality)
+    return coded.getvalue(), image.size

@@ -1,15 +1,17 @@
 """Every file of ours is written beside its final name, synced and renamed: a reader sees the old one or the new one."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import polars as pl
+if TYPE_CHECKING:  # half of the time in which a worker process starts
+    import polars as pl
 
 
 @contextmanager
@@ -44,8 +46,10 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is not valid JSON ({error}): remove it and run the stage again") from error
 
 
-def write_parquet(path: Path, frame: pl.DataFrame) -> None:
+def write_parquet(path: Path, frame: "pl.DataFrame") -> None:
     """Writes `frame` as zstd Parquet, atomically. A full disk is an OSError, as it is for every other file."""
+    import polars as pl
+
     with replacing(path) as file:
         try:
             frame.write_parquet(file, compression="zstd")
@@ -55,9 +59,34 @@ def write_parquet(path: Path, frame: pl.DataFrame) -> None:
             raise
 
 
-def read_parquet(path: Path) -> pl.DataFrame:
+def read_parquet(path: Path, columns: list[str] | None = None) -> "pl.DataFrame":
     """The one file of that name, whatever characters are in it."""
-    return pl.read_parquet(path, glob=False)
+    import polars as pl
+
+    return pl.read_parquet(path, columns=columns, glob=False)
+
+
+@contextmanager
+def alone(folder: Path, what: str) -> Iterator[None]:
+    """Keeps other processes that ask for the same out of `folder` for the time of a block.
+
+    ValueError where another one is in it. Nothing is locked on file systems that know no locks.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    place = os.open(folder, os.O_RDONLY)  # the system lets go of it whatever becomes of us
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(place)
+        raise ValueError(f"another process is {what} {folder}: wait for it, or stop it") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            os.close(place)
+            raise
+    try:
+        yield
+    finally:
+        os.close(place)
 
 
 def fingerprint(value: Any) -> str:

@@ -1,23 +1,25 @@
 """A tree of images and its annotations become tar shards, an index each, and one table."""
 
 import hashlib
-import multiprocessing
 import os
 import shutil
-import stat
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 from tqdm import tqdm
 
-from shards import annotations, check, cpus
-from shards.files import fingerprint, read_json, read_parquet, write_json, write_parquet
-from shards.tar import TarWriter
+from shards import annotations, choice, cpus, in_turn, match, ranks, tree
+from shards.files import alone, fingerprint, read_json, write_json, write_parquet
+from shards.tar import BLOCK
+from shards.verify import manifest
+from shards.worker import Recipe, processes, start, write_shard
 
 SCHEMA = {
     "key": pl.String,
@@ -28,6 +30,7 @@ SCHEMA = {
     "split": pl.String,
     "width": pl.Int32,
     "height": pl.Int32,
+    "orientation": pl.Int8,
     "bytes": pl.Int64,
     "sha256": pl.String,
     "gender": pl.String,
@@ -39,18 +42,29 @@ SCHEMA = {
     "status": pl.String,
     "reason": pl.String,
 }
-FORMAT = 1  # of what is written below: a later version of this program repacks what an earlier one wrote
+ROW = {name: SCHEMA[name] for name in ("key", "width", "height", "bytes", "sha256", "orientation", "reason")}
+# Deepfake sets hold both kinds, so their family alone decides nothing.
+TARGET_OF_FAMILY = pl.col("family").replace_strict({"GANs": "fake", "DMs": "fake", "Real": "real"}, default=None)
+FORMAT = 2  # of what is written below: a later version of this program repacks what an earlier one wrote
 
 
 @dataclass(frozen=True)
 class Options:
-    """What decides the bytes of a pack, beside the images themselves."""
+    """What decides a pack, beside the images and tables themselves."""
 
-    seed: int = 0  # of the global shuffle, and of --limit's sample
-    shard_images: int = 2048  # a tar
-    limit: int | None = None  # images, a seeded sample of all that were found
-    check: bool = True  # decode every image once
+    subsets: tuple[str, ...] = ()  # families or methods; all when empty
+    splits: tuple[str, ...] = ()
+    where: str | None = None  # a DuckDB predicate over the tidy columns
+    annotated_only: bool = False  # leave out the images that have no row
+    limit: int | None = None  # images, a seeded sample
+    seed: int = 0  # of the global shuffle, and of the limit's sample
     age_codes: str = "auto"
+    aliases: tuple[tuple[str, str], ...] = ()  # (a folder's name in one place, its name in the other)
+    shard_images: int = 2048  # a tar
+    shard_bytes: int | None = None  # a tar, instead of the number of images
+    check: bool = True  # decode every image once
+    size: int | None = None  # pixels of the shorter side; None keeps the bytes as they are
+    quality: int = 90  # of the JPEGs that `size` makes
 
 
 @dataclass
@@ -59,9 +73,8 @@ class Plan:
 
     root: Path
     options: Options
-    images: pl.DataFrame  # key, shard, path, family, subset, labels, matched; in tar order
-    tables: annotations.Tables
-    unreadable: list[str]  # folders
+    tree: tree.Tree
+    table_paths: list[Path]
     fingerprint: str
 
     @property
@@ -69,222 +82,254 @@ class Plan:
         """Whether `fairface synth` made these images."""
         return (self.root / "drawn.json").exists()
 
+    @cached_property
+    def tables(self) -> annotations.Tables:
+        """What the annotation tables say. ValueError for a table that is none."""
+        return annotations.read_tables(self.table_paths, self.options.age_codes)
+
+    @cached_property
+    def matched(self) -> match.Matched:
+        """Every image with its labels, and what matched nothing; of the chosen subsets."""
+        options, aliases = self.options, match.with_aliases(self.options.aliases)
+        files = tree.describe(self.tree.files["path"], self.root)
+        found = match.join(files, self.tables.frame, self.root, aliases)
+        if options.subsets:
+            kept = choice.of_subsets(found.files, options.subsets, aliases)
+            choice.check_names("--subset", options.subsets, found.files, kept, ("family", "subset"))
+            missed = choice.of_subsets(found.unmatched, options.subsets, aliases)
+            found = match.Matched(found.files.filter(kept), found.unmatched.filter(missed))
+        return found
+
+    @cached_property
+    def images(self) -> pl.DataFrame:
+        """key, shard, path, family, subset, labels, matched of the chosen images, in tar order.
+
+        ValueError for a choice that makes no sense or selects nothing.
+        """
+        options = self.options
+        images = self.matched.files.with_columns(target=pl.coalesce("target", TARGET_OF_FAMILY))
+        if options.splits:
+            kept = pl.col("split").is_in(options.splits).fill_null(False)
+            choice.check_names("--split", options.splits, images, kept, ("split",))
+            images = images.filter(kept)
+        if options.where is not None:
+            images = images[choice.of_predicate(images, options.where)]
+        if options.annotated_only:
+            images = images.filter("matched")
+            if images.is_empty():
+                raise ValueError("--annotated-only leaves nothing: no image has an annotation row")
+        images = images[choice.sample(len(images), options.limit, options.seed)]
+        return images.select(
+            pl.int_range(pl.len()).cast(pl.String).str.zfill(8).alias("key"),
+            ("shard-" + self.shard_numbers(images).cast(pl.String).str.zfill(6) + ".tar").alias("shard"),
+            pl.all(),
+        )
+
+    def shard_numbers(self, images: pl.DataFrame) -> pl.Series:
+        """Which tar each image goes into: so many images each, or about so many bytes as the files have."""
+        if not self.options.shard_bytes:
+            return images.select(pl.int_range(pl.len()) // self.options.shard_images).to_series()
+        sizes = images.select("path").join(self.tree.files, on="path", how="left", maintain_order="left")["size"]
+        blocks = (sizes.fill_null(0) + BLOCK - 1) // BLOCK + 1  # its header is one
+        return ((blocks.cum_sum() - blocks) * BLOCK // self.options.shard_bytes).rle_id()
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every rank must know to do its part."""
+
+    root: str
+    folder: Path
+    recipe: Recipe
+    images: pl.DataFrame  # key, path, shard, in tar order
+    missing: list[str]  # shards that are not finished
+
+    def part(self, shard: str) -> Path:
+        """Where the rows of a finished shard lie until all are finished."""
+        return self.folder / ".unfinished" / f"{shard}.csv"
+
 
 def make_plan(root: Path, options: Options, tables: list[Path] | None = None) -> Plan:
-    """Finds images and annotations below `root`, joins them and shuffles globally.
+    """Finds images and annotations below `root`; the rest of the plan is worked out when it is asked for.
 
-    `tables` names the annotation files; None looks for them in `root`. Raises ValueError for a missing folder, a
-    folder without images, or a table without the needed columns.
+    `tables` names the annotation files; None looks for them in `root`. Raises ValueError for a missing folder and a
+    folder without images.
     """
     if not root.is_dir():
         raise ValueError(f"there is no folder {root}: give the images' root with --data")
-    paths, unreadable = annotations.find_images(root)
-    bad = [path for path in paths if not is_text(path)]
-    paths = [path for path in paths if is_text(path)]
-    if not paths:
-        raise ValueError(f"no images below {root} (looked for {', '.join(sorted(annotations.SUFFIXES))})")
-    unreadable += [path.encode(errors="backslashreplace").decode() for path in bad]
+    found = tree.find_images(root)
+    if found.files.is_empty():
+        raise ValueError(f"no images below {root} (looked for {', '.join(tree.SUFFIXES)})")
     table_paths = annotations.find_tables(root) if tables is None else tables
-    read = annotations.read_tables(table_paths, options.age_codes)
-    images = annotations.join(annotations.describe(pl.Series("path", paths), root), read.frame, root)
-    order = np.random.default_rng(options.seed).permutation(len(images))[: options.limit]
-    images = (
-        images[order]
-        .with_row_index("n")
-        .with_columns(
-            key=pl.col("n").cast(pl.String).str.zfill(8),
-            shard="shard-" + (pl.col("n") // options.shard_images).cast(pl.String).str.zfill(6) + ".tar",
-        )
-        .drop("n")
-    )
-    identity = hashlib.sha256()
-    for path in [*paths, *(table.resolve() for table in table_paths)]:  # relative: the root may be spelt in many ways
-        identity.update(f"{path}\0{size_and_time(root / path)}\0".encode())
+    identity = hashlib.sha256("\0".join(found.files["path"]).encode())  # relative: a root is spelt in many ways
+    identity.update(found.files.select("size", "mtime").fill_null(-1).to_numpy().tobytes())
+    for path in table_paths:
+        identity.update(f"{path.resolve()}\0{os.stat(path).st_size} {os.stat(path).st_mtime_ns}\0".encode())
     inputs = [FORMAT, str(root.resolve()), vars(options), identity.hexdigest()]
-    return Plan(root, options, images, read, unreadable, fingerprint(inputs))
+    return Plan(root, options, found, table_paths, fingerprint(inputs))
 
 
-def is_text(path: str) -> bool:
-    """Whether a file name is valid Unicode: others fit in no table and in no tar of ours."""
-    try:
-        path.encode()
-        return True
-    except UnicodeEncodeError:
-        return False
+def pack(
+    root: Path,
+    folder: Path,
+    options: Options = Options(),
+    tables: list[Path] | None = None,
+    workers: int | None = None,
+    force: bool = False,
+    progress: bool = True,
+) -> dict:
+    """Packs the images below `root` into `folder`: shards, images.parquet, unmatched.parquet and shards.json.
 
-
-def size_and_time(path: Path) -> str:
-    try:
-        status = os.stat(path)
-        return f"{status.st_size} {status.st_mtime_ns}"
-    except OSError:
-        return "gone"
-
-
-def pack(plan: Plan, folder: Path, workers: int | None = None, force: bool = False, progress: bool = True) -> dict:
-    """Writes `folder`'s shards, images.parquet and shards.json; returns the latter, with `unchanged` set.
-
-    Tars depend on the plan alone, not on `workers`. What an interrupted run of the same plan finished is kept.
-    Raises ValueError where `folder` holds another pack of real images and `force` is not set.
+    Returns the latter, with `unchanged` set. The tars depend on images and options alone, not on `workers` nor on
+    how many ranks share the work (inside `ranks.group`, on a file system of all). What an interrupted run of the
+    same plan finished is kept. Raises ValueError as Plan does, and where `folder` holds another pack and `force` is
+    not set.
     """
+    started = time.monotonic()
+    workers = workers or max(cpus() // ranks.on_this_machine(), 1)
+    lock = alone(folder, "packing into") if ranks.rank() == 0 else nullcontext()
+    with lock, processes(workers) as pool:
+        if force or not (folder / "shards.json").exists():
+            start(pool, workers)  # while the plan is made
+        plan, job = ranks.from_first(
+            lambda: begin(root, folder, options, tables, force), lambda found: (None, found[1])
+        )
+        if isinstance(job, dict):
+            return job | {"unchanged": True}
+        ranks.together(lambda: write_missing(job, pool, workers, progress))
+        return ranks.from_first(lambda: finish(plan, job, started)) | {"unchanged": False}
+
+
+def begin(
+    root: Path, folder: Path, options: Options, tables: list[Path] | None, force: bool
+) -> tuple[Plan, "Job | dict"]:
+    """The plan, and the job that is left to do; or what shards.json says, where that is nothing."""
+    plan = make_plan(root, options, tables)
     done = read_json(folder / "shards.json")
     if done and done["fingerprint"] == plan.fingerprint and whole(folder, done) and not force:
-        return done | {"unchanged": True}
+        return plan, done
+    images = plan.images  # whatever is wrong with the choice is said before anything is touched
     make_room(plan, folder, done, force)
-    started = time.monotonic()
-    unfinished = folder / ".unfinished"
-    parts = {shard: unfinished / f"{shard}.parquet" for shard in plan.images["shard"].unique(maintain_order=True)}
-    missing = [shard for shard, part in parts.items() if not (part.exists() and (folder / shard).exists())]
-    write_missing(plan, folder, parts, missing, workers, progress)
-    images = merge(plan, parts)
-    if not (images["status"] == "packed").any():
-        reasons = ", ".join(f"{n} {reason}" for reason, n in images["reason"].value_counts(sort=True).iter_rows())
-        discard(folder)
-        raise ValueError(f"none of the {len(images)} images below {plan.root} can be used: {reasons}")
-    write_parquet(folder / "images.parquet", images)
-    summary = summarise(plan, folder, images, time.monotonic() - started)
-    write_json(folder / "shards.json", summary)
-    shutil.rmtree(unfinished)
-    return summary | {"unchanged": False}
+    recipe = Recipe(options.check, options.size, options.quality)
+    job = Job(str(root.resolve()), folder, recipe, images.select("key", "path", "shard"), [])
+    for shard in images["shard"].unique(maintain_order=True):
+        if not (job.part(shard).exists() and (folder / shard).exists()):
+            job.missing.append(shard)
+    return plan, job
 
 
 def whole(folder: Path, done: dict) -> bool:
-    """Whether the tars that shards.json names are there in their sizes."""
+    """Whether the files that shards.json names are there, the tars in their sizes."""
     sizes = [(folder / shard["name"], shard["bytes"]) for shard in done["shards"]]
     there = all(p.exists() and p.stat().st_size == n and p.with_suffix(".idx").exists() for p, n in sizes)
-    return (folder / "images.parquet").exists() and there
+    return there and all((folder / name).exists() for name in ("images.parquet", "unmatched.parquet"))
 
 
 def make_room(plan: Plan, folder: Path, done: dict | None, force: bool) -> None:
-    """Clears what another plan left; a finished pack of real images goes only by `force`."""
-    if done and done["fingerprint"] != plan.fingerprint and not done["drawn"] and not force:
+    """Clears the way for a plan. What another plan made, finished or not, goes only by `force`."""
+    stored = read_json(folder / ".unfinished" / "plan.json")
+    other = next((made for made in (done, stored) if made and made["fingerprint"] != plan.fingerprint), None)
+    if other and not force:
+        state = f"{other['images']:,} images packed from" if other is done else "an unfinished pack of"
         raise ValueError(
-            f"{folder} holds {done['images']:,} images packed from {done['root']}, and these images or options differ: "
+            f"{folder} holds {state} {other['root']}, and these images or options differ: "
             "pack into another folder with --out, or replace them with --force"
         )
-    stored = read_json(folder / ".unfinished" / "plan.json")
-    if done or (stored and stored["fingerprint"] != plan.fingerprint) or force:
+    if done or other or force:
         discard(folder)
-    write_json(folder / ".unfinished" / "plan.json", {"fingerprint": plan.fingerprint})
+    about = {"fingerprint": plan.fingerprint, "root": str(plan.root.resolve())}
+    write_json(folder / ".unfinished" / "plan.json", about)
 
 
 def discard(folder: Path) -> None:
     """Removes a pack and the labels that describe it; shards.json first, so that a cut leaves no false claim."""
-    names = ["shards.json", "images.parquet", "labels.parquet", "embeddings.parquet", "labels.json"]
-    for path in [*(folder / name for name in names), *folder.glob("shard-*.tar"), *folder.glob("shard-*.idx")]:
+    tables = (
+        "shards.json",
+        "images.parquet",
+        "unmatched.parquet",
+        "labels.parquet",
+        "embeddings.parquet",
+        "labels.json",
+    )
+    for path in [*(folder / name for name in tables), *folder.glob("shard-*.tar"), *folder.glob("shard-*.idx")]:
         path.unlink(missing_ok=True)
     shutil.rmtree(folder / ".unfinished", ignore_errors=True)
 
 
-def write_missing(
-    plan: Plan, folder: Path, parts: dict, missing: list[str], workers: int | None, progress: bool
-) -> None:
-    """Writes the shards that are not there yet, each by one worker process, and a table of its rows."""
-    jobs = {
-        key[0]: frame.select("key", "path").rows() for key, frame in plan.images.group_by("shard", maintain_order=True)
-    }
-    workers = min(workers or cpus(), max(len(missing), 1))
-    bar = tqdm(
-        total=len(plan.images),
-        unit="img",
-        desc="packing",
-        disable=not progress,
-        initial=sum(len(jobs[shard]) for shard in parts if shard not in missing),
-    )
-    # spawn: Polars' threads do not survive a fork
-    with bar, ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(write_shard, plan.root, folder / s, jobs[s], plan.options.check): s for s in missing}
-        try:
-            for future in as_completed(futures):
-                rows = pl.DataFrame(future.result(), schema=ROW, orient="row")
-                write_parquet(parts[futures[future]], rows)
-                bar.update(len(rows))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+def write_missing(job: Job, pool: Executor, workers: int, progress: bool) -> None:
+    """Writes this rank's share of the shards that are not there yet, each by one worker process."""
+    mine = job.missing[ranks.rank() :: ranks.world()]
+    sizes = dict(job.images.group_by("shard", maintain_order=True).len().iter_rows())
+    starts = dict(zip(sizes, [0, *pl.Series(sizes.values()).cum_sum()], strict=False))
+
+    def jobs() -> Iterator[tuple]:
+        for shard in mine:
+            images = job.images[starts[shard] : starts[shard] + sizes[shard]].select("key", "path").rows()
+            yield job.root, job.folder / shard, job.part(shard), images, job.recipe
+
+    total = sum(sizes[shard] for shard in mine)
+    done = len(job.images) - sum(sizes[shard] for shard in job.missing)
+    share = done // ranks.world()
+    with tqdm(total=total + share, initial=share, unit="img", desc="packing", disable=not progress) as bar:
+        for _, count in in_turn(pool, write_shard, jobs(), 2 * workers):
+            bar.update(count)
 
 
-ROW = {name: SCHEMA[name] for name in ("key", "width", "height", "bytes", "sha256", "reason")}
+def finish(plan: Plan, job: Job, started: float) -> dict:
+    """Puts the parts together: images.parquet, unmatched.parquet and, last, shards.json, which is returned."""
+    folder, images = job.folder, merge(plan, job)
+    if not (images["status"] == "packed").any():
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in images["reason"].value_counts(sort=True).iter_rows())
+        discard(folder)
+        raise ValueError(f"none of the {len(images):,} images below {plan.root} can be used: {reasons}")
+    write_parquet(folder / "images.parquet", images)
+    write_parquet(folder / "unmatched.parquet", plan.matched.unmatched)
+    summary = summarise(plan, folder, images, time.monotonic() - started)
+    write_json(folder / "shards.json", summary)
+    shutil.rmtree(folder / ".unfinished")
+    return summary
 
 
-def write_shard(root: Path, path: Path, images: list[tuple[str, str]], checked: bool) -> list[tuple]:
-    """Writes one tar of the good ones among (key, relative path); returns a ROW an image, rejected ones too."""
-    rows = []
-    with TarWriter(path) as tar:
-        for key, name in images:
-            try:
-                data = contents(root / name)
-            except OSError:  # vanished, no permission, a pipe or a folder of that name, a failing disk
-                rows.append((key, None, None, None, None, "unreadable"))
-                continue
-            verdict = judge(data, name, checked)
-            if verdict.reason is None:
-                tar.add(key, verdict.extension, data)
-            digest = hashlib.sha256(data).hexdigest()
-            rows.append((key, verdict.width, verdict.height, len(data), digest, verdict.reason))
-    return rows
-
-
-def contents(path: Path) -> bytes:
-    """The bytes of a regular file, no more than decide that it is too large. OSError for any other thing."""
-    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
-        raise OSError(f"{path} is not a file")
-    with open(path, "rb") as file:
-        return file.read(check.MAX_BYTES + 1)
-
-
-def judge(data: bytes, name: str, checked: bool) -> check.Verdict:
-    """The check's verdict; without the check, only size and emptiness count and the file's name tells its type."""
-    if len(data) > check.MAX_BYTES:
-        return check.Verdict("too_large")
-    if checked:
-        return check.inspect(data)
-    extension = os.path.splitext(name)[1].lower().lstrip(".").replace("jpeg", "jpg").replace("tiff", "tif")
-    reason = "empty" if not data else None if extension in check.EXTENSIONS.values() else "unsupported"
-    return check.Verdict(reason, extension if reason is None else "")
-
-
-def merge(plan: Plan, parts: dict[str, Path]) -> pl.DataFrame:
+def merge(plan: Plan, job: Job) -> pl.DataFrame:
     """images.parquet's rows, in tar order."""
-    rows = pl.concat([read_parquet(part) for part in parts.values()])
+    parts = [job.part(shard) for shard in plan.images["shard"].unique(maintain_order=True)]
+    rows = pl.concat([pl.read_csv(part, has_header=False, schema=ROW) for part in parts])
     packed = pl.col("reason").is_null()
     images = plan.images.join(rows, on="key", how="left", maintain_order="left").with_columns(
-        status=pl.when(packed).then(pl.lit("packed")).otherwise(pl.lit("rejected")),
-        shard=pl.when(packed).then("shard"),
-        target=pl.coalesce("target", TARGET_OF_FAMILY),
+        status=pl.when(packed).then(pl.lit("packed")).otherwise(pl.lit("rejected")), shard=pl.when(packed).then("shard")
     )
     return images.select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())
-
-
-# Deepfake sets hold both kinds, so their family alone decides nothing.
-TARGET_OF_FAMILY = pl.col("family").replace_strict({"GANs": "fake", "DMs": "fake", "Real": "real"}, default=None)
 
 
 def summarise(plan: Plan, folder: Path, images: pl.DataFrame, seconds: float) -> dict:
     """shards.json: what went in, what came out, and a hash (`manifest`) of all that training depends on."""
     packed = images.filter(status="packed")
     labelled = pl.any_horizontal(pl.col("gender", "age", "skin_tone").is_not_null())
-    manifest = hashlib.sha256(packed.drop("path", "status", "reason").write_csv().encode()).hexdigest()
     rejected = images.filter(status="rejected")["reason"].value_counts(sort=True)
-    names = list(packed["shard"].unique(maintain_order=True))
-    counts = dict(packed["shard"].value_counts().iter_rows())
+    shards = packed.group_by("shard", maintain_order=True).len()
+    missed = plan.matched.unmatched.group_by("what", "reason", maintain_order=True).len()
     return {
-        "manifest": manifest,
+        "manifest": manifest(packed),
         "fingerprint": plan.fingerprint,
         "drawn": plan.drawn,
         "root": str(plan.root.resolve()),
         "options": vars(plan.options),
+        "found": len(plan.tree.files),
         "images": len(packed),
         "rejected": dict(rejected.iter_rows()),
-        "unreadable": plan.unreadable,
+        "unreadable": plan.tree.unreadable,
         "annotated": packed.select(labelled.sum()).item(),
         "tables": plan.tables.files,
         "rows": plan.tables.rows,
         "rows_repeated": plan.tables.repeated,
         "rows_disagreeing": plan.tables.disagreeing,
         "matched": plan.images["matched"].sum(),
+        "unmatched": {f"{reason}_{what}s": count for what, reason, count in missed.iter_rows()},
         "bytes": packed["bytes"].sum(),
-        "shards": [{"name": n, "images": counts[n], "bytes": (folder / n).stat().st_size} for n in names],
+        "shards": [
+            {"name": name, "images": count, "bytes": (folder / name).stat().st_size}
+            for name, count in shards.iter_rows()
+        ],
         "seconds": round(seconds, 2),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -7,28 +7,44 @@ from contextlib import suppress
 from pathlib import Path
 
 BLOCK = 512
+BUFFER = 1 << 20  # bytes: written image by image, an 18 kB image takes twice as long
+END = b"\0" * (2 * BLOCK)
+BARE = tarfile.TarInfo("")  # a header of ours but for name, size and checksum, and what its bytes sum up to
+BARE = BARE.tobuf(tarfile.USTAR_FORMAT)
+BARE = BARE[:124] + b"\0" * 12 + BARE[136:148] + b" " * 8 + BARE[156:]
+BARE_SUM = sum(BARE)
+
+
+def header(name: str, size: int) -> bytes:
+    """The USTAR header of a file of `size` bytes, as tarfile writes it, in a tenth of its time.
+
+    Times and owners are zero. ValueError for a name or a size that needs an extension of the format.
+    """
+    coded, length = name.encode(), b"%011o" % size
+    if len(coded) > 100 or len(length) > 11 or not name.isascii():
+        raise ValueError(f"{name!r} of {size} bytes does not fit into a plain USTAR header")
+    checksum = b"%06o\0 " % (BARE_SUM + sum(coded) + sum(length))
+    return b"".join((coded.ljust(100, b"\0"), BARE[100:124], length, b"\0", BARE[136:148], checksum, BARE[156:]))
 
 
 class TarWriter:
     """Writes `<path>` and `<path>.idx` side by side; neither exists under its name before `close`.
 
-    USTAR headers only (GNU and PAX names break DALI's own indexing), all times and owners zero, so that equal
-    images give equal bytes. The index is DALI's v1.2: a line a sample, `extension offset size name`.
+    Plain USTAR headers only (GNU and PAX names break DALI's own indexing), so that equal images give equal bytes.
+    The index is DALI's v1.2: a line a sample, `extension offset size name`.
     """
 
     def __init__(self, path: Path):
         self.path, self.index_path = path, path.with_suffix(".idx")
         self.partials = [p.with_name(f".{p.name}.partial") for p in (self.path, self.index_path)]
-        self.file = open(self.partials[0], "wb")  # noqa: SIM115 - closed by close() or __exit__
+        self.file = open(self.partials[0], "wb", BUFFER)  # noqa: SIM115 - closed by close() or __exit__
         self.lines: list[str] = []
         self.offset = 0
 
     def add(self, key: str, extension: str, data: bytes) -> None:
         """Appends one member `<key>.<extension>`; keys hold no dot and no slash."""
         name = f"{key}.{extension}"
-        header = tarfile.TarInfo(name)
-        header.size = len(data)
-        self.file.write(header.tobuf(tarfile.USTAR_FORMAT))
+        self.file.write(header(name, len(data)))
         self.file.write(data)
         self.file.write(b"\0" * (-len(data) % BLOCK))
         self.lines.append(f"{extension} {self.offset + BLOCK} {len(data)} {name}\n")
@@ -36,7 +52,7 @@ class TarWriter:
 
     def close(self) -> None:
         """Ends the archive, syncs both files and gives them their names, the index first."""
-        self.file.write(b"\0" * (2 * BLOCK))
+        self.file.write(END)
         sync_close(self.file)
         with open(self.partials[1], "wb") as index:
             index.write(f"v1.2 {len(self.lines)}\n".encode())

@@ -12,6 +12,7 @@ import polars as pl
 HERE = Path(__file__).parent
 FILES = {  # view -> its files, below OUT
     "images": ["shards/images.parquet"],
+    "unmatched": ["shards/unmatched.parquet"],
     "labels": ["shards/labels.parquet", "runs/*/labels.parquet"],
     "samples": ["runs/*/samples.parquet"],
     "steps": ["runs/*/steps.parquet"],

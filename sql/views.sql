@@ -2,8 +2,9 @@
 -- `*_columns` states what such a file holds, and stands in for it (empty) where there is none yet.
 
 create table images_columns (key varchar, shard varchar, path varchar, family varchar, subset varchar, split varchar,
-    width integer, height integer, bytes bigint, sha256 varchar, gender varchar, age varchar, skin_tone tinyint,
+    width integer, height integer, orientation tinyint, bytes bigint, sha256 varchar, gender varchar, age varchar, skin_tone tinyint,
     skin_group varchar, race varchar, target varchar, status varchar, reason varchar);
+create table unmatched_columns (what varchar, reason varchar, path varchar, family varchar, subset varchar);
 create table samples_columns (key varchar, run varchar, checkpoint varchar, seed bigint, index bigint, shard varchar);
 create table labels_columns (key varchar, source varchar, run varchar, labeller varchar, size integer, gender varchar,
     age varchar, skin_tone tinyint, p_female float, p_male float, p_child float, p_young float, p_adult float,
@@ -43,6 +44,8 @@ create view images as
     from (from images_columns union all by name from {images});
 create view rejects as
     select key, path, family, subset, split, bytes, reason from images where status = 'rejected';
+create view unmatched as
+    from unmatched_columns union all by name from {unmatched};
 create view samples as
     from samples_columns union all by name from {samples};
 create view labels as

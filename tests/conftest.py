@@ -19,7 +19,7 @@ def drawn(tmp_path_factory) -> Path:
 def packed(drawn, tmp_path_factory) -> Path:
     """An OUT folder whose shards/ holds the drawn faces in three tars."""
     out = tmp_path_factory.mktemp("out")
-    pack.pack(pack.make_plan(drawn, pack.Options(shard_images=100)), out / "shards", progress=False)
+    pack.pack(drawn, out / "shards", pack.Options(shard_images=100), progress=False)
     return out
 
 

@@ -1,14 +1,12 @@
-"""Tables of every AI-Face layout, and rows that find their files by path suffix."""
+"""Tables of every AI-Face layout become one tidy frame."""
 
 from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from shards import annotations
-from shards.annotations import AGES, describe, find_images, find_tables, join, read_tables, skin_group
+from shards.annotations import AGES, find_tables, read_tables, skin_group
 
 RELEASED = "Image Path,Predicted Gender,Predicted Age,Skin Tone,Target,Skin Tone Group,Intersection\n"
 README = "Image Path,Gender,Age,Skin Tone,Intersection,Target\n"
@@ -98,70 +96,6 @@ def test_other_tables_are_refused_by_name(tmp_path, text):
 def test_skin_groups_as_ai_face_has_them():
     groups = pl.DataFrame({"skin_tone": [*range(1, 11), None]}).select(skin_group()).to_series().to_list()
     assert groups == ["light"] * 3 + ["medium"] * 3 + ["dark"] * 4 + [None]
-
-
-def matches(root: Path, files: list[str], rows: list[str]) -> dict[str, str | None]:
-    """file -> the row that it was given, by a label that names the row."""
-    table = pl.DataFrame({"path": rows}).with_columns(
-        **{name: pl.lit(None, pl.Int8 if name == "skin_tone" else pl.String) for name in annotations.LABELS}
-    )
-    table = table.with_columns(race=pl.col("path"))
-    joined = join(describe(pl.Series("path", files, pl.String), root), table, root)
-    return dict(joined.select("path", "race").iter_rows())
-
-
-def test_rows_join_by_the_longest_suffix_never_by_the_bare_name(tmp_path):
-    files = ["GANs/STYLEGAN2/a.jpg", "GANs/StyleGAN-3/a.jpg", "Real/FFHQ/a.jpg", "DMs/x/7/6.jpg", "DMs/y/7/6.jpg"]
-    rows = [
-        "AI_Face_imagesV2/GANs/StyleGAN2_FFHQ/a.jpg",  # an alias
-        "/elsewhere/stylegan_3/a.jpg",  # case, - and _
-        "somewhere/a.jpg",  # only the bare name: three files have it
-        "AI_Face_imagesV2/DMs/y/7/6.jpg",
-    ]
-    assert matches(tmp_path, files, rows) == dict(zip(files, [rows[0], rows[1], None, None, rows[3]], strict=True))
-
-
-def test_ambiguous_suffixes_join_nothing(tmp_path):
-    files = ["one/same/a.jpg", "two/same/a.jpg", "three/b/c.jpg"]
-    rows = ["x/same/a.jpg", "p/b/c.jpg", "q/b/c.jpg"]
-    assert set(matches(tmp_path, files, rows).values()) == {None}
-
-
-def test_exact_paths_join_even_without_a_folder(tmp_path):
-    assert matches(tmp_path, ["a.jpg", "b.jpg"], ["a.jpg", f"{tmp_path.resolve()}/b.jpg"])["a.jpg"] == "a.jpg"
-
-
-names = st.text(
-    st.characters(codec="utf-8", exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=8
-)
-
-
-@given(st.lists(st.tuples(names, names, names), min_size=1, max_size=8, unique=True))
-def test_any_names_join_to_themselves(paths):
-    files = sorted({f"{a}/{b}/{c}.jpg" for a, b, c in paths if not {a, b} & {".", ".."}})
-    found = matches(Path("/data"), files, [f"prefix/{file}" for file in files])
-    for file, row in found.items():  # folders that fold to the same name may be ambiguous, never wrong
-        assert row in (None, f"prefix/{file}")
-
-
-def test_images_are_found_sorted_through_links_but_not_for_ever(tmp_path):
-    for name in ("b/x.JPG", "a/ü 'q\".png", "a/.hidden.jpg", "a/note.txt", ".git/y.jpg"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"")
-    (tmp_path / "a" / "loop").symlink_to(tmp_path)
-    assert find_images(tmp_path) == (["a/ü 'q\".png", "b/x.JPG"], [])
-
-
-def test_family_and_subset_come_from_the_folders(tmp_path):
-    paths = ["GANs/AttGAN/1.jpg", "DMs/DCFACe/7/1.jpg", "plain/1.jpg", "1.jpg"]
-    assert describe(pl.Series("path", paths), tmp_path / "AI" / "set").rows() == [
-        ("GANs/AttGAN/1.jpg", "GANs", "AttGAN"),
-        ("DMs/DCFACe/7/1.jpg", "DMs", "DCFACe"),
-        ("plain/1.jpg", None, "plain"),
-        ("1.jpg", None, "set"),
-    ]
-    inside = describe(pl.Series("path", ["1.jpg"]), tmp_path / "real" / "FFHQ")
-    assert inside.row(0) == ("1.jpg", "Real", "FFHQ")
 
 
 def test_tables_are_looked_for_in_the_root_and_one_level_down(tmp_path):

@@ -1,0 +1,68 @@
+"""Which of the images that were found are packed: by family or method, by split, by predicate, by chance."""
+
+import json
+from collections.abc import Sequence
+
+import duckdb
+import numpy as np
+import polars as pl
+
+from shards.match import fold
+
+COLUMNS = ("path", "family", "subset", "split", "gender", "age", "skin_tone", "skin_group", "race", "target")
+
+
+def of_subsets(frame: pl.DataFrame, names: Sequence[str], aliases: dict[str, str]) -> pl.Expr:
+    """Which rows are of one of `names`, families or methods, spelt as freely as the tables spell them."""
+
+    def canonical(name: str) -> str:
+        return aliases.get(fold(name), fold(name))
+
+    wanted = {canonical(name) for name in names}
+    known = {name for column in ("family", "subset") for name in frame[column].unique().drop_nulls()}
+    spelt = [name for name in known if canonical(name) in wanted]
+    return (pl.col("family").is_in(spelt) | pl.col("subset").is_in(spelt)).fill_null(False)
+
+
+def check_names(
+    option: str, names: Sequence[str], frame: pl.DataFrame, wanted: pl.Expr, columns: Sequence[str]
+) -> None:
+    """ValueError where `wanted` selects nothing of `frame`, with what there is to select."""
+    if frame.select(wanted.any()).item():
+        return
+    known = sorted({str(name) for column in columns for name in frame[column].unique().drop_nulls()})
+    shown = ", ".join(known[:60]) or "nothing that is named"
+    raise ValueError(f"{option} {', '.join(names)} selects none of the {len(frame):,} images; there is {shown}")
+
+
+def of_predicate(frame: pl.DataFrame, predicate: str) -> pl.Series:
+    """Which rows (their numbers) a DuckDB predicate over COLUMNS and `intersection` selects.
+
+    ValueError for one that DuckDB does not take, that names no column, or that selects nothing.
+    """
+    known = ", ".join((*COLUMNS, "intersection"))
+    closed = {"enable_external_access": False, "python_enable_replacements": False}
+    connection = duckdb.connect(":memory:", config=closed)
+    connection.register("found", frame.select(pl.int_range(pl.len()).alias("row number"), *COLUMNS).to_arrow())
+    connection.execute("create view images as select *, gender || '-' || skin_group as intersection from found")
+    text = f'select "row number" from images where (\n{predicate}\n)'
+    try:
+        tree = json.loads(connection.sql("select json_serialize_sql($1::varchar)", params=[text]).fetchall()[0][0])
+        parsed = [statement["node"] for statement in tree.get("statements", [])]
+        if len(parsed) != 1 or parsed[0]["type"] != "SELECT_NODE":
+            raise ValueError(f"--where {predicate!r} is not one predicate: {tree.get('error_message', 'it is more')}")
+        if "COLUMN_REF" not in json.dumps(parsed[0]["where_clause"]):
+            raise ValueError(f"--where {predicate!r} names no column; the columns are {known}")
+        chosen = connection.sql(text + ' order by "row number"').pl().to_series()
+    except duckdb.Error as error:
+        reason = str(error).strip().split("\n")[0]
+        hint = f"; the columns are {known}" if "column" in reason else ""
+        raise ValueError(f"--where {predicate!r}: {reason}{hint}") from error
+    if chosen.is_empty():
+        raise ValueError(f"--where {predicate!r} selects none of the {len(frame):,} images")
+    return chosen
+
+
+def sample(count: int, limit: int | None, seed: int) -> np.ndarray:
+    """The global shuffle: numbers below `count` in a seeded order, or the first `limit` of them, a random sample."""
+    return np.random.default_rng(seed).permutation(count)[:limit]

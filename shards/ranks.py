@@ -1,0 +1,81 @@
+"""Several processes on one job, as torchrun starts them: who this one is, and what they do for each other."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def rank() -> int:
+    """This process's number, 0 for the only one."""
+    return int(os.environ.get("RANK", 0))
+
+
+def world() -> int:
+    """How many processes work on the job."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def on_this_machine() -> int:
+    """How many of them share this machine's cores."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+@contextmanager
+def group() -> Iterator[None]:
+    """Joins the others for the time of a block; does nothing for the only process."""
+    if world() == 1:
+        yield
+        return
+    import torch.distributed
+
+    torch.distributed.init_process_group("gloo")
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def from_first(work: Callable[[], T], told: Callable[[T], T] = lambda result: result) -> T:
+    """What `work` returns on rank 0, and on the others as much of it as they are `told`.
+
+    Its error is rank 0's to tell; the others end quietly.
+    """
+    if world() == 1:
+        return work()
+    import torch.distributed
+
+    result, error, box = None, None, [None, None]
+    if rank() == 0:
+        try:
+            result = work()
+            box = [True, told(result)]
+        except Exception as caught:
+            error = caught
+    torch.distributed.broadcast_object_list(box)
+    if error:
+        raise error
+    if not box[0]:
+        raise SystemExit(1)
+    return result if rank() == 0 else box[1]
+
+
+def together(work: Callable[[], None]) -> None:
+    """Every rank does its own `work`, and all wait for all; where one fails it says why, and the others end."""
+    if world() == 1:
+        return work()
+    import torch.distributed
+
+    error = None
+    try:
+        work()
+    except Exception as caught:
+        error = caught
+    failed = [False] * world()
+    torch.distributed.all_gather_object(failed, error is not None)
+    if error:
+        raise error
+    if any(failed):
+        raise SystemExit(1)

@@ -1,0 +1,144 @@
+"""Holds finished shards against images.parquet, byte by byte: bits rot, copies break off, files get mixed up."""
+
+import hashlib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+from tqdm import tqdm
+
+from shards import check, cpus, in_turn, tar
+from shards.files import read_json, read_parquet
+
+KINDS = set(check.EXTENSIONS.values())
+
+
+class Fault(NamedTuple):
+    """One thing that is not as it was packed."""
+
+    file: str
+    what: str
+    offset: int | None = None  # bytes into the file
+    key: str | None = None
+
+    def __str__(self) -> str:
+        place = f" at byte {self.offset:,}" if self.offset is not None else ""
+        return f"{self.file}{place}{f', key {self.key}' if self.key else ''}: {self.what}"
+
+
+class Row(NamedTuple):
+    """What images.parquet says of one member."""
+
+    key: str
+    bytes: int
+    sha256: str
+
+
+def verify(folder: Path, workers: int | None = None, progress: bool = True) -> tuple[list[Fault], int]:
+    """Every fault of the pack in `folder`, in the order of its shards, and how many images it should hold.
+
+    Sizes, headers, checksums, padding and ends of the tars, their indices, and whether table and shards.json are of
+    the same pack. Images that were packed without being decoded are decoded. ValueError where nothing was packed.
+    """
+    done = read_json(folder / "shards.json")
+    if not done:
+        raise ValueError(f"no finished shards in {folder}: run `fairface shards` first")
+    try:
+        images = read_parquet(folder / "images.parquet").filter(status="packed")
+        faults = [] if manifest(images) == done["manifest"] else [table_fault("is not the table of these shards")]
+    except FileNotFoundError:
+        return [table_fault("is missing")], done["images"]
+    except pl.exceptions.PolarsError as error:
+        return [table_fault(f"can't be read: {str(error).splitlines()[0]}")], done["images"]
+    named = {shard["name"] for shard in done["shards"]}
+    faults += [
+        Fault(path.name, "is no part of this pack")
+        for path in sorted([*folder.glob("shard-*.tar"), *folder.glob("shard-*.idx")])
+        if path.with_suffix(".tar").name not in named
+    ]
+    return faults + damage(folder, images, not done["options"]["check"], workers, progress), done["images"]
+
+
+def table_fault(what: str) -> Fault:
+    return Fault("images.parquet", what)
+
+
+def manifest(packed: pl.DataFrame) -> str:
+    """A hash of all that training and report depend on: each packed image's place, bytes and labels."""
+    digest = hashlib.sha256()
+    for part in packed.drop("path", "status", "reason").iter_slices(100_000):
+        digest.update(part.write_csv(include_header=False).encode())
+    return digest.hexdigest()
+
+
+def damage(
+    folder: Path, packed: pl.DataFrame, decode: bool = False, workers: int | None = None, progress: bool = False
+) -> list[Fault]:
+    """The faults of the shards that hold the images `packed` (shard, key, bytes, sha256)."""
+    shards = packed.group_by("shard", maintain_order=True).agg("key", "bytes", "sha256")
+    examine = partial(faults_of, folder, decode=decode)
+    found: list[Fault] = []
+    # threads: hashing and decoding hold no lock of Python's
+    with (
+        ThreadPoolExecutor(workers or cpus()) as pool,
+        tqdm(total=len(packed), unit="img", desc="checking", disable=not progress, leave=False) as bar,
+    ):
+        jobs = ((name, [*map(Row, *columns)]) for name, *columns in shards.iter_rows())
+        for (_, rows), faults in in_turn(pool, examine, jobs, 2 * (workers or cpus())):
+            found += faults
+            bar.update(len(rows))
+    return found
+
+
+def faults_of(folder: Path, name: str, rows: Iterable[Row], decode: bool = False) -> list[Fault]:
+    """The faults of one tar and its index."""
+    path = folder / name
+    try:
+        with open(path, "rb") as file:
+            faults, lines = members(file, name, rows, decode)
+    except OSError as error:
+        return [Fault(name, "is missing" if isinstance(error, FileNotFoundError) else f"can't be read: {error}")]
+    index = path.with_suffix(".idx")
+    try:
+        written = index.read_bytes().split(b"\n")
+    except OSError as error:
+        what = "is missing" if isinstance(error, FileNotFoundError) else f"can't be read: {error}"
+        return [*faults, Fault(index.name, what)]
+    if written[0] != f"v1.2 {len(lines)}".encode() or len(written) != len(lines) + 2 or written[-1]:
+        return [*faults, Fault(index.name, f"is not an index of {len(lines):,} images", 0)]
+    offset = len(written[0]) + 1
+    for (key, right), line in zip(lines, written[1:-1], strict=True):
+        if right and line != right.encode():
+            faults.append(Fault(index.name, f"says {line.decode(errors='replace')!r}, not {right!r}", offset, key))
+        offset += len(line) + 1
+    return faults
+
+
+def members(file, name: str, rows: Iterable[Row], decode: bool) -> tuple[list[Fault], list[tuple[str, str | None]]]:
+    """The faults of an open tar, and (key, line) of the index that it should have, None where its header is lost."""
+    faults, lines, offset, cut = [], [], 0, False
+    for row in rows:
+        head, data = file.read(tar.BLOCK), file.read(row.bytes)
+        padding = file.read(-row.bytes % tar.BLOCK)
+        kind = head[:100].rstrip(b"\0").removeprefix(row.key.encode()).removeprefix(b".").decode(errors="replace")
+        line = f"{kind} {offset + tar.BLOCK} {row.bytes} {row.key}.{kind}" if kind in KINDS else None
+        lines.append((row.key, line))
+        found = partial(Fault, name, offset=offset, key=row.key)
+        cut = cut or len(data) < row.bytes
+        if cut:
+            faults.append(found("is cut off"))
+        elif kind not in KINDS or head != tar.header(f"{row.key}.{kind}", row.bytes):
+            faults.append(found("has another header than was packed"))
+        elif hashlib.sha256(data).hexdigest() != row.sha256:
+            faults.append(found("has other bytes than were packed"))
+        elif decode and (reason := check.inspect(data).reason):
+            faults.append(found(f"can't be decoded ({reason}); it was packed with --no-check"))
+        elif any(padding):
+            faults.append(found("is followed by other bytes than zeros"))
+        offset += tar.BLOCK + row.bytes + len(padding)
+    if not cut and file.read(len(tar.END) + 1) != tar.END:
+        faults.append(Fault(name, "does not end where it should", offset))
+    return faults, lines

@@ -1,0 +1,132 @@
+"""Rows find their images by path suffix, and every miss is accounted for."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shards import annotations
+from shards.match import Matched, join, with_aliases
+from shards.tree import describe
+
+
+def joined(root: Path, files: list[str], rows: list[str], **aliases: str) -> Matched:
+    """What a join makes of these paths; each row's label `race` is its own path."""
+    table = pl.DataFrame({"path": rows}, schema={"path": pl.String}).with_columns(
+        **{name: pl.lit(None, pl.Int8 if name == "skin_tone" else pl.String) for name in annotations.LABELS}
+    )
+    table = table.with_columns(race=pl.col("path"))
+    return join(describe(pl.Series("path", files, pl.String), root), table, root, with_aliases(aliases.items()))
+
+
+def matches(root: Path, files: list[str], rows: list[str], **aliases: str) -> dict[str, str | None]:
+    """file -> the row that it was given."""
+    return dict(joined(root, files, rows, **aliases).files.select("path", "race").iter_rows())
+
+
+def missed(found: Matched) -> set[tuple[str, str, str]]:
+    return set(found.unmatched.select("what", "reason", "path").iter_rows())
+
+
+def test_rows_join_by_the_longest_suffix_never_by_the_bare_name(tmp_path):
+    files = ["GANs/STYLEGAN2/a.jpg", "GANs/StyleGAN-3/a.jpg", "Real/FFHQ/a.jpg", "DMs/x/7/6.jpg", "DMs/y/7/6.jpg"]
+    rows = [
+        "AI_Face_imagesV2/GANs/StyleGAN2_FFHQ/a.jpg",  # an alias
+        "/elsewhere/stylegan_3/a.jpg",  # case, - and _
+        "somewhere/a.jpg",  # only the bare name: three files have it
+        "AI_Face_imagesV2/DMs/y/7/6.jpg",
+    ]
+    assert matches(tmp_path, files, rows) == dict(zip(files, [rows[0], rows[1], None, None, rows[3]], strict=True))
+    assert missed(joined(tmp_path, files, rows)) == {
+        ("row", "missing", rows[2]),
+        ("image", "missing", files[2]),
+        ("image", "missing", files[3]),
+    }
+
+
+def test_a_row_of_another_method_never_labels_an_image(tmp_path):
+    """What is left of two methods must not be joined by the part of their paths that all methods share."""
+    files, rows = ["DMs/DCFACe/7856/6.jpg", "plain/7856/7.jpg"], ["AI/GANs/AttGAN/7856/6.jpg", "AI/DMs/x/7856/7.jpg"]
+    found = joined(tmp_path, files, rows)
+    assert not found.files["matched"].any()
+    assert missed(found) == {("image", "missing", f) for f in files} | {("row", "missing", r) for r in rows}
+
+
+def test_a_users_alias_joins_what_is_named_otherwise(tmp_path):
+    files, rows = ["GANs/att gan (1)/1.jpg", "GANs/VQ_GAN/2.jpg"], ["x/AttGAN/1.jpg", "x/TamingTransformer_VQGAN/2.jpg"]
+    assert set(matches(tmp_path, files, rows).values()) == {None, rows[1]}
+    pair = {"AttGAN": "ATT-gan (1)"}
+    assert list(matches(tmp_path, files, rows, **{"ATT-gan (1)": "att gan (1)"} | pair).values()) == rows
+
+
+def test_chains_of_aliases_end_and_rings_are_refused():
+    assert with_aliases([("A", "B"), ("b", "StyleGAN2_FFHQ")])["a"] == "stylegan2"
+    with pytest.raises(ValueError, match="lead back"):
+        with_aliases([("a", "b"), ("b", "a")])
+
+
+def test_ambiguous_suffixes_join_nothing_and_are_listed(tmp_path):
+    files = ["one/same/a.jpg", "two/same/a.jpg", "three/b/c.jpg"]
+    rows = ["x/same/a.jpg", "p/b/c.jpg", "q/b/c.jpg"]
+    found = joined(tmp_path, files, rows)
+    assert not found.files["matched"].any()
+    assert missed(found) == {("image", "ambiguous", f) for f in files} | {("row", "ambiguous", r) for r in rows}
+
+
+def test_misses_name_family_and_subset(tmp_path):
+    found = joined(tmp_path, ["GANs/AttGAN/1.jpg"], ["AI/DMs/DCFACe/7/1.jpg", "1.jpg"])
+    assert found.unmatched.select("what", "family", "subset").sort("what", "family").rows() == [
+        ("image", "GANs", "AttGAN"),
+        ("row", None, None),
+        ("row", "DMs", "DCFACe"),
+    ]
+
+
+def test_a_suffix_of_thousands_does_not_make_millions(tmp_path):
+    files, rows = [f"a{i}/same/1.jpg" for i in range(4000)], [f"b{i}/same/1.jpg" for i in range(4000)]
+    found = joined(tmp_path, files, rows)
+    assert len(found.unmatched) == 8000
+    assert set(found.unmatched["reason"]) == {"ambiguous"}
+
+
+def test_exact_paths_join_even_without_a_folder(tmp_path):
+    files, rows = ["a.jpg", "b.jpg"], ["a.jpg", f"{tmp_path.resolve()}/b.jpg"]
+    assert list(matches(tmp_path, files, rows).values()) == rows
+
+
+def test_without_a_table_nothing_is_missing(tmp_path):
+    assert joined(tmp_path, ["a.jpg"], []).unmatched.is_empty()
+
+
+names = st.text(
+    st.characters(codec="utf-8", exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=8
+)
+trees = st.lists(st.tuples(names, names, names), min_size=1, max_size=8, unique=True)
+
+
+def paths_of(tree: list[tuple[str, str, str]]) -> list[str]:
+    return sorted({f"{a}/{b}/{c}.jpg" for a, b, c in tree if not {a, b} & {".", ".."}})
+
+
+@given(trees)
+def test_any_names_join_to_themselves(tree):
+    files = paths_of(tree)
+    found = matches(Path("/data"), files, [f"prefix/{file}" for file in files])
+    for file, row in found.items():  # folders that fold to the same name may be ambiguous, never wrong
+        assert row in (None, f"prefix/{file}")
+
+
+@given(trees, trees)
+def test_every_image_and_every_row_is_matched_or_listed_once(tree, other):
+    files, rows = paths_of(tree), sorted({f"prefix/{path}" for path in paths_of(tree)[::2] + paths_of(other)})
+    found = joined(Path("/data"), files, rows)
+    listed = found.unmatched.select("what", "path").rows()
+    given_rows = found.files["race"].drop_nulls().to_list()
+    assert found.files["path"].to_list() == files
+    assert len(set(given_rows)) == len(given_rows)
+    assert sorted(path for what, path in listed if what == "image") == sorted(
+        found.files.filter(~pl.col("matched"))["path"]
+    ) * bool(rows)
+    assert sorted([path for what, path in listed if what == "row"] + given_rows) == rows
