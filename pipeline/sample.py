@@ -135,7 +135,8 @@ def write_samples(folder: Path, net: Generator, stamp: dict, batch: int, device:
                         tar.add(f"{index:08d}", "png", png)
                         rows.append((f"{index:08d}", index, shard))
                         bar.update()
-                tars.append({"name": shard, "bytes": (fresh / shard).stat().st_size})
+                held = min(count - number * SHARD_IMAGES, SHARD_IMAGES)
+                tars.append({"name": shard, "images": held, "bytes": (fresh / shard).stat().st_size})
         for name in ("samples.json", "samples.parquet", "labels.json", "labels.parquet", "embeddings.parquet"):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "samples", ignore_errors=True)

@@ -1,7 +1,8 @@
 """Packing: what lands in tars, index and table, for good and for broken images."""
 
-import io
+import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,82 +11,26 @@ import tarfile
 import time
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 import webdataset
-from hypothesis import given
-from hypothesis import strategies as st
-from PIL import Image
+from pictures import BAD, GOOD, picture, turned
 
 from shards import pack, tar
-from shards.check import inspect
-from shards.files import read_json
-
-
-def picture(kind: str = "JPEG", mode: str = "RGB", size: tuple[int, int] = (40, 30), **options) -> bytes:
-    file = io.BytesIO()
-    noise = Image.effect_noise(size, 80)
-    noise = Image.fromarray(np.asarray(noise).astype(np.uint16) * 257) if mode == "I;16" else noise.convert(mode)
-    noise.save(file, kind, **options)
-    return file.getvalue()
+from shards.files import alone, read_json, write_json
+from shards.verify import verify
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted([*folder.glob("*.tar"), *folder.glob("*.idx")])}
 
 
+def tables_of(folder: Path) -> list[bytes]:
+    return [(folder / name).read_bytes() for name in ("images.parquet", "unmatched.parquet")]
+
+
 def packed_into(root: Path, out: Path, workers: int = 1, force: bool = False, **options) -> dict:
-    return pack.pack(pack.make_plan(root, pack.Options(**options)), out, workers, force, progress=False)
-
-
-GOOD = {
-    "jpg": picture(),
-    "jpg ": picture(progressive=True),
-    "jpg  ": picture(mode="L"),
-    "jpg   ": picture(mode="CMYK"),
-    "png": picture("PNG", "RGBA"),
-    "png ": picture("PNG", "P"),
-    "png  ": picture("PNG", "I;16"),
-    "webp": picture("WEBP"),
-    "bmp": picture("BMP"),
-    "tif": picture("TIFF"),
-}
-BAD = {
-    "empty": b"",
-    "not_an_image": b"<html>no image</html>",
-    "truncated": picture(size=(300, 300))[:5000],
-    "unsupported": picture("GIF", "P"),
-}
-
-
-@pytest.mark.parametrize("name", GOOD)
-def test_good_images_pass_with_their_real_type(name):
-    assert inspect(GOOD[name]) == (None, name.strip(), 40, 30)
-
-
-@pytest.mark.parametrize("reason", BAD)
-def test_bad_images_are_rejected_with_a_reason(reason):
-    assert inspect(BAD[reason]).reason == reason
-
-
-def test_a_bomb_is_rejected_before_it_is_decoded():
-    assert inspect(picture("PNG", "1", (3000, 3000)), max_pixels=10**6) == ("too_large", "", 3000, 3000)
-
-
-def test_kinds_that_dali_cannot_decode_and_ribbons_are_rejected():
-    assert inspect(picture("TIFF", "F")).reason == "unsupported"
-    assert inspect(picture("TIFF", compression="lzma")).reason == "unsupported"
-    assert inspect(picture("PNG", size=(2, 600))).reason == "too_narrow"
-
-
-@given(st.sampled_from(sorted(GOOD)), st.integers(0, 10**6), st.binary(min_size=1, max_size=40))
-def test_any_damage_is_a_verdict_never_a_traceback(name, place, patch):
-    data = bytearray(GOOD[name])
-    place %= len(data)
-    data[place : place + len(patch)] = patch
-    verdict = inspect(bytes(data))
-    assert (verdict.reason is None) == bool(verdict.extension)
+    return pack.pack(root, out, pack.Options(**options), None, workers, force, progress=False)
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):
@@ -95,18 +40,12 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     assert packed_into(tmp_path / "data", tmp_path / "shards")["rejected"] == {"unreadable": 1}
 
 
-def test_a_flipped_bit_in_a_png_is_corrupt_not_truncated():
-    data = bytearray(picture("PNG"))
-    data[len(data) // 2] ^= 0xFF
-    assert inspect(bytes(data)).reason == "corrupt"
-
-
 @pytest.fixture
 def mixed(tmp_path) -> Path:
     """Good and broken images under hostile names."""
     root = tmp_path / "mixed"
     (root / "GANs" / "A B'\"\n").mkdir(parents=True)
-    for i, data in enumerate([*GOOD.values(), *BAD.values()]):
+    for i, data in enumerate([*(data for _, data in GOOD.values()), *BAD.values()]):
         (root / "GANs" / "A B'\"\n" / f"ü {i}.jpg").write_bytes(data)
     (root / "GANs" / "gone.jpg").symlink_to(root / "nowhere.jpg")
     return root
@@ -167,8 +106,20 @@ def test_the_same_pack_again_does_nothing_and_a_changed_one_does(drawn, tmp_path
     before = (tmp_path / "shards" / "shard-000000.tar").stat().st_mtime_ns
     assert packed_into(drawn, tmp_path / "shards")["unchanged"]
     assert (tmp_path / "shards" / "shard-000000.tar").stat().st_mtime_ns == before
-    assert not packed_into(drawn, tmp_path / "shards", limit=100)["unchanged"]  # drawn faces are easily packed again
-    assert read_json(tmp_path / "shards" / "shards.json")["images"] == 100
+    with pytest.raises(ValueError, match="--force"):
+        packed_into(drawn, tmp_path / "shards", limit=100)
+    assert (tmp_path / "shards" / "shard-000000.tar").stat().st_mtime_ns == before
+    assert packed_into(drawn, tmp_path / "shards", force=True, limit=100)["images"] == 100
+
+
+def test_an_unfinished_pack_of_other_options_is_kept_without_force(drawn, tmp_path):
+    packed_into(drawn, tmp_path / "shards", shard_images=20)
+    (tmp_path / "shards" / "shards.json").unlink()
+    plan = pack.make_plan(drawn, pack.Options(shard_images=20))
+    write_json(tmp_path / "shards" / ".unfinished" / "plan.json", {"fingerprint": plan.fingerprint, "root": "x"})
+    with pytest.raises(ValueError, match=r"unfinished pack of x.*--force"):
+        packed_into(drawn, tmp_path / "shards", shard_images=30)
+    assert len(list((tmp_path / "shards").glob("*.tar"))) == 12
 
 
 def test_real_images_are_not_replaced_without_force(mixed, drawn, tmp_path):
@@ -181,51 +132,85 @@ def test_real_images_are_not_replaced_without_force(mixed, drawn, tmp_path):
     assert read_json(tmp_path / "shards" / "shards.json")["drawn"]
 
 
-def test_a_killed_pack_is_finished_by_the_next_and_ends_the_same(drawn, tmp_path):
+def command(root: Path, out: Path, *options: str) -> list[str]:
+    words = [sys.executable, "-m", "pipeline.cli", "shards", "--data", root, "--out", out, "--shard-images", 20]
+    return [str(word) for word in [*words, *options]]
+
+
+@pytest.mark.parametrize("group", [True, False], ids=["all its processes", "itself alone"])
+def test_a_killed_pack_is_finished_by_the_next_and_ends_the_same(drawn, tmp_path, group):
     packed_into(drawn, tmp_path / "whole", shard_images=20)
-    command = [
-        sys.executable,
-        "-m",
-        "pipeline.cli",
-        "shards",
-        "--data",
-        drawn,
-        "--out",
-        tmp_path,
-        "--shard-images",
-        "20",
-    ]
-    for finished in (1, 4):
-        process = subprocess.Popen([str(c) for c in command], start_new_session=True)
+    for finished in (0, 1, 4, 7):
+        process = subprocess.Popen(command(drawn, tmp_path), start_new_session=True)
         while process.poll() is None and len(list((tmp_path / "shards").glob("*.tar"))) < finished:
             time.sleep(0.002)
-        os.killpg(process.pid, signal.SIGKILL)
+        (os.killpg if group else os.kill)(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
     packed_into(drawn, tmp_path / "shards", shard_images=20)
     assert bytes_of(tmp_path / "shards") == bytes_of(tmp_path / "whole")
+    assert tables_of(tmp_path / "shards") == tables_of(tmp_path / "whole")
     assert not list((tmp_path / "shards").glob(".*"))
 
 
-def test_a_full_disk_ends_the_pack_and_keeps_the_finished_shards(drawn, tmp_path, monkeypatch):
-    plan = pack.make_plan(drawn, pack.Options(shard_images=60))
-    real, written = pack.write_parquet, []
+def test_workers_end_with_their_parent(drawn, tmp_path):
+    process = subprocess.Popen(command(drawn, tmp_path, "--shard-images", "2"), start_new_session=True)
+    while process.poll() is None and not list((tmp_path / "shards").glob("*.tar")):
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    for _ in range(100):
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    pytest.fail("a worker outlived the command by ten seconds")
 
-    def third_fails(path, frame):
-        written.append(path)
-        if len(written) == 3:
-            raise OSError(28, "No space left on device")
-        real(path, frame)
 
-    monkeypatch.setattr(pack, "write_parquet", third_fails)
-    with pytest.raises(OSError, match="No space"):
-        pack.pack(plan, tmp_path / "shards", 1, progress=False)
-    monkeypatch.undo()
-    finished = [tmp_path / "shards" / path.stem for path in written[:2]]
-    times = [path.stat().st_mtime_ns for path in finished]
-    assert not (tmp_path / "shards" / "shards.json").exists()
-    pack.pack(plan, tmp_path / "shards", progress=False)
-    assert [path.stat().st_mtime_ns for path in finished] == times
-    assert not list((tmp_path / "shards").glob(".*"))
+def test_two_at_once_in_one_folder_are_refused(drawn, tmp_path):
+    with alone(tmp_path / "shards", "packing into"), pytest.raises(ValueError, match="another process is packing"):
+        packed_into(drawn, tmp_path / "shards")
+    assert packed_into(drawn, tmp_path / "shards")["images"] == 240
+
+
+def test_torchrun_packs_the_same_in_parts(drawn, tmp_path):
+    packed_into(drawn, tmp_path / "whole", shard_images=20)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words = [*torchrun, *command(drawn, tmp_path)[1:]]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("240 images packed") == 1
+    assert bytes_of(tmp_path / "shards") == bytes_of(tmp_path / "whole")
+    assert tables_of(tmp_path / "shards") == tables_of(tmp_path / "whole")
+    wrong = subprocess.run([*words, "--where", "true"], capture_output=True, text=True, timeout=120)
+    assert wrong.returncode != 0
+    assert wrong.stderr.count("Error: --where 'true' names no column") == 1
+    assert "pipeline/cli.py" not in wrong.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
+def test_a_full_disk_ends_the_pack_and_keeps_the_finished_shards(drawn, tmp_path):
+    (disk := tmp_path / "disk").mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        with pytest.raises(OSError, match="No space") as caught:
+            packed_into(drawn, disk / "shards", shard_images=20)
+        assert caught.value.errno == errno.ENOSPC
+        finished = {path: path.stat().st_mtime_ns for path in (disk / "shards").glob("*.tar")}
+        assert finished
+        assert not (disk / "shards" / "shards.json").exists()
+        for path in finished:
+            assert len(tar.index(path)) == 20
+            with tarfile.open(path) as file:
+                assert len(file.getnames()) == 20
+        subprocess.run(["mount", "-o", "remount,size=9m", disk], check=True)
+        packed_into(drawn, disk / "shards", shard_images=20)
+        assert {path: path.stat().st_mtime_ns for path in finished} == finished
+        packed_into(drawn, tmp_path / "whole", shard_images=20)
+        assert bytes_of(disk / "shards") == bytes_of(tmp_path / "whole")
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_only_broken_images_is_an_error_that_counts_them(tmp_path):
@@ -237,9 +222,13 @@ def test_only_broken_images_is_an_error_that_counts_them(tmp_path):
     assert not list((tmp_path / "shards").glob("*"))
 
 
-def test_without_the_check_images_keep_their_names_type(drawn, tmp_path):
-    summary = packed_into(drawn, tmp_path / "shards", check=False)
-    assert (summary["images"], summary["rejected"]) == (240, {})
+def test_without_the_check_what_decodes_badly_is_packed_and_verify_finds_it(mixed, tmp_path):
+    summary = packed_into(mixed, tmp_path / "shards", check=False)
+    reasons = ("empty", "not_an_image", "unsupported", "unreadable")
+    assert summary["rejected"] == dict.fromkeys(reasons, 1)
+    faults, images = verify(tmp_path / "shards", progress=False)
+    assert (len(faults), images) == (len(BAD) - 3, len(GOOD) + len(BAD) - 3)
+    assert {fault.what.split("(")[1].split(")")[0] for fault in faults} == set(BAD) - set(reasons)
 
 
 def test_a_missing_tar_is_packed_again(drawn, tmp_path):
@@ -253,4 +242,100 @@ def test_a_missing_tar_is_packed_again(drawn, tmp_path):
 def test_moving_the_images_is_noticed(drawn, tmp_path):
     shutil.copytree(drawn, tmp_path / "copy")
     packed_into(drawn, tmp_path / "shards")
-    assert not packed_into(tmp_path / "copy", tmp_path / "shards")["unchanged"]
+    with pytest.raises(ValueError, match="--force"):
+        packed_into(tmp_path / "copy", tmp_path / "shards")
+
+
+def test_tars_of_about_so_many_bytes(drawn, tmp_path):
+    done = packed_into(drawn, tmp_path / "shards", shard_bytes=100_000)
+    sizes = [shard["bytes"] for shard in done["shards"]]
+    assert len(sizes) > 3
+    assert all(90_000 < size < 110_000 for size in sizes[:-1])
+    assert sum(shard["images"] for shard in done["shards"]) == 240
+
+
+def test_encoded_again_at_a_size(mixed, tmp_path):
+    done = packed_into(mixed, tmp_path / "shards", size=16, quality=80)
+    images = pl.read_parquet(tmp_path / "shards" / "images.parquet").filter(status="packed")
+    assert done["images"] == len(GOOD)
+    assert images.select(pl.min_horizontal("width", "height").unique()).to_series().to_list() == [16]
+    assert sorted(images["orientation"]) == [1] * (len(GOOD) - 1) + [6]
+    assert verify(tmp_path / "shards", progress=False) == ([], len(GOOD))
+
+
+def test_exif_orientation_is_recorded_and_dali_applies_it(tmp_path):
+    import torch
+
+    from pipeline.feed import Shards, load
+
+    (tmp_path / "data").mkdir()
+    for orientation in range(1, 9):
+        (tmp_path / "data" / f"{orientation}.jpg").write_bytes(turned(orientation))
+    packed_into(tmp_path / "data", tmp_path / "shards")
+    packed_into(tmp_path / "data", tmp_path / "small", size=30, quality=95)
+    table = pl.read_parquet(tmp_path / "shards" / "images.parquet")
+    assert table["path"].to_list() == [f"{orientation}.jpg" for orientation in table["orientation"]]
+    kept, again = (
+        load(Shards.open(tmp_path / n), 30, torch.device("cpu"), progress=False) for n in ("shards", "small")
+    )
+    assert (kept.int() - again.int()).abs().float().mean() < 8
+    bright = {
+        o: (k[:, :15].float().mean() > 200, k[:15].float().mean() > 200)
+        for o, k in zip(table["orientation"], kept, strict=True)
+    }
+    assert bright[1] == bright[4] == (True, False)  # left
+    assert bright[2] == bright[3] == (False, False)  # right
+    assert bright[6] == bright[5] == (False, True)  # up
+
+
+def test_the_choice_of_images(drawn, tmp_path):
+    truth = packed_into(drawn, tmp_path / "all")
+    images = pl.read_parquet(tmp_path / "all" / "images.parquet")
+    dark = images.filter(pl.col("skin_tone") >= 7, pl.col("gender") == "female")
+    done = packed_into(drawn, tmp_path / "dark", where="skin_tone >= 7 and intersection = 'female-dark'")
+    chosen = pl.read_parquet(tmp_path / "dark" / "images.parquet")
+    assert set(chosen["path"]) == set(dark["path"])
+    assert (done["found"], done["images"], truth["images"]) == (240, len(dark), 240)
+    assert packed_into(drawn, tmp_path / "gans", subsets=("gans", "DRAWN"), limit=7)["images"] == 7
+    assert packed_into(drawn, tmp_path / "split", splits=("train",))["images"] == 240
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"subsets": ("FFHQ",)}, "--subset FFHQ selects none of the 240 images; there is Drawn, GANs"),
+        ({"splits": ("test",)}, "--split test selects none of the 240 images; there is train"),
+        ({"where": "gendr = 'male'"}, '"gendr" not found'),
+        ({"where": "gender = 'none'"}, "selects none of the 240 images"),
+        ({"where": "1 = 1"}, "names no column; the columns are path, family"),
+        ({"where": "gender = "}, "is not one predicate"),
+        ({"where": "gender = 'male') union select (1"}, "is not one predicate"),
+        ({"where": "gender"}, "Could not convert"),
+        ({"aliases": (("a", "b"), ("b", "a"))}, "lead back"),
+    ],
+)
+def test_a_choice_that_makes_no_sense_is_said_before_anything_is_touched(drawn, tmp_path, options, says):
+    packed_into(drawn, tmp_path / "shards")
+    before = bytes_of(tmp_path / "shards")
+    with pytest.raises(ValueError, match=re.escape(says)):
+        packed_into(drawn, tmp_path / "shards", force=True, **options)
+    assert bytes_of(tmp_path / "shards") == before
+
+
+def test_rows_and_images_that_miss_each_other_are_counted_and_listed(drawn, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(drawn / "GANs", root / "GANs")
+    (root / "GANs" / "Other").mkdir()
+    (root / "GANs" / "Other" / "000000.jpg").write_bytes(picture())  # a name that another method has too
+    lines = (drawn / "train.csv").read_text().splitlines()
+    (root / "train.csv").write_text("\n".join([*lines[:-40], "AI/GANs/StarGAN/1.jpg,0,0,1,1,0,0", ""]))
+    done = packed_into(root, tmp_path / "shards")
+    assert (done["images"], done["matched"], done["rows"]) == (241, 200, 201)
+    assert done["unmatched"] == {"missing_rows": 1, "missing_images": 41}
+    listed = pl.read_parquet(tmp_path / "shards" / "unmatched.parquet").group_by("what", "subset").len()
+    assert set(listed.iter_rows()) == {("row", "StarGAN", 1), ("image", "Drawn", 40), ("image", "Other", 1)}
+    images = pl.read_parquet(tmp_path / "shards" / "images.parquet")
+    assert images.filter(subset="Other")["gender"].to_list() == [None]
+    assert packed_into(root, tmp_path / "annotated", annotated_only=True)["images"] == 200
+    only = packed_into(root, tmp_path / "other", subsets=("Other",))
+    assert (only["images"], only["unmatched"]) == (1, {"missing_images": 1})

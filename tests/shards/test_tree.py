@@ -64,7 +64,7 @@ def test_a_folder_without_permission_is_named(tmp_path):
         if folder.owner() == Path.home().owner():
             folder.chmod(folder.stat().st_mode | 0o055)
     (tmp_path / "closed").chmod(0)
-    if (root := os.geteuid() == 0):  # who may read everything
+    if root := os.geteuid() == 0:  # who may read everything
         os.seteuid(65534)
     try:
         if not os.access(tmp_path, os.R_OK, effective_ids=True):

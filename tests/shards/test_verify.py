@@ -1,0 +1,114 @@
+"""Whatever happens to a finished pack, verify names the file, the place and the image."""
+
+import re
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from shards import tar
+from shards.verify import Fault, verify
+
+
+@pytest.fixture
+def pack(packed, tmp_path) -> Path:
+    """A pack of its own: 240 images in three tars."""
+    shutil.copytree(packed / "shards", tmp_path / "shards")
+    return tmp_path / "shards"
+
+
+def faults(pack: Path) -> list[Fault]:
+    return verify(pack, progress=False)[0]
+
+
+def overwrite(path: Path, offset: int, data: bytes) -> None:
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def place(pack: Path, shard: str, number: int) -> tuple[str, int, int]:
+    """key, offset and size of one member."""
+    key, (offset, size) = list(tar.index(pack / shard).items())[number]
+    return key, offset, size
+
+
+def test_a_whole_pack_has_no_fault(pack):
+    assert verify(pack, workers=1, progress=False) == verify(pack, workers=3, progress=False) == ([], 240)
+
+
+@pytest.mark.parametrize("at", [0.0, 0.5, 1.0])
+def test_one_flipped_bit_is_found_and_named(pack, at):
+    key, offset, size = place(pack, "shard-000001.tar", 7)
+    byte = offset + int(at * (size - 1))
+    value = (pack / "shard-000001.tar").read_bytes()[byte]
+    overwrite(pack / "shard-000001.tar", byte, bytes([value ^ 16]))
+    assert faults(pack) == [Fault("shard-000001.tar", "has other bytes than were packed", offset - 512, key)]
+
+
+def test_headers_padding_and_the_end_count_too(pack):
+    key, offset, size = place(pack, "shard-000000.tar", 3)
+    overwrite(pack / "shard-000000.tar", offset - 512, b"X")
+    other, start, length = place(pack, "shard-000000.tar", 5)
+    overwrite(pack / "shard-000000.tar", start + length, b"X")
+    end = (pack / "shard-000002.tar").stat().st_size
+    overwrite(pack / "shard-000002.tar", end - 1, b"X")
+    assert [(f.file, f.offset, f.key, f.what) for f in faults(pack)] == [
+        ("shard-000000.tar", offset - 512, key, "has another header than was packed"),
+        ("shard-000000.tar", start - 512, other, "is followed by other bytes than zeros"),
+        ("shard-000002.tar", end - 1024, None, "does not end where it should"),
+    ]
+    assert size
+
+
+def test_a_cut_tar_names_the_first_image_it_lost_and_counts_all(pack):
+    key, offset, size = place(pack, "shard-000001.tar", 90)
+    with open(pack / "shard-000001.tar", "r+b") as file:
+        file.truncate(offset + size - 1)
+    found = faults(pack)
+    assert found[0] == Fault("shard-000001.tar", "is cut off", offset - 512, key)
+    assert len(found) == 10
+
+
+def test_missing_and_foreign_files_are_named(pack):
+    (pack / "shard-000000.tar").unlink()
+    (pack / "shard-000001.idx").unlink()
+    (pack / "shard-000009.tar").write_bytes(b"")
+    assert [(f.file, f.what) for f in faults(pack)] == [
+        ("shard-000009.tar", "is no part of this pack"),
+        ("shard-000000.tar", "is missing"),
+        ("shard-000001.idx", "is missing"),
+    ]
+
+
+def test_a_stale_index_and_a_wrong_offset_are_named(pack):
+    shutil.copy(pack / "shard-000002.idx", pack / "shard-000000.idx")
+    path = pack / "shard-000001.idx"
+    key, offset, size = place(pack, "shard-000001.tar", 4)
+    text = path.read_text()
+    path.write_text(text.replace(f"jpg {offset} ", f"jpg {offset + 512} "))
+    stale, wrong = faults(pack)
+    assert (stale.file, stale.what) == ("shard-000000.idx", "is not an index of 100 images")
+    assert (wrong.file, wrong.key, wrong.offset) == ("shard-000001.idx", key, text.index(f"jpg {offset} "))
+    assert f"'jpg {offset} {size} {key}.jpg'" in wrong.what
+
+
+def test_swapped_tars_and_tables_of_another_pack_are_found(pack):
+    one, other = pack / "shard-000000.tar", pack / "shard-000001.tar"
+    (pack / "kept").write_bytes(one.read_bytes())
+    one.write_bytes(other.read_bytes())
+    other.write_bytes((pack / "kept").read_bytes())
+    assert len(faults(pack)) >= 2
+    images = pl.read_parquet(pack / "images.parquet")
+    images.with_columns(gender=pl.lit("male")).write_parquet(pack / "images.parquet")
+    assert faults(pack)[0] == Fault("images.parquet", "is not the table of these shards")
+    (pack / "images.parquet").write_bytes(b"PAR1")
+    assert re.match("can't be read", faults(pack)[0].what)
+    (pack / "images.parquet").unlink()
+    assert faults(pack) == [Fault("images.parquet", "is missing")]
+
+
+def test_without_a_pack_there_is_nothing_to_verify(tmp_path):
+    with pytest.raises(ValueError, match="fairface shards"):
+        verify(tmp_path)
