@@ -1,16 +1,12 @@
 """Every speed figure, beside a plain baseline that does the same work in the same run."""
 
 import io
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import date
 from itertools import cycle, islice
 from pathlib import Path
 
-import click
 import torch
 import webdataset
 from PIL import Image
@@ -22,27 +18,14 @@ from tqdm import tqdm
 
 from models import clip
 from pipeline import feed, label, labeller, sample
-from pipeline.machine import device_name, device_of, processor, tune_allocator, versions
+from pipeline.bench_shards import bench_join, bench_pack, bench_scale, bench_verify
+from pipeline.machine import device_name, device_of, processor, tune_allocator
+from pipeline.measure import Row, cells, compare, write_section
 from pipeline.train import PRESETS, Trainer, flop, resolve
 from shards import cpus, pack, synthetic
-from shards.files import read_parquet, replacing, write_json
+from shards.files import read_parquet, write_json
 
 SIZE = 64  # pixels of everything after the decoder
-COPIES = 8
-ROUNDS = 3  # ours and the baseline take turns; the median of the rounds is reported
-
-
-@dataclass
-class Row:
-    """One figure: `value` is ours, `baseline` the plain way's, `ratio` how many times faster ours is."""
-
-    stage: str
-    figure: str
-    unit: str
-    value: float
-    baseline: float | None = None
-    ratio: float | None = None
-    note: str = ""
 
 
 class Folder(Dataset):
@@ -74,22 +57,6 @@ def decode_sample(member: dict) -> torch.Tensor:
     return plain_transform(Image.open(io.BytesIO(member["jpg"])).convert("RGB"))
 
 
-def rate(work: Callable[[], int], device: torch.device) -> float:
-    """Images a second of `work`, which returns how many it did."""
-    started = time.perf_counter()
-    count = work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return count / (time.perf_counter() - started)
-
-
-def compare(stage: str, figure: str, ours: Callable, theirs: Callable, device: torch.device, note: str = "") -> Row:
-    """Runs ours and the baseline in turns and keeps the median rate of each."""
-    rates = [(rate(ours, device), rate(theirs, device)) for _ in range(ROUNDS)]
-    value, baseline = (statistics.median(side) for side in zip(*rates, strict=True))
-    return Row(stage, figure, "img/s", value, baseline, value / baseline, note)
-
-
 @dataclass
 class Bench:
     """What the stages share: a folder of drawn 256x256 JPEGs, their shards, a device."""
@@ -101,46 +68,8 @@ class Bench:
     @property
     def shards(self) -> feed.Shards:
         if not (self.scratch / "shards" / "shards.json").exists():
-            self.pack(self.scratch / "shards")
+            pack.pack(self.root, self.scratch / "shards", pack.Options(shard_images=256), progress=False)
         return feed.Shards.open(self.scratch / "shards")
-
-    @property
-    def many(self) -> Path:
-        """Every image COPIES times under names of its own, by hard links: enough for starting up not to matter."""
-        folder = self.scratch / "many"
-        if not folder.exists():
-            for copy in range(COPIES):
-                (folder / str(copy)).mkdir(parents=True)
-                for path in self.root.rglob("*.jpg"):
-                    (folder / str(copy) / path.name).hardlink_to(path)
-        return folder
-
-    def pack(self, folder: Path, root: Path | None = None, checked: bool = True) -> int:
-        options = pack.Options(check=checked, shard_images=256)
-        return pack.pack(root or self.root, folder, options, force=True, progress=False)["images"]
-
-
-def bench_pack(bench: Bench) -> Iterator[Row]:
-    """Checked and unchecked packing against webdataset's ShardWriter, with and without Pillow's verify."""
-    paths = sorted(bench.many.rglob("*.jpg"))
-
-    def shard_writer(verify: bool) -> int:
-        with webdataset.ShardWriter(f"{bench.scratch}/plain-%06d.tar", maxcount=256, verbose=0) as writer:
-            for i, path in enumerate(paths):
-                data = path.read_bytes()
-                if verify:
-                    Image.open(io.BytesIO(data)).load()
-                writer.write({"__key__": f"{i:08d}", "jpg": data})
-        return len(paths)
-
-    folder, cpu = bench.scratch / "packed", torch.device("cpu")
-    note = f"{cpus()} processes against one, with hashes and table"
-    yield compare(
-        "pack", "every image decoded", lambda: bench.pack(folder, bench.many), lambda: shard_writer(True), cpu, note
-    )
-    yield compare(
-        "pack", "--no-check", lambda: bench.pack(folder, bench.many, False), lambda: shard_writer(False), cpu, note
-    )
 
 
 def bench_feed(bench: Bench) -> Iterator[Row]:
@@ -265,7 +194,16 @@ def bench_label(bench: Bench) -> Iterator[Row]:
     yield compare("label", "the embedded labeller", ours, theirs, bench.device, "DALI and batches of 256")
 
 
-STAGES = {"pack": bench_pack, "feed": bench_feed, "train": bench_train, "sample": bench_sample, "label": bench_label}
+STAGES = {
+    "pack": bench_pack,
+    "verify": bench_verify,
+    "scale": bench_scale,
+    "join": bench_join,
+    "feed": bench_feed,
+    "train": bench_train,
+    "sample": bench_sample,
+    "label": bench_label,
+}
 
 
 def run(stages: tuple[str, ...], device: str, images: int, json_file: Path | None, markdown: Path | None) -> None:
@@ -275,7 +213,7 @@ def run(stages: tuple[str, ...], device: str, images: int, json_file: Path | Non
     target, rows = device_of(device), []
     with tempfile.TemporaryDirectory(prefix="fairface-bench-") as scratch:
         root = Path(scratch) / "faces"
-        synthetic.write(root, images, size=256, progress=True)
+        synthetic.write(root, images, size=256, quality=95, progress=True)
         bench = Bench(root, Path(scratch), target)
         for name in stages or STAGES:
             for row in STAGES[name](bench):
@@ -287,29 +225,3 @@ def run(stages: tuple[str, ...], device: str, images: int, json_file: Path | Non
         write_section(
             markdown, processor() if target.type == "cpu" else f"{device_name(target)}, {processor()}", rows, images
         )
-
-
-def cells(row: Row) -> str:
-    """Value, baseline and ratio for a person."""
-    against = f"{row.baseline:12,.0f} {row.ratio:8.2f} x" if row.baseline else " " * 23
-    return f"{row.value:12,.0f} {row.unit:8} {against}  {row.note}"
-
-
-def write_section(path: Path, title: str, rows: list[Row], images: int) -> None:
-    """Puts the table under `## title`, in place of an older one; other machines' sections stay."""
-    head = "# Speed\n\nWritten by `make bench`. Ours and a plain baseline take turns in one run; each figure is the\n"
-    head += f"median of {ROUNDS} rounds, the ratio says how many times faster ours is. Rates are images a second.\n"
-    old = path.read_text(encoding="utf-8").split("\n## ")[1:] if path.exists() else []
-    used = ", ".join(
-        f"{name} {number}" for name, number in versions().items() if name in ("python", "torch") or "dali" in name
-    )
-    table = [f"{title}\n", f"{date.today().isoformat()}, {images:,} drawn JPEGs of 256x256; {used}.\n"]
-    table += ["| stage | figure | ours | baseline | ratio | |", "|---|---|---:|---:|---:|---|"]
-    for row in rows:
-        unit = "" if row.unit == "img/s" else f" {row.unit}"
-        against = f"{row.baseline:,.0f} | {row.ratio:.2f}" if row.baseline else "|"
-        table.append(f"| {row.stage} | {row.figure} | {row.value:,.0f}{unit} | {against} | {row.note} |")
-    sections = [text.rstrip("\n") for text in old if not text.startswith(f"{title}\n")] + ["\n".join(table)]
-    with replacing(path) as file:
-        file.write("\n## ".join([head, *(f"{section}\n" for section in sections)]).encode())
-    click.echo(f"{path}: written")

@@ -1,5 +1,6 @@
 """Which annotation row belongs to which image: by the longest path suffix, with every miss accounted for."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,12 +50,54 @@ def with_aliases(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     return ends
 
 
-def folded(path: pl.Expr, aliases: dict[str, str]) -> pl.Expr:
-    """A path whose folders are folded and aliased, and whose file name is kept, without a slash before it."""
-    folders = path.str.extract(r"^/*(.*/)").fill_null("").str.to_lowercase().str.replace_all("[_-]", "")
+@dataclass
+class Side:
+    """Files or rows that wait for a counterpart, by the number of their folder: folders are far fewer than paths."""
+
+    waiting: pl.DataFrame  # number, folder (number), name
+    exact: pl.Series  # each folder's full path
+    folded: pl.Series  # without case, "_", "-" and aliases
+    reach: pl.Series  # how many folders a suffix must hold at least
+
+    @classmethod
+    def of(cls, paths: pl.Series, root: Path, top: str, aliases: dict[str, str]) -> "Side":
+        """Paths below `root`; `top` is put before those that are relative, for their full path."""
+        parts = pl.DataFrame({"path": paths}).select(
+            folder=pl.col("path").str.extract(r"^(.*/)").fill_null(""), name=pl.col("path").str.extract(r"([^/]*)$")
+        )
+        folders = parts.select(pl.col("folder").unique(maintain_order=True))
+        full = folders.select(
+            pl.when(pl.col("folder").str.starts_with("/")).then("folder").otherwise(top + pl.col("folder"))
+        )
+        numbered = folders.with_columns(number=pl.int_range(pl.len(), dtype=pl.UInt32))
+        waiting = parts.join(numbered, on="folder", how="left", maintain_order="left").select(
+            number=pl.int_range(pl.len(), dtype=pl.UInt32), folder="number", name="name"
+        )
+        seen = full.to_series() if str(root) != "/" else folders.to_series()
+        return cls(waiting, full.to_series(), fold_all(seen, aliases), describe(folders["folder"] + "x", root)["reach"])
+
+    def keyed(self, keys: pl.Series, numbers: pl.DataFrame) -> pl.DataFrame:
+        """number, key (of the folder), name of what waits in a folder whose key is one of `numbers`."""
+        found = keys.alias("text").to_frame().join(numbers, on="text", how="left", maintain_order="left")["key"]
+        return self.waiting.select("number", found.gather(self.waiting["folder"]).alias("key"), "name").drop_nulls(
+            "key"
+        )
+
+    def suffixes(self, count: int) -> pl.Series:
+        """The last `count` folders of each folder's path; null where it has fewer, or they don't reach far enough."""
+        last = self.folded.str.extract(f"((?:[^/]*/){{{count}}})$")
+        return last.to_frame("last").select(pl.when(self.reach <= count).then("last")).to_series()
+
+    def drop(self, numbers: pl.Series) -> None:
+        self.waiting = self.waiting.join(numbers.to_frame("number"), on="number", how="anti", maintain_order="left")
+
+
+def fold_all(folders: pl.Series, aliases: dict[str, str]) -> pl.Series:
+    """Folders' paths, folded and aliased, without a slash before them."""
+    text = folders.str.strip_chars_start("/").str.to_lowercase().str.replace_all("[_-]", "")
     for alias, name in aliases.items():
-        folders = folders.str.replace_all(f"(^|/){pl.escape_regex(alias)}/", f"${{1}}{name.replace('$', '$$')}/")
-    return folders + path.str.extract(r"([^/]*)$")
+        text = text.str.replace_all(f"(^|/){re.escape(alias)}/", f"${{1}}{name.replace('$', '$$')}/")
+    return text
 
 
 def join(files: pl.DataFrame, rows: pl.DataFrame, root: Path, aliases: dict[str, str] = ALIASES) -> Matched:
@@ -66,47 +109,39 @@ def join(files: pl.DataFrame, rows: pl.DataFrame, root: Path, aliases: dict[str,
     its counterpart.
     """
     top = str(root.resolve()).rstrip("/") + "/"
-    full = pl.when(pl.col("path").str.starts_with("/")).then("path").otherwise(pl.lit(top) + pl.col("path"))
-    open_files = files.select(file=pl.int_range(pl.len(), dtype=pl.UInt32), full=pl.lit(top) + pl.col("path"))
-    open_rows = rows.select(row=pl.int_range(pl.len(), dtype=pl.UInt32), full=full, path="path")
-    pairs = [open_files.join(open_rows, on="full").select("file", "row").unique("file", keep="first")]
-    open_files = open_files.join(pairs[0], on="file", how="anti").select("file", path=folded(pl.col("full"), aliases))
-    open_files = open_files.hstack(files[open_files["file"]].select("reach"))
-    open_rows = open_rows.join(pairs[0], on="row", how="anti")
-    reach = describe(open_rows["path"], Path("/"))["reach"]
-    open_rows = open_rows.select("row", path=folded(pl.col("path"), aliases), reach=reach)
-    vague = {"file": [], "row": []}
-    deepest = open_rows["path"].str.count_matches("/").max() or 0
-    for folders in range(min(deepest, DEEPEST - 1), 0, -1):
-        key = pl.col("path").str.extract(f"((?:[^/]*/){{{folders}}}[^/]*)$")
-        keyed_files, keyed_rows = (
-            side.filter(pl.col("reach") <= folders).select(name, key=key)
-            for side, name in ((open_files, "file"), (open_rows, "row"))
-        )
+    ours, theirs = Side.of(files["path"], root, top, aliases), Side.of(rows["path"], Path("/"), top, aliases)
+    pairs, vague_files, vague_rows = [], [], []
+    deepest = min(DEEPEST, theirs.folded.str.count_matches("/").max() or 0)
+    for count in range(deepest + 1, 0, -1):
+        keys = (ours.exact, theirs.exact) if count > deepest else (ours.suffixes(count), theirs.suffixes(count))
+        shared = keys[0].alias("text").to_frame().join(keys[1].alias("text").to_frame(), on="text", how="semi")
+        numbers = shared.unique().with_columns(key=pl.int_range(pl.len(), dtype=pl.UInt32))
+        left, right = ours.keyed(keys[0], numbers), theirs.keyed(keys[1], numbers)
         # counted before they are joined: a suffix that fits a thousand of each would make a million pairs
-        hit_files = keyed_files.join(keyed_rows, on="key", how="semi").with_columns(n=pl.len().over("key"))
-        hit_rows = keyed_rows.join(keyed_files, on="key", how="semi").with_columns(n=pl.len().over("key"))
-        sole = hit_files.filter(pl.col("n") == 1).join(hit_rows.filter(pl.col("n") == 1), on="key")
-        pairs.append(sole.select("file", "row"))
-        vague["file"].append(hit_files.join(sole, on="file", how="anti")["file"])
-        vague["row"].append(hit_rows.join(sole, on="row", how="anti")["row"])
-        open_files = open_files.join(hit_files, on="file", how="anti")
-        open_rows = open_rows.join(hit_rows, on="row", how="anti")
-    pair = pl.concat(pairs)
-    labels = pair.select("file").hstack(rows[pair["row"]].select(LABELS)).with_columns(matched=pl.lit(True))
-    joined = files.with_columns(file=pl.int_range(pl.len(), dtype=pl.UInt32)).join(
-        labels, on="file", how="left", maintain_order="left"
-    )
+        counted = pl.len().over("key", "name").alias("n")
+        hit_files = left.join(right, on=["key", "name"], how="semi").with_columns(counted)
+        hit_rows = right.join(left, on=["key", "name"], how="semi").with_columns(counted)
+        sole = hit_files.filter(pl.col("n") == 1).join(hit_rows.filter(pl.col("n") == 1), on=["key", "name"])
+        pairs.append(sole.select(file="number", row="number_right"))
+        vague_files.append(hit_files.join(pairs[-1], left_on="number", right_on="file", how="anti")["number"])
+        vague_rows.append(hit_rows.join(pairs[-1], left_on="number", right_on="row", how="anti")["number"])
+        ours.drop(hit_files["number"])
+        theirs.drop(hit_rows["number"])
+    matched = pl.concat(pairs)
+    numbers = files.select(file=pl.int_range(pl.len(), dtype=pl.UInt32))
+    row = numbers.join(matched, on="file", how="left", maintain_order="left")["row"]
+    labels = rows.select(pl.col(LABELS).gather(row)) if len(rows) else rows.select(LABELS).clear(len(files))
     missed = [
-        unmatched("row", "missing", rows[open_rows["row"]]),
-        *(unmatched("row", "ambiguous", rows[part]) for part in vague["row"]),
+        unmatched("row", "missing", rows[theirs.waiting["number"]]),
+        unmatched("row", "ambiguous", rows[pl.concat(vague_rows)]),
     ]
     if len(rows):
         missed += [
-            unmatched("image", "missing", files[open_files["file"]]),
-            *(unmatched("image", "ambiguous", files[part]) for part in vague["file"]),
+            unmatched("image", "missing", files[ours.waiting["number"]]),
+            unmatched("image", "ambiguous", files[pl.concat(vague_files)]),
         ]
-    return Matched(joined.drop("file", "reach").with_columns(pl.col("matched").fill_null(False)), pl.concat(missed))
+    joined = files.drop("reach").hstack(labels).with_columns(matched=row.is_not_null())
+    return Matched(joined, pl.concat(missed))
 
 
 def unmatched(what: str, reason: str, frame: pl.DataFrame) -> pl.DataFrame:

@@ -9,7 +9,6 @@ from concurrent.futures import Executor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 
 import polars as pl
@@ -44,7 +43,9 @@ SCHEMA = {
 }
 ROW = {name: SCHEMA[name] for name in ("key", "width", "height", "bytes", "sha256", "orientation", "reason")}
 # Deepfake sets hold both kinds, so their family alone decides nothing.
-TARGET_OF_FAMILY = pl.col("family").replace_strict({"GANs": "fake", "DMs": "fake", "Real": "real"}, default=None)
+TARGET_OF_FAMILY = pl.col("family").replace_strict(
+    {"GANs": "fake", "DMs": "fake", "Real": "real"}, default=None, return_dtype=annotations.TYPES["target"]
+)
 FORMAT = 2  # of what is written below: a later version of this program repacks what an earlier one wrote
 
 
@@ -68,70 +69,23 @@ class Options:
 
 
 @dataclass
-class Plan:
-    """Which image goes where: decided before the first byte is written."""
+class Survey:
+    """What there is to pack, before any of it is read."""
 
     root: Path
     options: Options
     tree: tree.Tree
     table_paths: list[Path]
-    fingerprint: str
+    fingerprint: str  # of all of it
 
-    @property
-    def drawn(self) -> bool:
-        """Whether `fairface synth` made these images."""
-        return (self.root / "drawn.json").exists()
 
-    @cached_property
-    def tables(self) -> annotations.Tables:
-        """What the annotation tables say. ValueError for a table that is none."""
-        return annotations.read_tables(self.table_paths, self.options.age_codes)
+@dataclass
+class Plan:
+    """Which image goes where: decided before the first byte is written."""
 
-    @cached_property
-    def matched(self) -> match.Matched:
-        """Every image with its labels, and what matched nothing; of the chosen subsets."""
-        options, aliases = self.options, match.with_aliases(self.options.aliases)
-        files = tree.describe(self.tree.files["path"], self.root)
-        found = match.join(files, self.tables.frame, self.root, aliases)
-        if options.subsets:
-            kept = choice.of_subsets(found.files, options.subsets, aliases)
-            choice.check_names("--subset", options.subsets, found.files, kept, ("family", "subset"))
-            missed = choice.of_subsets(found.unmatched, options.subsets, aliases)
-            found = match.Matched(found.files.filter(kept), found.unmatched.filter(missed))
-        return found
-
-    @cached_property
-    def images(self) -> pl.DataFrame:
-        """key, shard, path, family, subset, labels, matched of the chosen images, in tar order.
-
-        ValueError for a choice that makes no sense or selects nothing.
-        """
-        options = self.options
-        images = self.matched.files.with_columns(target=pl.coalesce("target", TARGET_OF_FAMILY))
-        if options.splits:
-            kept = pl.col("split").is_in(options.splits).fill_null(False)
-            choice.check_names("--split", options.splits, images, kept, ("split",))
-            images = images.filter(kept)
-        if options.where is not None:
-            images = images[choice.of_predicate(images, options.where)]
-        if options.annotated_only:
-            images = images.filter("matched")
-            if images.is_empty():
-                raise ValueError("--annotated-only leaves nothing: no image has an annotation row")
-        images = images[choice.sample(len(images), options.limit, options.seed)]
-        return images.select(
-            pl.int_range(pl.len()).cast(pl.String).str.zfill(8).alias("key"),
-            ("shard-" + self.shard_numbers(images).cast(pl.String).str.zfill(6) + ".tar").alias("shard"),
-            pl.all(),
-        )
-
-    def shard_numbers(self, images: pl.DataFrame) -> pl.Series:
-        """Which tar each image goes into: so many images each, or about so many bytes as the files have."""
-        if not self.options.shard_bytes:
-            return images.select(pl.int_range(pl.len()) // self.options.shard_images).to_series()
-        sizes = images.select("path").join(self.tree.files, on="path", how="left", maintain_order="left")["size"]
-        blocks = (sizes.fill_null(0) + BLOCK - 1) // BLOCK + 1  # its header is one
-        return ((blocks.cum_sum() - blocks) * BLOCK // self.options.shard_bytes).rle_id()
+    images: pl.DataFrame  # key, shard, path, family, subset, labels, matched of the chosen images, in tar order
+    unmatched: pl.DataFrame  # match.UNMATCHED, of the chosen subsets
+    about: dict  # what shards.json says of images and tables
 
 
 @dataclass(frozen=True)
@@ -149,11 +103,10 @@ class Job:
         return self.folder / ".unfinished" / f"{shard}.csv"
 
 
-def make_plan(root: Path, options: Options, tables: list[Path] | None = None) -> Plan:
-    """Finds images and annotations below `root`; the rest of the plan is worked out when it is asked for.
+def survey(root: Path, options: Options, tables: list[Path] | None = None) -> Survey:
+    """Finds images and annotations below `root`; `tables` names the latter, None looks for them.
 
-    `tables` names the annotation files; None looks for them in `root`. Raises ValueError for a missing folder and a
-    folder without images.
+    Raises ValueError for a missing folder and a folder without images.
     """
     if not root.is_dir():
         raise ValueError(f"there is no folder {root}: give the images' root with --data")
@@ -161,12 +114,79 @@ def make_plan(root: Path, options: Options, tables: list[Path] | None = None) ->
     if found.files.is_empty():
         raise ValueError(f"no images below {root} (looked for {', '.join(tree.SUFFIXES)})")
     table_paths = annotations.find_tables(root) if tables is None else tables
-    identity = hashlib.sha256("\0".join(found.files["path"]).encode())  # relative: a root is spelt in many ways
-    identity.update(found.files.select("size", "mtime").fill_null(-1).to_numpy().tobytes())
+    identity = hashlib.sha256()
+    for part in found.files.iter_slices(10_000):  # relative paths: a root is spelt in many ways
+        identity.update("\0".join(part["path"]).encode())
+        identity.update(part.select("size", "mtime").fill_null(-1).to_numpy().tobytes())
     for path in table_paths:
         identity.update(f"{path.resolve()}\0{os.stat(path).st_size} {os.stat(path).st_mtime_ns}\0".encode())
     inputs = [FORMAT, str(root.resolve()), vars(options), identity.hexdigest()]
-    return Plan(root, options, found, table_paths, fingerprint(inputs))
+    return Survey(root, options, found, table_paths, fingerprint(inputs))
+
+
+def make_plan(found: Survey) -> Plan:
+    """Reads the tables, gives the images their labels, chooses and shuffles.
+
+    Raises ValueError for a table that is none, and for a choice that makes no sense or selects nothing.
+    """
+    options, aliases = found.options, match.with_aliases(found.options.aliases)
+    tables = annotations.read_tables(found.table_paths, options.age_codes)
+    files = tree.describe(found.tree.files["path"], found.root)
+    joined = match.join(files, tables.frame, found.root, aliases)
+    chosen, unmatched = choose(joined, options, aliases)
+    chosen = chosen[choice.sample(len(chosen), options.limit, options.seed)]
+    images = chosen.select(
+        pl.int_range(pl.len()).cast(pl.String).str.zfill(8).alias("key"),
+        ("shard-" + shard_numbers(chosen, found).cast(pl.String).str.zfill(6) + ".tar").alias("shard"),
+        pl.all(),
+    )
+    counts = unmatched.group_by("what", "reason", maintain_order=True).len()
+    about = {
+        "fingerprint": found.fingerprint,
+        "drawn": (found.root / "drawn.json").exists(),  # made by `fairface synth`
+        "root": str(found.root.resolve()),
+        "options": vars(options),
+        "found": len(files),
+        "unreadable": found.tree.unreadable,
+        "tables": tables.files,
+        "rows": tables.rows,
+        "rows_repeated": tables.repeated,
+        "rows_disagreeing": tables.disagreeing,
+        "matched": images["matched"].sum(),
+        "unmatched": {f"{reason}_{what}s": count for what, reason, count in counts.iter_rows()},
+    }
+    return Plan(images, unmatched, about)
+
+
+def choose(joined: match.Matched, options: Options, aliases: dict[str, str]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The images that the options choose, and what is unmatched in the chosen subsets."""
+    images, unmatched = joined.files, joined.unmatched
+    if options.subsets:
+        kept = choice.of_subsets(images, options.subsets, aliases)
+        choice.check_names("--subset", options.subsets, images, kept, ("family", "subset"))
+        images = images.filter(kept)
+        unmatched = unmatched.filter(choice.of_subsets(unmatched, options.subsets, aliases))
+    images = images.with_columns(target=pl.coalesce("target", TARGET_OF_FAMILY))
+    if options.splits:
+        kept = pl.col("split").is_in(options.splits).fill_null(False)
+        choice.check_names("--split", options.splits, images, kept, ("split",))
+        images = images.filter(kept)
+    if options.where is not None:
+        images = images[choice.of_predicate(images, options.where)]
+    if options.annotated_only:
+        images = images.filter("matched")
+        if images.is_empty():
+            raise ValueError("--annotated-only leaves nothing: no image has an annotation row")
+    return images, unmatched
+
+
+def shard_numbers(images: pl.DataFrame, found: Survey) -> pl.Series:
+    """Which tar each image goes into: so many images each, or about so many bytes as the files have."""
+    if not found.options.shard_bytes:
+        return images.select(pl.int_range(pl.len()) // found.options.shard_images).to_series()
+    sizes = images.select("path").join(found.tree.files, on="path", how="left", maintain_order="left")["size"]
+    blocks = (sizes.fill_null(0) + BLOCK - 1) // BLOCK + 1  # its header is one
+    return ((blocks.cum_sum() - blocks) * BLOCK // found.options.shard_bytes).rle_id()
 
 
 def pack(
@@ -202,17 +222,17 @@ def pack(
 
 def begin(
     root: Path, folder: Path, options: Options, tables: list[Path] | None, force: bool
-) -> tuple[Plan, "Job | dict"]:
+) -> tuple[Plan | None, Job | dict]:
     """The plan, and the job that is left to do; or what shards.json says, where that is nothing."""
-    plan = make_plan(root, options, tables)
+    found = survey(root, options, tables)
     done = read_json(folder / "shards.json")
-    if done and done["fingerprint"] == plan.fingerprint and whole(folder, done) and not force:
-        return plan, done
-    images = plan.images  # whatever is wrong with the choice is said before anything is touched
+    if done and done["fingerprint"] == found.fingerprint and whole(folder, done) and not force:
+        return None, done
+    plan = make_plan(found)  # whatever is wrong with the choice is said before anything is touched
     make_room(plan, folder, done, force)
     recipe = Recipe(options.check, options.size, options.quality)
-    job = Job(str(root.resolve()), folder, recipe, images.select("key", "path", "shard"), [])
-    for shard in images["shard"].unique(maintain_order=True):
+    job = Job(str(root.resolve()), folder, recipe, plan.images.select("key", "path", "shard"), [])
+    for shard in plan.images["shard"].unique(maintain_order=True):
         if not (job.part(shard).exists() and (folder / shard).exists()):
             job.missing.append(shard)
     return plan, job
@@ -228,7 +248,8 @@ def whole(folder: Path, done: dict) -> bool:
 def make_room(plan: Plan, folder: Path, done: dict | None, force: bool) -> None:
     """Clears the way for a plan. What another plan made, finished or not, goes only by `force`."""
     stored = read_json(folder / ".unfinished" / "plan.json")
-    other = next((made for made in (done, stored) if made and made["fingerprint"] != plan.fingerprint), None)
+    ours = {name: plan.about[name] for name in ("fingerprint", "root")}
+    other = next((made for made in (done, stored) if made and made["fingerprint"] != ours["fingerprint"]), None)
     if other and not force:
         state = f"{other['images']:,} images packed from" if other is done else "an unfinished pack of"
         raise ValueError(
@@ -237,8 +258,7 @@ def make_room(plan: Plan, folder: Path, done: dict | None, force: bool) -> None:
         )
     if done or other or force:
         discard(folder)
-    about = {"fingerprint": plan.fingerprint, "root": str(plan.root.resolve())}
-    write_json(folder / ".unfinished" / "plan.json", about)
+    write_json(folder / ".unfinished" / "plan.json", ours)
 
 
 def discard(folder: Path) -> None:
@@ -281,9 +301,9 @@ def finish(plan: Plan, job: Job, started: float) -> dict:
     if not (images["status"] == "packed").any():
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in images["reason"].value_counts(sort=True).iter_rows())
         discard(folder)
-        raise ValueError(f"none of the {len(images):,} images below {plan.root} can be used: {reasons}")
+        raise ValueError(f"none of the {len(images):,} images below {job.root} can be used: {reasons}")
     write_parquet(folder / "images.parquet", images)
-    write_parquet(folder / "unmatched.parquet", plan.matched.unmatched)
+    write_parquet(folder / "unmatched.parquet", plan.unmatched)
     summary = summarise(plan, folder, images, time.monotonic() - started)
     write_json(folder / "shards.json", summary)
     shutil.rmtree(folder / ".unfinished")
@@ -294,8 +314,10 @@ def merge(plan: Plan, job: Job) -> pl.DataFrame:
     """images.parquet's rows, in tar order."""
     parts = [job.part(shard) for shard in plan.images["shard"].unique(maintain_order=True)]
     rows = pl.concat([pl.read_csv(part, has_header=False, schema=ROW) for part in parts])
+    if not rows["key"].equals(plan.images["key"]):
+        raise ValueError(f"{job.folder} holds parts of another pack: run again with --force")
     packed = pl.col("reason").is_null()
-    images = plan.images.join(rows, on="key", how="left", maintain_order="left").with_columns(
+    images = plan.images.hstack(rows.drop("key")).with_columns(
         status=pl.when(packed).then(pl.lit("packed")).otherwise(pl.lit("rejected")), shard=pl.when(packed).then("shard")
     )
     return images.select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())
@@ -307,24 +329,12 @@ def summarise(plan: Plan, folder: Path, images: pl.DataFrame, seconds: float) ->
     labelled = pl.any_horizontal(pl.col("gender", "age", "skin_tone").is_not_null())
     rejected = images.filter(status="rejected")["reason"].value_counts(sort=True)
     shards = packed.group_by("shard", maintain_order=True).len()
-    missed = plan.matched.unmatched.group_by("what", "reason", maintain_order=True).len()
     return {
         "manifest": manifest(packed),
-        "fingerprint": plan.fingerprint,
-        "drawn": plan.drawn,
-        "root": str(plan.root.resolve()),
-        "options": vars(plan.options),
-        "found": len(plan.tree.files),
+        **plan.about,
         "images": len(packed),
         "rejected": dict(rejected.iter_rows()),
-        "unreadable": plan.tree.unreadable,
         "annotated": packed.select(labelled.sum()).item(),
-        "tables": plan.tables.files,
-        "rows": plan.tables.rows,
-        "rows_repeated": plan.tables.repeated,
-        "rows_disagreeing": plan.tables.disagreeing,
-        "matched": plan.images["matched"].sum(),
-        "unmatched": {f"{reason}_{what}s": count for what, reason, count in missed.iter_rows()},
         "bytes": packed["bytes"].sum(),
         "shards": [
             {"name": name, "images": count, "bytes": (folder / name).stat().st_size}

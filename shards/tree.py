@@ -12,7 +12,7 @@ import polars as pl
 FAMILIES = ("deepfakes", "GANs", "DMs", "Real")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")  # GIF: found, then rejected
 SCHEMA = {"path": pl.String, "size": pl.Int64, "mtime": pl.Int64}
-AT_ONCE = 64  # folders
+AT_ONCE = 16  # folders
 SLOW = 50e-6  # seconds a file, as on a network's disk: there many questions at a time are answered as fast as one
 
 
@@ -39,7 +39,7 @@ def find_images(root: Path) -> Tree:
     """Every image file below `root`, hidden ones left out. Links to folders are followed, each real folder once."""
     parts, unreadable, seen = [], [], set()
     waiting, links, slow = {"": None}, {}, False  # dicts, for they keep an order
-    with ThreadPoolExecutor(16) as pool:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         while waiting or links:
             if not waiting:  # real folders come first: their names are the ones that the tables know
                 waiting, links = dict.fromkeys(sorted(links)), {}

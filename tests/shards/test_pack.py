@@ -115,8 +115,8 @@ def test_the_same_pack_again_does_nothing_and_a_changed_one_does(drawn, tmp_path
 def test_an_unfinished_pack_of_other_options_is_kept_without_force(drawn, tmp_path):
     packed_into(drawn, tmp_path / "shards", shard_images=20)
     (tmp_path / "shards" / "shards.json").unlink()
-    plan = pack.make_plan(drawn, pack.Options(shard_images=20))
-    write_json(tmp_path / "shards" / ".unfinished" / "plan.json", {"fingerprint": plan.fingerprint, "root": "x"})
+    found = pack.survey(drawn, pack.Options(shard_images=20))
+    write_json(tmp_path / "shards" / ".unfinished" / "plan.json", {"fingerprint": found.fingerprint, "root": "x"})
     with pytest.raises(ValueError, match=r"unfinished pack of x.*--force"):
         packed_into(drawn, tmp_path / "shards", shard_images=30)
     assert len(list((tmp_path / "shards").glob("*.tar"))) == 12
