@@ -10,6 +10,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -40,6 +41,11 @@ def processes(count: int) -> Iterator[ProcessPoolExecutor]:
     with ProcessPoolExecutor(count, context, initializer=begin) as pool:
         try:
             yield pool
+        except BrokenProcessPool as error:
+            raise ValueError(
+                "a worker process was killed, most likely for want of memory: what was finished is kept, and the same "
+                "command with fewer --workers goes on"
+            ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

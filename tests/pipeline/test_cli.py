@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -166,6 +167,59 @@ def test_what_a_person_gets_wrong_is_said_in_one_line(tmp_path, packed):
     assert not list(tmp_path.glob("shards/*"))
 
 
+def test_the_closing_summary_accounts_for_every_image(drawn, tmp_path):
+    root, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(drawn / "GANs", root / "GANs")
+    (root / "GANs" / "Drawn" / "000" / "000007.jpg").write_bytes(b"")
+    lines = (drawn / "train.csv").read_text().splitlines()
+    wrong = lines[1].rsplit(",", 1)[0] + ("0" if lines[1].endswith("5") else "5")  # an Intersection of others
+    (root / "train.csv").write_text("\n".join([lines[0], wrong, *lines[2:-9], lines[5], "GANs/None/1.jpg,0,0,1,1,0,0"]))
+    printed = fairface("shards", "--data", root, "--out", out)
+    assert re.search(r"239 images packed, \d\.\d MB in 1 shards, \d+\.\d s \([\d,]+ images/s\)", printed)
+    assert "rejected:  1 (1 empty; `fairface sql rejects`)" in printed
+    assert "annotated: 231 of 240 images (96.2%) match one of 233 rows in 1 table" in printed
+    assert "unmatched: 1 missing rows, 9 missing images (`fairface sql unmatched`" in printed
+    assert "Warning: 1 rows name an image that an earlier row names" in printed
+    assert "Warning: 1 rows state an Intersection that is not gender x skin tone" in printed
+    counted = fairface("sql", "unmatched", "--out", out, "--format", "csv").splitlines()
+    assert counted[1] == "image,missing,GANs,Drawn,9,GANs/Drawn/000/000231.jpg"
+    assert counted[2] == "row,missing,GANs,None,1,GANs/None/1.jpg"
+    chosen = fairface("shards", "--data", root, "--out", tmp_path / "few", "--where", "gender = 'male'", "--limit", 20)
+    assert "chosen:    20 of 240 images found" in chosen
+
+
+def test_verify_says_that_all_is_well_or_what_is_not(drawn, tmp_path):
+    fairface("shards", "--data", drawn, "--out", tmp_path, "--shard-bytes", "0.2MB")
+    assert "240 images are as they were packed" in fairface("verify", "--out", tmp_path)
+    path = tmp_path / "shards" / "shard-000001.tar"
+    data = bytearray(path.read_bytes())
+    data[700] ^= 1
+    data[-1] = 1
+    path.write_bytes(data)
+    line = refused("verify", "--out", tmp_path)
+    assert re.search(r"2 faults in .*, the first in shard-000001\.tar at byte 0, key \d{8}: has other bytes", line)
+    assert "shard-000001.tar at byte 0" in refused("train", "--out", tmp_path, *TRAIN)
+    assert "fairface shards" in refused("verify", "--out", tmp_path / "none")
+
+
+def test_options_of_packing_that_contradict_each_other_are_refused(drawn, tmp_path):
+    pack = ("shards", "--data", drawn, "--out", tmp_path)
+    for options in (
+        ("--quality", 80),
+        ("--size", 32, "--no-check"),
+        ("--shard-images", 10, "--shard-bytes", "1MB"),
+        ("--shard-bytes", "much"),
+        ("--shard-bytes", "10"),
+        ("--alias", "a"),
+        ("--alias", "=b"),
+        ("--annotations", drawn / "train.csv", "--no-annotations"),
+    ):
+        refused(*pack, *options, code=2)
+    assert "none.csv" in refused(*pack, "--annotations", drawn / "none.csv")
+    assert "there is Drawn, GANs" in refused(*pack, "--subset", "FFHQ")
+    assert not (tmp_path / "shards" / "shards.json").exists()
+
+
 def test_faces_that_were_drawn_before_are_the_ones_packed(tmp_path):
     fairface("synth", "--out", tmp_path, "--count", 30, "--size", 32, "--gender", "female=1")
     assert "30 images" in fairface("shards", "--out", tmp_path)
@@ -251,6 +305,6 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(drawn, tmp_path):
 
 def test_help_names_every_command():
     printed = fairface("--help")
-    for name in ("synth", "shards", "train", "sample", "label", "labeller", "sql", "report", "bench"):
+    for name in ("synth", "shards", "verify", "train", "sample", "label", "labeller", "sql", "report", "bench"):
         assert re.search(rf"^  {name} ", printed, re.M)
         assert "--" in fairface(name, "--help")

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-import webdataset
 from pictures import BAD, GOOD, picture, turned
 
 from shards import pack, tar
@@ -60,18 +59,6 @@ def test_every_image_has_a_row_and_only_good_ones_a_place(mixed, tmp_path):
     assert dict(images.schema) == pack.SCHEMA
     assert images.filter(status="rejected")["shard"].null_count() == len(BAD) + 1
     assert images["target"].unique().to_list() == ["fake"]  # what GANs make
-
-
-def test_tar_webdataset_and_the_index_agree_on_keys_and_bytes(mixed, tmp_path):
-    packed_into(mixed, tmp_path / "shards", shard_images=4)
-    for path in sorted((tmp_path / "shards").glob("*.tar")):
-        keys = list(tar.index(path))
-        ours = tar.read(path.parent, path.name, keys)
-        with tarfile.open(path) as file:
-            theirs = {member.name.split(".")[0]: file.extractfile(member).read() for member in file}
-        samples = webdataset.WebDataset(str(path), shardshuffle=False, empty_check=False)
-        loaded = {s["__key__"]: next(v for k, v in s.items() if not k.startswith("__")) for s in samples}
-        assert ours == theirs == loaded
 
 
 def test_dali_decodes_all_that_the_check_lets_through(mixed, tmp_path):
