@@ -313,7 +313,7 @@ def finish(plan: Plan, job: Job, started: float) -> dict:
 def merge(plan: Plan, job: Job) -> pl.DataFrame:
     """images.parquet's rows, in tar order."""
     parts = [job.part(shard) for shard in plan.images["shard"].unique(maintain_order=True)]
-    rows = pl.concat([pl.read_csv(part, has_header=False, schema=ROW) for part in parts])
+    rows = pl.concat([pl.read_csv(part, has_header=False, schema=ROW, glob=False) for part in parts])
     if not rows["key"].equals(plan.images["key"]):
         raise ValueError(f"{job.folder} holds parts of another pack: run again with --force")
     packed = pl.col("reason").is_null()

@@ -172,7 +172,7 @@ def test_the_closing_summary_accounts_for_every_image(drawn, tmp_path):
     shutil.copytree(drawn / "GANs", root / "GANs")
     (root / "GANs" / "Drawn" / "000" / "000007.jpg").write_bytes(b"")
     lines = (drawn / "train.csv").read_text().splitlines()
-    wrong = lines[1].rsplit(",", 1)[0] + ("0" if lines[1].endswith("5") else "5")  # an Intersection of others
+    wrong = lines[1].rsplit(",", 1)[0] + (",0" if lines[1].endswith("5") else ",5")  # an Intersection of others
     (root / "train.csv").write_text("\n".join([lines[0], wrong, *lines[2:-9], lines[5], "GANs/None/1.jpg,0,0,1,1,0,0"]))
     printed = fairface("shards", "--data", root, "--out", out)
     assert re.search(r"239 images packed, \d\.\d MB in 1 shards, \d+\.\d s \([\d,]+ images/s\)", printed)
