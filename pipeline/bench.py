@@ -21,6 +21,7 @@ from pipeline import feed, label, labeller, sample
 from pipeline.bench_shards import bench_join, bench_pack, bench_scale, bench_verify
 from pipeline.machine import device_name, device_of, processor, tune_allocator
 from pipeline.measure import Row, cells, compare, write_section
+from pipeline.order import Natural
 from pipeline.train import PRESETS, Trainer, flop, resolve
 from shards import cpus, pack, synthetic
 from shards.files import read_parquet, write_json
@@ -76,10 +77,13 @@ def bench_feed(bench: Bench) -> Iterator[Row]:
     """DALI's streaming and the resident feed against webdataset, Pillow and DataLoader with a worker a core."""
     shards, device, batch = bench.shards, bench.device, 128
 
-    def streaming() -> int:
-        return sum(len(feed.to_unit(images)) for images in feed.decode(shards, SIZE, device, batch))
+    order = Natural([shard["images"] for shard in shards.shards], 0)
 
-    batches = feed.resident(shards, SIZE, batch, 0, device, progress=False)(0)
+    def streaming() -> int:
+        started = feed.streaming(shards, order, SIZE, batch, device)(0)
+        return sum(len(feed.to_unit(images)) for images in islice(started, shards.images // batch))
+
+    batches = feed.resident(shards, order, SIZE, batch, device, progress=False)(0)
 
     def resident() -> int:
         return sum(len(feed.to_unit(images)) for images in islice(batches, 20 * shards.images // batch))
@@ -125,7 +129,8 @@ def bench_train(bench: Bench) -> Iterator[Row]:
     for name, steps in (("sketch", 60), ("faces", 2 if device.type == "cpu" else 300)):
         options, _ = resolve(PRESETS[name], 10**9 if device.type == "cuda" else steps, shards, device)
         trainer, plain = Trainer(options, device), PlainLoop(Trainer(options, device), device)
-        batches = feed.resident(shards, options.image_size, options.batch_size, 0, device, progress=False)(0)
+        order = Natural([shard["images"] for shard in shards.shards], 0)
+        batches = feed.resident(shards, order, options.image_size, options.batch_size, device, progress=False)(0)
         loader = DataLoader(Folder(bench.root), options.batch_size, shuffle=True, num_workers=1, drop_last=True)
         forever = cycle_loader(loader)
         numbers, fixed = iter(range(10**9)), next(batches).clone()

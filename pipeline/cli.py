@@ -83,6 +83,18 @@ def pairs(_context: click.Context, _parameter: click.Parameter, values: tuple[st
     return split
 
 
+def target_shares(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | dict | None:
+    """`natural`, `uniform`, or what a CSV of groups and shares says."""
+    if value in (None, "natural", "uniform"):
+        return value
+    from pipeline.order import read_shares
+
+    try:
+        return read_shares(Path(value))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
 class Bytes(click.ParamType):
     """A number of bytes, with or without a unit."""
 
@@ -335,6 +347,20 @@ def verify(out, workers) -> None:
 @click.option("--beta1", type=click.FloatRange(0, 1, max_open=True), help="Adam's.  [default: 0.5]")
 @click.option("--beta2", type=click.FloatRange(0, 1, max_open=True), help="Adam's.  [default: 0.999]")
 @click.option("--ema", type=click.FloatRange(0, 1, max_open=True), help="Decay of G's average.  [default: 0.995]")
+@click.option(
+    "--balance",
+    callback=target_shares,
+    metavar="natural|uniform|FILE",
+    help="Draw the groups of a label as they are, equally often, or in the shares of a CSV (group,share).  "
+    "[default: natural]",
+)
+@click.option(
+    "--balance-by",
+    type=click.Choice(
+        ["gender", "age", "skin_tone", "skin_group", "intersection", "race", "target", "family", "subset"]
+    ),
+    help="The label that --balance means; images without it are left out.  [default: intersection]",
+)
 @click.option("--flip/--no-flip", default=None, help="Mirror half of the images.  [default: flip]")
 @click.option(
     "--precision", type=click.Choice(["auto", "bf16", "fp32"]), help="auto: bf16 where the device is fast at it."
@@ -362,24 +388,42 @@ def train(
 
     if steps and epochs:
         raise click.UsageError("--steps and --epochs say the same: give one")
-    if data:
-        from shards.pack import Options as Packing
+    if given["balance_by"] and given["balance"] in (None, "natural"):
+        raise click.UsageError("--balance-by goes with --balance uniform, or with a file of shares")
+    from shards import ranks
 
-        pack_into(out, data, Packing(), None, None, False)
-    from pipeline import train as training
+    with ranks.group():
+        if data:
+            from shards.pack import Options as Packing
 
-    if preset == "auto":
-        preset = training.preset_for(read_json(out / "shards" / "shards.json") or {}, device)
-    if given["image_size"]:
-        given["image_size"] = int(given["image_size"])
-    options = replace(training.PRESETS[preset], **{name: value for name, value in given.items() if value is not None})
-    done = training.train(
-        out, options, preset, steps, epochs, run, device, workers, sample_every, save_every_epoch, keep, force, shown()
-    )
-    folder = out / "runs" / done["run"]
-    click.echo(
-        f"{folder}: " + ("already trained that far" if done["unchanged"] else f"trained {done['steps']:,} steps")
-    )
+            pack_into(out, data, Packing(), None, None, False)
+        from pipeline import train as training
+
+        if preset == "auto":
+            preset = training.preset_for(read_json(out / "shards" / "shards.json") or {}, device)
+        if given["image_size"]:
+            given["image_size"] = int(given["image_size"])
+        chosen = {name: value for name, value in given.items() if value is not None}
+        options = replace(training.PRESETS[preset], **chosen)
+        done = training.train(
+            out,
+            options,
+            preset,
+            steps,
+            epochs,
+            run,
+            device,
+            workers,
+            sample_every,
+            save_every_epoch,
+            keep,
+            force,
+            shown(),
+        )
+    if ranks.rank() == 0:
+        folder = out / "runs" / done["run"]
+        trained = "already trained that far" if done["unchanged"] else f"trained {done['steps']:,} steps"
+        click.echo(f"{folder}: {trained}")
 
 
 @main.command()

@@ -1,15 +1,20 @@
 """Shards become batches on the training device: NVIDIA DALI decodes, resident once or streaming every epoch."""
 
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.machine import free_memory
-from shards import cpus
+from pipeline.order import WHOLE, Balanced, Natural, Part, batches_from
+from shards import cpus, in_turn, tar
 from shards.check import EXTENSIONS
 from shards.files import read_json, read_parquet
 from shards.verify import damage
@@ -51,14 +56,15 @@ class Shards:
         verify = f"`fairface verify --out {self.folder.parent}` lists every fault, " if self.table else ""
         return f": {verify}`{self.command}` writes it again"
 
-    def first(self, count: int) -> "Shards":
-        """The shards that hold the first `count` images."""
-        kept, held = [], 0
+    def holding(self, numbers: range) -> tuple["Shards", int]:
+        """The shards that hold the images `numbers` (in tar order), and the number of the first image in them."""
+        kept, start, first = [], 0, 0
         for shard in self.shards:
-            if held < count:
+            if start < numbers.stop and start + shard["images"] > numbers.start:
+                first = first if kept else start
                 kept.append(shard)
-                held += shard["images"]
-        return Shards(self.folder, kept, self.table, self.command)
+            start += shard["images"]
+        return Shards(self.folder, kept, self.table, self.command), first
 
     def verify(self, workers: int | None = None, progress: bool = False) -> None:
         """Looks at every byte, once: what rots after packing makes DALI's decoder on a CPU crash the process.
@@ -74,19 +80,56 @@ class Shards:
 
 
 def decode(
-    shards: Shards,
-    size: int,
-    device: torch.device,
-    batch: int = 256,
-    workers: int | None = None,
-    order: list[str] | None = None,
+    shards: Shards, size: int, device: torch.device, batch: int = 256, workers: int | None = None
 ) -> Iterator[Tensor]:
-    """Every image once, in tar order (or the tars in `order`), as uint8 [<= batch, size, size, 3] on `device`.
+    """Every image once, in tar order, as uint8 [<= batch, size, size, 3] on `device`, by DALI's webdataset reader.
+
+    A yielded tensor is DALI's own memory: it holds until the next one is asked for. Raises ValueError when a shard is
+    not as it was packed or can't be decoded.
+    """
+    paths = [str(shards.folder / name) for name in shards.names]
+
+    def source(fn) -> object:
+        return fn.readers.webdataset(
+            paths=paths,
+            index_paths=[path[:-4] + ".idx" for path in paths],
+            ext=";".join(dict.fromkeys(EXTENSIONS.values())),
+            missing_component_behavior="error",
+            name="reader",
+        )
+
+    left = shards.images
+    for images in decoded(shards, source, size, device, min(batch, left), workers):
+        yield images[:left]
+        if (left := left - len(images)) <= 0:
+            return
+
+
+def fetch(
+    shards: Shards, batches: Iterator[Tensor], size: int, device: torch.device, workers: int | None, in_pieces: bool
+) -> Iterator[Tensor]:
+    """The images of whatever numbers (in tar order) `batches` names, int64 [batch] each, as `decode` hands them over.
+
+    Their bytes are read ahead by a thread; `in_pieces` says that neighbours in a tar are wanted soon.
+    """
+    first = next(batches)
+    ahead = read_ahead(Members(shards, in_pieces).read, chain([first], batches))
+
+    def source(fn) -> object:
+        from nvidia.dali import types
+
+        return fn.external_source(source=ahead, batch=True, dtype=types.UINT8, ndim=1)
+
+    yield from decoded(shards, source, size, device, len(first), workers)
+
+
+def decoded(
+    shards: Shards, source: Callable, size: int, device: torch.device, batch: int, workers: int | None
+) -> Iterator[Tensor]:
+    """Batches of what DALI reads from `source`, for ever, as uint8 [batch, size, size, 3] on `device`.
 
     The shorter side is resized to `size` by an antialiased triangular filter and the centre is cut out, as
-    torchvision's Resize and CenterCrop do. On a GPU the JPEGs are decoded there (`mixed`). A yielded tensor is
-    DALI's own memory: it holds until the next one is asked for. Raises ValueError when a shard is not as it was
-    packed or can't be decoded.
+    torchvision's Resize and CenterCrop do. On a GPU the JPEGs are decoded there (`mixed`).
     """
     shards.verify(workers)
     try:
@@ -96,33 +139,25 @@ def decode(
             f"NVIDIA DALI is missing ({error}): `make setup`, or pip install 'fairface-generator[cuda13]'"
         ) from error
 
-    paths = [str(shards.folder / name) for name in order or shards.names]
     on_gpu = device.type == "cuda"
 
     @pipeline_def(
-        batch_size=min(batch, shards.images),
+        batch_size=batch,
         num_threads=workers or cpus(),
         prefetch_queue_depth=2,
         device_id=(device.index or 0) if on_gpu else None,
     )
     def pipeline():
-        coded = fn.readers.webdataset(
-            paths=paths,
-            index_paths=[path[:-4] + ".idx" for path in paths],
-            ext=";".join(dict.fromkeys(EXTENSIONS.values())),
-            missing_component_behavior="error",
-            name="reader",
-        )
-        images = fn.decoders.image(coded, device="mixed" if on_gpu else "cpu", output_type=types.RGB)
+        images = fn.decoders.image(source(fn), device="mixed" if on_gpu else "cpu", output_type=types.RGB)
         images = fn.resize(images, resize_shorter=size, interp_type=types.INTERP_LINEAR, antialias=True)
         return fn.crop(images, crop=(size, size))
 
     running = pipeline()
     try:
         running.build()
-        for start in range(0, shards.images, running.max_batch_size):
+        while True:
             (images,) = running.run()
-            yield torch.from_dlpack(images.as_tensor())[: shards.images - start]
+            yield torch.from_dlpack(images.as_tensor())
             if on_gpu:  # what was queued on it must be done before DALI writes there again
                 torch.cuda.current_stream(device).synchronize()
     except RuntimeError as error:
@@ -132,15 +167,64 @@ def decode(
         raise ValueError(f"a shard in {shards.folder} can't be decoded ({line}){shards.remedy()}") from error
 
 
-def load(shards: Shards, size: int, device: torch.device, workers: int | None = None, progress: bool = True) -> Tensor:
-    """All images at once, decoded through DALI: uint8 [N, size, size, 3] on `device`, in tar order."""
-    images = torch.empty(shards.images, size, size, 3, dtype=torch.uint8, device=device)
-    start = 0
-    with tqdm(total=shards.images, unit="img", desc="decoding", disable=not progress, leave=False) as bar:
-        for batch in decode(shards, size, device, workers=workers):
-            images[start : start + len(batch)] = batch
+class Members:
+    """The bytes of every image of some shards, by its number in tar order."""
+
+    def __init__(self, shards: Shards, in_pieces: bool):
+        self.paths, self.in_pieces = [shards.folder / name for name in shards.names], in_pieces
+        places = [list(tar.index(path).values()) for path in self.paths]
+        self.shard = np.repeat(np.arange(len(places)), [len(place) for place in places])
+        self.place = np.array([pair for place in places for pair in place], dtype=np.int64)  # offset, size
+        self.files: dict[int, int] = {}
+
+    def read(self, numbers: Tensor) -> list[np.ndarray]:
+        """The coded images, uint8 [bytes] each."""
+        return [
+            np.frombuffer(os.pread(self.file(int(self.shard[n])), int(size), int(offset)), np.uint8)
+            for n, (offset, size) in zip(numbers.tolist(), self.place[numbers], strict=True)
+        ]
+
+    def file(self, shard: int) -> int:
+        """An open tar; those opened longest ago are closed, for a process may have only so many."""
+        if shard not in self.files:
+            if len(self.files) >= 256:
+                os.close(self.files.pop(next(iter(self.files))))
+            self.files[shard] = os.open(self.paths[shard], os.O_RDONLY)
+            if self.in_pieces:  # all of it will be wanted, in small reads here and there
+                os.posix_fadvise(self.files[shard], 0, 0, os.POSIX_FADV_WILLNEED)
+        return self.files[shard]
+
+    def __del__(self) -> None:
+        for file in self.files.values():
+            os.close(file)
+
+
+def read_ahead(read: Callable, batches: Iterator[Tensor], depth: int = 4) -> Iterator[list[np.ndarray]]:
+    """What `read` makes of each batch, by a thread that is `depth` batches ahead."""
+    with ThreadPoolExecutor(1) as pool:
+        for _, coded in in_turn(pool, read, ((batch,) for batch in batches), depth):
+            yield coded
+
+
+def load(
+    shards: Shards,
+    size: int,
+    device: torch.device,
+    workers: int | None = None,
+    progress: bool = True,
+    part: Part = WHOLE,
+) -> Tensor:
+    """A part of the images at once, decoded through DALI: uint8 [N, size, size, 3] on `device`, in tar order."""
+    mine = part.of(shards.images)
+    holding, before = shards.holding(mine)
+    images = torch.empty(len(mine), size, size, 3, dtype=torch.uint8, device=device)
+    start = before - mine.start  # of the first decoded image among those wanted; negative: some are passed over
+    with tqdm(total=len(mine), unit="img", desc="decoding", disable=not progress, leave=False) as bar:
+        for batch in decode(holding, size, device, workers=workers):
+            wanted = batch[max(-start, 0) : max(len(mine) - start, 0)]
+            images[max(start, 0) : max(start, 0) + len(wanted)] = wanted
             start += len(batch)
-            bar.update(len(batch))
+            bar.update(len(wanted))
     return images
 
 
@@ -150,71 +234,47 @@ def choose(shards: Shards, size: int, device: torch.device) -> str:
     return "resident" if fits else "streaming"
 
 
-def generator(device: torch.device | str, *place: int) -> torch.Generator:
-    """A torch generator that is a function of where it is used: (seed, purpose, step ...), never a stream to save."""
-    state = 0x9E3779B97F4A7C15
-    for number in place:  # splitmix64, so that neighbouring places give unrelated seeds
-        state = (state + number + 0x9E3779B97F4A7C15) & (2**64 - 1)
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
-        state ^= state >> 31
-    return torch.Generator(device).manual_seed(state >> 1)
-
-
-ORDER, LATENTS, FLIPS = 1, 2, 3  # purposes
-
-
 def resident(
     shards: Shards,
+    order: Natural | Balanced,
     size: int,
     batch: int,
-    seed: int,
     device: torch.device,
+    part: Part = WHOLE,
     workers: int | None = None,
     progress: bool = True,
 ) -> Callable[[int], Iterator[Tensor]]:
-    """Decodes once and keeps the images; returns `batches(first_step)`: uint8 [batch, size, size, 3] for ever.
+    """Decodes once and keeps this part of the images on `device`.
 
-    Every epoch is a permutation of all images, a pure function of (seed, epoch); its incomplete last batch is left out.
+    Returns `batches(first_step)`: uint8 [batch, size, size, 3] for ever, in the order given.
     """
-    images = load(shards, size, device, workers, progress)
-    per_epoch = len(images) // batch
+    images, start = load(shards, size, device, workers, progress, part), part.of(shards.images).start
 
     def batches(step: int) -> Iterator[Tensor]:
-        while True:
-            epoch, first = divmod(step, per_epoch)
-            order = torch.randperm(len(images), generator=generator("cpu", seed, ORDER, epoch)).to(device)
-            for i in range(first, per_epoch):
-                yield images[order[i * batch : (i + 1) * batch]]
-            step = (epoch + 1) * per_epoch
+        return (images[(numbers - start).to(device)] for numbers in batches_from(order, batch, step))
 
     return batches
 
 
 def streaming(
     shards: Shards,
+    order: Natural | Balanced,
     size: int,
     batch: int,
-    seed: int,
     device: torch.device,
+    part: Part = WHOLE,
     workers: int | None = None,
     progress: bool = True,
 ) -> Callable[[int], Iterator[Tensor]]:
-    """The same for what does not fit in memory: the tars, each shuffled when it was packed, in a new order each epoch.
+    """The same batches for what does not fit in memory: every image is read and decoded when its turn comes."""
 
-    To begin inside an epoch, the images before are decoded again and passed over.
-    """
-    per_epoch = shards.images // batch
+    mine, _ = shards.holding(part.of(shards.images))
+    mine.verify(workers)
+    shards.sound = True  # as far as this part is concerned
 
     def batches(step: int) -> Iterator[Tensor]:
-        while True:
-            epoch, first = divmod(step, per_epoch)
-            places = torch.randperm(len(shards.names), generator=generator("cpu", seed, ORDER, epoch))
-            order = [shards.names[i] for i in places]
-            for i, images in enumerate(decode(shards, size, device, batch, workers, order)):
-                if first <= i < per_epoch:
-                    yield images
-            step = (epoch + 1) * per_epoch
+        numbers = batches_from(order, batch, step)
+        return fetch(shards, numbers, size, device, workers, in_pieces=isinstance(order, Natural))
 
     return batches
 
@@ -222,10 +282,9 @@ def streaming(
 FEEDS = {"resident": resident, "streaming": streaming}
 
 
-def to_unit(images: Tensor, flip: torch.Generator | None = None) -> Tensor:
-    """uint8 [B, S, S, 3] -> float32 [B, 3, S, S] in [-1, 1], channels_last; half are mirrored if `flip` is given."""
+def to_unit(images: Tensor, mirrored: Tensor | None = None) -> Tensor:
+    """uint8 [B, S, S, 3] -> float32 [B, 3, S, S] in [-1, 1], channels_last; flips those of bool [B] `mirrored`."""
     images = images.permute(0, 3, 1, 2)
-    if flip is not None:
-        chosen = torch.rand(len(images), 1, 1, 1, generator=flip, device=images.device) < 0.5
-        images = torch.where(chosen, images.flip(3), images)
+    if mirrored is not None:
+        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
     return (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)

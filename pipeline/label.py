@@ -127,7 +127,7 @@ def read_labels(
     """Labels the first len(keys) images in tar order: (key, classes, probabilities) and (key, float16 embedding)."""
     found, embeddings, start = [], [], 0
     with tqdm(total=len(keys), unit="img", desc=f"labelling with {who.name}", disable=not progress) as bar:
-        for images in decode(shards.first(len(keys)), size, device, batch):
+        for images in decode(shards.holding(range(len(keys)))[0], size, device, batch):
             images = images[: len(keys) - start]
             probabilities, embedding = who.label(images.permute(0, 3, 1, 2))
             found.append(torch.cat([probabilities[name] for name in clip.CLASSES], 1).float().cpu())

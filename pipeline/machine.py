@@ -1,6 +1,7 @@
 """What this machine is, and what runs on it."""
 
 import ctypes
+import os
 import platform
 import sys
 from datetime import UTC, datetime
@@ -25,9 +26,9 @@ def free_memory(device: torch.device) -> int:
 
 
 def device_of(name: str) -> torch.device:
-    """`auto` is the GPU where there is one."""
+    """`auto` is the GPU where there is one, and of several processes on a machine each has its own."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:

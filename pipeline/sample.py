@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from models.dcgan import Generator
 from pipeline import checkpoint, runs
-from pipeline.feed import generator
 from pipeline.machine import device_of, now
+from pipeline.order import generator
 from shards import cpus
 from shards.files import fingerprint, read_json, write_json, write_parquet
 from shards.tar import TarWriter

@@ -20,8 +20,10 @@ from tqdm import tqdm
 from models.dcgan import Discriminator, Generator, discriminator_loss, generator_loss
 from models.precision import bf16_pays
 from pipeline import checkpoint
-from pipeline.feed import FEEDS, FLIPS, LATENTS, Shards, choose, generator, to_unit
+from pipeline.feed import FEEDS, Shards, choose, to_unit
 from pipeline.machine import command_line, device_name, device_of, now, tune_allocator, versions
+from pipeline.order import FLIPS, LATENTS, WHOLE, Balanced, Natural, Part, generator, groups_of, shares_of
+from shards import ranks
 from shards.files import fingerprint, read_json, read_parquet, replacing, write_json, write_parquet
 
 TELL_EVERY = 20  # seconds between lines where no progress bar is shown
@@ -43,6 +45,8 @@ class Options:
     ema: float = 0.995  # decay a step
     ema_start: int = 100  # the step at which the average starts, as a copy
     flip: bool = True  # mirror half of the images
+    balance: str | dict[str, float] = "natural"  # uniform | target shares by group
+    balance_by: str = "intersection"  # the label column
     seed: int = 0
     precision: str = "auto"  # bf16 | fp32
     compile: bool | None = None  # None: where it pays
@@ -104,8 +108,8 @@ class Networks:
 class Trainer:
     """One training step after another on `device`; a step's randomness is a function of (seed, step)."""
 
-    def __init__(self, options: Options, device: torch.device):
-        self.options, self.device = options, device
+    def __init__(self, options: Options, device: torch.device, part: Part = WHOLE):
+        self.options, self.device, self.part = options, device, part
         self.nets = Networks.new(options, device)
         wrap = (lambda f: torch.compile(f, fullgraph=True)) if options.compile else (lambda f: f)
         self.generate, self.d_loss, self.g_loss = wrap(self._generate), wrap(self._d_loss), wrap(self._g_loss)
@@ -130,23 +134,46 @@ class Trainer:
     def step(self, step: int, images: Tensor) -> Tensor:
         """One update of D, then of G, on uint8 [B, S, S, 3]; returns [loss_d, loss_g, d_real, d_fake] on the device.
 
-        G's step takes the fakes that D's step judged, as the original does: G runs forward once.
+        B is this rank's share of the batch. G's step takes the fakes that D's step judged, as the original does: G
+        runs forward once.
         """
-        nets, seed = self.nets, self.options.seed
-        flips = generator(self.device, seed, FLIPS, step) if self.options.flip else None
-        fake = self.generate(self.latents(step, len(images)))
-        loss_d, means = self.d_loss(to_unit(images, flips), fake.detach())
+        nets, batch = self.nets, len(images) * self.part.world
+        mine = slice(len(images) * self.part.rank, len(images) * (self.part.rank + 1))
+        mirrored = self.mirrored(step, batch)[mine] if self.options.flip else None
+        fake = self.generate(self.latents(step, batch)[mine])
+        loss_d, means = self.d_loss(to_unit(images, mirrored), fake.detach())
         nets.adam_d.zero_grad(set_to_none=True)
         loss_d.backward()
+        self.mean_over_ranks([p.grad for p in nets.d.parameters()])
         nets.adam_d.step()
         nets.d.requires_grad_(False)  # D's weights take no gradient from G's loss
         loss_g = self.g_loss(fake)
         nets.adam_g.zero_grad(set_to_none=True)
         loss_g.backward()
+        self.mean_over_ranks([p.grad for p in nets.g.parameters()])
         nets.adam_g.step()
         nets.d.requires_grad_(True)
+        told = torch.cat([torch.stack([loss_d.detach(), loss_g.detach()]), means])
+        # BatchNorm's statistics too: every rank has the same state after every step, and any one can save it
+        self.mean_over_ranks([told, *(b for net in (nets.g, nets.d) for b in net.buffers() if b.is_floating_point())])
         self.average(step)
-        return torch.cat([torch.stack([loss_d.detach(), loss_g.detach()]), means])
+        return told
+
+    def mirrored(self, step: int, count: int) -> Tensor:
+        """Which half of a step's images is flipped, bool [count]."""
+        chance = generator(self.device, self.options.seed, FLIPS, step)
+        return torch.rand(count, generator=chance, device=self.device) < 0.5
+
+    @torch.no_grad()
+    def mean_over_ranks(self, tensors: list[Tensor]) -> None:
+        """Replaces each tensor by its mean over all ranks, in one exchange."""
+        if self.part.world == 1:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        torch.distributed.all_reduce(flat)
+        flat /= self.part.world
+        for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
 
     def latents(self, step: int, count: int) -> Tensor:
         """z ~ N(0, 1), [count, latent_dim], of one step."""
@@ -177,9 +204,9 @@ def preset_for(packed: dict, device: str) -> str:
     return "faces" if device_of(device).type == "cuda" and not packed.get("drawn") else "sketch"
 
 
-def default_steps(preset: str, images: int, batch: int) -> int:
+def default_steps(preset: str, per_epoch: int) -> int:
     """How long a run is when nobody says: 10 epochs as the original, but no fewer than a small set needs."""
-    return SKETCH_STEPS if preset == "sketch" else max(FACES_EPOCHS * (images // batch), FACES_STEPS)
+    return SKETCH_STEPS if preset == "sketch" else max(FACES_EPOCHS * per_epoch, FACES_STEPS)
 
 
 def flop(options: Options) -> float:
@@ -193,10 +220,6 @@ def flop(options: Options) -> float:
 def resolve(options: Options, steps: int, shards: Shards, device: torch.device) -> tuple[Options, list[str]]:
     """Settles every `auto` for this machine; returns the options and a line on each choice."""
     said = []
-    if shards.images < options.batch_size:
-        raise ValueError(
-            f"{shards.images} images are fewer than a batch of {options.batch_size}: give a smaller --batch-size"
-        )
     if options.precision == "auto":
         options = replace(options, precision="bf16" if bf16_pays(device) else "fp32")
         said.append("bf16" if bf16_pays(device) else "fp32 (bfloat16 is slow on this processor)")
@@ -217,7 +240,8 @@ def resolve(options: Options, steps: int, shards: Shards, device: torch.device) 
 
 def name_of(options: Options, manifest: str) -> str:
     """A run's default name, a function of what decides its weights: the same command finds the same run."""
-    return f"dcgan{options.image_size}-{fingerprint([asdict(options), manifest])[:8]}"
+    deciding = asdict(options) | {"feed": None}  # both feeds hand over the same batches
+    return f"dcgan{options.image_size}-{fingerprint([deciding, manifest])[:8]}"
 
 
 def train(
@@ -240,46 +264,116 @@ def train(
     Raises ValueError for input that can't be trained on, FloatingPointError for a loss that is not finite,
     Stopped on SIGTERM or SIGINT, after saving.
     """
-    target = device_of(device)
+    with ranks.group():
+        target, part = device_of(device), Part(ranks.rank(), ranks.world())
+        if target.index:
+            torch.cuda.set_device(target)
+        tune_allocator()
+        shards, packed = Shards.open(out / "shards"), read_json(out / "shards" / "shards.json")
+        order = order_of(options, shards, part)
+        per_epoch = order.length // (options.batch_size // part.world)
+        if not steps:
+            steps = epochs * per_epoch if epochs else default_steps(preset, per_epoch)
+        begun = ranks.from_first(lambda: begin(out, run, options, preset, steps, shards, packed, target, force))
+        if begun.finished:
+            return begun.config | {"unchanged": True}
+        options = Options(**begun.config["options"])
+        trainer = Trainer(options, target, part)
+        done, rows = restore(trainer, begun.saved)
+        batches = FEEDS[options.feed](
+            shards, order, options.image_size, options.batch_size // part.world, target, part, workers, progress
+        )
+        config = begun.config | {"parameters": trainer.nets.sizes()}
+        ranks.from_first(lambda: ready(begun.folder, config, force))
+        shown = progress and part.rank == 0
+        loop = Loop(trainer, begun.folder, config, rows, per_epoch, sample_every, save_every_epoch, keep, shown)
+        try:
+            with Signals() as signals:
+                loop.run(batches(done), done, steps, signals)
+        except BaseException:
+            ended(begun.folder, config, part)
+            raise
+        config |= {"status": "finished", "finished": now()}
+        ranks.from_first(lambda: write_json(begun.folder / "config.json", config))
+        return config | {"unchanged": False}
+
+
+@dataclass
+class Begun:
+    """What rank 0 found out about a run before it goes on."""
+
+    folder: Path
+    config: dict
+    saved: list[Path]  # checkpoints to go on from
+    finished: bool
+
+
+def begin(
+    out: Path,
+    run: str | None,
+    options: Options,
+    preset: str,
+    steps: int,
+    shards: Shards,
+    packed: dict,
+    device: torch.device,
+    force: bool,
+) -> Begun:
+    """Finds the run that the options name, or settles what a new one is; nothing is written yet."""
     if run and (run != Path(run).name or run.startswith(".")):
         raise ValueError(f"--run {run}: a run's name is the name of one folder")
-    tune_allocator()
-    shards, packed = Shards.open(out / "shards"), read_json(out / "shards" / "shards.json")
-    per_epoch = max(shards.images // options.batch_size, 1)
-    if not steps:
-        steps = epochs * per_epoch if epochs else default_steps(preset, shards.images, options.batch_size)
     folder = out / "runs" / (run or name_of(options, packed["manifest"]))
     if folder.exists() and not (folder / "config.json").exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} holds files that are no run's: choose another --run")
     old = None if force else read_json(folder / "config.json")
-    config, said = open_run(old, folder, options, steps, shards, packed, target)
+    config, said = open_run(old, folder, options, steps, shards, packed, device)
     saved = checkpoint.saved(folder / "checkpoints") if old else []
     if saved and checkpoint.step_of(saved[-1]) >= steps:
-        return config | {"unchanged": True}
-    options = Options(**config["options"])
-    trainer = Trainer(options, target)
-    done, rows = restore(trainer, saved)
-    config |= {"status": "running", "preset": preset, "steps": steps, "parameters": trainer.nets.sizes()}
+        return Begun(folder, config, saved, True)
+    config |= {"status": "running", "preset": preset, "steps": steps}
     length = f"{steps:,} steps of {options.batch_size}"
     print(f"{folder.name}: {shards.images:,} images, {length} on {config['device']}; {said}")
-    feed = FEEDS[options.feed]
-    batches = feed(shards, options.image_size, options.batch_size, options.seed, target, workers, progress)
-    if force and folder.exists():  # only now that all is ready does the old run go
+    return Begun(folder, config, saved, False)
+
+
+def ready(folder: Path, config: dict, force: bool) -> None:
+    """Writes config.json; only now that all is ready does the run go that is replaced."""
+    if force and folder.exists():
         remove_run(folder)
     write_json(folder / "config.json", config)
-    loop = Loop(trainer, folder, config, rows, per_epoch, sample_every, save_every_epoch, keep, progress)
-    try:
-        with Signals() as signals:
-            loop.run(batches(done), done, steps, signals)
-    except BaseException:
-        if old or checkpoint.saved(folder / "checkpoints"):
-            write_json(folder / "config.json", config | {"status": "stopped", "finished": now()})
-        else:  # nothing to go on with, and no run that later commands should take for the newest
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-    config |= {"status": "finished", "finished": now()}
-    write_json(folder / "config.json", config)
-    return config | {"unchanged": False}
+
+
+def ended(folder: Path, config: dict, part: Part) -> None:
+    """What is left of a run that was stopped: where it can go on its state, otherwise nothing."""
+    if part.rank:
+        return
+    if checkpoint.saved(folder / "checkpoints"):
+        write_json(folder / "config.json", config | {"status": "stopped", "finished": now()})
+    else:  # nothing to go on with, and no run that later commands should take for the newest
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def order_of(options: Options, shards: Shards, part: Part) -> Natural | Balanced:
+    """The order in which this rank's part of the images is trained on.
+
+    ValueError where that does not fill a batch, where the ranks can't share one, or where the balance can't be had.
+    """
+    if options.batch_size % part.world:
+        raise ValueError(
+            f"a batch of {options.batch_size} can't be shared by {part.world} processes: give another --batch-size"
+        )
+    if options.balance == "natural":
+        order = Natural([shard["images"] for shard in shards.shards], options.seed, part)
+    else:
+        groups = groups_of(read_parquet(shards.table).filter(status="packed"), options.balance_by)
+        shares = shares_of(options.balance, groups, options.balance_by)
+        order = Balanced(groups, shares, options.seed, part)
+    if order.length < options.batch_size // part.world:
+        raise ValueError(
+            f"{order.length * part.world} images are fewer than a batch of {options.batch_size}: give a smaller "
+            "--batch-size"
+        )
+    return order
 
 
 def open_run(
@@ -288,7 +382,8 @@ def open_run(
     """The config.json of the run in `folder`, a new one where there is no `old` one, and a word on what was chosen."""
     if old:
         refuse_another(old, options, packed, folder)
-        return old, "continuing"
+        feed = choose(shards, options.image_size, device) if options.feed == "auto" else options.feed
+        return old | {"options": old["options"] | {"feed": feed}}, f"continuing, {feed} feed"
     settled, said = resolve(options, steps, shards, device)
     config = {
         "run": folder.name,
@@ -337,10 +432,12 @@ class Loop:
             keep,
             progress,
         )
+        self.writes = trainer.part.rank == 0  # the others compute alike, and keep nothing
         self.log_every, self.told = 20, time.monotonic()
         self.batch = trainer.options.batch_size
         self.seconds = rows[-1]["seconds"] if rows else 0.0
-        self.board = SummaryWriter(folder / "tensorboard", purge_step=rows[-1]["step"] + 1 if rows else None)
+        if self.writes:
+            self.board = SummaryWriter(folder / "tensorboard", purge_step=rows[-1]["step"] + 1 if rows else None)
 
     def run(self, batches: Iterator[Tensor], first: int, last: int, signals: "Signals") -> None:
         """Steps `first` to `last`, counted from 0; saves at the end, at every signal, and in between."""
@@ -353,23 +450,35 @@ class Loop:
                 waited += time.monotonic() - asked
                 losses.append(self.trainer.step(step, images))
                 done = step + 1
-                stopping = signals.seen  # read once: a signal during the lines below waits for the next step
+                stopping = self.agreed(signals.seen, done)
                 saving = done == last or stopping or self.due(done, saved_at)
                 if saving or done % self.log_every == 0:  # a loss is looked at before it is saved
                     elapsed = time.monotonic() - began
                     self.log(done, losses, waited, elapsed, bar)
                     losses, waited, began = [], 0.0, time.monotonic()
                 bar.update()
-                if done % self.sample_every == 0 or done == last:
+                if self.writes and (done % self.sample_every == 0 or done == last):
                     self.draw(done)
                 if saving:
                     self.save(done)
                     saved_at = time.monotonic()
                 if stopping and done < last:
                     raise Stopped(
-                        f"stopped at step {done:,} of {last:,}, saved: the same command continues", signals.code
+                        f"stopped at step {done:,} of {last:,}, saved: the same command continues",
+                        signals.code or EXIT_CODES[signal.SIGTERM],  # another rank's signal, perhaps
                     )
-        self.board.close()
+        if self.writes:
+            self.board.close()
+
+    def agreed(self, seen: bool, step: int) -> bool:
+        """Whether a signal ends the run after this step; several ranks ask each other now and then."""
+        if self.trainer.part.world == 1:
+            return seen
+        if step % self.log_every:
+            return False
+        flag = torch.tensor(float(seen))
+        torch.distributed.all_reduce(flag)
+        return flag.item() > 0
 
     def log(self, step: int, losses: list[Tensor], waited: float, elapsed: float, bar: tqdm) -> None:
         """Reads the losses back from the device, once for many steps; a loss that is not finite ends the run."""
@@ -379,6 +488,8 @@ class Loop:
                 f"a loss became {values} near step {step:,}: no checkpoint was saved after it; try a lower --lr, "
                 "or --precision fp32"
             )
+        if not self.writes:
+            return
         self.seconds += elapsed
         names = ("loss_d", "loss_g", "d_real", "d_fake")
         rate, wait = len(losses) * self.batch / elapsed, waited / elapsed
@@ -417,6 +528,8 @@ class Loop:
 
     def save(self, step: int) -> None:
         """Writes steps.parquet before the checkpoint: a resume drops later rows, and can't make earlier ones again."""
+        if not self.writes:
+            return
         write_parquet(self.folder / "steps.parquet", steps_frame(self.rows))
         state = {
             "options": self.config["options"],
@@ -455,7 +568,8 @@ def refuse_another(config: dict, options: Options, packed: dict, folder: Path) -
             f"{folder} was trained on other images than the shards hold now: choose another --run, or replace it with "
             "--force"
         )
-    differing = [f.name for f in fields(Options) if config["asked"][f.name] != getattr(options, f.name)]
+    asked = {f.name: config["asked"].get(f.name, f.default) for f in fields(Options)}
+    differing = [name for name, value in asked.items() if name != "feed" and value != getattr(options, name)]
     if differing:
         raise ValueError(
             f"{folder} was trained with another {', '.join(differing)}: choose another --run, or replace it with "

@@ -66,6 +66,11 @@ def skin_group(tone: str = "skin_tone") -> pl.Expr:
     )
 
 
+def intersection() -> pl.Expr:
+    """Gender x skin group, such as `female-dark`; null where either is."""
+    return pl.concat_str(pl.col("gender").cast(pl.String), pl.lit("-"), pl.col("skin_group").cast(pl.String))
+
+
 def columns_of(path: Path) -> dict[str, str]:
     """Our column names -> the table's own, as far as the CSV at `path` has them."""
     try:

@@ -7,6 +7,7 @@ import duckdb
 import numpy as np
 import polars as pl
 
+from shards.annotations import intersection
 from shards.match import fold
 
 COLUMNS = ("path", "family", "subset", "split", "gender", "age", "skin_tone", "skin_group", "race", "target")
@@ -43,8 +44,8 @@ def of_predicate(frame: pl.DataFrame, predicate: str) -> pl.Series:
     known = ", ".join((*COLUMNS, "intersection"))
     closed = {"enable_external_access": False, "python_enable_replacements": False}
     connection = duckdb.connect(":memory:", config=closed)
-    connection.register("found", frame.select(pl.int_range(pl.len()).alias("row number"), *COLUMNS).to_arrow())
-    connection.execute("create view images as select *, gender || '-' || skin_group as intersection from found")
+    numbered = frame.select(pl.int_range(pl.len()).alias("row number"), *COLUMNS, intersection().alias("intersection"))
+    connection.register("images", numbered.to_arrow())
     text = f'select "row number" from images where (\n{predicate}\n)'
     try:
         tree = json.loads(connection.sql("select json_serialize_sql($1::varchar)", params=[text]).fetchall()[0][0])

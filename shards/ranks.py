@@ -25,13 +25,16 @@ def on_this_machine() -> int:
 
 @contextmanager
 def group() -> Iterator[None]:
-    """Joins the others for the time of a block; does nothing for the only process."""
+    """Joins the others for the time of a block; does nothing for the only process, nor within such a block."""
     if world() == 1:
         yield
         return
-    import torch.distributed
+    import torch
 
-    torch.distributed.init_process_group("gloo")
+    if torch.distributed.is_initialized():
+        yield
+        return
+    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield
     finally:

@@ -15,7 +15,8 @@ import torch
 
 from pipeline import checkpoint
 from pipeline.feed import Shards
-from pipeline.train import Options, Trainer, default_steps, flop, preset_for, resolve, train
+from pipeline.order import WHOLE, Part
+from pipeline.train import Options, Trainer, default_steps, flop, order_of, preset_for, resolve, train
 from shards.files import read_json
 
 TINY = Options(
@@ -118,6 +119,52 @@ def test_a_killed_run_continues_to_the_same_weights(out):
     assert checkpoint.step_of(checkpoint.saved(folder)[-1]) < 450
     subprocess.run(command(out, 450), check=True)
     assert same(weights(out, "whole", 450), weights(out, "killed", 450))
+
+
+def torchrun(out: Path, steps: int, name: str) -> list[str]:
+    # "--": else it takes our --run for the beginning of an option of its own
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
+    return [*words, *command(out, steps)[2:], "--run", name, "--feed", "streaming" if name == "killed" else "resident"]
+
+
+def test_two_processes_train_one_network_and_continue_after_a_kill_to_the_same_bits(out):
+    done = subprocess.run(torchrun(out, 300, "whole"), capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("trained 300 steps") == 1
+    folder = out / "runs" / "killed" / "checkpoints"
+    process = subprocess.Popen(torchrun(out, 300, "killed"), start_new_session=True, stderr=subprocess.DEVNULL)
+    wait_for(folder, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert checkpoint.step_of(checkpoint.saved(folder)[-1]) < 300
+    subprocess.run(torchrun(out, 300, "killed"), check=True, capture_output=True, timeout=200)
+    assert same(weights(out, "whole", 300), weights(out, "killed", 300))  # of both feeds, at that
+    rows = pl.read_parquet(out / "runs" / "whole" / "steps.parquet")
+    assert rows["images"].to_list()[-1] == 300 * 16
+    alone = subprocess.run([*command(out, 320), "--run", "whole"], capture_output=True, text=True)
+    assert alone.returncode == 0, alone.stderr  # another number of processes goes on where two were
+    assert "trained 320 steps" in alone.stdout
+
+
+def test_a_batch_that_the_processes_cannot_share_is_said(out):
+    with pytest.raises(ValueError, match="can't be shared by 3 processes"):
+        order_of(TINY, Shards.open(out / "shards"), Part(0, 3))
+
+
+def test_balanced_training_draws_the_groups_alike_for_both_feeds(out):
+    options = replace(TINY, balance={"female": 0.25, "male": 0.75}, balance_by="gender")
+    for feed in ("resident", "streaming"):
+        run(out, 12, replace(options, feed=feed), run=feed)
+    assert same(weights(out, "resident", 12), weights(out, "streaming", 12))
+    shards = Shards.open(out / "shards")
+    images = pl.read_parquet(out / "shards" / "images.parquet")
+    drawn = images[order_of(options, shards, WHOLE).epoch(0).numpy()]["gender"].value_counts()
+    assert dict(drawn.iter_rows()) == {"female": 60, "male": 180}
+    run(out, 14, options, run="resident")  # the same shares, read back from JSON
+    with pytest.raises(ValueError, match="another balance"):
+        run(out, 14, TINY, run="resident")
+    with pytest.raises(ValueError, match="no image is of nobody"):
+        run(out, 3, replace(options, balance={"nobody": 1.0}))
 
 
 def test_sigterm_saves_and_exits_with_its_own_code(out):
@@ -224,8 +271,8 @@ def test_flop_of_the_published_network():
 
 
 def test_default_lengths():
-    assert default_steps("sketch", 6000, 16) == 3000
-    assert default_steps("faces", 135_766, 128) == 10 * 1060
+    assert default_steps("sketch", 375) == 3000
+    assert default_steps("faces", 135_766 // 128) == 10 * 1060
 
 
 def test_the_preset_follows_data_and_device(monkeypatch):

@@ -1,0 +1,166 @@
+"""Which images every step trains on: a pure function of seed, epoch, rank and world size, with nothing to save."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from shards.annotations import intersection
+
+ORDER, LATENTS, FLIPS, DRAWS = 1, 2, 3, 4  # purposes of randomness
+WINDOW = 1 << 15  # images that are shuffled together; more would read more tars at once than a disk's cache holds
+
+
+def generator(device: torch.device | str, *place: int) -> torch.Generator:
+    """A torch generator that is a function of where it is used: (seed, purpose, step ...), never a stream to save."""
+    state = 0x9E3779B97F4A7C15
+    for number in place:  # splitmix64, so that neighbouring places give unrelated seeds
+        state = (state + number + 0x9E3779B97F4A7C15) & (2**64 - 1)
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+        state ^= state >> 31
+    return torch.Generator(device).manual_seed(state >> 1)
+
+
+def permuted(numbers: Tensor, *place: int) -> Tensor:
+    return numbers[torch.randperm(len(numbers), generator=generator("cpu", *place))]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one of several processes trains on: neighbouring images, which packing has made a random sample."""
+
+    rank: int = 0
+    world: int = 1
+
+    def of(self, images: int) -> range:
+        return range(images * self.rank // self.world, images * (self.rank + 1) // self.world)
+
+
+WHOLE = Part()
+
+
+class Natural:
+    """The images as they are: every epoch holds each of them once, in a new order.
+
+    Up to WINDOW images are permuted as a whole. Of more, the tars are permuted, and the images of as many successive
+    tars as fill a window: random enough after the global shuffle of packing, and read by a disk in long pieces.
+    """
+
+    def __init__(self, sizes: Sequence[int], seed: int, part: Part = WHOLE):
+        self.seed, self.part = seed, part
+        images, mine, start = sum(sizes), part.of(sum(sizes)), 0
+        self.length = images // part.world  # the same on every rank
+        self.pieces = []
+        for size in sizes:
+            piece = range(max(start, mine.start), min(start + size, mine.stop))
+            if piece:
+                self.pieces.append(torch.arange(piece.start, piece.stop))
+            start += size
+
+    def epoch(self, epoch: int) -> Tensor:
+        """The numbers (in tar order) of an epoch's images, int64 [length]."""
+        place = (self.seed, ORDER, epoch)
+        if len(every := torch.cat(self.pieces)) <= WINDOW:
+            return permuted(every, *place)[: self.length]
+        order = [self.pieces[i] for i in permuted(torch.arange(len(self.pieces)), *place)]
+        windows, held = [[]], 0
+        for piece in order:
+            if held >= WINDOW:
+                windows.append([])
+                held = 0
+            windows[-1].append(piece)
+            held += len(piece)
+        return torch.cat([permuted(torch.cat(w), *place, i + 1) for i, w in enumerate(windows)])[: self.length]
+
+
+class Balanced:
+    """Every epoch draws the groups of a label column in given shares, as exactly as whole images allow.
+
+    Within a group all images come before one comes again. Images without the label are left out.
+    """
+
+    def __init__(self, groups: pl.Series, shares: Mapping[str, float], seed: int, part: Part = WHOLE):
+        """`groups` is each image's group, in tar order; ValueError where a share can't be drawn from this part."""
+        self.seed, mine = seed, part.of(len(groups))
+        self.length = (len(groups) - groups.null_count()) // part.world
+        self.members, self.shares = {}, shares
+        for group, share in shares.items():
+            numbers = (groups.slice(mine.start, len(mine)) == group).fill_null(False).arg_true()
+            if share and numbers.is_empty():
+                raise ValueError(f"--balance wants {share:.1%} of {group}, and no image is of it")
+            self.members[group] = torch.from_numpy(numbers.to_numpy().astype("int64")) + mine.start
+
+    def epoch(self, epoch: int) -> Tensor:
+        """The numbers (in tar order) of an epoch's images, int64 [length]."""
+        drawn = []
+        for i, (group, count) in enumerate(apportion(self.shares, self.length).items()):
+            members = self.members[group]
+            for again in range(-(-count // max(len(members), 1))):
+                chosen = permuted(members, self.seed, DRAWS, epoch, i, again)
+                drawn.append(chosen[: count - again * len(members)])
+        return permuted(torch.cat(drawn), self.seed, ORDER, epoch)
+
+
+def apportion(shares: Mapping[str, float], count: int) -> dict[str, int]:
+    """`count` in whole numbers by shares, largest remainders first (Hare's quota)."""
+    total = sum(shares.values())
+    exact = {group: count * share / total for group, share in shares.items()}
+    whole = {group: int(number) for group, number in exact.items()}
+    for group in sorted(exact, key=lambda g: whole[g] - exact[g])[: count - sum(whole.values())]:
+        whole[group] += 1
+    return whole
+
+
+def groups_of(images: pl.DataFrame, column: str) -> pl.Series:
+    """Each packed image's group in a label column, or `intersection`, as text; null where it has none."""
+    if column == "intersection":
+        return images.select(intersection().alias(column))[column]
+    return images[column].cast(pl.String)
+
+
+def shares_of(balance: str | Mapping[str, float], groups: pl.Series, column: str) -> dict[str, float]:
+    """The target shares: equal ones of all groups that there are for `uniform`, or those given, summing up to 1.
+
+    ValueError where no image has the label, and for a group that no image is of.
+    """
+    present = sorted(groups.drop_nulls().unique())
+    if not present:
+        raise ValueError(f"--balance by {column}: no image has that label")
+    given = dict.fromkeys(present, 1.0) if balance == "uniform" else dict(balance)
+    if unknown := [group for group, share in given.items() if share and group not in present]:
+        raise ValueError(f"--balance by {column}: no image is of {', '.join(unknown)}; there is {', '.join(present)}")
+    return {group: share / sum(given.values()) for group, share in given.items()}
+
+
+def read_shares(path: Path) -> dict[str, float]:
+    """Target shares out of a CSV with the columns `group` and `share`. ValueError for anything else."""
+    if not path.is_file():
+        raise ValueError(f"{path} is neither natural, uniform nor a file")
+    try:
+        table = pl.read_csv(path, schema_overrides={"group": pl.String, "share": pl.Float64}, glob=False)
+        pairs = table.select(pl.col("group").str.strip_chars(), "share").rows()
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(f"{path} is no CSV with the columns group and share: {str(error).splitlines()[0]}") from error
+    shares = dict(pairs)
+    good = all(share is not None and 0 <= share < math.inf for share in shares.values())
+    if len(shares) < len(pairs) or None in shares or not good:
+        raise ValueError(f"{path}: every group needs one share, a number from 0 up")
+    if not sum(shares.values()):
+        raise ValueError(f"{path}: at least one group needs a share above 0")
+    return shares
+
+
+def batches_from(order: Natural | Balanced, batch: int, step: int) -> Iterator[Tensor]:
+    """The numbers of the images of `step` and of every later step, int64 [batch]; incomplete batches are left out."""
+    per_epoch = order.length // batch
+    while True:
+        epoch, first = divmod(step, per_epoch)
+        numbers = order.epoch(epoch)
+        for i in range(first, per_epoch):
+            yield numbers[i * batch : (i + 1) * batch]
+        step = (epoch + 1) * per_epoch
