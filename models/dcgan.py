@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
@@ -10,43 +11,54 @@ IMAGE_SIZES = (32, 64, 128)
 
 
 class Generator(nn.Module):
-    """Latents [B, latent_dim] -> images [B, 3, S, S] in [-1, 1], S = `image_size`.
+    """Latents [B, latent_dim] and, if there are `classes`, int64 [B] -> images [B, 3, S, S] in [-1, 1].
 
-    Transposed convolutions of kernel 4 double the side from 4x4 on; the widest layer has `width * S / 8` channels
-    (paper, section 3: no pooling, no hidden fully connected layer, BatchNorm and ReLU, tanh at the end).
+    S is `image_size`. Transposed convolutions of kernel 4 double the side from 4x4 on; the widest layer has
+    `width * S / 8` channels (paper, section 3: no pooling, no hidden fully connected layer, BatchNorm and ReLU, tanh
+    at the end). A class joins its latent as a one-hot vector (Mirza and Osindero 2014, arXiv:1411.1784).
     """
 
-    def __init__(self, latent_dim: int = 128, width: int = 64, image_size: int = 64):
+    def __init__(self, latent_dim: int = 128, width: int = 64, image_size: int = 64, classes: int = 0):
         super().__init__()
-        self.latent_dim, self.image_size = latent_dim, image_size
+        self.latent_dim, self.image_size, self.classes = latent_dim, image_size, classes
         channels = [width * 2**i for i in reversed(range(doublings(image_size)))]
-        layers = block(nn.ConvTranspose2d(latent_dim, channels[0], 4, 1, 0, bias=False), nn.ReLU(True))
+        layers = block(nn.ConvTranspose2d(latent_dim + classes, channels[0], 4, 1, 0, bias=False), nn.ReLU(True))
         for wide, narrow in itertools.pairwise(channels):
             layers += block(nn.ConvTranspose2d(wide, narrow, 4, 2, 1, bias=False), nn.ReLU(True))
         self.net = nn.Sequential(*layers, nn.ConvTranspose2d(width, 3, 4, 2, 1, bias=False), nn.Tanh())
         self.apply(initialise)
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        if self.classes:
+            one_hot = labels[:, None] == torch.arange(self.classes, device=labels.device)
+            z = torch.cat([z, one_hot.to(z.dtype)], 1)
         return self.net(z[:, :, None, None])
 
 
 class Discriminator(nn.Module):
-    """Images [B, 3, S, S] in [-1, 1] -> logits [B] of being real: the generator's mirror, with LeakyReLU 0.2.
+    """Images [B, 3, S, S] in [-1, 1] and, if there are `classes`, int64 [B] -> logits [B] of being real.
 
-    The published network ends in a sigmoid; here it is part of the loss, which is exact for large logits.
+    The generator's mirror, with LeakyReLU 0.2. The published network ends in a sigmoid; here it is part of the loss,
+    which is exact for large logits. A class adds the inner product of its embedding with the features, summed over
+    their places (Miyato and Koyama 2018, arXiv:1802.05637, equation 6).
     """
 
-    def __init__(self, width: int = 64, image_size: int = 64):
+    def __init__(self, width: int = 64, image_size: int = 64, classes: int = 0):
         super().__init__()
         channels = [width * 2**i for i in range(doublings(image_size))]
         layers = [nn.Conv2d(3, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, True)]
         for narrow, wide in itertools.pairwise(channels):
             layers += block(nn.Conv2d(narrow, wide, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, True))
         self.net = nn.Sequential(*layers, nn.Conv2d(channels[-1], 1, 4, 1, 0, bias=False))
+        self.embedding = nn.Embedding(classes, channels[-1]) if classes else None
         self.apply(initialise)
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.net(images).flatten()
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        features = self.net[:-1](images)
+        logits = self.net[-1](features).flatten()
+        if self.embedding is None:
+            return logits
+        return logits + (self.embedding(labels) * features.sum((2, 3))).sum(1)
 
 
 def doublings(image_size: int) -> int:
@@ -62,7 +74,7 @@ def block(convolution: nn.Module, activation: nn.Module) -> list[nn.Module]:
 
 def initialise(module: nn.Module) -> None:
     """Weights from N(0, 0.02), BatchNorm's scale from N(1, 0.02) (paper, section 4)."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Embedding):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):
         nn.init.normal_(module.weight, 1.0, 0.02)

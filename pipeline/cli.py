@@ -31,6 +31,9 @@ WORKERS = click.option(
 )
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
+LABEL_COLUMN = click.Choice(
+    ["gender", "age", "skin_tone", "skin_group", "intersection", "race", "target", "family", "subset"]
+)
 SHARE = "such as {}; classes left out get none."
 
 
@@ -356,10 +359,13 @@ def verify(out, workers) -> None:
 )
 @click.option(
     "--balance-by",
-    type=click.Choice(
-        ["gender", "age", "skin_tone", "skin_group", "intersection", "race", "target", "family", "subset"]
-    ),
+    type=LABEL_COLUMN,
     help="The label that --balance means; images without it are left out.  [default: intersection]",
+)
+@click.option(
+    "--conditional",
+    type=LABEL_COLUMN,
+    help="Tell G and D this label of every image; images without it are left out.",
 )
 @click.option("--flip/--no-flip", default=None, help="Mirror half of the images.  [default: flip]")
 @click.option(
@@ -440,17 +446,23 @@ def train(
     show_default=True,
     help="The generator's moving average, or the generator itself.",
 )
+@click.option(
+    "--group",
+    "groups",
+    multiple=True,
+    help="Ask a conditional generator for this group; in the shares it was trained on when left out. Repeatable.",
+)
 @SEED
 @DEVICE
 @FORCE
-def sample(out, run, checkpoint, num_samples, batch_size, png_dir, weights, seed, device, force) -> None:
+def sample(out, run, checkpoint, num_samples, batch_size, png_dir, weights, groups, seed, device, force) -> None:
     """Draw samples of a trained generator into shards and samples.parquet."""
     if run and checkpoint:
         raise click.UsageError("--run means that run's newest checkpoint: give it or --checkpoint")
     from pipeline import sample as sampling
 
     done = sampling.sample(
-        out, run, checkpoint, num_samples, seed, batch_size, weights, png_dir, device, force, shown()
+        out, run, checkpoint, num_samples, seed, batch_size, weights, png_dir, device, force, shown(), groups
     )
     click.echo(
         f"{done['folder']}: {done['count']:,} samples of {done['checkpoint']}"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from shards.annotations import intersection
 
-ORDER, LATENTS, FLIPS, DRAWS = 1, 2, 3, 4  # purposes of randomness
+ORDER, LATENTS, FLIPS, SAMPLES, DRAWS, REQUESTS = 1, 2, 3, 4, 5, 6  # purposes of randomness
 WINDOW = 1 << 15  # images that are shuffled together; more would read more tars at once than a disk's cache holds
 
 
@@ -51,15 +51,17 @@ class Natural:
     tars as fill a window: random enough after the global shuffle of packing, and read by a disk in long pieces.
     """
 
-    def __init__(self, sizes: Sequence[int], seed: int, part: Part = WHOLE):
-        self.seed, self.part = seed, part
-        images, mine, start = sum(sizes), part.of(sum(sizes)), 0
-        self.length = images // part.world  # the same on every rank
-        self.pieces = []
+    def __init__(self, sizes: Sequence[int], seed: int, part: Part = WHOLE, kept: Tensor | None = None):
+        """`sizes` are the tars' in images; bool [images] `kept` leaves some out."""
+        self.seed, images = seed, sum(sizes)
+        kept = torch.ones(images, dtype=torch.bool) if kept is None else kept
+        parts = [Part(rank, part.world).of(images) for rank in range(part.world)]
+        self.length = min(int(kept[other.start : other.stop].sum()) for other in parts)  # the same on every rank
+        self.pieces, start, mine = [], 0, part.of(images)
         for size in sizes:
-            piece = range(max(start, mine.start), min(start + size, mine.stop))
-            if piece:
-                self.pieces.append(torch.arange(piece.start, piece.stop))
+            piece = torch.tensor(range(max(start, mine.start), min(start + size, mine.stop)), dtype=torch.int64)
+            if len(piece := piece[kept[piece]]):
+                self.pieces.append(piece)
             start += size
 
     def epoch(self, epoch: int) -> Tensor:

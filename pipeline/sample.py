@@ -16,12 +16,12 @@ from tqdm import tqdm
 from models.dcgan import Generator
 from pipeline import checkpoint, runs
 from pipeline.machine import device_of, now
-from pipeline.order import generator
+from pipeline.order import REQUESTS, SAMPLES, generator
 from shards import cpus
 from shards.files import fingerprint, read_json, write_json, write_parquet
 from shards.tar import TarWriter
 
-SAMPLES, BLOCK = 4, 64  # the latents' purpose; how many share a generator
+BLOCK = 64  # samples that share a generator
 SHARD_IMAGES = 8192
 
 
@@ -29,7 +29,7 @@ def load_generator(path: Path, device: torch.device, weights: str = "ema") -> tu
     """The generator of a checkpoint in evaluation mode (`weights`: ema or g), and the checkpoint's state."""
     state = checkpoint.load(path, device)
     options = state["options"]
-    net = Generator(options["latent_dim"], options["width_g"], options["image_size"])
+    net = Generator(options["latent_dim"], options["width_g"], options["image_size"], len(state.get("classes") or ()))
     net.load_state_dict(state["nets"][weights])
     return net.to(device, memory_format=torch.channels_last).eval().requires_grad_(False), state
 
@@ -45,15 +45,53 @@ def latents(seed: int, first: int, count: int, latent_dim: int) -> Tensor:
     return torch.cat(drawn)[start : start + count]
 
 
+def requests(shares: dict[str, float], seed: int, first: int, count: int) -> Tensor:
+    """The classes (their numbers) that samples are asked for: int64 [count], drawn by `shares`, block by block too."""
+    weights = torch.tensor(list(shares.values()), dtype=torch.float64)
+    blocks = range(first // BLOCK, (first + count - 1) // BLOCK + 1)
+    drawn = [
+        torch.multinomial(weights, BLOCK, replacement=True, generator=generator("cpu", seed, REQUESTS, block))
+        for block in blocks
+    ]
+    start = first % BLOCK
+    return torch.cat(drawn)[start : start + count]
+
+
 def generate(
-    net: Generator, seed: int, first: int, count: int, device: torch.device, batch: int = 256
+    net: Generator,
+    seed: int,
+    first: int,
+    count: int,
+    device: torch.device,
+    batch: int = 256,
+    shares: dict[str, float] | None = None,
 ) -> Iterator[Tensor]:
-    """Samples `first` to `first + count` as uint8 [<= batch, S, S, 3] on the CPU, in float32 arithmetic."""
+    """Samples `first` to `first + count` as uint8 [<= batch, S, S, 3] on the CPU, in float32 arithmetic.
+
+    A conditional generator is asked for its classes by `shares`.
+    """
     with torch.inference_mode():
         for start in range(first, first + count, batch):
-            z = latents(seed, start, min(batch, first + count - start), net.latent_dim).to(device)
-            pixels = ((net(z) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+            size = min(batch, first + count - start)
+            z = latents(seed, start, size, net.latent_dim).to(device)
+            asked = (requests(shares, seed, start, size).to(device),) if net.classes else ()
+            pixels = ((net(z, *asked) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
             yield pixels.permute(0, 2, 3, 1).contiguous().cpu()
+
+
+def asked_for(state: dict, groups: tuple[str, ...]) -> dict[str, float] | None:
+    """The shares in which a checkpoint's classes are drawn: those it was trained on, or equal ones of `groups`.
+
+    None for an unconditional generator; ValueError for a group that it does not know.
+    """
+    classes = state.get("classes")
+    if not groups:
+        return classes
+    if not classes:
+        raise ValueError("--group goes with a generator trained with --conditional; this one takes no label")
+    if unknown := [group for group in groups if group not in classes]:
+        raise ValueError(f"--group {unknown[0]}: the generator knows {', '.join(classes)}")
+    return {group: float(group in groups) for group in classes}
 
 
 def encode(pixels: Tensor) -> bytes:
@@ -75,6 +113,7 @@ def sample(
     device: str = "auto",
     force: bool = False,
     progress: bool = True,
+    groups: tuple[str, ...] = (),
 ) -> dict:
     """Draws `count` samples of a run's newest checkpoint (or of `path`) into its `samples/` and samples.parquet.
 
@@ -87,6 +126,8 @@ def sample(
     folder = home or run_folder(out, path, state)
     stamp = {"run": folder.name, "checkpoint": path.name, "sha256": checkpoint.digest(path)}
     stamp |= {"seed": seed, "count": count, "weights": weights, "image_size": net.image_size}
+    if shares := asked_for(state, groups):
+        stamp |= {"shares": shares}
     done = read_json(folder / "samples.json")
     same = done and not force and done["fingerprint"] == fingerprint(stamp) and whole(folder, done)
     if not same:
@@ -94,7 +135,7 @@ def sample(
         done = stamp | {"step": state["step"], "fingerprint": fingerprint(stamp), "shards": tars}
         write_json(folder / "samples.json", done)
     if png_dir:
-        write_folder(png_dir, net, seed, count, batch, target)
+        write_folder(png_dir, net, seed, count, batch, target, shares)
     return done | {"folder": str(folder), "unchanged": bool(same)}
 
 
@@ -125,7 +166,8 @@ def write_samples(folder: Path, net: Generator, stamp: dict, batch: int, device:
     fresh, count, rows, tars = folder / ".samples", stamp["count"], [], []
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    images = enumerate(encoded(generate(net, stamp["seed"], 0, count, device, batch)))
+    shares = stamp.get("shares")
+    images = enumerate(encoded(generate(net, stamp["seed"], 0, count, device, batch, shares)))
     try:
         with tqdm(total=count, unit="img", desc="sampling", disable=not progress) as bar:
             for number in range(-(-count // SHARD_IMAGES)):
@@ -149,7 +191,13 @@ def write_samples(folder: Path, net: Generator, stamp: dict, batch: int, device:
         "checkpoint": pl.lit(stamp["checkpoint"]),
         "seed": pl.lit(stamp["seed"], pl.Int64),
     }
-    write_parquet(folder / "samples.parquet", frame.select("key", **about, index="index", shard="shard"))
+    if shares:
+        numbers = pl.Series(requests(shares, stamp["seed"], 0, count).numpy())
+        requested = numbers.replace_strict(dict(enumerate(shares)), return_dtype=pl.String)
+    else:
+        requested = pl.lit(None, pl.String)
+    rows = frame.select("key", **about, index="index", shard="shard", requested=requested)
+    write_parquet(folder / "samples.parquet", rows)
     return tars
 
 
@@ -164,8 +212,16 @@ def encoded(batches: Iterator[Tensor]) -> Iterator[bytes]:
         yield from waiting or ()
 
 
-def write_folder(folder: Path, net: Generator, seed: int, count: int, batch: int, device: torch.device) -> None:
+def write_folder(
+    folder: Path,
+    net: Generator,
+    seed: int,
+    count: int,
+    batch: int,
+    device: torch.device,
+    shares: dict[str, float] | None,
+) -> None:
     """The same samples as a plain folder of PNG files."""
     folder.mkdir(parents=True, exist_ok=True)
-    for index, png in enumerate(encoded(generate(net, seed, 0, count, device, batch))):
+    for index, png in enumerate(encoded(generate(net, seed, 0, count, device, batch, shares))):
         (folder / f"sample_{index:05d}.png").write_bytes(png)

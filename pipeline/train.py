@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import repeat
 from pathlib import Path
 
 import polars as pl
@@ -22,7 +23,7 @@ from models.precision import bf16_pays
 from pipeline import checkpoint
 from pipeline.feed import FEEDS, Shards, choose, to_unit
 from pipeline.machine import command_line, device_name, device_of, now, tune_allocator, versions
-from pipeline.order import FLIPS, LATENTS, WHOLE, Balanced, Natural, Part, generator, groups_of, shares_of
+from pipeline.order import FLIPS, LATENTS, WHOLE, Balanced, Natural, Part, batches_from, generator, groups_of, shares_of
 from shards import ranks
 from shards.files import fingerprint, read_json, read_parquet, replacing, write_json, write_parquet
 
@@ -47,6 +48,7 @@ class Options:
     flip: bool = True  # mirror half of the images
     balance: str | dict[str, float] = "natural"  # uniform | target shares by group
     balance_by: str = "intersection"  # the label column
+    conditional: str | None = None  # the label column that G and D are told
     seed: int = 0
     precision: str = "auto"  # bf16 | fp32
     compile: bool | None = None  # None: where it pays
@@ -78,12 +80,12 @@ class Networks:
     adam_d: torch.optim.Adam
 
     @classmethod
-    def new(cls, options: Options, device: torch.device) -> "Networks":
+    def new(cls, options: Options, device: torch.device, classes: int = 0) -> "Networks":
         """Fresh networks, a function of the seed alone."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
-            g = Generator(options.latent_dim, options.width_g, options.image_size)
-            d = Discriminator(options.width_d, options.image_size)
+            g = Generator(options.latent_dim, options.width_g, options.image_size, classes)
+            d = Discriminator(options.width_d, options.image_size, classes)
         g, d = (net.to(device, memory_format=torch.channels_last) for net in (g, d))
         adams = [
             torch.optim.Adam(net.parameters(), options.lr, (options.beta1, options.beta2), fused=True) for net in (g, d)
@@ -108,46 +110,47 @@ class Networks:
 class Trainer:
     """One training step after another on `device`; a step's randomness is a function of (seed, step)."""
 
-    def __init__(self, options: Options, device: torch.device, part: Part = WHOLE):
+    def __init__(self, options: Options, device: torch.device, part: Part = WHOLE, classes: int = 0):
         self.options, self.device, self.part = options, device, part
-        self.nets = Networks.new(options, device)
+        self.nets = Networks.new(options, device, classes)
         wrap = (lambda f: torch.compile(f, fullgraph=True)) if options.compile else (lambda f: f)
         self.generate, self.d_loss, self.g_loss = wrap(self._generate), wrap(self._d_loss), wrap(self._g_loss)
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bf16")
 
-    def _generate(self, z: Tensor) -> Tensor:
+    def _generate(self, z: Tensor, labels: Tensor | None) -> Tensor:
         with self.autocast():
-            return self.nets.g(z)
+            return self.nets.g(z, labels)
 
-    def _d_loss(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    def _d_loss(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         with self.autocast():
-            real, fake = self.nets.d(real), self.nets.d(fake)
+            real, fake = self.nets.d(real, labels), self.nets.d(fake, labels)
         means = torch.stack([real.float().sigmoid().mean(), fake.float().sigmoid().mean()]).detach()
         return discriminator_loss(real, fake), means
 
-    def _g_loss(self, fake: Tensor) -> Tensor:
+    def _g_loss(self, fake: Tensor, labels: Tensor | None) -> Tensor:
         with self.autocast():
-            return generator_loss(self.nets.d(fake))
+            return generator_loss(self.nets.d(fake, labels))
 
-    def step(self, step: int, images: Tensor) -> Tensor:
+    def step(self, step: int, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """One update of D, then of G, on uint8 [B, S, S, 3]; returns [loss_d, loss_g, d_real, d_fake] on the device.
 
-        B is this rank's share of the batch. G's step takes the fakes that D's step judged, as the original does: G
+        B is this rank's share of the batch. Conditional networks take the labels int64 [B] of the images, and the
+        fakes are asked for the same. G's step takes the fakes that D's step judged, as the original does: G
         runs forward once.
         """
         nets, batch = self.nets, len(images) * self.part.world
         mine = slice(len(images) * self.part.rank, len(images) * (self.part.rank + 1))
         mirrored = self.mirrored(step, batch)[mine] if self.options.flip else None
-        fake = self.generate(self.latents(step, batch)[mine])
-        loss_d, means = self.d_loss(to_unit(images, mirrored), fake.detach())
+        fake = self.generate(self.latents(step, batch)[mine], labels)
+        loss_d, means = self.d_loss(to_unit(images, mirrored), fake.detach(), labels)
         nets.adam_d.zero_grad(set_to_none=True)
         loss_d.backward()
         self.mean_over_ranks([p.grad for p in nets.d.parameters()])
         nets.adam_d.step()
         nets.d.requires_grad_(False)  # D's weights take no gradient from G's loss
-        loss_g = self.g_loss(fake)
+        loss_g = self.g_loss(fake, labels)
         nets.adam_g.zero_grad(set_to_none=True)
         loss_g.backward()
         self.mean_over_ranks([p.grad for p in nets.g.parameters()])
@@ -191,9 +194,13 @@ class Trainer:
 
     @torch.no_grad()
     def grid(self) -> Tensor:
-        """64 images of the average from latents that stay the same all the run: float32 [64, 3, S, S] in [0, 1]."""
-        self.nets.ema.eval()
-        return (self.nets.ema(self.latents(GRID_SEED, 64)).float() + 1) / 2
+        """64 images of the average from latents that stay the same all the run: float32 [64, 3, S, S] in [0, 1].
+
+        Of a conditional one, each row of 8 is of one class.
+        """
+        net = self.nets.ema.eval()
+        labels = torch.arange(64, device=self.device) // 8 % net.classes if net.classes else None
+        return (net(self.latents(GRID_SEED, 64), labels).float() + 1) / 2
 
 
 def preset_for(packed: dict, device: str) -> str:
@@ -211,7 +218,7 @@ def default_steps(preset: str, per_epoch: int) -> int:
 
 def flop(options: Options) -> float:
     """Floating-point operations an image of one training step, as torch counts them."""
-    trainer = Trainer(replace(options, compile=False, precision="fp32"), torch.device("cpu"))
+    trainer = Trainer(replace(options, compile=False, precision="fp32", conditional=None), torch.device("cpu"))
     with FlopCounterMode(display=False) as counter:
         trainer.step(0, torch.zeros(2, options.image_size, options.image_size, 3, dtype=torch.uint8))
     return counter.get_total_flops() / 2
@@ -270,7 +277,10 @@ def train(
             torch.cuda.set_device(target)
         tune_allocator()
         shards, packed = Shards.open(out / "shards"), read_json(out / "shards" / "shards.json")
-        order = order_of(options, shards, part)
+        images = read_parquet(shards.table).filter(status="packed")
+        classes = Classes.of(images, options) if options.conditional else None
+        order = order_of(options, shards, images, classes, part)
+        del images
         per_epoch = order.length // (options.batch_size // part.world)
         if not steps:
             steps = epochs * per_epoch if epochs else default_steps(preset, per_epoch)
@@ -278,18 +288,19 @@ def train(
         if begun.finished:
             return begun.config | {"unchanged": True}
         options = Options(**begun.config["options"])
-        trainer = Trainer(options, target, part)
+        trainer = Trainer(options, target, part, len(classes.shares) if classes else 0)
         done, rows = restore(trainer, begun.saved)
         batches = FEEDS[options.feed](
             shards, order, options.image_size, options.batch_size // part.world, target, part, workers, progress
         )
-        config = begun.config | {"parameters": trainer.nets.sizes()}
+        labels = classes.batches(order, options.batch_size // part.world, done, target) if classes else repeat(None)
+        config = begun.config | {"parameters": trainer.nets.sizes(), "classes": classes and classes.shares}
         ranks.from_first(lambda: ready(begun.folder, config, force))
         shown = progress and part.rank == 0
         loop = Loop(trainer, begun.folder, config, rows, per_epoch, sample_every, save_every_epoch, keep, shown)
         try:
             with Signals() as signals:
-                loop.run(batches(done), done, steps, signals)
+                loop.run(zip(batches(done), labels, strict=False), done, steps, signals)
         except BaseException:
             ended(begun.folder, config, part)
             raise
@@ -353,8 +364,38 @@ def ended(folder: Path, config: dict, part: Part) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def order_of(options: Options, shards: Shards, part: Part) -> Natural | Balanced:
-    """The order in which this rank's part of the images is trained on.
+@dataclass
+class Classes:
+    """The groups of the label that conditional networks are told."""
+
+    shares: dict[str, float]  # of each class, among the images that are trained on; its place is its number
+    numbers: Tensor  # int64 [images], the class of each in tar order; -1 where it has none
+
+    @classmethod
+    def of(cls, images: pl.DataFrame, options: Options) -> "Classes":
+        """The classes of `options.conditional`; ValueError where no image has that label."""
+        groups = groups_of(images, options.conditional)
+        shares = shares_of("uniform", groups, options.conditional)
+        counts = dict(groups.drop_nulls().value_counts().iter_rows())
+        if options.balance != "natural":
+            if options.balance_by != options.conditional:
+                raise ValueError("--balance with --conditional needs the same label: give --balance-by the same column")
+            counts = shares_of(options.balance, groups, options.balance_by)
+        total = sum(counts.values())
+        numbers = groups.replace_strict({group: i for i, group in enumerate(shares)}, default=-1, return_dtype=pl.Int64)
+        shares = {group: counts.get(group, 0) / total for group in shares}
+        return cls(shares, torch.from_numpy(numbers.fill_null(-1).to_numpy().copy()))
+
+    def batches(self, order: Natural | Balanced, batch: int, step: int, device: torch.device) -> Iterator[Tensor]:
+        """The labels of `step`'s images and of every later step's, int64 [batch] on `device`."""
+        numbers = self.numbers.to(device)
+        return (numbers[chosen.to(device)] for chosen in batches_from(order, batch, step))
+
+
+def order_of(
+    options: Options, shards: Shards, images: pl.DataFrame, classes: Classes | None, part: Part
+) -> Natural | Balanced:
+    """The order in which this rank's part of the packed `images` is trained on.
 
     ValueError where that does not fill a batch, where the ranks can't share one, or where the balance can't be had.
     """
@@ -363,11 +404,11 @@ def order_of(options: Options, shards: Shards, part: Part) -> Natural | Balanced
             f"a batch of {options.batch_size} can't be shared by {part.world} processes: give another --batch-size"
         )
     if options.balance == "natural":
-        order = Natural([shard["images"] for shard in shards.shards], options.seed, part)
+        kept = classes.numbers >= 0 if classes else None
+        order = Natural([shard["images"] for shard in shards.shards], options.seed, part, kept)
     else:
-        groups = groups_of(read_parquet(shards.table).filter(status="packed"), options.balance_by)
-        shares = shares_of(options.balance, groups, options.balance_by)
-        order = Balanced(groups, shares, options.seed, part)
+        groups = groups_of(images, options.balance_by)
+        order = Balanced(groups, shares_of(options.balance, groups, options.balance_by), options.seed, part)
     if order.length < options.batch_size // part.world:
         raise ValueError(
             f"{order.length * part.world} images are fewer than a batch of {options.batch_size}: give a smaller "
@@ -439,16 +480,16 @@ class Loop:
         if self.writes:
             self.board = SummaryWriter(folder / "tensorboard", purge_step=rows[-1]["step"] + 1 if rows else None)
 
-    def run(self, batches: Iterator[Tensor], first: int, last: int, signals: "Signals") -> None:
+    def run(self, batches: Iterator[tuple[Tensor, Tensor | None]], first: int, last: int, signals: "Signals") -> None:
         """Steps `first` to `last`, counted from 0; saves at the end, at every signal, and in between."""
         losses, waited, saved_at, began = [], 0.0, time.monotonic(), time.monotonic()
         bar = tqdm(total=last, initial=first, unit="step", desc="training", disable=not self.progress)
         with bar:
             for step in range(first, last):
                 asked = time.monotonic()
-                images = next(batches)
+                images, labels = next(batches)
                 waited += time.monotonic() - asked
-                losses.append(self.trainer.step(step, images))
+                losses.append(self.trainer.step(step, images, labels))
                 done = step + 1
                 stopping = self.agreed(signals.seen, done)
                 saving = done == last or stopping or self.due(done, saved_at)
@@ -535,6 +576,7 @@ class Loop:
             "options": self.config["options"],
             "data": self.config["data"],
             "run": self.config["run"],
+            "classes": self.config["classes"],
         }
         checkpoint.save(self.folder / "checkpoints", step, state | {"nets": self.trainer.nets.state()}, self.keep)
 

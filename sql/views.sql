@@ -5,7 +5,7 @@ create table images_columns (key varchar, shard varchar, path varchar, family va
     width integer, height integer, orientation tinyint, bytes bigint, sha256 varchar, gender varchar, age varchar, skin_tone tinyint,
     skin_group varchar, race varchar, target varchar, status varchar, reason varchar);
 create table unmatched_columns (what varchar, reason varchar, path varchar, family varchar, subset varchar);
-create table samples_columns (key varchar, run varchar, checkpoint varchar, seed bigint, index bigint, shard varchar);
+create table samples_columns (key varchar, run varchar, checkpoint varchar, seed bigint, index bigint, shard varchar, requested varchar);
 create table labels_columns (key varchar, source varchar, run varchar, labeller varchar, size integer, gender varchar,
     age varchar, skin_tone tinyint, p_female float, p_male float, p_child float, p_young float, p_adult float,
     p_middle float, p_senior float, p_tone_1 float, p_tone_2 float, p_tone_3 float, p_tone_4 float, p_tone_5 float,
@@ -64,6 +64,8 @@ create view runs as
     select parse_path(filename, 'forward_slash')[-2] as run, status, started, finished, device, steps,
         (options ->> 'image_size')::integer as image_size, (options ->> 'batch_size')::integer as batch_size,
         (options ->> 'seed')::bigint as seed, (options ->> 'ema')::double as ema,
+        options ->> 'balance' as balance, if(options ->> 'balance' = 'natural', null, options ->> 'balance_by') as balance_by,
+        options ->> 'conditional' as conditional,
         (data ->> 'drawn')::boolean as drawn, data ->> 'manifest' as manifest, (data ->> 'images')::bigint as images
     from {runs};
 

@@ -16,7 +16,8 @@ import torch
 from pipeline import checkpoint
 from pipeline.feed import Shards
 from pipeline.order import WHOLE, Part
-from pipeline.train import Options, Trainer, default_steps, flop, order_of, preset_for, resolve, train
+from pipeline.sample import sample
+from pipeline.train import Classes, Options, Trainer, default_steps, flop, order_of, preset_for, resolve, train
 from shards.files import read_json
 
 TINY = Options(
@@ -148,7 +149,7 @@ def test_two_processes_train_one_network_and_continue_after_a_kill_to_the_same_b
 
 def test_a_batch_that_the_processes_cannot_share_is_said(out):
     with pytest.raises(ValueError, match="can't be shared by 3 processes"):
-        order_of(TINY, Shards.open(out / "shards"), Part(0, 3))
+        order_of(TINY, Shards.open(out / "shards"), pl.DataFrame(), None, Part(0, 3))
 
 
 def test_balanced_training_draws_the_groups_alike_for_both_feeds(out):
@@ -158,13 +159,57 @@ def test_balanced_training_draws_the_groups_alike_for_both_feeds(out):
     assert same(weights(out, "resident", 12), weights(out, "streaming", 12))
     shards = Shards.open(out / "shards")
     images = pl.read_parquet(out / "shards" / "images.parquet")
-    drawn = images[order_of(options, shards, WHOLE).epoch(0).numpy()]["gender"].value_counts()
+    drawn = images[order_of(options, shards, images, None, WHOLE).epoch(0).numpy()]["gender"].value_counts()
     assert dict(drawn.iter_rows()) == {"female": 60, "male": 180}
     run(out, 14, options, run="resident")  # the same shares, read back from JSON
     with pytest.raises(ValueError, match="another balance"):
         run(out, 14, TINY, run="resident")
     with pytest.raises(ValueError, match="no image is of nobody"):
         run(out, 3, replace(options, balance={"nobody": 1.0}))
+
+
+def test_a_conditional_run_is_told_the_labels_and_sampled_by_them(out):
+    options = replace(TINY, conditional="gender")
+    config = run(out, 30, options, run="told")
+    images = pl.read_parquet(out / "shards" / "images.parquet")
+    counts = dict(images["gender"].value_counts().iter_rows())
+    assert config["classes"] == {name: counts[name] / 240 for name in ("female", "male")}
+    run(out, 9, options, run="parts")
+    run(out, 30, options, run="parts")
+    assert same(weights(out, "told", 30), weights(out, "parts", 30))
+    done = sample(out, "told", count=200, device="cpu", progress=False)
+    samples = pl.read_parquet(Path(done["folder"]) / "samples.parquet")
+    assert abs((samples["requested"] == "female").mean() - counts["female"] / 240) < 0.12
+    sample(out, "told", count=20, device="cpu", progress=False, groups=("male",))
+    assert set(pl.read_parquet(Path(done["folder"]) / "samples.parquet")["requested"]) == {"male"}
+    with pytest.raises(ValueError, match="the generator knows female, male"):
+        sample(out, "told", count=2, device="cpu", progress=False, groups=("child",))
+    with pytest.raises(ValueError, match="the same label"):
+        run(out, 3, replace(options, balance="uniform", balance_by="age"))
+    with pytest.raises(ValueError, match="no image has that label"):
+        run(out, 3, replace(options, conditional="race"))
+
+
+def test_labels_change_what_conditional_networks_do():
+    trainer = Trainer(replace(TINY, conditional="gender", lr=1e-3, ema=0.9), CPU, classes=2)
+    labels = torch.arange(16) % 2
+    images = torch.randint(0, 60, (16, 32, 32, 3), dtype=torch.uint8) + 190 * labels[:, None, None, None].byte()
+    for step in range(150):
+        trainer.step(step, images, labels)
+    with torch.no_grad():
+        drawn = trainer.nets.ema.eval()(trainer.latents(0, 64), asked := torch.arange(64) % 2)
+    assert drawn[asked == 1].mean() > drawn[asked == 0].mean() + 0.2
+
+
+def test_images_without_the_label_are_left_out(out):
+    images = pl.read_parquet(out / "shards" / "images.parquet")
+    gender = pl.when(pl.col("key") < "00000100").then("gender")
+    images = images.with_columns(gender)
+    options, shards = replace(TINY, conditional="gender"), Shards.open(out / "shards")
+    classes = Classes.of(images, options)
+    order = order_of(options, shards, images, classes, WHOLE)
+    assert sorted(order.epoch(3).tolist()) == list(range(100))
+    assert set(classes.numbers.tolist()) == {-1, 0, 1}
 
 
 def test_sigterm_saves_and_exits_with_its_own_code(out):
@@ -184,7 +229,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(out, monk
         run(out, 80, replace(TINY, lr=1e30), run="never")
     assert not (out / "runs" / "never").exists()  # no run that later commands would take for the newest
     real = Trainer.step
-    monkeypatch.setattr(Trainer, "step", lambda self, step, images: real(self, step, images) / (step != 33))
+    monkeypatch.setattr(Trainer, "step", lambda self, step, *given: real(self, step, *given) / (step != 33))
     with pytest.raises(FloatingPointError):
         run(out, 80, run="late", save_every_epoch=1)
     assert checkpoint.step_of(checkpoint.saved(out / "runs" / "late" / "checkpoints")[-1]) == 30
