@@ -1,6 +1,5 @@
 """Checkpoints: written atomically, read as plain tensors, the last few kept."""
 
-import hashlib
 import re
 from pathlib import Path
 
@@ -50,9 +49,3 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict:
     if not isinstance(state, dict) or state.get("fairface") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint that this version of fairface wrote{hint}")
     return state
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

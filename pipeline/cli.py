@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -41,19 +42,37 @@ class Group(click.Group):
     """Turns what a person can mend into one line and an exit code; anything else is our fault and shows itself."""
 
     def invoke(self, context: click.Context) -> object:
+        before = signal.signal(signal.SIGTERM, terminated)  # as SLURM sends at a time limit
         try:
             return super().invoke(context)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except KeyboardInterrupt:
+            click.echo("Stopped: what was finished is kept, and the same command goes on.", err=True)
+            context.exit(130)
         except Exception as error:
             if os.environ.get("FAIRFACE_DEBUG") or not (message := message_of(error)):
                 raise
             click.echo(f"Error: {message}", err=True)
             context.exit(getattr(error, "code", 1))
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+class Terminated(Exception):
+    """SIGTERM; exits as a stopped training run does, with EX_TEMPFAIL of sysexits.h."""
+
+    code = 75
+
+
+def terminated(*_) -> None:
+    raise Terminated
 
 
 def message_of(error: Exception) -> str | None:
     """What a user can do something about, in a line; None for an error that is ours."""
+    if isinstance(error, Terminated):
+        return "stopped: what was finished is kept, and the same command goes on"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full: free some space or choose another --out; what was finished is kept"
     if isinstance(error, OSError) and error.filename:
@@ -83,6 +102,8 @@ def pairs(_context: click.Context, _parameter: click.Parameter, values: tuple[st
     split = tuple(tuple(part.strip() for part in value.split("=")) for value in values)
     if bad := [value for value, pair in zip(values, split, strict=True) if len(pair) != 2 or not all(pair)]:
         raise click.BadParameter(f"{bad[0]!r} is not NAME=NAME")
+    if bad := [name for pair in split for name in pair if "/" in name or not name.strip("_-")]:
+        raise click.BadParameter(f"{bad[0]!r} is not the name of one folder")
     return split
 
 
@@ -109,7 +130,7 @@ class Bytes(click.ParamType):
             self.fail(f"{value!r} is no size, such as 256MB or 1GiB", parameter, context)
         number, unit, binary = found.groups()
         size = int(float(number) * (1024 if binary else 1000) ** (" kmgt".index(unit) if unit else 0))
-        if size < 1024:
+        if size < 1000:
             self.fail(f"{value!r} is less than a kilobyte", parameter, context)
         return size
 
@@ -278,8 +299,10 @@ def tell_packed(folder: Path, packed: dict) -> None:
         warn(f"{packed['rows_repeated']:,} rows name an image that an earlier row names; the first counts")
     if packed["rows_disagreeing"]:
         warn(f"{packed['rows_disagreeing']:,} rows state an Intersection that is not gender x skin tone")
+    if packed["rows_uncoded"]:
+        warn(f"{packed['rows_uncoded']:,} rows hold a label that is none of AI-Face's codes: it counts as missing")
     for name in packed["unreadable"][:5]:
-        warn(f"{name} could not be read")
+        warn(f"{name} could not be read, or is no annotation table")
     if len(packed["unreadable"]) > 5:
         warn(f"{len(packed['unreadable']) - 5:,} more could not be read; shards.json names them")
     return None

@@ -16,8 +16,8 @@ from pipeline.machine import free_memory
 from pipeline.order import WHOLE, Balanced, Natural, Part, batches_from
 from shards import cpus, in_turn, tar
 from shards.check import EXTENSIONS
-from shards.files import read_json, read_parquet
-from shards.verify import damage
+from shards.files import read_parquet
+from shards.verify import damage, finished
 
 RESIDENT_SHARE = 0.5  # of the free memory that decoded images may take
 
@@ -33,9 +33,7 @@ class Shards:
     @classmethod
     def open(cls, folder: Path) -> "Shards":
         """The finished pack in `folder`. Raises ValueError where there is none."""
-        packed = read_json(folder / "shards.json")
-        if not packed:
-            raise ValueError(f"no finished shards in {folder}: run `fairface shards` first")
+        packed = finished(folder)
         return cls(folder, packed["shards"], folder / "images.parquet", "fairface shards --force").checked()
 
     @classmethod
@@ -66,15 +64,16 @@ class Shards:
             start += shard["images"]
         return Shards(self.folder, kept, self.table, self.command), first
 
-    def verify(self, workers: int | None = None, progress: bool = False) -> None:
-        """Looks at every byte, once: what rots after packing makes DALI's decoder on a CPU crash the process.
+    def verify(self, workers: int | None = None, decode: bool = False) -> None:
+        """Looks at every byte, once, and decodes it if asked to.
 
-        A thirtieth of the time that decoding takes. Raises ValueError that names the first fault.
+        What rots after packing makes DALI's decoder on a CPU crash the process. Raises ValueError that names the first
+        fault.
         """
         if self.sound or not self.table:
             return
         packed = read_parquet(self.table, ["shard", "key", "bytes", "sha256"]).filter(pl.col("shard").is_in(self.names))
-        if faults := damage(self.folder, packed, workers=workers, progress=progress):
+        if faults := damage(self.folder, packed, decode, workers):
             raise ValueError(f"{self.folder}/{faults[0]}{self.remedy()}")
         self.sound = True
 
@@ -162,7 +161,7 @@ def decoded(
                 torch.cuda.current_stream(device).synchronize()
     except RuntimeError as error:
         shards.sound = False
-        shards.verify(workers)  # which knows its name, if it broke meanwhile
+        shards.verify(workers, decode=True)  # which knows its name, if it broke meanwhile
         line = next((text for text in str(error).splitlines() if "rror" in text), str(error))[:300]
         raise ValueError(f"a shard in {shards.folder} can't be decoded ({line}){shards.remedy()}") from error
 

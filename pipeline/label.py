@@ -169,10 +169,11 @@ def label_folder(
     """
     target = device_of(device)
     with tempfile.TemporaryDirectory(prefix="fairface-") as scratch:
-        packed = pack.pack(folder, Path(scratch), tables=[], progress=progress)
-        images = read_parquet(Path(scratch) / "images.parquet").filter(status="packed")
+        shards = Path(scratch) / "shards"
+        packed = pack.pack(folder, shards, tables=[], progress=progress)
+        images = read_parquet(shards / "images.parquet").filter(status="packed")
         who = choose(packed["drawn"], model, pretrained, prompts, target, progress)
-        labels, _ = read_labels(Shards.open(Path(scratch)), images["key"], who, who.size, target, batch, progress)
+        labels, _ = read_labels(Shards.open(shards), images["key"], who, who.size, target, batch, progress)
     paths = pl.Series("Image Path", [str(folder / path) for path in images["path"]])
     table = labels.drop("key").insert_column(0, paths).with_columns(labeller=pl.lit(who.name)).sort("Image Path")
     with replacing(csv) as file:

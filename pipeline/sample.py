@@ -18,7 +18,7 @@ from pipeline import checkpoint, runs
 from pipeline.machine import device_of, now
 from pipeline.order import REQUESTS, SAMPLES, generator
 from shards import cpus
-from shards.files import fingerprint, read_json, write_json, write_parquet
+from shards.files import digest, fingerprint, read_json, write_json, write_parquet
 from shards.tar import TarWriter
 
 BLOCK = 64  # samples that share a generator
@@ -124,7 +124,7 @@ def sample(
     path = path or runs.newest_checkpoint(home)
     net, state = load_generator(path, target := device_of(device), weights)
     folder = home or run_folder(out, path, state)
-    stamp = {"run": folder.name, "checkpoint": path.name, "sha256": checkpoint.digest(path)}
+    stamp = {"run": folder.name, "checkpoint": path.name, "sha256": digest(path)}
     stamp |= {"seed": seed, "count": count, "weights": weights, "image_size": net.image_size}
     if shares := asked_for(state, groups):
         stamp |= {"shares": shares}

@@ -1,5 +1,6 @@
 """Every AI-Face table layout becomes one tidy frame."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ AGE_CODES = {
     "released": dict(enumerate(AGES)),
     "first": {0: "young", 1: "middle", 2: "senior"},  # 3, "others", is no age of ours
 }
+SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 RACES = {0: "Asian", 1: "White", 2: "Black", 3: "others"}
 TARGETS = ("real", "fake")
 LABELS = ("gender", "age", "skin_tone", "skin_group", "race", "target", "split")
@@ -51,6 +53,7 @@ class Tables:
     rows: int = 0
     repeated: int = 0  # rows whose path had been seen
     disagreeing: int = 0  # rows whose Intersection is not gender x skin group
+    uncoded: int = 0  # rows with a label that is none of the codes
 
 
 def skin_group(tone: str = "skin_tone") -> pl.Expr:
@@ -90,9 +93,27 @@ def not_csv(path: Path, error: Exception) -> ValueError:
     return ValueError(f"{path} can't be read as CSV: {str(error).splitlines()[0]}")
 
 
-def find_tables(root: Path) -> list[Path]:
-    """CSV files in `root` and in its folders' first level, sorted."""
-    return sorted([*root.glob("*.csv"), *root.glob("*/*.csv")])
+def find_tables(root: Path) -> tuple[list[Path], list[str]]:
+    """Annotation tables in `root` and in its folders' first level, sorted, and other CSV files there.
+
+    Where no CSV file looks like a table, all count as tables: reading them will say what is wrong.
+    """
+    found = sorted(path for path in [*root.glob("*.csv"), *root.glob("*/*.csv")] if not path.name.startswith("."))
+    named = [path for path in found if is_text(str(path))]
+    tables = [path for path in named if is_table(path)] or named
+    return tables, [str(path).encode(errors="backslashreplace").decode() for path in found if path not in tables]
+
+
+def is_text(path: str) -> bool:
+    """Whether a path is valid Unicode: no other fits into a table or a tar of ours."""
+    return path.encode(errors="replace").decode() == path
+
+
+def is_table(path: Path) -> bool:
+    try:
+        return "path" in columns_of(path)
+    except ValueError:  # no CSV at all
+        return False
 
 
 def read_tables(paths: Iterable[Path], age_codes: str = "auto") -> Tables:
@@ -103,10 +124,11 @@ def read_tables(paths: Iterable[Path], age_codes: str = "auto") -> Tables:
     """
     tables, frames = Tables(empty()), []
     for path in paths:
-        frame, disagreeing = read_table(path, age_codes)
-        frames.append(frame)
+        frame = read_table(path, age_codes)
+        frames.append(frame.drop("contradicts", "uncoded"))
         tables.files.append(str(path))
-        tables.disagreeing += disagreeing
+        tables.disagreeing += frame["contradicts"].sum()
+        tables.uncoded += frame["uncoded"].sum()
     if frames:
         every = pl.concat(frames)
         tables.rows, tables.repeated = len(every), len(every) - every["path"].n_unique()
@@ -114,8 +136,8 @@ def read_tables(paths: Iterable[Path], age_codes: str = "auto") -> Tables:
     return tables
 
 
-def read_table(path: Path, age_codes: str) -> tuple[pl.DataFrame, int]:
-    """One table's tidy frame and the number of its rows that contradict their own `Intersection`."""
+def read_table(path: Path, age_codes: str) -> pl.DataFrame:
+    """One table's tidy frame, and for each row whether it contradicts its own `Intersection` or holds unknown codes."""
     columns = columns_of(path)
     if "path" not in columns or not columns.keys() & {"gender", "age", "skin_tone", "race", "target"}:
         header = ", ".join(scan(path).collect_schema().names()[:12])
@@ -127,31 +149,54 @@ def read_table(path: Path, age_codes: str) -> tuple[pl.DataFrame, int]:
         name: code(columns[name]) if name in columns else pl.lit(None, pl.Int64)
         for name in ("gender", "age", "race", "skin_tone", "intersection", "target")
     }
+    told = [name for name in ("gender", "age", "skin_tone", "race", "target") if name in columns]
     split = pl.col(columns["split"]) if "split" in columns else pl.lit(split_of(path))
     picked = scan(path).select(
-        pl.col(columns["path"]).str.strip_chars().alias("path"),
+        local_path(columns["path"]).alias("path"),
         split.cast(pl.String).alias("split"),
         *[expression.alias(name) for name, expression in codes.items()],
+        *[(pl.col(columns[name]).str.strip_chars() != "").alias(f"{name} said") for name in told],
     )
     words = {"gender": dict(enumerate(GENDERS)), "race": RACES, "target": dict(enumerate(TARGETS))}
     try:
-        words["age"] = AGE_CODES[age_layout(path, columns, age_codes)]
-        tidy = (
+        layout = age_layout(path, columns, age_codes)
+        words["age"] = AGE_CODES[layout]
+        return (
             picked.drop_nulls("path")
+            .with_columns(pl.col("age").alias("age code"))
             .with_columns(
-                *[
-                    pl.col(name).replace_strict(table, default=None, return_dtype=TYPES[name])
-                    for name, table in words.items()
-                ],
+                *[pl.col(n).replace_strict(w, default=None, return_dtype=TYPES[n]) for n, w in words.items()],
                 skin_tone=pl.when(pl.col("skin_tone").is_between(1, 10)).then("skin_tone").cast(pl.Int8),
             )
             .with_columns(skin_group=skin_group().cast(TYPES["skin_group"]))
-            .select("path", *LABELS, contradicts=contradiction() if "skin_tone" in columns else False)
+            .select(
+                "path",
+                *LABELS,
+                contradicts=contradiction() if "skin_tone" in columns else False,
+                uncoded=uncoded(told, layout),
+            )
             .collect(engine="streaming")
         )
     except pl.exceptions.PolarsError as error:
         raise not_csv(path, error) from error
-    return tidy.drop("contradicts"), tidy["contradicts"].sum()
+
+
+def uncoded(told: list[str], layout: str) -> pl.Expr:
+    """Whether one of the labels that a row tells is no code; the first release's age 3, "others", is one."""
+    lost = {name: pl.col(f"{name} said") & pl.col(name).is_null() for name in told}
+    if "age" in lost and layout == "first":
+        lost["age"] &= pl.col("age code").ne_missing(3)
+    return pl.any_horizontal(list(lost.values())).fill_null(False)
+
+
+def local_path(column: str) -> pl.Expr:
+    """A path without blanks around it; one of Windows' with our slashes."""
+    path = pl.col(column).str.strip_chars()
+    return (
+        pl.when(path.str.contains("/", literal=True))
+        .then(path)
+        .otherwise(path.str.replace_all("\\", "/", literal=True))
+    )
 
 
 def code(column: str) -> pl.Expr:
@@ -162,7 +207,8 @@ def code(column: str) -> pl.Expr:
 
 def split_of(path: Path) -> str | None:
     """`train`, `val` or `test` where a table's file name says so."""
-    return next((split for split in ("train", "val", "test") if split in path.stem.lower()), None)
+    words = re.split("[^a-z]+", path.stem.lower())
+    return next((SPLITS[word] for word in words if word in SPLITS), None)
 
 
 def age_layout(path: Path, columns: dict[str, str], wanted: str) -> str:

@@ -1,5 +1,6 @@
 """Decides whether DALI will be able to decode an image, and says why not: one bad image ends a DALI pipeline."""
 
+import zlib
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any, NamedTuple
@@ -10,6 +11,11 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif"}
 OPENED = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # MPO opens as JPEG; GIF, to name it when refusing it
 STARTS = {b"\x89PNG\r\n\x1a\n": "png", b"BM": "bmp", b"II*\0": "tif", b"MM\0*": "tif"}
+FOREIGN = (
+    b"GIF8",
+    b"\0\0\0\x0cjP  ",
+    b"\xff\x4f\xff\x51",
+)  # images all the same: GIF, JPEG 2000; AVIF and HEIC have "ftyp"
 TIFF_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I;16B"}
 TIFF_CODECS = {"raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "jpeg", "zstd"}
 MAX_BYTES = 1 << 28
@@ -33,6 +39,8 @@ def inspect(data: bytes, max_pixels: int = MAX_PIXELS) -> Verdict:
 
     JPEGs are decoded at an eighth of their size, which still reads every coded bit. Reasons: `empty`,
     `not_an_image`, `unsupported` (a kind that DALI does not take), `too_large`, `too_narrow`, `truncated`, `corrupt`.
+    What Pillow forgives and DALI does not counts as corrupt: bytes between a JPEG's segments, a PNG's checksums and
+    end.
     """
     return examine(data, max_pixels, decode)[0]
 
@@ -61,7 +69,7 @@ def glance(data: bytes) -> Verdict:
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         extension, said = "webp", b"EXIF" in data
     else:
-        return Verdict("unsupported" if data.startswith(b"GIF8") else "not_an_image")
+        return Verdict("unsupported" if data.startswith(FOREIGN) or data[4:8] == b"ftyp" else "not_an_image")
     if not said:
         return Verdict(None, extension, orientation=1)
     try:
@@ -81,13 +89,48 @@ def examine(data: bytes, max_pixels: int, use: Callable[[Image.Image], Any]) -> 
             size = image.size
             if reason := refusal(image, max_pixels):
                 return Verdict(reason, "", *size), None
+            if reason := fault_of_structure(data, image.format):
+                return Verdict(reason, "", *size), None
             orientation = orientation_of(image)
             return Verdict(None, EXTENSIONS[image.format], *size, orientation), use(image)
     except UnidentifiedImageError:
-        return Verdict("not_an_image"), None
+        return Verdict("unsupported" if data.startswith(FOREIGN) or data[4:8] == b"ftyp" else "not_an_image"), None
     except Exception as error:  # Pillow's decoders raise a dozen types for bytes that somebody broke
         short = "truncated" in str(error) or "end of file" in str(error).lower()
         return Verdict("truncated" if short else "corrupt", "", *size), None
+
+
+def fault_of_structure(data: bytes, kind: str) -> str | None:
+    """Why DALI would refuse the container of an image that Pillow opens; None for a sound one."""
+    if kind in ("JPEG", "MPO"):
+        return None if leads_to_scan(data) else "corrupt"
+    if kind != "PNG":
+        return None
+    at = 8
+    while at + 12 <= len(data):  # every chunk: length, name, content, checksum
+        end = at + 8 + int.from_bytes(data[at : at + 4])
+        if zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4]) and end + 4 <= len(data):
+            return "corrupt"
+        if data[at + 4 : at + 8] == b"IEND" and end + 4 <= len(data):
+            return None
+        at = end + 4
+    return "truncated"
+
+
+def leads_to_scan(data: bytes) -> bool:
+    """Whether a JPEG's segments follow each other from its start to its first scan, with nothing in between."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xDA:
+            return True
+        if marker == 0xFF:  # fill bytes are allowed
+            at += 1
+        elif 0xC0 <= marker <= 0xFE and not 0xD0 <= marker <= 0xD9:
+            at += 2 + (data[at + 2] << 8 | data[at + 3])
+        else:
+            return False
+    return False
 
 
 def refusal(image: Image.Image, max_pixels: int) -> str | None:
@@ -95,8 +138,10 @@ def refusal(image: Image.Image, max_pixels: int) -> str | None:
     width, height = image.size
     if image.format not in EXTENSIONS or (image.format != "MPO" and getattr(image, "n_frames", 1) > 1):
         return "unsupported"
-    if image.format == "TIFF" and (image.mode not in TIFF_MODES or image.info.get("compression") not in TIFF_CODECS):
-        return "unsupported"
+    if image.format == "TIFF":
+        known = image.mode in TIFF_MODES and image.info.get("compression") in TIFF_CODECS
+        if not known or ExifTags.Base.BitsPerSample not in image.tag_v2:
+            return "unsupported"
     if width * height > max_pixels:
         return "too_large"
     return "too_narrow" if max(width, height) > MAX_ASPECT * min(width, height) else None
@@ -121,13 +166,13 @@ def decode(image: Image.Image) -> None:
 def encode_small(image: Image.Image, size: int, quality: int) -> tuple[bytes, tuple[int, int]]:
     """JPEG bytes of the upright image, shorter side `size` unless it is smaller, and its (width, height)."""
     image.draft("RGB", (2 * size, 2 * size))  # a JPEG is decoded at twice the size or more, and filtered from there
+    if orientation_of(image) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
-        import numpy as np  # a fifth of a worker's start, and 16 bits are rare
+        import numpy as np  # 16 bits are rare, and every worker process would load it
 
         image.load()
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif orientation_of(image) != 1:
-        image = ImageOps.exif_transpose(image)
     image = image.convert("RGB")
     scale = size / min(image.size)
     if scale < 1:

@@ -41,6 +41,8 @@ def of_predicate(frame: pl.DataFrame, predicate: str) -> pl.Series:
 
     ValueError for one that DuckDB does not take, that names no column, or that selects nothing.
     """
+    if not predicate.strip():
+        raise ValueError("--where is empty: leave it out, or give a predicate")
     known = ", ".join((*COLUMNS, "intersection"))
     closed = {"enable_external_access": False, "python_enable_replacements": False}
     connection = duckdb.connect(":memory:", config=closed)
@@ -52,7 +54,7 @@ def of_predicate(frame: pl.DataFrame, predicate: str) -> pl.Series:
         parsed = [statement["node"] for statement in tree.get("statements", [])]
         if len(parsed) != 1 or parsed[0]["type"] != "SELECT_NODE":
             raise ValueError(f"--where {predicate!r} is not one predicate: {tree.get('error_message', 'it is more')}")
-        if "COLUMN_REF" not in json.dumps(parsed[0]["where_clause"]):
+        if not names_column(parsed[0]["where_clause"]):
             raise ValueError(f"--where {predicate!r} names no column; the columns are {known}")
         chosen = connection.sql(text + ' order by "row number"').pl().to_series()
     except duckdb.Error as error:
@@ -62,6 +64,13 @@ def of_predicate(frame: pl.DataFrame, predicate: str) -> pl.Series:
     if chosen.is_empty():
         raise ValueError(f"--where {predicate!r} selects none of the {len(frame):,} images")
     return chosen
+
+
+def names_column(tree: object) -> bool:
+    """Whether a parsed expression refers to a column anywhere."""
+    if isinstance(tree, dict):
+        return tree.get("class") == "COLUMN_REF" or any(map(names_column, tree.values()))
+    return isinstance(tree, list) and any(map(names_column, tree))
 
 
 def sample(count: int, limit: int | None, seed: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-if TYPE_CHECKING:  # half of the time in which a worker process starts
+if TYPE_CHECKING:  # a worker process would start later for it
     import polars as pl
 
 
@@ -87,6 +87,12 @@ def alone(folder: Path, what: str) -> Iterator[None]:
         yield
     finally:
         os.close(place)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint(value: Any) -> str:

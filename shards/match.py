@@ -19,6 +19,7 @@ ALIASES = {
     "tamingtransformervqgan": "vqgan",
     "tamingtransformer": "vqgan",
 }
+SAID = [name for name in LABELS if name != "split"]  # a row may be in the tables of two splits
 UNMATCHED = dict.fromkeys(("what", "reason", "path", "family", "subset"), pl.String)
 
 
@@ -63,7 +64,7 @@ class Side:
     def of(cls, paths: pl.Series, root: Path, top: str, aliases: dict[str, str]) -> "Side":
         """Paths below `root`; `top` is put before those that are relative, for their full path."""
         parts = pl.DataFrame({"path": paths}).select(
-            folder=pl.col("path").str.extract(r"^(.*/)").fill_null(""), name=pl.col("path").str.extract(r"([^/]*)$")
+            folder=pl.col("path").str.extract(r"(?s)^(.*/)").fill_null(""), name=pl.col("path").str.extract(r"([^/]*)$")
         )
         folders = parts.select(pl.col("folder").unique(maintain_order=True))
         full = folders.select(
@@ -105,12 +106,13 @@ def join(files: pl.DataFrame, rows: pl.DataFrame, root: Path, aliases: dict[str,
 
     A row that names a file exactly (absolute, or relative to `root`) takes it; otherwise the suffix must hold at
     least one folder, and the subset's where either path names a family, for names repeat across methods. A suffix
-    that fits several files or several rows is `ambiguous` and joins none of them; what nothing fits is `missing`
-    its counterpart.
+    that fits several files or several rows is `ambiguous` and joins none of them, but rows that say the same are one,
+    and the others `repeated`; what nothing fits is `missing` its counterpart.
     """
     top = str(root.resolve()).rstrip("/") + "/"
     ours, theirs = Side.of(files["path"], root, top, aliases), Side.of(rows["path"], Path("/"), top, aliases)
-    pairs, vague_files, vague_rows = [], [], []
+    pairs, vague_files, vague_rows, repeated = [], [], [], []
+    said = rows.select(pl.struct(SAID).hash()).to_series()
     deepest = min(DEEPEST, theirs.folded.str.count_matches("/").max() or 0)
     for count in range(deepest + 1, 0, -1):
         keys = (ours.exact, theirs.exact) if count > deepest else (ours.suffixes(count), theirs.suffixes(count))
@@ -120,13 +122,20 @@ def join(files: pl.DataFrame, rows: pl.DataFrame, root: Path, aliases: dict[str,
         # counted before they are joined: a suffix that fits a thousand of each would make a million pairs
         counted = pl.len().over("key", "name").alias("n")
         hit_files = left.join(right, on=["key", "name"], how="semi").with_columns(counted)
-        hit_rows = right.join(left, on=["key", "name"], how="semi").with_columns(counted)
+        hit_rows = right.join(left, on=["key", "name"], how="semi", maintain_order="left")
+        theirs.drop(hit_rows["number"])
+        fresh = (
+            hit_rows.with_columns(said=said.gather(hit_rows["number"]))
+            .select(pl.struct("key", "name", "said").is_first_distinct())
+            .to_series()
+        )
+        repeated.append(hit_rows.filter(~fresh)["number"])
+        hit_rows = hit_rows.filter(fresh).with_columns(counted)
         sole = hit_files.filter(pl.col("n") == 1).join(hit_rows.filter(pl.col("n") == 1), on=["key", "name"])
         pairs.append(sole.select(file="number", row="number_right"))
         vague_files.append(hit_files.join(pairs[-1], left_on="number", right_on="file", how="anti")["number"])
         vague_rows.append(hit_rows.join(pairs[-1], left_on="number", right_on="row", how="anti")["number"])
         ours.drop(hit_files["number"])
-        theirs.drop(hit_rows["number"])
     matched = pl.concat(pairs)
     numbers = files.select(file=pl.int_range(pl.len(), dtype=pl.UInt32))
     row = numbers.join(matched, on="file", how="left", maintain_order="left")["row"]
@@ -134,12 +143,10 @@ def join(files: pl.DataFrame, rows: pl.DataFrame, root: Path, aliases: dict[str,
     missed = [
         unmatched("row", "missing", rows[theirs.waiting["number"]]),
         unmatched("row", "ambiguous", rows[pl.concat(vague_rows)]),
+        unmatched("row", "repeated", rows[pl.concat(repeated)]),
+        unmatched("image", "missing", files[ours.waiting["number"]]),
+        unmatched("image", "ambiguous", files[pl.concat(vague_files)]),
     ]
-    if len(rows):
-        missed += [
-            unmatched("image", "missing", files[ours.waiting["number"]]),
-            unmatched("image", "ambiguous", files[pl.concat(vague_files)]),
-        ]
     joined = files.drop("reach").hstack(labels).with_columns(matched=row.is_not_null())
     return Matched(joined, pl.concat(missed))
 

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,9 +15,9 @@ import polars as pl
 from tqdm import tqdm
 
 from shards import annotations, choice, cpus, in_turn, match, ranks, tree
-from shards.files import alone, fingerprint, read_json, write_json, write_parquet
+from shards.files import alone, digest, fingerprint, read_json, read_parquet, replacing, write_json, write_parquet
 from shards.tar import BLOCK
-from shards.verify import manifest
+from shards.verify import manifest, tar_size
 from shards.worker import Recipe, processes, start, write_shard
 
 SCHEMA = {
@@ -103,17 +103,23 @@ class Job:
         return self.folder / ".unfinished" / f"{shard}.csv"
 
 
-def survey(root: Path, options: Options, tables: list[Path] | None = None) -> Survey:
+def survey(root: Path, options: Options, tables: list[Path] | None = None, out: Path | None = None) -> Survey:
     """Finds images and annotations below `root`; `tables` names the latter, None looks for them.
 
-    Raises ValueError for a missing folder and a folder without images.
+    What lies in the folder `out` is not looked at. Raises ValueError for a missing folder, and one without images.
     """
+    if not annotations.is_text(str(root)):
+        raise ValueError(f"the name of the folder {str(root)!r} is no valid Unicode: rename it, or link to it")
     if not root.is_dir():
         raise ValueError(f"there is no folder {root}: give the images' root with --data")
-    found = tree.find_images(root)
+    if out and root.resolve() == out.resolve():
+        raise ValueError(f"{root} is both --data and --out: let what is written go elsewhere with --out")
+    found = tree.find_images(root, out)
     if found.files.is_empty():
-        raise ValueError(f"no images below {root} (looked for {', '.join(tree.SUFFIXES)})")
-    table_paths = annotations.find_tables(root) if tables is None else tables
+        closed = f"; {', '.join(found.unreadable[:3])} can't be read" if found.unreadable else ""
+        raise ValueError(f"no images below {root} (looked for {', '.join(tree.SUFFIXES)}){closed}")
+    table_paths, others = annotations.find_tables(root) if tables is None else (tables, [])
+    found.unreadable += others
     identity = hashlib.sha256()
     for part in found.files.iter_slices(10_000):  # relative paths: a root is spelt in many ways
         identity.update("\0".join(part["path"]).encode())
@@ -134,6 +140,8 @@ def make_plan(found: Survey) -> Plan:
     files = tree.describe(found.tree.files["path"], found.root)
     joined = match.join(files, tables.frame, found.root, aliases)
     chosen, unmatched = choose(joined, options, aliases)
+    if not found.table_paths:  # without a table no image misses its row
+        unmatched = unmatched.clear()
     chosen = chosen[choice.sample(len(chosen), options.limit, options.seed)]
     images = chosen.select(
         pl.int_range(pl.len()).cast(pl.String).str.zfill(8).alias("key"),
@@ -141,8 +149,12 @@ def make_plan(found: Survey) -> Plan:
         pl.all(),
     )
     counts = unmatched.group_by("what", "reason", maintain_order=True).len()
+    order = hashlib.sha256()
+    for part in images.iter_slices(10_000):
+        order.update(part.select("shard", "path").write_csv(include_header=False).encode())
     about = {
         "fingerprint": found.fingerprint,
+        "order": order.hexdigest(),  # of the images: parts of another order must not be taken for this one's
         "drawn": (found.root / "drawn.json").exists(),  # made by `fairface synth`
         "root": str(found.root.resolve()),
         "options": vars(options),
@@ -152,6 +164,7 @@ def make_plan(found: Survey) -> Plan:
         "rows": tables.rows,
         "rows_repeated": tables.repeated,
         "rows_disagreeing": tables.disagreeing,
+        "rows_uncoded": tables.uncoded,
         "matched": images["matched"].sum(),
         "unmatched": {f"{reason}_{what}s": count for what, reason, count in counts.iter_rows()},
     }
@@ -207,8 +220,9 @@ def pack(
     """
     started = time.monotonic()
     workers = workers or max(cpus() // ranks.on_this_machine(), 1)
-    lock = alone(folder, "packing into") if ranks.rank() == 0 else nullcontext()
-    with lock, processes(workers) as pool:
+    with ExitStack() as stack:
+        ranks.from_first(lambda: stack.enter_context(alone(folder, "packing into")))
+        pool = stack.enter_context(processes(workers))
         if force or not (folder / "shards.json").exists():
             start(pool, workers)  # while the plan is made
         plan, job = ranks.from_first(
@@ -224,18 +238,32 @@ def begin(
     root: Path, folder: Path, options: Options, tables: list[Path] | None, force: bool
 ) -> tuple[Plan | None, Job | dict]:
     """The plan, and the job that is left to do; or what shards.json says, where that is nothing."""
-    found = survey(root, options, tables)
+    found = survey(root, options, tables, folder.parent)
     done = read_json(folder / "shards.json")
     if done and done["fingerprint"] == found.fingerprint and whole(folder, done) and not force:
+        shutil.rmtree(folder / ".unfinished", ignore_errors=True)  # what a kill left after all was done
         return None, done
     plan = make_plan(found)  # whatever is wrong with the choice is said before anything is touched
-    make_room(plan, folder, done, force)
     recipe = Recipe(options.check, options.size, options.quality)
     job = Job(str(root.resolve()), folder, recipe, plan.images.select("key", "path", "shard"), [])
+    make_room(plan, job, done, force)
     for shard in plan.images["shard"].unique(maintain_order=True):
-        if not (job.part(shard).exists() and (folder / shard).exists()):
+        if not is_finished(job, shard):
             job.missing.append(shard)
     return plan, job
+
+
+def is_finished(job: Job, shard: str) -> bool:
+    """Whether a shard is there as its rows say: both of its files, in their sizes."""
+    path, part = job.folder / shard, job.part(shard)
+    if not (part.exists() and path.exists() and path.with_suffix(".idx").exists()):
+        return False
+    return path.stat().st_size == read_part(part).filter(pl.col("reason").is_null()).select(tar_size()).item()
+
+
+def read_part(path: Path) -> pl.DataFrame:
+    """The ROW of each image of one shard."""
+    return pl.read_csv(path, has_header=False, schema=ROW, glob=False)
 
 
 def whole(folder: Path, done: dict) -> bool:
@@ -245,35 +273,50 @@ def whole(folder: Path, done: dict) -> bool:
     return there and all((folder / name).exists() for name in ("images.parquet", "unmatched.parquet"))
 
 
-def make_room(plan: Plan, folder: Path, done: dict | None, force: bool) -> None:
+def make_room(plan: Plan, job: Job, done: dict | None, force: bool) -> None:
     """Clears the way for a plan. What another plan made, finished or not, goes only by `force`."""
+    folder = job.folder
     stored = read_json(folder / ".unfinished" / "plan.json")
-    ours = {name: plan.about[name] for name in ("fingerprint", "root")}
-    other = next((made for made in (done, stored) if made and made["fingerprint"] != ours["fingerprint"]), None)
+    ours = {name: plan.about[name] for name in ("fingerprint", "order", "root")}
+    other = next((made for made in (done, stored) if made and any(made.get(n) != ours[n] for n in ours)), None)
     if other and not force:
         state = f"{other['images']:,} images packed from" if other is done else "an unfinished pack of"
         raise ValueError(
             f"{folder} holds {state} {other['root']}, and these images or options differ: "
             "pack into another folder with --out, or replace them with --force"
         )
-    if done or other or force:
+    if other or force:
         discard(folder)
+    elif not stored:  # parts that nothing says the origin of
+        shutil.rmtree(folder / ".unfinished", ignore_errors=True)
     write_json(folder / ".unfinished" / "plan.json", ours)
+    if done and not (other or force):
+        reopen(plan, job)
+
+
+def reopen(plan: Plan, job: Job) -> None:
+    """Makes a finished pack an unfinished one, of which some file is missing; what is there is kept."""
+    if (job.folder / "images.parquet").exists():
+        rows = read_parquet(job.folder / "images.parquet").select(pl.col(n).cast(kind) for n, kind in ROW.items())
+        placed = plan.images.select("key", "shard").join(rows, on="key", maintain_order="left")
+        for (shard,), part in placed.group_by("shard", maintain_order=True):
+            with replacing(job.part(shard)) as file:
+                part.select(ROW.keys()).write_csv(file, include_header=False)
+    (job.folder / "shards.json").unlink()
 
 
 def discard(folder: Path) -> None:
     """Removes a pack and the labels that describe it; shards.json first, so that a cut leaves no false claim."""
-    tables = (
-        "shards.json",
-        "images.parquet",
-        "unmatched.parquet",
-        "labels.parquet",
-        "embeddings.parquet",
-        "labels.json",
-    )
-    for path in [*(folder / name for name in tables), *folder.glob("shard-*.tar"), *folder.glob("shard-*.idx")]:
-        path.unlink(missing_ok=True)
+    discard_labels(folder, "shards.json", "images.parquet", "unmatched.parquet")
+    for pattern in ("shard-*.tar", "shard-*.idx", ".shard-*.partial"):
+        for path in folder.glob(pattern):
+            path.unlink()
     shutil.rmtree(folder / ".unfinished", ignore_errors=True)
+
+
+def discard_labels(folder: Path, *before: str) -> None:
+    for name in (*before, "labels.json", "labels.parquet", "embeddings.parquet"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def write_missing(job: Job, pool: Executor, workers: int, progress: bool) -> None:
@@ -302,6 +345,12 @@ def finish(plan: Plan, job: Job, started: float) -> dict:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in images["reason"].value_counts(sort=True).iter_rows())
         discard(folder)
         raise ValueError(f"none of the {len(images):,} images below {job.root} can be used: {reasons}")
+    for shard in set(images["shard"].unique().drop_nulls()) ^ set(plan.images["shard"].unique()):
+        for path in (folder / shard, (folder / shard).with_suffix(".idx")):
+            path.unlink(missing_ok=True)  # no image of it could be used
+    before = read_parquet(folder / "images.parquet") if (folder / "images.parquet").exists() else None
+    if before is not None and not before.equals(images):
+        discard_labels(folder)
     write_parquet(folder / "images.parquet", images)
     write_parquet(folder / "unmatched.parquet", plan.unmatched)
     summary = summarise(plan, folder, images, time.monotonic() - started)
@@ -313,7 +362,7 @@ def finish(plan: Plan, job: Job, started: float) -> dict:
 def merge(plan: Plan, job: Job) -> pl.DataFrame:
     """images.parquet's rows, in tar order."""
     parts = [job.part(shard) for shard in plan.images["shard"].unique(maintain_order=True)]
-    rows = pl.concat([pl.read_csv(part, has_header=False, schema=ROW, glob=False) for part in parts])
+    rows = pl.concat([read_part(part) for part in parts])
     if not rows["key"].equals(plan.images["key"]):
         raise ValueError(f"{job.folder} holds parts of another pack: run again with --force")
     packed = pl.col("reason").is_null()
@@ -331,6 +380,7 @@ def summarise(plan: Plan, folder: Path, images: pl.DataFrame, seconds: float) ->
     shards = packed.group_by("shard", maintain_order=True).len()
     return {
         "manifest": manifest(packed),
+        "files": {name: digest(folder / name) for name in ("images.parquet", "unmatched.parquet")},  # their SHA-256
         **plan.about,
         "images": len(packed),
         "rejected": dict(rejected.iter_rows()),

@@ -3,9 +3,11 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 T = TypeVar("T")
+PATIENCE = timedelta(days=1)  # a million files on a network's disk may keep one rank busy for long
 
 
 def rank() -> int:
@@ -34,7 +36,8 @@ def group() -> Iterator[None]:
     if torch.distributed.is_initialized():
         yield
         return
-    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    torch.distributed.init_process_group(backend, timeout=PATIENCE)
     try:
         yield
     finally:

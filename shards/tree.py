@@ -10,7 +10,8 @@ from pathlib import Path
 import polars as pl
 
 FAMILIES = ("deepfakes", "GANs", "DMs", "Real")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")  # GIF: found, then rejected
+# The last of them no decoder here takes: they are found, and rejected as unsupported rather than lost.
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".jp2")
 SCHEMA = {"path": pl.String, "size": pl.Int64, "mtime": pl.Int64}
 AT_ONCE = 16  # folders
 SLOW = 50e-6  # seconds a file, as on a network's disk: there many questions at a time are answered as fast as one
@@ -35,9 +36,14 @@ class Folder:
     unreadable: list[str] = field(default_factory=list)
 
 
-def find_images(root: Path) -> Tree:
-    """Every image file below `root`, hidden ones left out. Links to folders are followed, each real folder once."""
+def find_images(root: Path, but: Path | None = None) -> Tree:
+    """Every image file below `root`, hidden ones left out, and those in the folder `but`.
+
+    Links to folders are followed, each real folder once.
+    """
     parts, unreadable, seen = [], [], set()
+    if but and but.is_dir():
+        seen.add((but.stat().st_dev, but.stat().st_ino))
     waiting, links, slow = {"": None}, {}, False  # dicts, for they keep an order
     with ThreadPoolExecutor(AT_ONCE) as pool:
         while waiting or links:
@@ -99,10 +105,11 @@ def size_and_time(entry: os.DirEntry) -> tuple[int | None, int | None]:
 
 
 def describe(paths: pl.Series, root: Path) -> pl.DataFrame:
-    """path, family, subset, reach of each path below `root`, as `place` reads its folders."""
+    """path, family, subset, reach of each path, relative to `root` or absolute, as `place` reads its folders."""
     frame = pl.DataFrame({"path": paths}).with_columns(folder=pl.col("path").str.replace(r"/?[^/]*$", ""))
     folders, top = frame["folder"].unique().to_list(), root.resolve().parts[1:]
-    places = [(folder, *place(top, tuple(filter(None, folder.split("/"))))) for folder in folders]
+    parts = {folder: tuple(filter(None, folder.split("/"))) for folder in folders}
+    places = [(f, *(place(parts[f], ()) if f.startswith("/") else place(top, parts[f]))) for f in folders]
     schema = {"folder": pl.String, "family": pl.String, "subset": pl.String, "reach": pl.Int16}
     known = pl.DataFrame(places, schema=schema, orient="row")
     return frame.join(known, on="folder", how="left", maintain_order="left").drop("folder")
@@ -119,5 +126,7 @@ def place(top: tuple[str, ...], folders: tuple[str, ...]) -> tuple[str | None, s
     order = [*range(len(top), len(every)), *reversed(range(len(top)))]
     if (i := next((i for i in order if every[i].lower() in known), None)) is not None:
         subset = min(i + 1, len(every) - 1)
+        while subset + 1 < len(every) and every[subset + 1].lower() == every[subset].lower():
+            subset += 1  # an archive unpacked into a folder of its own name
         return known[every[i].lower()], every[subset], len(every) - subset
     return None, every[-1] if every else None, 1

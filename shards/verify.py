@@ -11,7 +11,7 @@ import polars as pl
 from tqdm import tqdm
 
 from shards import check, cpus, in_turn, tar
-from shards.files import read_json, read_parquet
+from shards.files import digest, read_json, read_parquet
 
 KINDS = set(check.EXTENSIONS.values())
 
@@ -37,33 +37,61 @@ class Row(NamedTuple):
     sha256: str
 
 
+def finished(folder: Path) -> dict:
+    """What shards.json says of the pack in `folder`. ValueError where nothing was packed, or it can't be read."""
+    done = read_json(folder / "shards.json")
+    if done is None:
+        raise ValueError(f"no finished shards in {folder}: run `fairface shards` first")
+    shards = done.get("shards") if isinstance(done, dict) else None
+    known = isinstance(shards, list) and {"manifest", "images", "files", "options", "drawn", "root"} <= done.keys()
+    if not known or not all(
+        isinstance(shard, dict) and {"name", "images", "bytes"} <= shard.keys() for shard in shards
+    ):
+        raise ValueError(
+            f"{folder / 'shards.json'} is not what this version of fairface writes: run `fairface shards --force`"
+        )
+    return done
+
+
 def verify(folder: Path, workers: int | None = None, progress: bool = True) -> tuple[list[Fault], int]:
     """Every fault of the pack in `folder`, in the order of its shards, and how many images it should hold.
 
-    Sizes, headers, checksums, padding and ends of the tars, their indices, and whether table and shards.json are of
+    Sizes, headers, checksums, padding and ends of the tars, their indices, and whether tables and shards.json are of
     the same pack. Images that were packed without being decoded are decoded. ValueError where nothing was packed.
     """
-    done = read_json(folder / "shards.json")
-    if not done:
-        raise ValueError(f"no finished shards in {folder}: run `fairface shards` first")
-    try:
-        images = read_parquet(folder / "images.parquet").filter(status="packed")
-        faults = [] if manifest(images) == done["manifest"] else [table_fault("is not the table of these shards")]
-    except FileNotFoundError:
-        return [table_fault("is missing")], done["images"]
-    except pl.exceptions.PolarsError as error:
-        return [table_fault(f"can't be read: {str(error).splitlines()[0]}")], done["images"]
-    named = {shard["name"] for shard in done["shards"]}
+    done = finished(folder)
+    named = {shard["name"]: shard for shard in done["shards"]}
+    faults = [table_fault(folder / name, sha256) for name, sha256 in done["files"].items()]
     faults += [
         Fault(path.name, "is no part of this pack")
         for path in sorted([*folder.glob("shard-*.tar"), *folder.glob("shard-*.idx")])
         if path.with_suffix(".tar").name not in named
     ]
+    faults = [fault for fault in faults if fault]
+    if any(fault.file == "images.parquet" for fault in faults):  # nothing says what the tars should hold
+        for name, shard in named.items():
+            path = folder / name
+            if not path.is_file() or path.stat().st_size != shard["bytes"]:
+                faults.append(Fault(name, "is missing, or of another size than was packed"))
+        return faults, done["images"]
+    images = read_parquet(folder / "images.parquet").filter(status="packed")
+    held = images.group_by("shard", maintain_order=True).agg(pl.len(), tar_size())
+    right = [(shard["name"], shard["images"], shard["bytes"]) for shard in done["shards"]]
+    if manifest(images) != done["manifest"] or held.rows() != right:
+        faults.append(Fault("shards.json", "does not say what images.parquet says"))
     return faults + damage(folder, images, not done["options"]["check"], workers, progress), done["images"]
 
 
-def table_fault(what: str) -> Fault:
-    return Fault("images.parquet", what)
+def tar_size() -> pl.Expr:
+    """Bytes of a tar of members of so many `bytes` each."""
+    blocks = (pl.col("bytes") + (tar.BLOCK - 1)) // tar.BLOCK + 1  # its header is one
+    return blocks.sum() * tar.BLOCK + len(tar.END)
+
+
+def table_fault(path: Path, sha256: str) -> Fault | None:
+    if not path.is_file():
+        return Fault(path.name, "is missing")
+    return Fault(path.name, "is not the table that was written with these shards") if digest(path) != sha256 else None
 
 
 def manifest(packed: pl.DataFrame) -> str:
@@ -95,18 +123,18 @@ def damage(
 
 def faults_of(folder: Path, name: str, rows: Iterable[Row], decode: bool = False) -> list[Fault]:
     """The faults of one tar and its index."""
-    path = folder / name
+    path, index, faults = folder / name, (folder / name).with_suffix(".idx"), []
+    for file in (path, index):
+        if not file.is_file():  # opening a pipe would wait for ever
+            faults.append(Fault(file.name, "is missing"))
+    if faults:
+        return faults
     try:
         with open(path, "rb") as file:
             faults, lines = members(file, name, rows, decode)
-    except OSError as error:
-        return [Fault(name, "is missing" if isinstance(error, FileNotFoundError) else f"can't be read: {error}")]
-    index = path.with_suffix(".idx")
-    try:
         written = index.read_bytes().split(b"\n")
     except OSError as error:
-        what = "is missing" if isinstance(error, FileNotFoundError) else f"can't be read: {error}"
-        return [*faults, Fault(index.name, what)]
+        return [Fault(name, f"can't be read: {error.strerror}")]
     if written[0] != f"v1.2 {len(lines)}".encode() or len(written) != len(lines) + 2 or written[-1]:
         return [*faults, Fault(index.name, f"is not an index of {len(lines):,} images", 0)]
     offset = len(written[0]) + 1

@@ -43,8 +43,8 @@ def processes(count: int) -> Iterator[ProcessPoolExecutor]:
             yield pool
         except BrokenProcessPool as error:
             raise ValueError(
-                "a worker process was killed, most likely for want of memory: what was finished is kept, and the same "
-                "command with fewer --workers goes on"
+                "a worker process ended by itself, perhaps killed for want of memory: what was finished is kept, and "
+                "the same command goes on, with fewer --workers if need be"
             ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
@@ -58,8 +58,9 @@ def start(pool: ProcessPoolExecutor, count: int) -> None:
 
 
 def begin() -> None:
-    """Ctrl-C is the parent's to handle, and its sudden death ends the worker: nobody would wait for it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Signals to the whole group are the parent's to handle, and its death ends the worker: nobody waits for it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
@@ -85,7 +86,10 @@ def write_shard(root: str, tar: Path, table: Path, images: list[tuple[str, str]]
                 shard.add(key, verdict.extension, data)
             writer.writerow((key, verdict.width, verdict.height, size, digest, verdict.orientation, verdict.reason))
     partial = table.with_suffix(".partial")
-    partial.write_text(rows.getvalue())
+    with open(partial, "w") as file:
+        file.write(rows.getvalue())
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(partial, table)
     return len(images)
 

@@ -25,6 +25,18 @@ def turned(orientation: int, kind: str = "JPEG") -> bytes:
     return file.getvalue()
 
 
+def damaged(data: bytes, place: int, byte: int) -> bytes:
+    return data[:place] + bytes([byte]) + data[place + 1 :]
+
+
+JPEG, PNG = picture(), picture("PNG")
+FORGIVEN = {  # by Pillow, not by DALI: (reason, bytes)
+    "a byte between segments": ("corrupt", JPEG[:20] + b"x" + JPEG[20:]),
+    "a png without its end": ("truncated", PNG[:-12]),
+    "a png cut in its end": ("truncated", PNG[:-3]),
+    "a wrong checksum": ("corrupt", damaged(PNG, len(PNG) - 14, PNG[-14] ^ 1)),
+    "a tiff of bits": ("unsupported", picture("TIFF", "1")),
+}
 GOOD = {  # name: (extension, bytes)
     "jpeg": ("jpg", picture()),
     "progressive": ("jpg", picture(progressive=True)),
@@ -44,5 +56,5 @@ BAD = {  # reason: bytes
     "truncated": picture(size=(300, 300))[:5000],
     "unsupported": picture("GIF", "P"),
     "too_narrow": picture("PNG", size=(2, 600)),
-    "corrupt": (png := picture("PNG"))[: len(png) // 2] + bytes([png[len(png) // 2] ^ 0xFF]) + png[len(png) // 2 + 1 :],
+    "corrupt": damaged(PNG, len(PNG) // 2, PNG[len(PNG) // 2] ^ 0xFF),
 }

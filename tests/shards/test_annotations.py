@@ -102,4 +102,29 @@ def test_tables_are_looked_for_in_the_root_and_one_level_down(tmp_path):
     for name in ("train.csv", "meta/test.csv", "a/b/deep.csv"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
-    assert [path.name for path in find_tables(tmp_path)] == ["test.csv", "train.csv"]
+    assert [path.name for path in find_tables(tmp_path)[0]] == ["test.csv", "train.csv"]
+
+
+def test_other_csv_files_are_left_alone_and_named(tmp_path):
+    (tmp_path / "train.csv").write_text(README)
+    (tmp_path / "list.csv").write_text("id,name\n1,2\n")
+    (tmp_path / "._train.csv").write_bytes(b"\0\5\x16\7")  # as macOS leaves them in archives
+    tables, others = find_tables(tmp_path)
+    assert ([path.name for path in tables], [Path(path).name for path in others]) == (["train.csv"], ["list.csv"])
+
+
+def test_splits_are_whole_words(tmp_path):
+    names = ("train_gan_subset.csv", "AI-Face.val.csv", "latest.csv", "value.csv", "validation.csv")
+    splits = [tidy(tmp_path, README + "a/1.jpg,0,0,2,0,0\n", name).frame["split"].item() for name in names]
+    assert splits == ["train", "val", None, None, "val"]
+
+
+def test_labels_that_are_no_codes_are_counted(tmp_path):
+    read = tidy(tmp_path, README + "a/1.jpg,Male,young,2,0,0\na/2.jpg,,1,3,,1\na/3.jpg,0,1,0,0,0\n")
+    assert read.uncoded == 2
+    assert tidy(tmp_path, FIRST + "a/1.jpg,.1,.2,.3,1,3,3,3,1\n").uncoded == 0  # "others" is a code
+
+
+def test_paths_of_windows_and_byte_order_marks_are_read(tmp_path):
+    read = tidy(tmp_path, "\ufeff" + README.replace("\n", "\r\n") + "C:\\AI\\GANs\\X\\1.jpg,0,1,2,0,1\r\n")
+    assert read.frame.row(0)[:2] == ("C:/AI/GANs/X/1.jpg", "female")

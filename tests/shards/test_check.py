@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pictures import BAD, GOOD, picture, turned
+from pictures import BAD, FORGIVEN, GOOD, picture, turned
 from PIL import Image
 
 from shards.check import Verdict, glance, inspect, shrink
@@ -21,6 +21,26 @@ def test_good_images_pass_with_their_real_type(name):
 @pytest.mark.parametrize("reason", BAD)
 def test_bad_images_are_rejected_with_a_reason(reason):
     assert inspect(BAD[reason]).reason == reason
+
+
+@pytest.mark.parametrize("name", FORGIVEN)
+def test_what_pillow_forgives_and_dali_does_not_is_rejected(name):
+    reason, data = FORGIVEN[name]
+    assert inspect(data).reason == reason
+
+
+@pytest.mark.parametrize("start", [b"\0\0\0\x0cjP  \r\n\x87\n", b"\0\0\0\x1cftypavif", b"GIF89a"])
+def test_images_of_other_kinds_are_called_unsupported(start):
+    assert inspect(start + bytes(200)).reason == glance(start + bytes(200)).reason == "unsupported"
+
+
+def test_16_bits_are_turned_too():
+    image, exif = Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 50), Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    image.save(file, "PNG", exif=exif)
+    verdict, _ = shrink(file.getvalue(), 30, 90)
+    assert (verdict.width, verdict.height, verdict.orientation) == (30, 40, 6)
 
 
 def test_a_bomb_is_rejected_before_it_is_decoded():

@@ -73,9 +73,9 @@ def test_dali_decodes_all_that_the_check_lets_through(mixed, tmp_path):
 
 
 def test_tars_do_not_depend_on_the_workers_but_on_the_seed(drawn, tmp_path):
-    for name, workers, seed in (("one", 1, 0), ("two", 2, 0), ("other", 1, 1)):
+    for name, workers, seed in (("one", 1, 0), ("two", 2, 0), ("four", 4, 0), ("other", 1, 1)):
         packed_into(drawn, tmp_path / name, workers, shard_images=50, seed=seed)
-    assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "two")
+    assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "two") == bytes_of(tmp_path / "four")
     assert bytes_of(tmp_path / "one") != bytes_of(tmp_path / "other")
     order = pl.read_parquet(tmp_path / "one" / "images.parquet")["path"].to_list()
     assert order != sorted(order)
@@ -137,6 +137,84 @@ def test_a_killed_pack_is_finished_by_the_next_and_ends_the_same(drawn, tmp_path
     assert bytes_of(tmp_path / "shards") == bytes_of(tmp_path / "whole")
     assert tables_of(tmp_path / "shards") == tables_of(tmp_path / "whole")
     assert not list((tmp_path / "shards").glob(".*"))
+
+
+def cut_short(drawn: Path, out: Path, finished: int = 3, **options) -> Path:
+    """A pack that was killed when some of its shards were finished."""
+    process = subprocess.Popen([*command(drawn, out), *map(str, options.get("more", ()))], start_new_session=True)
+    while process.poll() is None and len(list((out / "shards").glob("*.tar"))) < finished:
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return out / "shards"
+
+
+def test_a_damaged_finished_shard_is_packed_again_by_a_resume(drawn, tmp_path):
+    folder = cut_short(drawn, tmp_path)
+    (folder / "shard-000000.idx").unlink()
+    os.truncate(folder / "shard-000001.tar", 2000)
+    packed_into(drawn, folder, shard_images=20)
+    assert verify(folder, progress=False) == ([], 240)
+
+
+def test_parts_of_another_choice_or_of_unknown_origin_are_not_used(drawn, tmp_path):
+    chance = "path <> '' and random() < 0.7"
+    folder = cut_short(drawn, tmp_path, more=("--where", chance))
+    with pytest.raises(ValueError, match="unfinished pack"):
+        packed_into(drawn, folder, shard_images=20, where=chance)
+    (folder / ".unfinished" / "plan.json").unlink()
+    packed_into(drawn, folder, shard_images=20, size=32)
+    images = pl.read_parquet(folder / "images.parquet")
+    assert set(images["height"]) == {32}
+    assert verify(folder, progress=False) == ([], 240)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_signals_stop_with_a_word_and_the_same_command_goes_on(drawn, tmp_path, number, code):
+    words = command(drawn, tmp_path, "--shard-images", "2")
+    process = subprocess.Popen(words, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list((tmp_path / "shards").glob("*.tar")):
+        time.sleep(0.002)
+    os.killpg(process.pid, number)  # as a terminal and SLURM do
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert "the same command goes on" in errors
+    assert "Traceback" not in errors
+    packed_into(drawn, tmp_path / "shards", shard_images=2)
+    assert verify(tmp_path / "shards", progress=False) == ([], 240)
+
+
+def test_a_file_that_vanishes_after_it_was_found_is_unreadable(drawn, tmp_path, monkeypatch):
+    shutil.copytree(drawn, tmp_path / "data")
+    real = pack.make_plan
+
+    def vanish(found):
+        (tmp_path / "data" / "GANs" / "Drawn" / "000" / "000003.jpg").unlink()
+        return real(found)
+
+    monkeypatch.setattr(pack, "make_plan", vanish)
+    assert packed_into(tmp_path / "data", tmp_path / "shards")["rejected"] == {"unreadable": 1}
+
+
+def test_shards_of_rejected_images_only_leave_nothing(tmp_path):
+    (tmp_path / "data").mkdir()
+    for i in range(6):
+        (tmp_path / "data" / f"{i}.jpg").write_bytes(picture() if i else b"")
+    done = packed_into(tmp_path / "data", tmp_path / "out" / "shards", shard_images=1)
+    assert (done["images"], len(done["shards"]), len(list((tmp_path / "out" / "shards").glob("*.tar")))) == (5, 5, 5)
+    assert verify(tmp_path / "out" / "shards", progress=False) == ([], 5)
+    assert packed_into(tmp_path / "data", tmp_path / "out" / "shards", shard_images=1)["unchanged"]
+
+
+def test_what_is_written_below_the_data_is_not_packed(drawn, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(drawn, root)
+    assert packed_into(root, root / "out" / "shards")["images"] == 240
+    (root / "out" / "grids").mkdir()
+    (root / "out" / "grids" / "1.png").write_bytes(picture("PNG"))
+    assert packed_into(root, root / "out" / "shards")["unchanged"]
+    with pytest.raises(ValueError, match="both --data and --out"):
+        packed_into(root, root / "shards")
 
 
 def test_workers_end_with_their_parent(drawn, tmp_path):
@@ -218,12 +296,19 @@ def test_without_the_check_what_decodes_badly_is_packed_and_verify_finds_it(mixe
     assert {fault.what.split("(")[1].split(")")[0] for fault in faults} == set(BAD) - set(reasons)
 
 
-def test_a_missing_tar_is_packed_again(drawn, tmp_path):
-    packed_into(drawn, tmp_path / "shards", shard_images=100)
-    whole = bytes_of(tmp_path / "shards")
-    (tmp_path / "shards" / "shard-000001.tar").unlink()
-    assert not packed_into(drawn, tmp_path / "shards", shard_images=100)["unchanged"]
-    assert bytes_of(tmp_path / "shards") == whole
+@pytest.mark.parametrize("name", ["shard-000001.tar", "shard-000001.idx", "unmatched.parquet", "images.parquet"])
+def test_a_missing_file_is_made_again_and_the_labels_stay(drawn, tmp_path, name):
+    folder = tmp_path / "shards"
+    packed_into(drawn, folder, shard_images=100)
+    whole, times = bytes_of(folder), {path: path.stat().st_mtime_ns for path in folder.glob("*.tar")}
+    (folder / "labels.parquet").write_bytes(b"labels")
+    (folder / name).unlink()
+    assert not packed_into(drawn, folder, shard_images=100)["unchanged"]
+    assert bytes_of(folder) == whole
+    assert (folder / "labels.parquet").exists()
+    if name != "images.parquet":
+        again = {path.name for path, time in times.items() if path.stat().st_mtime_ns != time}
+        assert again == ({"shard-000001.tar"} if name.startswith("shard") else set())
 
 
 def test_moving_the_images_is_noticed(drawn, tmp_path):

@@ -1,6 +1,6 @@
 """Whatever happens to a finished pack, verify names the file, the place and the image."""
 
-import re
+import os
 import shutil
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from shards import tar
+from shards.files import read_json, write_json
 from shards.verify import Fault, verify
 
 
@@ -48,7 +49,7 @@ def test_one_flipped_bit_is_found_and_named(pack, at):
 
 
 def test_headers_padding_and_the_end_count_too(pack):
-    key, offset, size = place(pack, "shard-000000.tar", 3)
+    key, offset, _ = place(pack, "shard-000000.tar", 3)
     overwrite(pack / "shard-000000.tar", offset - 512, b"X")
     other, start, length = place(pack, "shard-000000.tar", 5)
     overwrite(pack / "shard-000000.tar", start + length, b"X")
@@ -59,7 +60,6 @@ def test_headers_padding_and_the_end_count_too(pack):
         ("shard-000000.tar", start - 512, other, "is followed by other bytes than zeros"),
         ("shard-000002.tar", end - 1024, None, "does not end where it should"),
     ]
-    assert size
 
 
 def test_a_cut_tar_names_the_first_image_it_lost_and_counts_all(pack):
@@ -94,19 +94,50 @@ def test_a_stale_index_and_a_wrong_offset_are_named(pack):
     assert f"'jpg {offset} {size} {key}.jpg'" in wrong.what
 
 
-def test_swapped_tars_and_tables_of_another_pack_are_found(pack):
+def test_swapped_tars_are_found_image_by_image(pack):
     one, other = pack / "shard-000000.tar", pack / "shard-000001.tar"
-    (pack / "kept").write_bytes(one.read_bytes())
+    kept = one.read_bytes()
     one.write_bytes(other.read_bytes())
-    other.write_bytes((pack / "kept").read_bytes())
-    assert len(faults(pack)) >= 2
+    other.write_bytes(kept)
+    found = [fault for fault in faults(pack) if fault.key]
+    assert {fault.file for fault in found} >= {one.name, other.name}
+    assert len({fault.key for fault in found}) == 200
+
+
+@pytest.mark.parametrize("column", ["gender", "path", "sha256", "bytes", "key", "shard"])
+def test_a_table_of_another_pack_is_found_whatever_differs(pack, column):
     images = pl.read_parquet(pack / "images.parquet")
-    images.with_columns(gender=pl.lit("male")).write_parquet(pack / "images.parquet")
-    assert faults(pack)[0] == Fault("images.parquet", "is not the table of these shards")
-    (pack / "images.parquet").write_bytes(b"PAR1")
-    assert re.match("can't be read", faults(pack)[0].what)
+    images.with_columns(pl.lit(None).alias(column)).write_parquet(pack / "images.parquet")
+    assert faults(pack) == [Fault("images.parquet", "is not the table that was written with these shards")]
+    images.drop(column).write_parquet(pack / "images.parquet")
+    (pack / "shard-000001.tar").unlink()
+    assert [fault.file for fault in faults(pack)] == ["images.parquet", "shard-000001.tar"]
+
+
+def test_missing_tables_and_a_changed_list_are_found(pack):
+    (pack / "unmatched.parquet").unlink()
+    done = read_json(pack / "shards.json")
+    done["shards"][1]["bytes"] += 512
+    write_json(pack / "shards.json", done)
+    assert [(f.file, f.what) for f in faults(pack)] == [
+        ("unmatched.parquet", "is missing"),
+        ("shards.json", "does not say what images.parquet says"),
+    ]
     (pack / "images.parquet").unlink()
-    assert faults(pack) == [Fault("images.parquet", "is missing")]
+    assert [fault.file for fault in faults(pack)] == ["images.parquet", "unmatched.parquet", "shard-000001.tar"]
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"a": 1}', '{"shards": [{}]}'])
+def test_a_list_that_is_none_is_one_clear_error(pack, text):
+    (pack / "shards.json").write_text(text)
+    with pytest.raises(ValueError, match=r"shards\.json is not what this version of fairface writes"):
+        verify(pack)
+
+
+def test_a_pipe_in_place_of_a_tar_is_not_waited_for(pack):
+    (pack / "shard-000002.tar").unlink()
+    os.mkfifo(pack / "shard-000002.tar")
+    assert faults(pack) == [Fault("shard-000002.tar", "is missing")]
 
 
 def test_without_a_pack_there_is_nothing_to_verify(tmp_path):
