@@ -126,11 +126,12 @@ def bench_train(bench: Bench) -> Iterator[Row]:
     """The whole trainer against the plain loop at equal width, batch and data; and how near it is to its own step."""
     shards, device = bench.shards, bench.device
     tune_allocator()
-    for name, steps in (("sketch", 60), ("faces", 2 if device.type == "cpu" else 300)):
+    for name, steps in (("sketch", 100), ("faces", 4 if device.type == "cpu" else 300)):
         options, _ = resolve(PRESETS[name], 10**9 if device.type == "cuda" else steps, shards, device)
         trainer, plain = Trainer(options, device), PlainLoop(Trainer(options, device), device)
         order = Natural([shard["images"] for shard in shards.shards], 0)
         batches = feed.resident(shards, order, options.image_size, options.batch_size, device, progress=False)(0)
+        streamed = feed.streaming(shards, order, options.image_size, options.batch_size, device)(0)
         loader = DataLoader(Folder(bench.root), options.batch_size, shuffle=True, num_workers=1, drop_last=True)
         forever = cycle_loader(loader)
         numbers, fixed = iter(range(10**9)), next(batches).clone()
@@ -138,19 +139,23 @@ def bench_train(bench: Bench) -> Iterator[Row]:
         def ours(count=steps, trainer=trainer, batches=batches, numbers=numbers) -> int:
             return sum(len(images) for images in islice(batches, count) if trainer.step(next(numbers), images).any())
 
+        def from_shards(count=steps, trainer=trainer, streamed=streamed, numbers=numbers) -> int:
+            return sum(len(images) for images in islice(streamed, count) if trainer.step(next(numbers), images).any())
+
         def step_alone(count=steps, trainer=trainer, fixed=fixed, numbers=numbers) -> int:
             return sum(len(fixed) for _ in range(count) if trainer.step(next(numbers), fixed).any())
 
         def theirs(count=steps, plain=plain, forever=forever) -> int:
             return sum(plain.step(images) for images in islice(forever, count))
 
-        ours(2), theirs(2)  # compiles, and starts the worker
+        ours(2), from_shards(2), theirs(2)  # compiles, and starts the worker
         how = "compiled" if options.compile else "eager"
         about = f"{options.precision}, {how}, width {options.width_g}/{options.width_d}"
         row = compare("train", f"{name}: batch {options.batch_size}", ours, theirs, device, about)
         yield row
-        together = compare("train", f"{name}: with the feed against the step alone", ours, step_alone, device, about)
-        yield together
+        for kind, work in (("resident", ours), ("streaming", from_shards)):
+            figure = f"{name}: with the {kind} feed, against the step alone"
+            yield compare("train", figure, work, step_alone, device, about)
         achieved = row.value * flop(options) / 1e9
         yield Row("train", f"{name}: arithmetic", "GFLOP/s", achieved, note=f"{flop(options) / 1e9:.3f} GFLOP an image")
 
