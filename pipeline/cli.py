@@ -408,15 +408,18 @@ def verify(out, workers) -> None:
 @click.option("--seed", type=ANY_SEED, help="Of everything random.  [default: 0]")
 @WORKERS
 @DEVICE
+@click.option("--resume", is_flag=True, help="Continue --run, or the newest, with the options it was begun with.")
 @FORCE
 def train(
-    out, data, run, preset, steps, epochs, sample_every, save_every_epoch, keep, workers, device, force, **given
+    out, data, run, preset, steps, epochs, sample_every, save_every_epoch, keep, workers, device, resume, force, **given
 ) -> None:
     """Train the DCGAN on the shards; the same command continues what was interrupted."""
     from shards.files import read_json
 
     if steps and epochs:
         raise click.UsageError("--steps and --epochs say the same: give one")
+    if resume and (force or preset != "auto"):
+        raise click.UsageError("--resume goes on with what is there: it takes no --force and no --preset")
     if given["balance_by"] and given["balance"] in (None, "natural"):
         raise click.UsageError("--balance-by goes with --balance uniform, or with a file of shares")
     from shards import ranks
@@ -428,12 +431,16 @@ def train(
             pack_into(out, data, Packing(), None, None, False)
         from pipeline import train as training
 
-        if preset == "auto":
-            preset = training.preset_for(read_json(out / "shards" / "shards.json") or {}, device)
+        if resume:
+            run, preset, begun, until = training.resumed(out, run)
+            steps = steps or (None if epochs else until)
+        else:
+            if preset == "auto":
+                preset = training.preset_for(read_json(out / "shards" / "shards.json") or {}, device)
+            begun = training.PRESETS[preset]
         if given["image_size"]:
             given["image_size"] = int(given["image_size"])
-        chosen = {name: value for name, value in given.items() if value is not None}
-        options = replace(training.PRESETS[preset], **chosen)
+        options = replace(begun, **{name: value for name, value in given.items() if value is not None})
         done = training.train(
             out,
             options,

@@ -55,6 +55,7 @@ class Natural:
         """`sizes` are the tars' in images; bool [images] `kept` leaves some out."""
         self.seed, images = seed, sum(sizes)
         kept = torch.ones(images, dtype=torch.bool) if kept is None else kept
+        self.left_out = images - int(kept.sum())  # images of all ranks
         parts = [Part(rank, part.world).of(images) for rank in range(part.world)]
         self.length = min(int(kept[other.start : other.stop].sum()) for other in parts)  # the same on every rank
         self.pieces, start, mine = [], 0, part.of(images)
@@ -89,7 +90,8 @@ class Balanced:
     def __init__(self, groups: pl.Series, shares: Mapping[str, float], seed: int, part: Part = WHOLE):
         """`groups` is each image's group, in tar order; ValueError where a share can't be drawn from this part."""
         self.seed, mine = seed, part.of(len(groups))
-        self.length = (len(groups) - groups.null_count()) // part.world
+        self.left_out = groups.null_count()  # images of all ranks
+        self.length = (len(groups) - self.left_out) // part.world
         self.members, self.shares = {}, shares
         for group, share in shares.items():
             numbers = (groups.slice(mine.start, len(mine)) == group).fill_null(False).arg_true()

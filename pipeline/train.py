@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from models.dcgan import Discriminator, Generator, discriminator_loss, generator_loss
 from models.precision import bf16_pays
-from pipeline import checkpoint
+from pipeline import checkpoint, runs
 from pipeline.feed import FEEDS, Shards, choose, to_unit
 from pipeline.machine import command_line, device_name, device_of, now, tune_allocator, versions
 from pipeline.order import FLIPS, LATENTS, WHOLE, Balanced, Natural, Part, batches_from, generator, groups_of, shares_of
@@ -288,6 +288,8 @@ def train(
         if begun.finished:
             return begun.config | {"unchanged": True}
         options = Options(**begun.config["options"])
+        if order.left_out and part.rank == 0:
+            print(f"{order.left_out:,} images without {options.conditional or options.balance_by} are left out")
         trainer = Trainer(options, target, part, len(classes.shares) if classes else 0)
         done, rows = restore(trainer, begun.saved)
         batches = FEEDS[options.feed](
@@ -295,6 +297,7 @@ def train(
         )
         labels = classes.batches(order, options.batch_size // part.world, done, target) if classes else repeat(None)
         config = begun.config | {"parameters": trainer.nets.sizes(), "classes": classes and classes.shares}
+        config |= {"left_out": order.left_out}
         ranks.from_first(lambda: ready(begun.folder, config, force))
         shown = progress and part.rank == 0
         loop = Loop(trainer, begun.folder, config, rows, per_epoch, sample_every, save_every_epoch, keep, shown)
@@ -307,6 +310,19 @@ def train(
         config |= {"status": "finished", "finished": now()}
         ranks.from_first(lambda: write_json(begun.folder / "config.json", config))
         return config | {"unchanged": False}
+
+
+def resumed(out: Path, run: str | None) -> tuple[str, str, Options, int]:
+    """A run's name, preset, options as they were asked for, and length in steps: the newest run's without a name.
+
+    ValueError where there is no run, or none of its checkpoints.
+    """
+    folder = runs.folder_of(out, run)
+    runs.newest_checkpoint(folder)
+    config = read_json(folder / "config.json")
+    if "asked" not in config:
+        raise ValueError(f"{folder} was sampled from {config.get('checkpoint')}, not trained here: it can't be resumed")
+    return folder.name, config["preset"], Options(**config["asked"]), config["steps"]
 
 
 @dataclass

@@ -220,6 +220,20 @@ def test_options_of_packing_that_contradict_each_other_are_refused(drawn, tmp_pa
     assert not (tmp_path / "shards" / "shards.json").exists()
 
 
+def test_resume_needs_no_options_and_takes_no_others(tmp_path, packed):
+    (tmp_path / "shards").symlink_to(packed / "shards")
+    assert "fairface train" in refused("train", "--out", tmp_path, "--resume")
+    fairface("train", "--out", tmp_path, *TRAIN, "--balance", "uniform", "--run", "one")
+    assert "already trained that far" in fairface("train", "--out", tmp_path, "--resume")
+    assert "trained 40 steps" in fairface("train", "--out", tmp_path, "--resume", "--steps", 40)
+    assert "another lr" in refused("train", "--out", tmp_path, "--resume", "--lr", 1, "--steps", 50)
+    assert "no run two" in refused("train", "--out", tmp_path, "--resume", "--run", "two")
+    refused("train", "--out", tmp_path, "--resume", "--force", code=2)
+    refused("train", "--out", tmp_path, "--balance-by", "age", code=2)
+    assert "neither natural" in refused("train", "--out", tmp_path, "--balance", "evenly", code=2)
+    assert "uniform" in fairface("sql", "-c", "select balance, balance_by, conditional from runs", "--out", tmp_path)
+
+
 def test_faces_that_were_drawn_before_are_the_ones_packed(tmp_path):
     fairface("synth", "--out", tmp_path, "--count", 30, "--size", 32, "--gender", "female=1")
     assert "30 images" in fairface("shards", "--out", tmp_path)

@@ -210,6 +210,9 @@ def test_images_without_the_label_are_left_out(out):
     order = order_of(options, shards, images, classes, WHOLE)
     assert sorted(order.epoch(3).tolist()) == list(range(100))
     assert set(classes.numbers.tolist()) == {-1, 0, 1}
+    assert order.left_out == 140
+    balanced = order_of(replace(TINY, balance="uniform", balance_by="gender"), shards, images, None, WHOLE)
+    assert (balanced.left_out, balanced.length) == (140, 100)
 
 
 def test_sigterm_saves_and_exits_with_its_own_code(out):

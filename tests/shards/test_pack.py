@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -172,7 +173,9 @@ def test_parts_of_another_choice_or_of_unknown_origin_are_not_used(drawn, tmp_pa
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 def test_signals_stop_with_a_word_and_the_same_command_goes_on(drawn, tmp_path, number, code):
     words = command(drawn, tmp_path, "--shard-images", "2")
-    process = subprocess.Popen(words, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(words, start_new_session=True, stderr=pipe, text=True, preexec_fn=heeded)
     while process.poll() is None and not list((tmp_path / "shards").glob("*.tar")):
         time.sleep(0.002)
     os.killpg(process.pid, number)  # as a terminal and SLURM do
