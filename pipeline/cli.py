@@ -47,9 +47,9 @@ class Group(click.Group):
             return super().invoke(context)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Terminated) as stop:
             click.echo("Stopped: what was finished is kept, and the same command goes on.", err=True)
-            context.exit(130)
+            context.exit(75 if isinstance(stop, Terminated) else 130)  # 75: EX_TEMPFAIL of sysexits.h, "try again"
         except Exception as error:
             if os.environ.get("FAIRFACE_DEBUG") or not (message := message_of(error)):
                 raise
@@ -59,10 +59,8 @@ class Group(click.Group):
             signal.signal(signal.SIGTERM, before)
 
 
-class Terminated(Exception):
-    """SIGTERM; exits as a stopped training run does, with EX_TEMPFAIL of sysexits.h."""
-
-    code = 75
+class Terminated(BaseException):
+    """SIGTERM: as little as Ctrl-C something that a library's `except Exception` may swallow."""
 
 
 def terminated(*_) -> None:
@@ -71,8 +69,6 @@ def terminated(*_) -> None:
 
 def message_of(error: Exception) -> str | None:
     """What a user can do something about, in a line; None for an error that is ours."""
-    if isinstance(error, Terminated):
-        return "stopped: what was finished is kept, and the same command goes on"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full: free some space or choose another --out; what was finished is kept"
     if isinstance(error, OSError) and error.filename:

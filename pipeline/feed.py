@@ -47,6 +47,8 @@ class Shards:
             path = self.folder / shard["name"]
             if not path.exists() or path.stat().st_size != shard["bytes"] or not path.with_suffix(".idx").exists():
                 raise ValueError(f"{path} is missing or not as it was written{self.remedy()}")
+        if self.table and not self.table.is_file():
+            raise ValueError(f"{self.table} is missing: `fairface shards` makes it again")
         return self
 
     def remedy(self) -> str:

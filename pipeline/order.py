@@ -84,29 +84,35 @@ class Natural:
 class Balanced:
     """Every epoch draws the groups of a label column in given shares, as exactly as whole images allow.
 
-    Within a group all images come before one comes again. Images without the label are left out.
+    Within a group all images come before one comes again, from epoch to epoch too. Images without the label are left
+    out.
     """
 
     def __init__(self, groups: pl.Series, shares: Mapping[str, float], seed: int, part: Part = WHOLE):
-        """`groups` is each image's group, in tar order; ValueError where a share can't be drawn from this part."""
-        self.seed, mine = seed, part.of(len(groups))
-        self.left_out = groups.null_count()  # images of all ranks
+        """`groups` is each image's group, in tar order; ValueError where a rank's part lacks one that is wanted."""
+        self.seed, self.left_out = seed, groups.null_count()  # images of all ranks
         self.length = (len(groups) - self.left_out) // part.world
-        self.members, self.shares = {}, shares
-        for group, share in shares.items():
-            numbers = (groups.slice(mine.start, len(mine)) == group).fill_null(False).arg_true()
-            if share and numbers.is_empty():
-                raise ValueError(f"--balance wants {share:.1%} of {group}, and no image is of it")
-            self.members[group] = torch.from_numpy(numbers.to_numpy().astype("int64")) + mine.start
+        self.members, self.counts = {}, apportion(shares, self.length)
+        for group, count in self.counts.items():
+            numbers = torch.from_numpy((groups == group).fill_null(False).arg_true().to_numpy().astype("int64"))
+            parts = [Part(rank, part.world).of(len(groups)) for rank in range(part.world)]
+            mine = [numbers[(numbers >= other.start) & (numbers < other.stop)] for other in parts]
+            if count and not all(map(len, mine)):
+                raise ValueError(
+                    f"--balance wants {shares[group]:.1%} of {group}, of which there are {len(numbers):,} images: too "
+                    f"few for {part.world} processes to have some each"
+                )
+            self.members[group] = mine[part.rank]
 
     def epoch(self, epoch: int) -> Tensor:
         """The numbers (in tar order) of an epoch's images, int64 [length]."""
         drawn = []
-        for i, (group, count) in enumerate(apportion(self.shares, self.length).items()):
-            members = self.members[group]
-            for again in range(-(-count // max(len(members), 1))):
-                chosen = permuted(members, self.seed, DRAWS, epoch, i, again)
-                drawn.append(chosen[: count - again * len(members)])
+        for i, (group, count) in enumerate(self.counts.items()):
+            members, at, end = self.members[group], epoch * count, (epoch + 1) * count
+            while at < end:  # one permutation of the group after the other, on from where the last epoch ended
+                again, first = divmod(at, len(members))
+                drawn.append(permuted(members, self.seed, DRAWS, i, again)[first : first + end - at])
+                at += len(drawn[-1])
         return permuted(torch.cat(drawn), self.seed, ORDER, epoch)
 
 
@@ -154,8 +160,8 @@ def read_shares(path: Path) -> dict[str, float]:
     good = all(share is not None and 0 <= share < math.inf for share in shares.values())
     if len(shares) < len(pairs) or None in shares or not good:
         raise ValueError(f"{path}: every group needs one share, a number from 0 up")
-    if not sum(shares.values()):
-        raise ValueError(f"{path}: at least one group needs a share above 0")
+    if not 0 < sum(shares.values()) < math.inf:
+        raise ValueError(f"{path}: at least one group needs a share above 0, and their sum must be a number")
     return shares
 
 

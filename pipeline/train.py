@@ -290,20 +290,25 @@ def train(
         options = Options(**begun.config["options"])
         if order.left_out and part.rank == 0:
             print(f"{order.left_out:,} images without {options.conditional or options.balance_by} are left out")
-        trainer = Trainer(options, target, part, len(classes.shares) if classes else 0)
-        done, rows = restore(trainer, begun.saved)
-        batches = FEEDS[options.feed](
-            shards, order, options.image_size, options.batch_size // part.world, target, part, workers, progress
-        )
-        labels = classes.batches(order, options.batch_size // part.world, done, target) if classes else repeat(None)
+        local = options.batch_size // part.world
+
+        def start() -> tuple[Trainer, int, list[dict], Iterator]:
+            trainer = Trainer(options, target, part, len(classes.shares) if classes else 0)
+            done, rows = restore(trainer, begun.saved)
+            feed = FEEDS[options.feed]
+            batches = feed(shards, order, options.image_size, local, target, part, workers, progress)(done)
+            labels = classes.batches(order, local, done, target) if classes else repeat(None)
+            return trainer, done, rows, zip(batches, labels, strict=False)
+
+        trainer, done, rows, batches = ranks.together(start)  # each may find its part of the images damaged
         config = begun.config | {"parameters": trainer.nets.sizes(), "classes": classes and classes.shares}
         config |= {"left_out": order.left_out}
-        ranks.from_first(lambda: ready(begun.folder, config, force))
         shown = progress and part.rank == 0
+        ranks.from_first(lambda: ready(begun.folder, config, force))
         loop = Loop(trainer, begun.folder, config, rows, per_epoch, sample_every, save_every_epoch, keep, shown)
         try:
             with Signals() as signals:
-                loop.run(zip(batches(done), labels, strict=False), done, steps, signals)
+                loop.run(batches, done, steps, signals)
         except BaseException:
             ended(begun.folder, config, part)
             raise
@@ -398,8 +403,8 @@ class Classes:
                 raise ValueError("--balance with --conditional needs the same label: give --balance-by the same column")
             counts = shares_of(options.balance, groups, options.balance_by)
         total = sum(counts.values())
+        shares = {group: counts[group] / total for group in shares if counts.get(group)}  # none that it is never shown
         numbers = groups.replace_strict({group: i for i, group in enumerate(shares)}, default=-1, return_dtype=pl.Int64)
-        shares = {group: counts.get(group, 0) / total for group in shares}
         return cls(shares, torch.from_numpy(numbers.fill_null(-1).to_numpy().copy()))
 
     def batches(self, order: Natural | Balanced, batch: int, step: int, device: torch.device) -> Iterator[Tensor]:
@@ -528,10 +533,13 @@ class Loop:
             self.board.close()
 
     def agreed(self, seen: bool, step: int) -> bool:
-        """Whether a signal ends the run after this step; several ranks ask each other now and then."""
+        """Whether a signal ends the run after this step; several ranks ask each other.
+
+        After every step on CPUs, where a step is long and nothing waits; on GPUs that would stop them each time.
+        """
         if self.trainer.part.world == 1:
             return seen
-        if step % self.log_every:
+        if self.trainer.device.type == "cuda" and step % self.log_every:
             return False
         flag = torch.tensor(float(seen))
         torch.distributed.all_reduce(flag)
@@ -639,7 +647,10 @@ EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}  # 75: EX_TEMPFAIL of syse
 
 
 class Signals:
-    """Within it, SIGTERM (a SLURM time limit) and SIGINT only ask for an end; a second one ends at once."""
+    """Within it, SIGTERM (a SLURM time limit) and SIGINT only ask for an end; a second Ctrl-C ends at once.
+
+    A second SIGTERM does not: SLURM and torchrun may each send one.
+    """
 
     def __enter__(self) -> "Signals":
         self.seen, self.code = False, 0
@@ -648,7 +659,8 @@ class Signals:
 
     def note(self, number: int, _frame) -> None:
         self.seen, self.code = True, EXIT_CODES[number]
-        signal.signal(number, self.before[number])
+        if number == signal.SIGINT:
+            signal.signal(number, self.before[number])
 
     def __exit__(self, *_) -> None:
         for number, handler in self.before.items():

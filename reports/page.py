@@ -45,7 +45,8 @@ def build(out: Path, run: str | None = None, force: bool = False) -> tuple[Path,
     check_manifest(run, config, shards)
     tables = estimate.write(out, connection, run)
     connection = sql.connect(out)  # the estimates are there now
-    facts = gather(connection, run, config, shards, labelled, tables)
+    samples = read_json(out / "runs" / run / "samples.json") or {}
+    facts = gather(connection, run, config, shards, labelled, tables, samples)
     drawn = draw(connection, out, run)
     options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
     html = Environment(loader=FileSystemLoader(HERE), **options)
@@ -89,8 +90,10 @@ def gather(
     shards: dict[str, Any],
     labelled: dict[str, Any],
     tables: dict[str, pl.DataFrame],
+    samples: dict[str, Any],
 ) -> dict[str, Any]:
     """Everything the page says, as plain values: what `report.json` holds."""
+    steered = steering(config, samples)
     rows = sql.ask(connection, "comparison", run=run)
     data = config.get("data") or {}
     annotated = len(tables["confusion"]) > 0
@@ -98,9 +101,9 @@ def gather(
         "run": run,
         "drawn": bool(data.get("drawn")),
         "built": datetime.now(UTC).isoformat(timespec="seconds"),
-        "verdict": sentences(rows, foreign(config, labelled)),
+        "verdict": sentences(rows, foreign(config, labelled), bool(steered)),
         "summary": dict(rows["verdict"].value_counts().iter_rows()),
-        "warnings": warnings(config, labelled, annotated),
+        "warnings": warnings(config, labelled, annotated) + steered,
         "annotated": annotated,
         "labelling": labelled,
         "estimates": rows.to_dicts(),
@@ -144,10 +147,28 @@ def warnings(config: dict[str, Any], labelled: dict[str, Any], annotated: bool) 
     return found
 
 
-def sentences(rows: pl.DataFrame, foreign: bool = False) -> list[str]:
+def steering(config: dict[str, Any], samples: dict[str, Any]) -> list[str]:
+    """Why the packed images are not what the generator was shown, or the samples not what it draws by itself."""
+    found, options = [], config.get("options") or {}
+    if (balance := options.get("balance", "natural")) != "natural":
+        how = "equally often" if balance == "uniform" else "in shares of their own"
+        found.append(
+            f"The generator was shown the groups of {options.get('balance_by')} {how}. What this page calls training "
+            "is the packed images as they are, so a ratio of 1 is not what it was shown: compare it with a run on "
+            "natural data."
+        )
+    shares = samples.get("shares")
+    if shares and shares != config.get("classes"):
+        asked = ", ".join(group for group, share in shares.items() if share)
+        found.append(f"The samples were asked to be {asked}: their shares are the request's, not the generator's.")
+    return found
+
+
+def sentences(rows: pl.DataFrame, foreign: bool = False, steered: bool = False) -> list[str]:
     """The verdict as a person would say it, a sentence or two for each thing that people ask about first.
 
-    Of labels that mean nothing (`foreign`) nothing is claimed.
+    Of labels that mean nothing (`foreign`) nothing is claimed; what was shown or asked for otherwise (`steered`) is
+    not blamed on the generator.
     """
     if foreign:
         return ["No answer: these labels say nothing about real faces. They are shown as they are."]
@@ -156,7 +177,11 @@ def sentences(rows: pl.DataFrame, foreign: bool = False) -> list[str]:
     said = [clause(*names, rows.filter(attribute=attribute)) for attribute, names in asked.items()]
     rare, total = (rows["verdict"] == "inconclusive").sum(), len(rows)
     last = f"{rare} of {total} groups {'is' if rare == 1 else 'are'} too rare to tell." if rare else ""
-    return [answer(rows), *said, last or f"None of {total} groups is too rare to tell."]
+    opening = answer(rows)
+    if steered:
+        moved = rows["verdict"].is_in(["amplified", "reduced"]).sum()
+        opening = f"It was steered: {moved} of {len(rows)} groups are more or less frequent than in the packed images."
+    return [opening, *said, last or f"None of {total} groups is too rare to tell."]
 
 
 def answer(rows: pl.DataFrame) -> str:

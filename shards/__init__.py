@@ -7,8 +7,8 @@ from concurrent.futures import Executor
 
 
 def cpus() -> int:
-    """Cores that this process may use, which under SLURM are fewer than the machine's."""
-    return len(os.sched_getaffinity(0))
+    """Cores for this process: those that SLURM leaves it, shared with the other ranks that torchrun started here."""
+    return max(len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
 
 
 def in_turn(pool: Executor, work: Callable, jobs: Iterable[tuple], ahead: int) -> Iterator[tuple]:

@@ -219,7 +219,7 @@ def pack(
     not set.
     """
     started = time.monotonic()
-    workers = workers or max(cpus() // ranks.on_this_machine(), 1)
+    workers = workers or cpus()
     with ExitStack() as stack:
         ranks.from_first(lambda: stack.enter_context(alone(folder, "packing into")))
         pool = stack.enter_context(processes(workers))

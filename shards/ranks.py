@@ -20,11 +20,6 @@ def world() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def on_this_machine() -> int:
-    """How many of them share this machine's cores."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-
-
 @contextmanager
 def group() -> Iterator[None]:
     """Joins the others for the time of a block; does nothing for the only process, nor within such a block."""
@@ -68,15 +63,15 @@ def from_first(work: Callable[[], T], told: Callable[[T], T] = lambda result: re
     return result if rank() == 0 else box[1]
 
 
-def together(work: Callable[[], None]) -> None:
-    """Every rank does its own `work`, and all wait for all; where one fails it says why, and the others end."""
+def together(work: Callable[[], T]) -> T:
+    """What each rank's own `work` returns, once all are done; where one fails it says why, and the others end."""
     if world() == 1:
         return work()
     import torch.distributed
 
-    error = None
+    result, error = None, None
     try:
-        work()
+        result = work()
     except Exception as caught:
         error = caught
     failed = [False] * world()
@@ -85,3 +80,4 @@ def together(work: Callable[[], None]) -> None:
         raise error
     if any(failed):
         raise SystemExit(1)
+    return result
