@@ -1,6 +1,7 @@
 """Every speed figure, beside a plain baseline that does the same work in the same run."""
 
 import io
+import statistics
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from models import clip
 from pipeline import feed, label, labeller, sample
-from pipeline.bench_shards import bench_join, bench_pack, bench_scale, bench_verify
+from pipeline.bench_shards import COPIES, bench_join, bench_pack, bench_scale, bench_verify
 from pipeline.machine import device_name, device_of, processor, tune_allocator
 from pipeline.measure import Row, cells, compare, write_section
 from pipeline.order import Natural
@@ -225,6 +226,10 @@ def run(stages: tuple[str, ...], device: str, images: int, json_file: Path | Non
         root = Path(scratch) / "faces"
         synthetic.write(root, images, size=256, quality=95, progress=True)
         bench = Bench(root, Path(scratch), target)
+        size = statistics.mean(path.stat().st_size for path in root.rglob("*.jpg")) / 1000
+        about = (
+            f"{images:,} drawn JPEGs of 256x256 and {size:.0f} kB; for packing and verifying {COPIES} copies of each"
+        )
         for name in stages or STAGES:
             for row in STAGES[name](bench):
                 rows.append(row)
@@ -233,5 +238,5 @@ def run(stages: tuple[str, ...], device: str, images: int, json_file: Path | Non
         write_json(json_file, [asdict(row) for row in rows])
     if markdown:
         write_section(
-            markdown, processor() if target.type == "cpu" else f"{device_name(target)}, {processor()}", rows, images
+            markdown, processor() if target.type == "cpu" else f"{device_name(target)}, {processor()}", rows, about
         )

@@ -94,7 +94,7 @@ def cells(row: Row) -> str:
     return f"{row.value:12,.0f} {row.unit:8} {against}  {row.note}"
 
 
-def write_section(path: Path, title: str, rows: list[Row], images: int) -> None:
+def write_section(path: Path, title: str, rows: list[Row], images: str) -> None:
     """Puts the table under `## title`, with what an older one says of other stages; other machines' sections stay."""
     head = f"""# Speed
 
@@ -118,7 +118,7 @@ Where the baseline is ours at a smaller size, the ratio says how many times as m
         unit = "" if row.unit == "img/s" else f" {row.unit}"
         against = f"{row.baseline:,.0f}{unit} | {row.ratio:.2f}" if row.baseline else "|"
         lines[row.stage].append(f"| {row.stage} | {row.figure} | {row.value:,.0f}{unit} | {against} | {row.note} |")
-    about = f"{date.today().isoformat()}, {images:,} drawn JPEGs of 256x256; {used}."
+    about = f"{date.today().isoformat()}, {images}; {used}."
     table = ["| stage | figure | ours | baseline | ratio | |", "|---|---|---:|---:|---:|---|", *chain(*lines.values())]
     section = "\n".join([f"{title}\n", f"{about}\n", *table])
     sections = [text.rstrip("\n") for text in old if not text.startswith(f"{title}\n")] + [section]

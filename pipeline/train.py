@@ -26,6 +26,7 @@ from pipeline.machine import command_line, device_name, device_of, now, tune_all
 from pipeline.order import FLIPS, LATENTS, WHOLE, Balanced, Natural, Part, batches_from, generator, groups_of, shares_of
 from shards import ranks
 from shards.files import fingerprint, read_json, read_parquet, replacing, write_json, write_parquet
+from shards.verify import finished
 
 TELL_EVERY = 20  # seconds between lines where no progress bar is shown
 GRID_SEED = 2**31  # the grid's latents lie outside every training step's
@@ -272,49 +273,76 @@ def train(
     Stopped on SIGTERM or SIGINT, after saving.
     """
     with ranks.group():
-        target, part = device_of(device), Part(ranks.rank(), ranks.world())
+        target = device_of(device)
         if target.index:
             torch.cuda.set_device(target)
         tune_allocator()
-        shards, packed = Shards.open(out / "shards"), read_json(out / "shards" / "shards.json")
-        images = read_parquet(shards.table).filter(status="packed")
-        classes = Classes.of(images, options) if options.conditional else None
-        order = order_of(options, shards, images, classes, part)
-        del images
-        per_epoch = order.length // (options.batch_size // part.world)
+        data = Data.of(out, options)
         if not steps:
-            steps = epochs * per_epoch if epochs else default_steps(preset, per_epoch)
-        begun = ranks.from_first(lambda: begin(out, run, options, preset, steps, shards, packed, target, force))
+            steps = epochs * data.per_epoch if epochs else default_steps(preset, data.per_epoch)
+        begun = ranks.from_first(lambda: begin(out, run, options, preset, steps, data, target, force))
         if begun.finished:
             return begun.config | {"unchanged": True}
-        options = Options(**begun.config["options"])
-        if order.left_out and part.rank == 0:
-            print(f"{order.left_out:,} images without {options.conditional or options.balance_by} are left out")
-        local = options.batch_size // part.world
-
-        def start() -> tuple[Trainer, int, list[dict], Iterator]:
-            trainer = Trainer(options, target, part, len(classes.shares) if classes else 0)
-            done, rows = restore(trainer, begun.saved)
-            feed = FEEDS[options.feed]
-            batches = feed(shards, order, options.image_size, local, target, part, workers, progress)(done)
-            labels = classes.batches(order, local, done, target) if classes else repeat(None)
-            return trainer, done, rows, zip(batches, labels, strict=False)
-
-        trainer, done, rows, batches = ranks.together(start)  # each may find its part of the images damaged
-        config = begun.config | {"parameters": trainer.nets.sizes(), "classes": classes and classes.shares}
-        config |= {"left_out": order.left_out}
-        shown = progress and part.rank == 0
+        # each rank may find its part of the images damaged: no run is replaced before all are ready
+        trainer, done, rows, batches = ranks.together(lambda: start(begun, data, target, workers, progress))
+        config = begun.config | {"parameters": trainer.nets.sizes(), **data.about()}
         ranks.from_first(lambda: ready(begun.folder, config, force))
-        loop = Loop(trainer, begun.folder, config, rows, per_epoch, sample_every, save_every_epoch, keep, shown)
+        shown = progress and data.part.rank == 0
+        loop = Loop(trainer, begun.folder, config, rows, data.per_epoch, sample_every, save_every_epoch, keep, shown)
         try:
             with Signals() as signals:
                 loop.run(batches, done, steps, signals)
         except BaseException:
-            ended(begun.folder, config, part)
+            ended(begun.folder, config, data.part)
             raise
         config |= {"status": "finished", "finished": now()}
         ranks.from_first(lambda: write_json(begun.folder / "config.json", config))
         return config | {"unchanged": False}
+
+
+@dataclass
+class Data:
+    """What a run trains on, and this rank's part of it."""
+
+    shards: Shards
+    packed: dict  # what shards.json says
+    part: Part
+    order: Natural | Balanced
+    classes: "Classes | None"
+    local: int  # images of a batch that are this rank's
+
+    @classmethod
+    def of(cls, out: Path, options: Options) -> "Data":
+        """ValueError for shards that are not there, and for a choice of images that can't be trained on."""
+        shards, part = Shards.open(out / "shards"), Part(ranks.rank(), ranks.world())
+        images = read_parquet(shards.table).filter(status="packed")
+        classes = Classes.of(images, options) if options.conditional else None
+        order = order_of(options, shards, images, classes, part)
+        return cls(shards, finished(out / "shards"), part, order, classes, options.batch_size // part.world)
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps."""
+        return self.order.length // self.local
+
+    def about(self) -> dict:
+        """What config.json says of it."""
+        return {"classes": self.classes and self.classes.shares, "left_out": self.order.left_out}
+
+
+def start(
+    begun: "Begun", data: Data, device: torch.device, workers: int | None, progress: bool
+) -> tuple[Trainer, int, list[dict], Iterator]:
+    """The trainer where the run left off, the steps done and the rows logged until then, and the batches to come."""
+    options, classes, part = Options(**begun.config["options"]), data.classes, data.part
+    if data.order.left_out and part.rank == 0:
+        print(f"{data.order.left_out:,} images without {options.conditional or options.balance_by} are left out")
+    trainer = Trainer(options, device, part, len(classes.shares) if classes else 0)
+    done, rows = restore(trainer, begun.saved)
+    feed = FEEDS[options.feed]
+    batches = feed(data.shards, data.order, options.image_size, data.local, device, part, workers, progress)
+    labels = classes.batches(data.order, data.local, done, device) if classes else repeat(None)
+    return trainer, done, rows, zip(batches(done), labels, strict=False)
 
 
 def resumed(out: Path, run: str | None) -> tuple[str, str, Options, int]:
@@ -346,25 +374,24 @@ def begin(
     options: Options,
     preset: str,
     steps: int,
-    shards: Shards,
-    packed: dict,
+    data: Data,
     device: torch.device,
     force: bool,
 ) -> Begun:
     """Finds the run that the options name, or settles what a new one is; nothing is written yet."""
     if run and (run != Path(run).name or run.startswith(".")):
         raise ValueError(f"--run {run}: a run's name is the name of one folder")
-    folder = out / "runs" / (run or name_of(options, packed["manifest"]))
+    folder = out / "runs" / (run or name_of(options, data.packed["manifest"]))
     if folder.exists() and not (folder / "config.json").exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} holds files that are no run's: choose another --run")
     old = None if force else read_json(folder / "config.json")
-    config, said = open_run(old, folder, options, steps, shards, packed, device)
+    config, said = open_run(old, folder, options, steps, data.shards, data.packed, device)
     saved = checkpoint.saved(folder / "checkpoints") if old else []
     if saved and checkpoint.step_of(saved[-1]) >= steps:
         return Begun(folder, config, saved, True)
     config |= {"status": "running", "preset": preset, "steps": steps}
     length = f"{steps:,} steps of {options.batch_size}"
-    print(f"{folder.name}: {shards.images:,} images, {length} on {config['device']}; {said}")
+    print(f"{folder.name}: {data.shards.images:,} images, {length} on {config['device']}; {said}")
     return Begun(folder, config, saved, False)
 
 

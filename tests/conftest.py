@@ -3,8 +3,12 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from shards import pack, synthetic
+
+settings.register_profile("patient", deadline=None)  # a slow machine is no failure
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
