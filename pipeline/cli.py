@@ -248,10 +248,10 @@ def pack_into(
 def drawn_faces(out: Path, workers: int | None, force: bool) -> Path:
     """OUT/synthetic: faces that `fairface synth` drew there are taken as they are, otherwise some are drawn."""
     from shards import synthetic
-    from shards.files import read_json
+    from shards.verify import finished
 
-    done = read_json(out / "shards" / "shards.json")
-    if done and not done["drawn"] and not force:
+    done = finished(out / "shards") if (out / "shards" / "shards.json").exists() and not force else None
+    if done and not done["drawn"]:
         raise ValueError(
             f"{out / 'shards'} holds {done['images']:,} images of {done['root']}: name them with --data to "
             "go on with them, or pack drawn faces into another folder with --out"
@@ -410,7 +410,7 @@ def train(
     out, data, run, preset, steps, epochs, sample_every, save_every_epoch, keep, workers, device, resume, force, **given
 ) -> None:
     """Train the DCGAN on the shards; the same command continues what was interrupted."""
-    from shards.files import read_json
+    from shards.verify import finished
 
     if steps and epochs:
         raise click.UsageError("--steps and --epochs say the same: give one")
@@ -432,7 +432,7 @@ def train(
             steps = steps or (None if epochs else until)
         else:
             if preset == "auto":
-                preset = training.preset_for(read_json(out / "shards" / "shards.json") or {}, device)
+                preset = training.preset_for(finished(out / "shards"), device)
             begun = training.PRESETS[preset]
         if given["image_size"]:
             given["image_size"] = int(given["image_size"])

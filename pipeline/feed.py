@@ -172,11 +172,11 @@ class Members:
     """The bytes of every image of some shards, by its number in tar order."""
 
     def __init__(self, shards: Shards, in_pieces: bool):
+        self.files: dict[int, int] = {}
         self.paths, self.in_pieces = [shards.folder / name for name in shards.names], in_pieces
         places = [list(tar.index(path).values()) for path in self.paths]
         self.shard = np.repeat(np.arange(len(places)), [len(place) for place in places])
         self.place = np.array([pair for place in places for pair in place], dtype=np.int64)  # offset, size
-        self.files: dict[int, int] = {}
 
     def read(self, numbers: Tensor) -> list[np.ndarray]:
         """The coded images, uint8 [bytes] each."""

@@ -11,11 +11,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif"}
 OPENED = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # MPO opens as JPEG; GIF, to name it when refusing it
 STARTS = {b"\x89PNG\r\n\x1a\n": "png", b"BM": "bmp", b"II*\0": "tif", b"MM\0*": "tif"}
-FOREIGN = (
-    b"GIF8",
-    b"\0\0\0\x0cjP  ",
-    b"\xff\x4f\xff\x51",
-)  # images all the same: GIF, JPEG 2000; AVIF and HEIC have "ftyp"
+FOREIGN = (b"GIF8", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")  # images too: GIF and JPEG 2000; AVIF has "ftyp"
 TIFF_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I;16B"}
 TIFF_CODECS = {"raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "jpeg", "zstd"}
 MAX_BYTES = 1 << 28

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from shards import annotations, choice, cpus, in_turn, match, ranks, tree
 from shards.files import alone, digest, fingerprint, read_json, read_parquet, replacing, write_json, write_parquet
 from shards.tar import BLOCK
-from shards.verify import manifest, tar_size
-from shards.worker import Recipe, processes, start, write_shard
+from shards.verify import finished, manifest, tar_size
+from shards.worker import COLUMNS, Recipe, processes, start, write_shard
 
 SCHEMA = {
     "key": pl.String,
@@ -41,7 +41,7 @@ SCHEMA = {
     "status": pl.String,
     "reason": pl.String,
 }
-ROW = {name: SCHEMA[name] for name in ("key", "width", "height", "bytes", "sha256", "orientation", "reason")}
+ROW = {name: SCHEMA[name] for name in COLUMNS}
 # Deepfake sets hold both kinds, so their family alone decides nothing.
 TARGET_OF_FAMILY = pl.col("family").replace_strict(
     {"GANs": "fake", "DMs": "fake", "Real": "real"}, default=None, return_dtype=annotations.TYPES["target"]
@@ -239,8 +239,8 @@ def begin(
 ) -> tuple[Plan | None, Job | dict]:
     """The plan, and the job that is left to do; or what shards.json says, where that is nothing."""
     found = survey(root, options, tables, folder.parent)
-    done = read_json(folder / "shards.json")
-    if done and done["fingerprint"] == found.fingerprint and whole(folder, done) and not force:
+    done = finished(folder) if (folder / "shards.json").exists() and not force else None
+    if done and done["fingerprint"] == found.fingerprint and whole(folder, done):
         shutil.rmtree(folder / ".unfinished", ignore_errors=True)  # what a kill left after all was done
         return None, done
     plan = make_plan(found)  # whatever is wrong with the choice is said before anything is touched

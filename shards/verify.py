@@ -13,6 +13,7 @@ from tqdm import tqdm
 from shards import check, cpus, in_turn, tar
 from shards.files import digest, read_json, read_parquet
 
+KEYS = {"fingerprint", "order", "manifest", "files", "drawn", "root", "options", "images", "shards"}  # of shards.json
 KINDS = set(check.EXTENSIONS.values())
 
 
@@ -43,10 +44,10 @@ def finished(folder: Path) -> dict:
     if done is None:
         raise ValueError(f"no finished shards in {folder}: run `fairface shards` first")
     shards = done.get("shards") if isinstance(done, dict) else None
-    known = isinstance(shards, list) and {"manifest", "images", "files", "options", "drawn", "root"} <= done.keys()
-    if not known or not all(
-        isinstance(shard, dict) and {"name", "images", "bytes"} <= shard.keys() for shard in shards
-    ):
+    known = isinstance(shards, list) and done.keys() >= KEYS
+    kinds = {"name": str, "images": int, "bytes": int}
+    good = known and all(isinstance(s, dict) and all(isinstance(s.get(k), t) for k, t in kinds.items()) for s in shards)
+    if not good or sum(shard["images"] for shard in shards) != done["images"]:
         raise ValueError(
             f"{folder / 'shards.json'} is not what this version of fairface writes: run `fairface shards --force`"
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from shards import pack as packing
 from shards import tar
 from shards.files import read_json, write_json
 from shards.verify import Fault, verify
@@ -127,11 +128,20 @@ def test_missing_tables_and_a_changed_list_are_found(pack):
     assert [fault.file for fault in faults(pack)] == ["images.parquet", "unmatched.parquet", "shard-000001.tar"]
 
 
-@pytest.mark.parametrize("text", ["[1]", '{"a": 1}', '{"shards": [{}]}'])
-def test_a_list_that_is_none_is_one_clear_error(pack, text):
-    (pack / "shards.json").write_text(text)
+@pytest.mark.parametrize("change", [[1], {"a": 1}, {"shards": [{}]}, "a number as text", "a shard less"])
+def test_a_list_that_is_none_is_one_clear_error_and_force_mends_it(drawn, pack, change):
+    done = read_json(pack / "shards.json")
+    if change == "a number as text":
+        done["shards"][0]["images"] = "100"
+    elif change == "a shard less":
+        done["shards"].pop()
+    write_json(pack / "shards.json", done if isinstance(change, str) else change)
     with pytest.raises(ValueError, match=r"shards\.json is not what this version of fairface writes"):
         verify(pack)
+    with pytest.raises(ValueError, match=r"shards\.json is not what this version of fairface writes"):
+        packing.pack(drawn, pack, progress=False)
+    assert packing.pack(drawn, pack, force=True, progress=False)["images"] == 240
+    assert faults(pack) == []
 
 
 def test_a_pipe_in_place_of_a_tar_is_not_waited_for(pack):
