@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -315,6 +316,16 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(drawn, tmp_path):
         assert not list((disk / "shards").glob("*.partial")) + list((disk / "shards").glob(".*.partial"))
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def test_sigterm_is_not_taken_for_a_librarys_failure(tmp_path, monkeypatch):
+    """A checkpoint that is being read when the time limit comes must not become another labeller."""
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    (tmp_path / "weights.pt").write_bytes(b"1")
+    monkeypatch.setattr("open_clip.create_model", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    words = ("--input-dir", tmp_path, "--out-csv", tmp_path / "l.csv", "--clip-pretrained", tmp_path / "weights.pt")
+    assert "the same command goes on" in fairface("label", *words, code=75)
+    assert not (tmp_path / "l.csv").exists()
 
 
 def test_help_names_every_command():

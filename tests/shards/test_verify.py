@@ -49,6 +49,14 @@ def test_one_flipped_bit_is_found_and_named(pack, at):
     assert faults(pack) == [Fault("shard-000001.tar", "has other bytes than were packed", offset - 512, key)]
 
 
+@pytest.mark.parametrize("byte", [0, 8, 107, 135, 150, 257, 511], ids=str)
+def test_every_byte_of_a_header_counts(pack, byte):
+    """Name, extension, mode, size, checksum, magic and padding."""
+    key, offset, _ = place(pack, "shard-000000.tar", 3)
+    overwrite(pack / "shard-000000.tar", offset - 512 + byte, b"X")
+    assert faults(pack) == [Fault("shard-000000.tar", "has another header than was packed", offset - 512, key)]
+
+
 def test_headers_padding_and_the_end_count_too(pack):
     key, offset, _ = place(pack, "shard-000000.tar", 3)
     overwrite(pack / "shard-000000.tar", offset - 512, b"X")
