@@ -5,7 +5,8 @@ import statistics
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import cycle, islice
+from functools import partial
+from itertools import count, cycle, islice, repeat
 from pathlib import Path
 
 import torch
@@ -21,13 +22,16 @@ from models import clip
 from pipeline import feed, label, labeller, sample
 from pipeline.bench_shards import COPIES, bench_join, bench_pack, bench_scale, bench_verify
 from pipeline.machine import device_name, device_of, processor, tune_allocator
-from pipeline.measure import Row, cells, compare, write_section
+from pipeline.measure import ROUNDS, Row, cells, compare, write_section
 from pipeline.order import Natural
-from pipeline.train import PRESETS, Trainer, flop, resolve
+from pipeline.step import PRESETS, Trainer, flop
+from pipeline.train import resolve
 from shards import cpus, pack, synthetic
 from shards.files import read_parquet, write_json
 
 SIZE = 64  # pixels of everything after the decoder
+# seconds an image of `faces` that an H100 can't go below: 2.28 GFLOP in bf16; at least 2.2, at most 4.5 us of traffic
+H100_FLOORS = {"arithmetic": 2.8e-6, "memory traffic": 2.2e-6}
 
 
 class Folder(Dataset):
@@ -104,11 +108,12 @@ class PlainLoop:
     """The training loop as published tutorials and the original have it: eager, fp32, sigmoid and BCELoss."""
 
     def __init__(self, trainer: Trainer, device: torch.device):
-        self.g, self.d = (
-            net.to(device, memory_format=torch.contiguous_format) for net in (trainer.nets.g, trainer.nets.d)
-        )
+        latent_dim, g, d = trainer.options.latent_dim, trainer.nets.g, trainer.nets.d
+        g.net[0] = nn.ConvTranspose2d(latent_dim, g.net[0].out_channels, 4, 1, 0, bias=False)
+        d.net[-1] = nn.Conv2d(d.net[-1].in_channels, 1, 4, 1, 0, bias=False)
+        self.g, self.d = (net.to(device, memory_format=torch.contiguous_format) for net in (g, d))
         self.adams = [torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999)) for net in (self.g, self.d)]
-        self.loss, self.device, self.latent_dim = nn.BCELoss(), device, trainer.options.latent_dim
+        self.loss, self.device, self.latent_dim = nn.BCELoss(), device, latent_dim
 
     def step(self, images: torch.Tensor) -> int:
         images = images.to(self.device)
@@ -124,41 +129,58 @@ class PlainLoop:
 
 
 def bench_train(bench: Bench) -> Iterator[Row]:
-    """The whole trainer against the plain loop at equal width, batch and data; and how near it is to its own step."""
-    shards, device = bench.shards, bench.device
+    """The whole trainer against the plain loop at equal width, batch and data; and how near it is to its limits."""
     tune_allocator()
-    for name, steps in (("sketch", 100), ("faces", 4 if device.type == "cpu" else 300)):
-        options, _ = resolve(PRESETS[name], 10**9 if device.type == "cuda" else steps, shards, device)
-        trainer, plain = Trainer(options, device), PlainLoop(Trainer(options, device), device)
-        order = Natural([shard["images"] for shard in shards.shards], 0)
-        batches = feed.resident(shards, order, options.image_size, options.batch_size, device, progress=False)(0)
-        streamed = feed.streaming(shards, order, options.image_size, options.batch_size, device)(0)
-        loader = DataLoader(Folder(bench.root), options.batch_size, shuffle=True, num_workers=1, drop_last=True)
-        forever = cycle_loader(loader)
-        numbers, fixed = iter(range(10**9)), next(batches).clone()
+    for name, steps in (("sketch", 100), ("faces", 4 if bench.device.type == "cpu" else 300)):
+        yield from bench_preset(bench, name, steps)
 
-        def ours(count=steps, trainer=trainer, batches=batches, numbers=numbers) -> int:
-            return sum(len(images) for images in islice(batches, count) if trainer.step(next(numbers), images).any())
 
-        def from_shards(count=steps, trainer=trainer, streamed=streamed, numbers=numbers) -> int:
-            return sum(len(images) for images in islice(streamed, count) if trainer.step(next(numbers), images).any())
+def bench_preset(bench: Bench, name: str, steps: int) -> Iterator[Row]:
+    """One preset's rates: the trainer, its step alone on a fixed batch, each feed alone, each with the step."""
+    shards, device = bench.shards, bench.device
+    options, _ = resolve(PRESETS[name], 10**9 if device.type == "cuda" else steps, shards, device)
+    trainer, plain = Trainer(options, device), PlainLoop(Trainer(options, device), device)
+    order = Natural([shard["images"] for shard in shards.shards], 0)
+    feeds = {
+        kind: feed.FEEDS[kind](shards, order, options.image_size, options.batch_size, device)(0)
+        for kind in ("resident", "streaming")
+    }
+    loader = DataLoader(Folder(bench.root), options.batch_size, shuffle=True, num_workers=1, drop_last=True)
+    forever, numbers, fixed = cycle_loader(loader), count(), next(feeds["resident"]).clone()
 
-        def step_alone(count=steps, trainer=trainer, fixed=fixed, numbers=numbers) -> int:
-            return sum(len(fixed) for _ in range(count) if trainer.step(next(numbers), fixed).any())
+    def together(batches: Iterator[torch.Tensor], steps: int) -> int:
+        return sum(len(images) for images in islice(batches, steps) if trainer.step(next(numbers), images).any())
 
-        def theirs(count=steps, plain=plain, forever=forever) -> int:
-            return sum(plain.step(images) for images in islice(forever, count))
+    def plainly(steps: int) -> int:
+        return sum(plain.step(images) for images in islice(forever, steps))
 
-        ours(2), from_shards(2), theirs(2)  # compiles, and starts the worker
-        how = "compiled" if options.compile else "eager"
-        about = f"{options.precision}, {how}, width {options.width_g}/{options.width_d}"
-        row = compare("train", f"{name}: batch {options.batch_size}", ours, theirs, device, about)
-        yield row
-        for kind, work in (("resident", ours), ("streaming", from_shards)):
-            figure = f"{name}: with the {kind} feed, against the step alone"
-            yield compare("train", figure, work, step_alone, device, about)
-        achieved = row.value * flop(options) / 1e9
-        yield Row("train", f"{name}: arithmetic", "GFLOP/s", achieved, note=f"{flop(options) / 1e9:.3f} GFLOP an image")
+    for batches in feeds.values():  # compiles
+        together(batches, 2)
+    plainly(2)  # starts the worker
+    how = "compiled" if options.compile else "eager"
+    about = f"{options.precision}, {how}, width {options.width_g}/{options.width_d}"
+    ours, theirs = partial(together, feeds["resident"], steps), partial(plainly, steps)
+    row = compare("train", f"{name}: batch {options.batch_size}", ours, theirs, device, about)
+    yield row
+    # short turns, many of them: what is asked for here is smaller than the machine's own ups and downs
+    turn = max(steps // 5, 1)
+    alone = partial(together, repeat(fixed), turn)
+    for kind, batches in feeds.items():
+        feeding = partial(fed, batches, max(steps, 50))  # many more than are read ahead
+        yield compare("train", f"{name}: the {kind} feed alone, against the step alone", feeding, alone, device, about)
+        both, figure = partial(together, batches, turn), f"{name}: step with the {kind} feed, against the step alone"
+        yield compare("train", figure, both, alone, device, about, 5 * ROUNDS)
+    work = flop(options)
+    yield Row(
+        "train", f"{name}: arithmetic", "GFLOP/s", row.value * work / 1e9, note=f"{work / 1e9:.3f} GFLOP an image"
+    )
+    if name == "faces" and any(chip in device_name(device) for chip in ("H100", "H200", "GH200")):
+        for floor, seconds in H100_FLOORS.items():
+            yield Row("train", f"{name}: share of the {floor} floor", "%", 100 * row.value * seconds)
+
+
+def fed(batches: Iterator[torch.Tensor], steps: int) -> int:
+    return sum(len(images) for images in islice(batches, steps))
 
 
 def cycle_loader(loader: DataLoader) -> Iterator[torch.Tensor]:

@@ -404,10 +404,36 @@ def verify(out, workers) -> None:
 @click.option("--seed", type=ANY_SEED, help="Of everything random.  [default: 0]")
 @WORKERS
 @DEVICE
+@click.option(
+    "--cuda-graphs/--no-cuda-graphs",
+    default=None,
+    help="Replay a whole step as one CUDA graph, on one GPU.  [default: no-cuda-graphs]",
+)
+@click.option(
+    "--hw-decoder-load",
+    type=click.FloatRange(0, 1),
+    help="Share of the JPEGs for a GPU's hardware decoder.  [default: 0.65]",
+)
+@click.option("--other-data", is_flag=True, help="Continue the run on the images that the shards hold now.")
 @click.option("--resume", is_flag=True, help="Continue --run, or the newest, with the options it was begun with.")
 @FORCE
 def train(
-    out, data, run, preset, steps, epochs, sample_every, save_every_epoch, keep, workers, device, resume, force, **given
+    out,
+    data,
+    run,
+    preset,
+    steps,
+    epochs,
+    sample_every,
+    save_every_epoch,
+    keep,
+    workers,
+    hw_decoder_load,
+    device,
+    other_data,
+    resume,
+    force,
+    **given,
 ) -> None:
     """Train the DCGAN on the shards; the same command continues what was interrupted."""
     from shards.verify import finished
@@ -416,6 +442,8 @@ def train(
         raise click.UsageError("--steps and --epochs say the same: give one")
     if resume and (force or preset != "auto"):
         raise click.UsageError("--resume goes on with what is there: it takes no --force and no --preset")
+    if other_data and (force or not (resume or run)):
+        raise click.UsageError("--other-data continues a run: name it with --run, or the newest with --resume")
     if given["balance_by"] and given["balance"] in (None, "natural"):
         raise click.UsageError("--balance-by goes with --balance uniform, or with a file of shares")
     from shards import ranks
@@ -426,6 +454,8 @@ def train(
 
             pack_into(out, data, Packing(), None, None, False)
         from pipeline import train as training
+        from pipeline.feed import Decoding
+        from pipeline.step import PRESETS
 
         if resume:
             run, preset, begun, until = training.resumed(out, run)
@@ -433,7 +463,7 @@ def train(
         else:
             if preset == "auto":
                 preset = training.preset_for(finished(out / "shards"), device)
-            begun = training.PRESETS[preset]
+            begun = PRESETS[preset]
         if given["image_size"]:
             given["image_size"] = int(given["image_size"])
         options = replace(begun, **{name: value for name, value in given.items() if value is not None})
@@ -445,12 +475,13 @@ def train(
             epochs,
             run,
             device,
-            workers,
+            Decoding(workers) if hw_decoder_load is None else Decoding(workers, hw_decoder_load),
             sample_every,
             save_every_epoch,
             keep,
             force,
             shown(),
+            other_data,
         )
     if ranks.rank() == 0:
         folder = out / "runs" / done["run"]

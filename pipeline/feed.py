@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -20,6 +21,14 @@ from shards.files import read_parquet
 from shards.verify import damage, finished
 
 RESIDENT_SHARE = 0.5  # of the free memory that decoded images may take
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How DALI decodes: its threads (one a core without a number), and what a GPU's own JPEG engine takes."""
+
+    workers: int | None = None
+    hw_load: float = 0.65  # share of a batch for nvJPEG's hardware engine, where there is one: DALI's own default
 
 
 class Shards:
@@ -81,7 +90,7 @@ class Shards:
 
 
 def decode(
-    shards: Shards, size: int, device: torch.device, batch: int = 256, workers: int | None = None
+    shards: Shards, size: int, device: torch.device, batch: int = 256, how: Decoding | None = None
 ) -> Iterator[Tensor]:
     """Every image once, in tar order, as uint8 [<= batch, size, size, 3] on `device`, by DALI's webdataset reader.
 
@@ -100,14 +109,14 @@ def decode(
         )
 
     left = shards.images
-    for images in decoded(shards, source, size, device, min(batch, left), workers):
+    for images in decoded(shards, source, size, device, min(batch, left), how or Decoding()):
         yield images[:left]
         if (left := left - len(images)) <= 0:
             return
 
 
 def fetch(
-    shards: Shards, batches: Iterator[Tensor], size: int, device: torch.device, workers: int | None, in_pieces: bool
+    shards: Shards, batches: Iterator[Tensor], size: int, device: torch.device, how: Decoding, in_pieces: bool
 ) -> Iterator[Tensor]:
     """The images of whatever numbers (in tar order) `batches` names, int64 [batch] each, as `decode` hands them over.
 
@@ -121,18 +130,18 @@ def fetch(
 
         return fn.external_source(source=ahead, batch=True, dtype=types.UINT8, ndim=1)
 
-    yield from decoded(shards, source, size, device, len(first), workers)
+    yield from decoded(shards, source, size, device, len(first), how)
 
 
 def decoded(
-    shards: Shards, source: Callable, size: int, device: torch.device, batch: int, workers: int | None
+    shards: Shards, source: Callable, size: int, device: torch.device, batch: int, how: Decoding
 ) -> Iterator[Tensor]:
     """Batches of what DALI reads from `source`, for ever, as uint8 [batch, size, size, 3] on `device`.
 
     The shorter side is resized to `size` by an antialiased triangular filter and the centre is cut out, as
     torchvision's Resize and CenterCrop do. On a GPU the JPEGs are decoded there (`mixed`).
     """
-    shards.verify(workers)
+    shards.verify(how.workers)
     try:
         from nvidia.dali import fn, pipeline_def, types
     except ImportError as error:
@@ -141,15 +150,16 @@ def decoded(
         ) from error
 
     on_gpu = device.type == "cuda"
+    decoder = {"device": "mixed", "hw_decoder_load": how.hw_load} if on_gpu else {"device": "cpu"}
 
     @pipeline_def(
         batch_size=batch,
-        num_threads=workers or cpus(),
+        num_threads=how.workers or cpus(),
         prefetch_queue_depth=2,
         device_id=(device.index or 0) if on_gpu else None,
     )
     def pipeline():
-        images = fn.decoders.image(source(fn), device="mixed" if on_gpu else "cpu", output_type=types.RGB)
+        images = fn.decoders.image(source(fn), output_type=types.RGB, **decoder)
         images = fn.resize(images, resize_shorter=size, interp_type=types.INTERP_LINEAR, antialias=True)
         return fn.crop(images, crop=(size, size))
 
@@ -163,7 +173,7 @@ def decoded(
                 torch.cuda.current_stream(device).synchronize()
     except RuntimeError as error:
         shards.sound = False
-        shards.verify(workers, decode=True)  # which knows its name, if it broke meanwhile
+        shards.verify(how.workers, decode=True)  # which knows its name, if it broke meanwhile
         line = next((text for text in str(error).splitlines() if "rror" in text), str(error))[:300]
         raise ValueError(f"a shard in {shards.folder} can't be decoded ({line}){shards.remedy()}") from error
 
@@ -211,7 +221,7 @@ def load(
     shards: Shards,
     size: int,
     device: torch.device,
-    workers: int | None = None,
+    how: Decoding | None = None,
     progress: bool = True,
     part: Part = WHOLE,
 ) -> Tensor:
@@ -221,7 +231,7 @@ def load(
     images = torch.empty(len(mine), size, size, 3, dtype=torch.uint8, device=device)
     start = before - mine.start  # of the first decoded image among those wanted; negative: some are passed over
     with tqdm(total=len(mine), unit="img", desc="decoding", disable=not progress, leave=False) as bar:
-        for batch in decode(holding, size, device, workers=workers):
+        for batch in decode(holding, size, device, how=how):
             wanted = batch[max(-start, 0) : max(len(mine) - start, 0)]
             images[max(start, 0) : max(start, 0) + len(wanted)] = wanted
             start += len(batch)
@@ -242,14 +252,14 @@ def resident(
     batch: int,
     device: torch.device,
     part: Part = WHOLE,
-    workers: int | None = None,
+    how: Decoding | None = None,
     progress: bool = True,
 ) -> Callable[[int], Iterator[Tensor]]:
     """Decodes once and keeps this part of the images on `device`.
 
     Returns `batches(first_step)`: uint8 [batch, size, size, 3] for ever, in the order given.
     """
-    images, start = load(shards, size, device, workers, progress, part), part.of(shards.images).start
+    images, start = load(shards, size, device, how, progress, part), part.of(shards.images).start
 
     def batches(step: int) -> Iterator[Tensor]:
         return (images[(numbers - start).to(device)] for numbers in batches_from(order, batch, step))
@@ -264,18 +274,19 @@ def streaming(
     batch: int,
     device: torch.device,
     part: Part = WHOLE,
-    workers: int | None = None,
+    how: Decoding | None = None,
     progress: bool = True,
 ) -> Callable[[int], Iterator[Tensor]]:
     """The same batches for what does not fit in memory: every image is read and decoded when its turn comes."""
 
+    how = how or Decoding()
     mine, _ = shards.holding(part.of(shards.images))
-    mine.verify(workers)
+    mine.verify(how.workers)
     shards.sound = True  # as far as this part is concerned
 
     def batches(step: int) -> Iterator[Tensor]:
         numbers = batches_from(order, batch, step)
-        return fetch(shards, numbers, size, device, workers, in_pieces=isinstance(order, Natural))
+        return fetch(shards, numbers, size, device, how, in_pieces=isinstance(order, Natural))
 
     return batches
 

@@ -51,12 +51,18 @@ def rate(work: Callable[[], int], device: "torch.device | None" = None) -> float
 
 
 def compare(
-    stage: str, figure: str, ours: Callable, theirs: Callable, device: "torch.device | None" = None, note: str = ""
+    stage: str,
+    figure: str,
+    ours: Callable,
+    theirs: Callable,
+    device: "torch.device | None" = None,
+    note: str = "",
+    rounds: int = ROUNDS,
 ) -> Row:
-    """Runs ours and the baseline in turns and keeps the median rate of each."""
-    rates = [(rate(ours, device), rate(theirs, device)) for _ in range(ROUNDS)]
+    """Runs ours and the baseline in turns and keeps the median of each one's rates, and of the rounds' ratios."""
+    rates = [(rate(ours, device), rate(theirs, device)) for _ in range(rounds)]
     value, baseline = (statistics.median(side) for side in zip(*rates, strict=True))
-    return Row(stage, figure, "img/s", value, baseline, value / baseline, note)
+    return Row(stage, figure, "img/s", value, baseline, statistics.median(a / b for a, b in rates), note)
 
 
 def apart(function: Callable, *arguments: object) -> tuple[object, float]:
@@ -99,8 +105,9 @@ def write_section(path: Path, title: str, rows: list[Row], images: str) -> None:
     head = f"""# Speed
 
 Written by `make bench`. Ours and a plain baseline take turns in one run; each figure is the
-median of {ROUNDS} rounds, the ratio says how many times faster ours is. Rates are images a second.
-Where the baseline is ours at a smaller size, the ratio says how many times as much the larger takes.
+median of {ROUNDS} rounds or more, and the ratio (the rounds' median too) says how many times faster ours is.
+Rates are images a second. Where the baseline is ours at a smaller size, the ratio says how many times as much the
+larger takes.
 """
     from pipeline.machine import versions
 

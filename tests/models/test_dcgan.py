@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import binary_cross_entropy
 
-from models.dcgan import IMAGE_SIZES, Discriminator, Generator, discriminator_loss, generator_loss
+from models.dcgan import IMAGE_SIZES, Discriminator, FromPoint, Generator, ToPoint, discriminator_loss, generator_loss
 
 
 @pytest.mark.parametrize("size", IMAGE_SIZES)
@@ -44,3 +45,10 @@ def test_losses_are_binary_cross_entropy_of_the_sigmoid():
 def test_other_sizes_are_refused():
     with pytest.raises(ValueError, match="32, 64, 128"):
         Generator(image_size=48)
+
+
+def test_the_ends_are_the_convolutions_they_stand_for():
+    x, y = torch.randn(3, 5, 1, 1), torch.randn(3, 5, 4, 4)
+    up, down = FromPoint(5, 7, 4, 1, 0, bias=False), ToPoint(5, 2, 4, 1, 0, bias=False)
+    assert torch.allclose(up(x), nn.ConvTranspose2d.forward(up, x), atol=1e-5)
+    assert torch.allclose(down(y), nn.Conv2d.forward(down, y), atol=1e-5)

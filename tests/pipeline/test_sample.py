@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from pipeline import sample
-from pipeline.train import Options, train
+from pipeline.step import Options
+from pipeline.train import train
 from shards import tar
 
 CPU = torch.device("cpu")

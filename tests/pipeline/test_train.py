@@ -1,11 +1,13 @@
 """Training: it learns, repeats, resumes to the bit, and stops with a word."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,8 @@ from pipeline import checkpoint
 from pipeline.feed import Shards
 from pipeline.order import WHOLE, Part, generator
 from pipeline.sample import sample
-from pipeline.train import Classes, Options, Trainer, default_steps, flop, order_of, preset_for, resolve, train
+from pipeline.step import Captured, Options, Trainer, flop
+from pipeline.train import Classes, default_steps, name_of, order_of, preset_for, resolve, train
 from shards.files import read_json
 
 TINY = Options(
@@ -276,10 +279,22 @@ def test_a_run_takes_neither_other_options_nor_other_images(out, packed, tmp_pat
     (out / "shards").unlink()
     shutil.copytree(packed / "shards", out / "shards")
     changed = read_json(out / "shards" / "shards.json") | {"manifest": "other"}
-    (out / "shards" / "shards.json").write_text(__import__("json").dumps(changed))
+    (out / "shards" / "shards.json").write_text(json.dumps(changed))
     with pytest.raises(ValueError, match="other images"):
         run(out, 5, run="mine")
+    config = run(out, 5, run="mine", other_data=True)  # unless told
+    assert (config["data"]["manifest"], len(config["data_before"])) == ("other", 1)
+    assert checkpoint.load(checkpoint.path_of(out / "runs" / "mine" / "checkpoints", 5))["data"] == config["data"]
     assert not run(out, 3, run="mine", force=True)["unchanged"]
+
+
+def test_a_run_that_was_told_groups_takes_no_images_of_other_groups(out):
+    told = replace(TINY, conditional="gender")
+    run(out, 3, told, run="mine")
+    config = read_json(out / "runs" / "mine" / "config.json")
+    (out / "runs" / "mine" / "config.json").write_text(json.dumps(config | {"classes": {"female": 1.0}}))
+    with pytest.raises(ValueError, match="was told of the genders female, and"):
+        run(out, 5, told, run="mine", other_data=True)
 
 
 @pytest.mark.parametrize("damage", ["cut", "foreign", "pickle"])
@@ -324,6 +339,27 @@ def test_compiled_and_eager_agree():
     assert torch.allclose(*losses, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("steps", [0, 3])
+def test_what_a_capture_warms_up_with_is_undone(steps):
+    images = torch.randint(0, 255, (16, 32, 32, 3), dtype=torch.uint8)
+    trainer, twin = Trainer(TINY, CPU), Trainer(TINY, CPU)
+    for net in (trainer, twin):
+        for step in range(steps):
+            net.step(step, images)
+    before = deepcopy(trainer.nets.state())
+    trainer.update(images, trainer.latents(9, 16), None, None)
+    Captured(trainer.update, trainer.nets).undo(before)
+    assert same(trainer.step(steps, images), twin.step(steps, images))
+    assert same(trainer.nets.state(), twin.nets.state())
+
+
+def test_a_runs_name_follows_what_decides_its_weights():
+    names = {name_of(options, "m") for options in (TINY, replace(TINY, feed="streaming"))}
+    assert names == {name_of(TINY, "m")}
+    assert name_of(replace(TINY, seed=1), "m") not in names
+    assert name_of(TINY, "other") not in names
+
+
 def test_automatic_choices_are_settled_and_told(packed):
     shards = Shards.open(packed / "shards")
     options, said = resolve(replace(TINY, precision="auto", compile=None), 100, shards, CPU)
@@ -356,3 +392,20 @@ def test_the_preset_follows_data_and_device(monkeypatch):
 def test_a_compiled_bf16_run_on_a_gpu(out):
     config = train(out, replace(TINY, precision="auto", compile=None), "faces", steps=60, progress=False)
     assert (config["options"]["precision"], config["options"]["compile"]) == ("bf16", True)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_captured_step_is_the_step(compiled):
+    device = torch.device("cuda")
+    images = torch.randint(0, 255, (16, 32, 32, 3), dtype=torch.uint8, device=device)
+    options = replace(TINY, compile=compiled)
+    trainers = [Trainer(replace(options, cuda_graphs=captured), device) for captured in (False, True)]
+    losses = [torch.stack([trainer.step(step, images) for step in range(5)]) for trainer in trainers]
+    assert torch.allclose(*losses, rtol=1e-3, atol=1e-4)
+    statistics = [dict(trainer.nets.d.named_buffers()) for trainer in trainers]
+    assert all(
+        torch.allclose(statistics[0][name].float(), statistics[1][name].float(), rtol=1e-3, atol=1e-4)
+        for name in statistics[0]
+    )

@@ -1,0 +1,194 @@
+"""The loop around the training steps: what is counted, shown, drawn and saved while a run goes on, and what ends it."""
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import torch
+from torch import Tensor
+from torchvision.utils import save_image
+from tqdm import tqdm
+
+from pipeline import checkpoint
+from pipeline.step import Trainer
+from shards.files import replacing, write_parquet
+
+TELL_EVERY = 20  # seconds between lines where no progress bar is shown
+
+
+class Stopped(Exception):
+    """A signal asked for an end; `code` is the exit code that says so."""
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.code = code
+
+
+class Loop:
+    """The loop around the steps: what is counted, shown, drawn and saved while a run goes on."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        folder: Path,
+        config: dict,
+        rows: list[dict],
+        per_epoch: int,
+        sample_every: int,
+        save_every_epoch: int | None,
+        keep: int,
+        progress: bool,
+    ):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.trainer, self.folder, self.config, self.rows, self.per_epoch = trainer, folder, config, rows, per_epoch
+        self.sample_every, self.save_every_epoch, self.keep, self.progress = (
+            sample_every,
+            save_every_epoch,
+            keep,
+            progress,
+        )
+        self.writes = trainer.part.rank == 0  # the others compute alike, and keep nothing
+        self.log_every, self.told = 20, time.monotonic()
+        self.batch = trainer.options.batch_size
+        self.seconds = rows[-1]["seconds"] if rows else 0.0
+        if self.writes:
+            self.board = SummaryWriter(folder / "tensorboard", purge_step=rows[-1]["step"] + 1 if rows else None)
+
+    def run(self, batches: Iterator[tuple[Tensor, Tensor | None]], first: int, last: int, signals: "Signals") -> None:
+        """Steps `first` to `last`, counted from 0; saves at the end, at every signal, and in between."""
+        losses, waited, saved_at, began = [], 0.0, time.monotonic(), time.monotonic()
+        bar = tqdm(total=last, initial=first, unit="step", desc="training", disable=not self.progress)
+        with bar:
+            for step in range(first, last):
+                asked = time.monotonic()
+                images, labels = next(batches)
+                waited += time.monotonic() - asked
+                losses.append(self.trainer.step(step, images, labels))
+                done = step + 1
+                stopping = self.agreed(signals.seen, done)
+                saving = done == last or stopping or self.due(done, saved_at)
+                if saving or done % self.log_every == 0:  # a loss is looked at before it is saved
+                    elapsed = time.monotonic() - began
+                    self.log(done, losses, waited, elapsed, bar)
+                    losses, waited, began = [], 0.0, time.monotonic()
+                bar.update()
+                if self.writes and (done % self.sample_every == 0 or done == last):
+                    self.draw(done)
+                if saving:
+                    self.save(done)
+                    saved_at = time.monotonic()
+                if stopping and done < last:
+                    raise Stopped(
+                        f"stopped at step {done:,} of {last:,}, saved: the same command continues",
+                        signals.code or EXIT_CODES[signal.SIGTERM],  # another rank's signal, perhaps
+                    )
+        if self.writes:
+            self.board.close()
+
+    def agreed(self, seen: bool, step: int) -> bool:
+        """Whether a signal ends the run after this step; several ranks ask each other.
+
+        After every step on CPUs, where a step is long and nothing waits; on GPUs that would stop them each time.
+        """
+        if self.trainer.part.world == 1:
+            return seen
+        if self.trainer.device.type == "cuda" and step % self.log_every:
+            return False
+        flag = torch.tensor(float(seen))
+        torch.distributed.all_reduce(flag)
+        return flag.item() > 0
+
+    def log(self, step: int, losses: list[Tensor], waited: float, elapsed: float, bar: tqdm) -> None:
+        """Reads the losses back from the device, once for many steps; a loss that is not finite ends the run."""
+        values = torch.stack(losses).mean(0).tolist()  # also waits for the device, so `elapsed` is honest after it
+        if not all(map(math.isfinite, values)):
+            raise FloatingPointError(
+                f"a loss became {values} near step {step:,}: no checkpoint was saved after it; try a lower --lr, "
+                "or --precision fp32"
+            )
+        if not self.writes:
+            return
+        self.seconds += elapsed
+        names = ("loss_d", "loss_g", "d_real", "d_fake")
+        rate, wait = len(losses) * self.batch / elapsed, waited / elapsed
+        self.rows.append(
+            {
+                "step": step,
+                "epoch": (step - 1) // self.per_epoch + 1,
+                "images": step * self.batch,
+                "seconds": self.seconds,
+                **dict(zip(names, values, strict=True)),
+                "images_per_s": rate,
+                "data_wait": wait,
+            }
+        )
+        for name, value in [*zip(names, values, strict=True), ("images_per_s", rate), ("data_wait", wait)]:
+            self.board.add_scalar(name, value, step)
+        line = (
+            f"epoch {self.rows[-1]['epoch']}, {rate:,.0f} img/s, waiting for data {wait:.1%}, "
+            f"D {values[0]:.2f} G {values[1]:.2f}"
+        )
+        bar.set_postfix_str(line, refresh=False)
+        if not self.progress and time.monotonic() - self.told > TELL_EVERY:  # a log file: a line now and then
+            left = (self.config["steps"] - step) * self.batch / rate
+            print(f"step {step:,} of {self.config['steps']:,}, {line}, {left:,.0f} s left", flush=True)
+            self.told = time.monotonic()
+
+    def draw(self, step: int) -> None:
+        with replacing(self.folder / "grids" / f"step_{step:09d}.png") as file:
+            save_image(self.trainer.grid(), file, format="png", nrow=8, padding=0)
+
+    def due(self, step: int, saved_at: float) -> bool:
+        """Whether to save now: every N epochs where asked for, else every half minute."""
+        if self.save_every_epoch:
+            return step % (self.save_every_epoch * self.per_epoch) == 0
+        return step % self.log_every == 0 and time.monotonic() - saved_at > 30
+
+    def save(self, step: int) -> None:
+        """Writes steps.parquet before the checkpoint: a resume drops later rows, and can't make earlier ones again."""
+        if not self.writes:
+            return
+        write_parquet(self.folder / "steps.parquet", steps_frame(self.rows))
+        state = {
+            "options": self.config["options"],
+            "data": self.config["data"],
+            "run": self.config["run"],
+            "classes": self.config["classes"],
+        }
+        checkpoint.save(self.folder / "checkpoints", step, state | {"nets": self.trainer.nets.state()}, self.keep)
+
+
+def steps_frame(rows: list[dict]) -> pl.DataFrame:
+    """The rows of steps.parquet in their types."""
+    whole = {"step", "epoch", "images"}
+    names = ["step", "epoch", "images", "seconds", "loss_d", "loss_g", "d_real", "d_fake", "images_per_s", "data_wait"]
+    kinds = {name: pl.Int64 if name in whole else pl.Float64 if name == "seconds" else pl.Float32 for name in names}
+    return pl.DataFrame(rows, schema=kinds, orient="row")
+
+
+EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}  # 75: EX_TEMPFAIL of sysexits.h, "try again"
+
+
+class Signals:
+    """Within it, SIGTERM (a SLURM time limit) and SIGINT only ask for an end; a second Ctrl-C ends at once.
+
+    A second SIGTERM does not: SLURM and torchrun may each send one.
+    """
+
+    def __enter__(self) -> "Signals":
+        self.seen, self.code = False, 0
+        self.before = {number: signal.signal(number, self.note) for number in EXIT_CODES}
+        return self
+
+    def note(self, number: int, _frame) -> None:
+        self.seen, self.code = True, EXIT_CODES[number]
+        if number == signal.SIGINT:
+            signal.signal(number, self.before[number])
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
