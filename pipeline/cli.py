@@ -494,7 +494,11 @@ def train(
 @RUN
 @click.option("--checkpoint", type=FILE, help="This one instead of the run's newest.")
 @click.option("--num-samples", type=click.IntRange(1), default=2000, show_default=True, help="Samples.")
-@click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Samples a forward pass.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    help="Samples drawn at the same time, in blocks of 64.  [default: a block a core]",
+)
 @click.option("--png-dir", "--out-dir", type=FOLDER, help="Write them here as PNG files too: sample_00000.png ...")
 @click.option(
     "--weights",
@@ -509,17 +513,40 @@ def train(
     multiple=True,
     help="Ask a conditional generator for this group; in the shares it was trained on when left out. Repeatable.",
 )
+@click.option(
+    "--truncation",
+    type=click.FloatRange(0, min_open=True),
+    help="Cut the normal of the latents off here: smaller is less varied, more typical.  [default: not cut off]",
+)
 @SEED
 @DEVICE
 @FORCE
-def sample(out, run, checkpoint, num_samples, batch_size, png_dir, weights, groups, seed, device, force) -> None:
+def sample(
+    out, run, checkpoint, num_samples, batch_size, png_dir, weights, groups, truncation, seed, device, force
+) -> None:
     """Draw samples of a trained generator into shards and samples.parquet."""
+    from math import isfinite
+
     if run and checkpoint:
         raise click.UsageError("--run means that run's newest checkpoint: give it or --checkpoint")
+    if truncation and not isfinite(truncation):
+        raise click.BadParameter(f"{truncation} is no finite number", param_hint="--truncation")
     from pipeline import sample as sampling
 
     done = sampling.sample(
-        out, run, checkpoint, num_samples, seed, batch_size, weights, png_dir, device, force, shown(), groups
+        out,
+        run,
+        checkpoint,
+        num_samples,
+        seed,
+        batch_size,
+        weights,
+        png_dir,
+        device,
+        force,
+        shown(),
+        groups,
+        truncation,
     )
     click.echo(
         f"{done['folder']}: {done['count']:,} samples of {done['checkpoint']}"
@@ -530,6 +557,13 @@ def sample(out, run, checkpoint, num_samples, batch_size, png_dir, weights, grou
 @main.command()
 @OUT
 @RUN
+@click.option(
+    "--import",
+    "imported",
+    type=FILE,
+    help="Take a run's labels from this CSV: the original's, or one that --out-csv wrote.  "
+    "[default --run: the file's name]",
+)
 @click.option("--input-dir", type=FOLDER, help="Label this plain folder of images instead, into --out-csv.")
 @click.option("--out-csv", type=FILE, help="Where the labels of --input-dir go.")
 @click.option(
@@ -541,8 +575,18 @@ def sample(out, run, checkpoint, num_samples, batch_size, png_dir, weights, grou
 @click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Images a forward pass.")
 @DEVICE
 @FORCE
-def label(out, run, input_dir, out_csv, clip_model, clip_pretrained, prompts, limit, batch_size, device, force) -> None:
-    """Label a run's samples and the training images with one CLIP labeller."""
+def label(
+    out, run, imported, input_dir, out_csv, clip_model, clip_pretrained, prompts, limit, batch_size, device, force
+) -> None:
+    """Label a run's samples and the training images alike: with CLIP, a probe on its embeddings, and from pixels."""
+    if imported:
+        if input_dir or clip_model or clip_pretrained or prompts or limit:
+            raise click.UsageError("--import takes labels as they are: only --out, --run and --force go with it")
+        from pipeline import foreign
+
+        done = foreign.import_labels(out, imported, run, force)
+        click.echo(f"{done['folder']}: {done['images']:,} labels of {imported}")
+        return
     if bool(input_dir) != bool(out_csv):
         raise click.UsageError("--input-dir and --out-csv go together")
     if input_dir and (run or limit):
@@ -561,9 +605,29 @@ def label(out, run, input_dir, out_csv, clip_model, clip_pretrained, prompts, li
         rejected = f", {sum(done['rejected'].values()):,} could not be decoded" if done["rejected"] else ""
         click.echo(f"{out_csv}: {done['images']:,} images labelled by {done['labeller']}{rejected}")
         return
-    for done in labelling.label(out, run, **who, limit=limit, force=force, progress=shown()):
+    from shards import ranks
+
+    sides, judged = labelling.label(out, run, **who, limit=limit, force=force, progress=shown())
+    if ranks.rank():
+        return
+    for done in sides:
         state = ", unchanged" if done["unchanged"] else ""
         click.echo(f"{done['source']}: {done['images']:,} images labelled by {done['labeller']}{state}")
+    tell_judged(judged)
+
+
+def tell_judged(judged) -> None:
+    """How good CLIP and the probe are, and which of them counts."""
+    if judged is None:
+        return click.echo("  too few annotated images to fit a probe to, or to tell how often the labeller errs")
+    for attribute, rows in judged.group_by("attribute", maintain_order=True):
+        said = [
+            f"{row['method']} {row['balanced_accuracy']:.2f}{' (counts)' * row['chosen']}"
+            for row in rows.sort("method").iter_rows(named=True)
+        ]
+        name = attribute[0].replace("_", " ") + ":"
+        click.echo(f"  {name:13} balanced accuracy {', '.join(said)} on {rows['n'][0]:,} annotated images")
+    return None
 
 
 @main.command()

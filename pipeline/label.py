@@ -1,28 +1,25 @@
 """Labels shards, samples and plain folders with one labeller, so that both sides of a comparison err alike."""
 
+import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
-import numpy as np
 import polars as pl
 import torch
 from tqdm import tqdm
 
-from models import clip
+from models import clip, skin
 from pipeline import labeller as embedded
-from pipeline import runs
+from pipeline import probe, readings, runs
 from pipeline.feed import Shards, decode
 from pipeline.machine import device_of
-from shards import pack
-from shards.files import fingerprint, read_json, read_parquet, replacing, write_json, write_parquet
+from shards import pack, ranks
+from shards.files import LABELS, fingerprint, read_json, read_parquet, replacing, write_json, write_parquet
 
 DEFAULT_MODEL, DEFAULT_TAG = "ViT-B-32-quickgelu", "openai"
-PROBABILITIES = [
-    f"p_{'tone_' if attribute == 'skin_tone' else ''}{name}"
-    for attribute, names in clip.CLASSES.items()
-    for name in names
-]
+LABELLED = ("labels.parquet", "pixels.parquet", "embeddings.parquet")  # what labelling leaves, beside labels.json
 
 
 def choose(
@@ -62,95 +59,120 @@ def label(
     limit: int | None = None,
     force: bool = False,
     progress: bool = True,
-) -> list[dict]:
-    """Labels the training images and a run's samples alike, at the run's image size; returns both labels.json.
+) -> tuple[list[dict], pl.DataFrame | None]:
+    """Labels the training images and a run's samples alike, at the run's image size.
 
-    With `limit`, only that many of the training images are labelled: the first, which the global shuffle of
-    packing has made a random sample.
+    Returns both labels.json, and on rank 0 the rows of labellers.parquet, if enough images are annotated for any.
+    Three labellers speak: CLIP by prompts, a probe on its embeddings where images are annotated, and the pixels. With
+    `limit`, only that many of the training images are labelled: the first, which the global shuffle of packing has
+    made a random sample. Several processes (torchrun) share the shards.
     """
-    target = device_of(device)
-    folder = runs.folder_of(out, run)
-    samples = read_json(folder / "samples.json")
-    if not samples:
-        raise ValueError(f"{folder} has no samples yet: run `fairface sample` first")
-    packed = read_json(out / "shards" / "shards.json")
-    train = Shards.open(out / "shards")
-    size, who = samples["image_size"], choose(packed["drawn"], model, pretrained, prompts, target, progress)
-    generated = Shards.of_samples(folder / "samples", samples["shards"])
-    images = read_parquet(out / "shards" / "images.parquet").filter(status="packed")["key"][:limit]
-    keys = read_parquet(folder / "samples.parquet")["key"]
-    common = {"who": who, "size": size, "device": target, "batch": batch, "force": force, "progress": progress}
-    return [
-        label_shards(out / "shards", train, images, "train", None, packed["manifest"], **common),
-        label_shards(folder, generated, keys, "generated", folder.name, samples["fingerprint"], **common),
-    ]
+    with ranks.group():
+        target = device_of(device)
+        folder = runs.folder_of(out, run)
+        samples = read_json(folder / "samples.json")
+        if not samples:
+            raise ValueError(f"{folder} has no samples yet: run `fairface sample` first")
+        packed, train = read_json(out / "shards" / "shards.json"), Shards.open(out / "shards")
+        generated = Shards.of_samples(folder / "samples", samples["shards"])
+        shown = progress and ranks.rank() == 0
+        asked = (packed["drawn"], model, pretrained, prompts, target, shown)
+        # rank 0 first, which may have to fit or to fetch what the others then find
+        who = ranks.from_first(lambda: choose(*asked), lambda _: None) or choose(*asked)
+        keys = read_parquet(out / "shards" / "images.parquet").filter(status="packed")["key"][:limit]
+        common = {"size": samples["image_size"], "labeller": who.name, "skin": skin.VERSION}
+        sides = [
+            Side(out / "shards", train, keys, common | {"source": "train", "run": None, "of": packed["manifest"]}),
+            Side(
+                folder,
+                generated,
+                read_parquet(folder / "samples.parquet")["key"],
+                common | {"source": "generated", "run": folder.name, "of": samples["fingerprint"]},
+            ),
+        ]
+        done = [side.label(who, target, batch, force, shown) for side in sides]
+        return done, ranks.from_first(lambda: probe.judge(out / "shards", folder, force), lambda _: None)
 
 
-def label_shards(
-    folder: Path,
-    shards: Shards,
-    keys: pl.Series,
-    source: str,
-    run: str | None,
-    identity: str,
-    *,
-    who: clip.Labeller,
-    size: int,
-    device: torch.device,
-    batch: int,
-    force: bool,
-    progress: bool,
-) -> dict:
-    """Writes labels.parquet and embeddings.parquet of the images `keys` into `folder`, if anything changed."""
-    stamp = {"source": source, "run": run, "labeller": who.name, "size": size, "images": len(keys), "of": identity}
-    done = read_json(folder / "labels.json")
-    there = all((folder / name).exists() for name in ("labels.parquet", "embeddings.parquet"))
-    if done and done["fingerprint"] == fingerprint(stamp) and there and not force:
-        return done | {"unchanged": True}
-    labels, embeddings = read_labels(shards, keys, who, size, device, batch, progress)
-    about = [
-        pl.lit(source).alias("source"),
-        pl.lit(run, pl.String).alias("run"),
-        pl.lit(who.name).alias("labeller"),
-        pl.lit(size, pl.Int32).alias("size"),
-    ]
-    (folder / "labels.json").unlink(missing_ok=True)
-    write_parquet(folder / "embeddings.parquet", embeddings)
-    write_parquet(folder / "labels.parquet", labels.select("key", *about, pl.exclude("key")))
-    write_json(folder / "labels.json", summary := stamp | {"fingerprint": fingerprint(stamp)})
-    return summary | {"unchanged": False}
+@dataclass
+class Side:
+    """Images of one folder that are to be labelled, and what identifies their labels."""
+
+    folder: Path
+    shards: Shards
+    keys: pl.Series  # of the first images in tar order
+    stamp: dict
+
+    def label(self, who: clip.Labeller, device: torch.device, batch: int, force: bool, progress: bool) -> dict:
+        """Writes labels.parquet, pixels.parquet and embeddings.parquet, if anything changed; returns labels.json.
+
+        Every shard's labels are kept as soon as they are there: after a kill only what is missing is labelled.
+        """
+        stamp = self.stamp | {"images": len(self.keys)}
+        mark = fingerprint(stamp)
+        done = read_json(self.folder / "labels.json") or {}
+        there = all((self.folder / name).exists() for name in LABELLED)
+        if done.get("fingerprint") == mark and there and not force:
+            return done | {"unchanged": True}
+        parts = self.folder / ".labels" / mark
+        if force:
+            ranks.from_first(lambda: shutil.rmtree(parts, ignore_errors=True))
+        ranks.together(lambda: self.label_parts(parts, who, device, batch, progress))
+        ranks.from_first(lambda: self.gather(parts, stamp | {"fingerprint": mark}))
+        return stamp | {"fingerprint": mark, "unchanged": False}
+
+    def label_parts(self, parts: Path, who: clip.Labeller, device: torch.device, batch: int, progress: bool) -> None:
+        """One Parquet file a shard: every rank takes its share of those that are not there yet."""
+        first = 0
+        with tqdm(total=len(self.keys), unit="img", desc=f"labelling with {who.name}", disable=not progress) as bar:
+            for number, shard in enumerate(self.shards.shards):
+                keys = self.keys[first : first + shard["images"]]
+                path = parts / f"{number:06d}.parquet"
+                if len(keys) and number % ranks.world() == ranks.rank() and not path.exists():
+                    one, _ = self.shards.holding(range(first, first + len(keys)))
+                    write_parquet(path, read_labels(one, keys, who, self.stamp["size"], device, batch))
+                first += shard["images"]
+                bar.update(len(keys))
+
+    def gather(self, parts: Path, stamp: dict) -> None:
+        """Puts the parts together; labels.json comes last, and says that all is there."""
+        for name in LABELS:
+            (self.folder / name).unlink(missing_ok=True)
+        table = pl.concat([read_parquet(path) for path in sorted(parts.glob("*.parquet"))])
+        write_parquet(self.folder / "embeddings.parquet", table.select("key", "embedding"))
+        pixels = table.select("key", skin_tone="pixel_tone", typology_angle="typology_angle")
+        readings.write(self.folder / "pixels.parquet", pixels, stamp, "pixels", f"pixels-{skin.VERSION}")
+        labels = table.drop("embedding", "pixel_tone", "typology_angle")
+        readings.write(self.folder / "labels.parquet", labels, stamp, "clip", stamp["labeller"])
+        write_json(self.folder / "labels.json", stamp)
+        shutil.rmtree(self.folder / ".labels")
 
 
 def read_labels(
-    shards: Shards, keys: pl.Series, who: clip.Labeller, size: int, device: torch.device, batch: int, progress: bool
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Labels the first len(keys) images in tar order: (key, classes, probabilities) and (key, float16 embedding)."""
-    found, embeddings, start = [], [], 0
-    with tqdm(total=len(keys), unit="img", desc=f"labelling with {who.name}", disable=not progress) as bar:
-        for images in decode(shards.holding(range(len(keys)))[0], size, device, batch):
-            images = images[: len(keys) - start]
-            probabilities, embedding = who.label(images.permute(0, 3, 1, 2))
-            found.append(torch.cat([probabilities[name] for name in clip.CLASSES], 1).float().cpu())
-            embeddings.append(embedding.cpu())
-            start += len(images)
-            bar.update(len(images))
-            if start == len(keys):
-                break
+    shards: Shards, keys: pl.Series, who: clip.Labeller, size: int, device: torch.device, batch: int
+) -> pl.DataFrame:
+    """Labels the first len(keys) images in tar order.
+
+    key, classes and probabilities as `readings.frame` has them, float16 `embedding`, `pixel_tone`, `typology_angle`.
+    """
+    found, embeddings, tones, angles, left = [], [], [], [], len(keys)
+    for images in decode(shards, size, device, batch):
+        images = images[:left]
+        probabilities, embedding = who.label(images.permute(0, 3, 1, 2))
+        found.append(torch.cat([probabilities[name] for name in clip.CLASSES], 1).float().cpu())
+        embeddings.append(embedding.cpu())
+        tone, angle = skin.read(images)
+        tones.append(tone.cpu())
+        angles.append(angle.cpu())
+        left -= len(images)
+        if not left:
+            break
     stacked = torch.cat(embeddings).numpy()
-    vectors = pl.Series("embedding", stacked, dtype=pl.Array(pl.Float16, stacked.shape[1]))
-    return classes(keys, torch.cat(found).numpy()), pl.DataFrame({"key": keys}).with_columns(vectors)
-
-
-def classes(keys: pl.Series, probabilities: np.ndarray) -> pl.DataFrame:
-    """key, the most probable gender, age, skin_tone (null where no prompt asks), and the probabilities [N, 17]."""
-    columns, start = {}, 0
-    for attribute, names in clip.CLASSES.items():
-        part = probabilities[:, start : start + len(names)]
-        start += len(names)
-        best = pl.Series(part.argmax(1)).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
-        columns[attribute] = best.to_frame("x").select(pl.when(~pl.Series(np.isnan(part[:, 0]))).then("x")).to_series()
-    frame = pl.DataFrame({"key": keys, **columns}).with_columns(pl.col("skin_tone").cast(pl.Int8))
-    return frame.hstack(pl.DataFrame(probabilities, schema=dict.fromkeys(PROBABILITIES, pl.Float32)))
+    return readings.frame(keys, torch.cat(found).numpy()).with_columns(
+        pl.Series("embedding", stacked, dtype=pl.Array(pl.Float16, stacked.shape[1])),
+        pl.Series("pixel_tone", torch.cat(tones).numpy(), dtype=pl.Int8),
+        pl.Series("typology_angle", torch.cat(angles).numpy(), dtype=pl.Float32),
+    )
 
 
 def label_folder(
@@ -173,7 +195,7 @@ def label_folder(
         packed = pack.pack(folder, shards, tables=[], progress=progress)
         images = read_parquet(shards / "images.parquet").filter(status="packed")
         who = choose(packed["drawn"], model, pretrained, prompts, target, progress)
-        labels, _ = read_labels(Shards.open(shards), images["key"], who, who.size, target, batch, progress)
+        labels = read_labels(Shards.open(shards), images["key"], who, who.size, target, batch).drop("embedding")
     paths = pl.Series("Image Path", [str(folder / path) for path in images["path"]])
     table = labels.drop("key").insert_column(0, paths).with_columns(labeller=pl.lit(who.name)).sort("Image Path")
     with replacing(csv) as file:

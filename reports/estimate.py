@@ -1,11 +1,11 @@
 """From the labels of both sides to shares, ratios, verdicts and distances, each with its uncertainty.
 
-The reference is the training images as the same labeller sees them. Even where every training image is
-labelled, they count as a sample of the faces that could have been collected: its intervals are those of a
-sample too.
+The reference is the training images as the generator was shown them: as the same labeller sees them beside raw
+shares, as they are annotated beside corrected ones. Even where every training image is labelled, they count as a
+sample of the faces that could have been collected: its intervals are those of a sample too.
 """
 
-import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,149 +14,59 @@ import numpy as np
 import polars as pl
 
 import sql
-from shards.files import write_parquet
+from reports import correct, distances, groups, quality
+from reports.intervals import Z, pearson, ratio_interval, shifted, two_sided, wilson
+from shards.files import read_json, write_parquet
 
-Z = 1.959964  # two-sided 95 %
 PRESERVED = (
     0.8,
     1.25,
 )  # the four-fifths rule (29 CFR 1607.4 D) and its inverse: our choice of what counts as kept
-TABLES = ("estimates", "distances", "confusion")  # what `write` leaves in report/
-DRAWS = 500  # resamples for each point of `distance_rows`
-SHARE, REFERENCE = ["share", "share_low", "share_high"], ["reference", "reference_low", "reference_high"]
-COUNTED = ["run", "attribute", "group", "n", "count", *SHARE, "reference_n", "reference_count", *REFERENCE]
-COLUMNS = [*COUNTED, "annotated", "ratio", "ratio_low", "ratio_high", "verdict", "shifted"]
-Counts = np.ndarray
+TABLES = ("estimates", "readings", "distances", "quality", "confusion")  # what `write` leaves in report/
+COLUMNS = {  # of `estimates`
+    **dict.fromkeys(("run", "attribute", "group", "method"), pl.String),
+    **dict.fromkeys(("n", "count"), pl.Int64),
+    **dict.fromkeys(("share", "share_low", "share_high"), pl.Float64),
+    **dict.fromkeys(("reference_n", "reference_count"), pl.Int64),
+    **dict.fromkeys(("reference", "reference_low", "reference_high"), pl.Float64),
+    **dict.fromkeys(("corrected", "corrected_low", "corrected_high", "annotated"), pl.Float64),
+    **dict.fromkeys(("best", "note"), pl.String),
+    **dict.fromkeys(("best_share", "best_low", "best_high"), pl.Float64),
+    **dict.fromkeys(("best_reference", "best_reference_low", "best_reference_high"), pl.Float64),
+    "best_reference_n": pl.Int64,
+    **dict.fromkeys(("ratio", "ratio_low", "ratio_high"), pl.Float64),
+    "verdict": pl.String,
+    "shifted": pl.Boolean,
+    "n_needed": pl.Int64,
+}
+READING = {
+    **dict.fromkeys(("run", "attribute", "group", "method", "labeller", "estimate"), pl.String),
+    **dict.fromkeys(("share", "low", "high", "reference", "ratio"), pl.Float64),
+    "used": pl.Boolean,
+}
+DISTANCE = {
+    **dict.fromkeys(("run", "attribute", "estimate", "measure", "against"), pl.String),
+    **dict.fromkeys(("value", "low", "high", "null_floor"), pl.Float64),
+}
+QUALITY = {
+    **dict.fromkeys(("run", "attribute", "group"), pl.String),
+    "n": pl.Int64,
+    **dict.fromkeys(quality.FIGURES, pl.Float64),
+}
+NEAR = 500  # images of a group on either side that `near` compares
 
 
-def wilson(count: Counts, n: Counts) -> tuple[np.ndarray, np.ndarray]:
-    """95 % score interval of a share; (0, 1) where n is 0. Wilson, JASA 22 (1927) 209-212."""
-    count, n = np.asarray(count, float), np.maximum(np.asarray(n, float), 1e-12)
-    centre = (count + Z**2 / 2) / (n + Z**2)
-    half = Z / (n + Z**2) * np.sqrt(np.maximum(count * (n - count) / n, 0) + Z**2 / 4)
-    return np.maximum(centre - half, 0), np.minimum(centre + half, 1)
+def verdict(low: float, high: float, raw_ratio: float | None) -> str:
+    """What an interval of generated / reference says. Too few to say is `inconclusive`, never fair.
 
-
-def ratio_interval(x: Counts, n: Counts, y: Counts, m: Counts) -> tuple[np.ndarray, np.ndarray]:
-    """95 % score interval of (x/n) / (y/m), two independent binomial shares: Koopman, Biometrics 40 (1984)
-    513-517.
-
-    It holds every ratio that a chi-squared test does not reject, found by bisection. It needs no correction
-    at zero counts: x = 0 gives a low end of 0, y = 0 a high end of infinity.
+    Nothing else is said where the labels as they are point the other way: what a correction alone shows may be its own.
     """
-    x, n, y, m = np.broadcast_arrays(*(np.asarray(value, float) for value in (x, n, y, m)))
-
-    def rejected(log_ratio: np.ndarray) -> np.ndarray:
-        ratio = np.exp(log_ratio)
-        b, c = ratio * (n + y) + x + m, ratio * (x + y)
-        # the share x/n estimates, most likely where the ratio is this; written so that nothing cancels
-        first = 2 * c / (b + np.sqrt(np.maximum(b**2 - 4 * (n + m) * c, 0)))
-        first = np.clip(first, 1e-300, 1 - 1e-12)
-        second = np.clip(first / ratio, 1e-300, 1 - 1e-12)
-        chi2 = (x - n * first) ** 2 / (n * first * (1 - first)) + (y - m * second) ** 2 / (m * second * (1 - second))
-        return chi2 > Z**2
-
-    with np.errstate(divide="ignore", invalid="ignore"):
-        best = np.log((x + 0.5) / (n + 0.5)) - np.log((y + 0.5) / (m + 0.5))
-        best = np.where((x > 0) & (y > 0), np.log(x / n) - np.log(y / m), best)
-        low, high = (np.exp(boundary(rejected, best, end)) for end in (-30.0, 30.0))
-    return np.where(x > 0, low, 0.0), np.where(y > 0, high, np.inf)
-
-
-def boundary(rejected: Any, inside: np.ndarray, outside: float) -> np.ndarray:
-    """Where, between `inside` and `outside`, `rejected` turns true: 60 halvings."""
-    kept, lost = inside, np.full_like(inside, outside)
-    for _ in range(60):
-        middle = (kept + lost) / 2
-        out = rejected(middle)
-        kept, lost = np.where(out, kept, middle), np.where(out, middle, lost)
-    return kept
-
-
-def verdict(low: float, high: float) -> str:
-    """What an interval of generated / reference says. Too few to say is `inconclusive`, never fair."""
+    raw = np.nan if raw_ratio is None else raw_ratio
     if low >= PRESERVED[0] and high <= PRESERVED[1]:
-        return "preserved"
-    return "amplified" if low > 1 else "reduced" if high < 1 else "inconclusive"
-
-
-def shifted(x: Counts, n: Counts, y: Counts, m: Counts, level: float = 0.05) -> np.ndarray:
-    """Which shares x/n differ from y/m beyond chance, all groups taken together: bool, like `x`.
-
-    Pearson's chi-squared test of two proportions for each, and Holm's step-down procedure (Scand. J. Statist. 6
-    (1979) 65-70), under which a generator without any shift is accused in at most `level` of all reports.
-    """
-    x, n, y, m = (np.asarray(value, float) for value in (x, n, y, m))
-    pooled = (x + y) / np.maximum(n + m, 1)
-    spread = pooled * (1 - pooled) * (1 / np.maximum(n, 1) + 1 / np.maximum(m, 1))
-    distance = np.abs(x / np.maximum(n, 1) - y / np.maximum(m, 1))
-    known = (n > 0) & (m > 0) & (spread > 0)
-    p = np.array(
-        [math.erfc(d / math.sqrt(2 * s)) if k else 1.0 for d, s, k in zip(distance, spread, known, strict=True)]
-    )
-    order = np.argsort(p)
-    passed = np.minimum.accumulate(p[order] <= level / np.arange(len(p), 0, -1))
-    found = np.zeros(len(p), bool)
-    found[order] = passed
-    return found
-
-
-def total_variation(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Half the sum of absolute differences: the share of faces that would have to change group; 0 to 1."""
-    return np.abs(p - q).sum(-1) / 2
-
-
-def fairness_discrepancy(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Euclidean distance: Choi et al., Fair Generative Modeling via Weak Supervision, ICML 2020, sec. 5."""
-    return np.sqrt(((p - q) ** 2).sum(-1))
-
-
-def jensen_shannon(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Divergence in bits, 0 to 1: Lin, IEEE Trans. Inf. Theory 37 (1991) 145-151, eq. 4.1, equal weights."""
-    middle = (p + q) / 2
-
-    def relative(a: np.ndarray) -> np.ndarray:
-        return np.where(a > 0, a * np.log2(np.where(a > 0, a, 1) / np.where(a > 0, middle, 1)), 0).sum(-1)
-
-    return (relative(p) + relative(q)) / 2
-
-
-MEASURES = {f.__name__: f for f in (total_variation, jensen_shannon, fairness_discrepancy)}
-
-
-def distance_rows(count: Counts, reference: Counts | None, seed: int) -> list[dict[str, Any]]:
-    """Every measure's value, 95 % interval and null floor, from counts by class (K,); to equal shares without
-    reference.
-
-    Distances of counts are biased upwards, most where the truth is near 0, so neither percentile nor basic
-    bootstrap intervals hold it (0-80 % in a trial). The test is inverted instead: which mixtures, reference +
-    t (generated - reference), would give the distance that was seen? (Carpenter, J. R. Stat. Soc. B 61 (1999)
-    159-172.) The null floor is the 95th percentile at t = 0: what a generator that changes nothing would show
-    at these n.
-    """
-    generator, n = np.random.default_rng(seed), int(count.sum())
-    p = count / n
-    q = np.full(len(count), 1 / len(count)) if reference is None else reference / reference.sum()
-
-    def draws(mixtures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        size = (len(mixtures), DRAWS)
-        left = generator.multinomial(n, mixtures[:, None, :], size=size) / n
-        m = None if reference is None else int(reference.sum())
-        return left, q if m is None else generator.multinomial(m, q, size=size) / m
-
-    reach = np.quantile(total_variation(*draws(q[None])), 0.95) / max(total_variation(p, q), 1e-9)
-    mixtures = np.clip(q + np.linspace(0, 1 + 1.5 * reach, 31)[:, None] * (p - q), 0, None)
-    mixtures /= mixtures.sum(1, keepdims=True)
-    resampled, rows = draws(mixtures), []
-    for name, measure in MEASURES.items():
-        value, truth, seen = float(measure(p, q)), measure(mixtures, q), measure(*resampled)
-        below, above = np.maximum.accumulate(np.quantile(seen, [0.025, 0.975], axis=1), axis=1)
-        low = 0.0 if above[0] >= value else float(np.interp(value, above, truth))
-        high = 0.0 if below[0] > value else float(np.interp(value, below, truth))
-        against, floor = "uniform" if reference is None else "reference", float(np.quantile(seen[0], 0.95))
-        row = {"measure": name, "against": against, "value": value, "low": min(low, value)}
-        rows.append({**row, "high": max(high, value), "null_floor": floor})
-    return rows
+        return "preserved" if PRESERVED[0] <= raw <= PRESERVED[1] else "inconclusive"
+    if low > 1:
+        return "amplified" if raw > 1 else "inconclusive"
+    return "reduced" if high < 1 and raw < 1 else "inconclusive"
 
 
 def choose_run(connection: duckdb.DuckDBPyConnection, out: Path, run: str | None) -> str:
@@ -172,13 +82,13 @@ def choose_run(connection: duckdb.DuckDBPyConnection, out: Path, run: str | None
 
 
 def labelling(connection: duckdb.DuckDBPyConnection, run: str) -> dict[str, Any]:
-    """The one labeller of both sides, the sizes it saw, and how many images it labelled.
+    """The labellers of both sides, the sizes they saw, and how many images they labelled.
 
-    ValueError, with the command to run, where a side has no labels or the two were labelled by different
-    labellers.
+    `labeller` is the zero-shot one's name, `methods` are the names of all by method. ValueError, with the command to
+    run, where a side has no labels or the two were labelled by different labellers.
     """
-    asked = """select source, labeller, size, count(*) as n from labels
-        where source = 'train' or (source = 'generated' and run = $run) group by all"""
+    asked = """select source, method, labeller, size, count(*) as n from labels
+        where source = 'train' or (source = 'generated' and run = $run) group by all order by all"""
     sides = sql.query(connection, asked, {"run": run})
     if "generated" not in sides["source"]:
         drawn = len(sql.ask(connection, "sampling", run=run))
@@ -186,114 +96,336 @@ def labelling(connection: duckdb.DuckDBPyConnection, run: str) -> dict[str, Any]
         raise ValueError(f"the samples of run {run} have no labels: run {draw}`fairface label --run {run}`")
     if "train" not in sides["source"]:
         raise ValueError(f"the training images have no labels to compare with: run `fairface label --run {run}`")
-    if len(names := sides["labeller"].unique().sort()) > 1:
+    if "imported" in sides["method"] and "imported" not in sides.filter(source="train")["method"]:
         raise ValueError(
-            f"both sides must be labelled by one labeller, and here are {', '.join(map(str, names))}: "
-            f"run `fairface label --run {run}` again with one of them"
+            f"the labels of run {run} were made elsewhere, and no training image was labelled so: there is nothing to "
+            f"compare them with (`fairface sql distribution --param run={run}` shows them)"
         )
-    number = {source: int(sides.filter(source=source)["n"].sum()) for source in ("train", "generated")}
-    return {"labeller": names[0], "sizes": sorted(set(sides["size"].drop_nulls())), **number}
-
-
-def cells(connection: duckdb.DuckDBPyConnection, run: str) -> pl.DataFrame:
-    """attribute, group, count, reference_count, annotated_count: every class of the vocabulary, in order."""
-    asked = """
-        with found as (select * from counts where source <> 'generated' or run = $run
-                       union all by name from vocabulary)
-        select attribute, "group", min(rank) as rank,
-            coalesce(sum(count) filter (source = 'generated'), 0)::bigint as count,
-            coalesce(sum(count) filter (source = 'train'), 0)::bigint as reference_count,
-            coalesce(sum(count) filter (source = 'annotated'), 0)::bigint as annotated_count
-        from found group by attribute, "group" order by attribute, rank, "group" """
-    return sql.query(connection, asked, {"run": run})
-
-
-def estimates(counts: pl.DataFrame, run: str) -> pl.DataFrame:
-    """One row a group, as the view `estimates` names its columns, from the counts of `cells`.
-
-    Null stands for what can't be said: a share of no images, a ratio to none, an unbounded high end.
-    """
-    table = counts.with_columns(
-        pl.lit(run).alias("run"),
-        pl.col("count").sum().over("attribute").alias("n"),
-        pl.col("reference_count").sum().over("attribute").alias("reference_n"),
-        (pl.col("annotated_count") / pl.col("annotated_count").sum().over("attribute")).alias("annotated"),
-    )
-    count, n, seen, m = (table[c].to_numpy() for c in ("count", "n", "reference_count", "reference_n"))
-    low, high = ratio_interval(count, n, seen, m)
-    known = (n > 0) & (m > 0)
-    low, high = np.where(known, low, 0), np.where(known, high, np.inf)
-    ends = dict(zip([*SHARE[1:], *REFERENCE[1:]], (*wilson(count, n), *wilson(seen, m)), strict=True))
-    table = table.with_columns(
-        (pl.col("count") / pl.col("n")).alias("share"),
-        (pl.col("reference_count") / pl.col("reference_n")).alias("reference"),
-        *(pl.Series(name, values) for name, values in ends.items()),
-        pl.Series("ratio_low", low),
-        pl.Series("ratio_high", high),
-        pl.Series("verdict", [verdict(*ends) for ends in zip(low, high, strict=True)]),
-        pl.Series("shifted", shifted(count, n, seen, m)),
-    )
-    table = table.with_columns((pl.col("share") / pl.col("reference")).alias("ratio"))
-    ratios = [
-        pl.when(pl.col(c).is_finite()).then(pl.col(c))
-        for c in ("ratio", "ratio_high", "share", "reference", "annotated")
-    ]
-    return table.with_columns(ratios).select(COLUMNS)
-
-
-def distances(counts: pl.DataFrame, run: str) -> pl.DataFrame:
-    """run, attribute, measure, against, value, low, high, null_floor: to reference and to equal shares."""
-    rows: list[dict[str, Any]] = []
-    for seed, attribute in enumerate(sorted(set(counts["attribute"]))):
-        group = counts.filter(attribute=attribute)
-        count, reference = group["count"].to_numpy(), group["reference_count"].to_numpy()
-        for against in (reference, None):
-            if count.sum() and (against is None or against.sum()):
-                found = distance_rows(count, against, seed)
-                rows += [{"run": run, "attribute": attribute, **row} for row in found]
-    kinds = {
-        **dict.fromkeys(("run", "attribute", "measure", "against"), pl.String),
-        **dict.fromkeys(("value", "low", "high", "null_floor"), pl.Float64),
+    for method in sides["method"].unique():
+        names = sides.filter(method=method)
+        if names["labeller"].n_unique() > 1 or (names["source"].n_unique() < 2 and method != "pixels"):
+            raise ValueError(
+                "both sides must be labelled by one labeller, and here are "
+                f"{', '.join(map(str, sides['labeller'].unique().sort()))}: run `fairface label --run {run}` again"
+            )
+    first = sides.filter(pl.col("method").is_in(["clip", "imported"]))
+    number = {source: int(first.filter(source=source)["n"].sum()) for source in ("train", "generated")}
+    methods = dict(sides.select("method", "labeller").unique().sort("method").iter_rows())
+    return {
+        "labeller": first["labeller"][0],
+        "methods": methods,
+        "sizes": sorted(set(sides["size"].drop_nulls())),
+        **number,
     }
-    return pl.DataFrame(rows, schema=kinds)
 
 
-def confusion(connection: duckdb.DuckDBPyConnection, labeller: str) -> pl.DataFrame:
-    """labeller, attribute, annotated, labelled, count over the training images that have both."""
+@dataclass
+class Reading:
+    """What one labeller says of one attribute: counts by group, [K] each, and what its errors leave of them."""
+
+    attribute: str
+    method: str
+    groups: list[str]
+    count: np.ndarray  # generated faces
+    reference: np.ndarray  # training faces, labelled alike; effective numbers where they were weighted
+    annotated: np.ndarray  # training faces, as annotated
+    confusion: np.ndarray  # [K, K] of training faces, annotated by labelled
+    note: str | None = None  # why nothing is corrected
+
+    def __post_init__(self):
+        self.raw, self.there = shares(self.count), shares(self.reference)
+        self.found = self.without_errors()
+        self.best = "corrected" if self.found and not correct.raw_is_better(self.count, self.found) else "raw"
+
+    def without_errors(self) -> correct.Corrected | None:
+        """The corrected shares, over the groups that anything is known of; None, with a note, where there are none."""
+        seen = (self.count + self.annotated + self.confusion.sum(0) + self.confusion.sum(1)) > 0
+        if not self.count.sum():
+            self.note = "no generated faces"
+        elif not self.confusion.sum():
+            self.note = "no annotated faces to measure the labeller's errors on"
+        elif missing := [g for g, s, n in zip(self.groups, seen, self.confusion.sum(1), strict=True) if s and not n]:
+            named = ", ".join(name[:40] for name in missing[:5]) + " and more" * (len(missing) > 5)
+            self.note = f"no calibration images of {named}"
+        elif seen.sum() < 2:
+            self.note = "one group only"
+        if self.note:
+            return None
+        found = correct.corrected(self.count[seen], self.confusion[np.ix_(seen, seen)], seed=len(self.groups))
+        if found.condition > correct.CONDITION:
+            self.note = f"the labels tell too little of the groups apart (condition number {found.condition:.0f})"
+            return None
+        whole = np.zeros((len(found.draws), len(seen)))
+        whole[:, seen] = found.draws
+        spread = np.zeros(len(seen))
+        spread[seen] = found.shares
+        return correct.Corrected(spread, whole, found.matrix, found.condition)
+
+    def ratios(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Of the better estimate: the ratio to its reference, its ends, and the p of there being no difference."""
+        n, m = self.count.sum(), self.reference.sum()
+        if self.best == "raw":
+            low, high = ratio_interval(self.count, n, self.reference, m)
+            known = n > 0 and m > 0
+            low, high = np.where(known, low, 0), np.where(known, high, np.inf)
+            return (
+                divided(self.raw, self.there),
+                low,
+                high,
+                pearson(self.count, np.full_like(self.count, n), self.reference, np.full_like(self.count, m)),
+            )
+        generator, total, there = np.random.default_rng(1), self.annotated.sum(), shares(self.annotated)
+        again = generator.multinomial(round(total), there, size=len(self.found.draws)) / total
+        with np.errstate(divide="ignore", invalid="ignore"):
+            drawn = np.where(self.found.draws > 0, self.found.draws / again, 0)
+        low, high = np.quantile(drawn, [0.025, 0.975], axis=0, method="nearest")
+        ratio = divided(self.found.shares, there)
+        p = two_sided(self.found.shares - there, self.found.draws.var(0) + there * (1 - there) / total)
+        return ratio, np.fmin(low, ratio), np.fmax(high, ratio), p
+
+    def estimate_rows(self, run: str) -> list[dict[str, Any]]:
+        """Rows of `estimates`, but for `shifted`, which is for all attributes together; `p` stands in its place."""
+        n, m, total = self.count.sum(), self.reference.sum(), self.annotated.sum()
+        ends, beside = wilson(self.count, n), wilson(self.reference, m)
+        fixed = self.found.interval() if self.found else None
+        ratio, low, high, p = self.ratios()
+        plain, annotated = divided(self.raw, self.there), shares(self.annotated)
+        better = {"share": (self.raw, *ends), "reference": (self.there, *beside)}
+        if self.best == "corrected":
+            better = {"share": (self.found.shares, *fixed), "reference": (annotated, *wilson(self.annotated, total))}
+        rows = []
+        for i, group in enumerate(self.groups):
+            said = verdict(low[i], high[i], plain[i])
+            rows.append(
+                {
+                    "run": run,
+                    "attribute": self.attribute,
+                    "group": group,
+                    "method": self.method,
+                    "n": round(n),
+                    "count": round(self.count[i]),
+                    "share": known(self.raw[i]),
+                    "share_low": ends[0][i],
+                    "share_high": ends[1][i],
+                    "reference_n": round(m),
+                    "reference_count": round(self.reference[i]),
+                    "reference": known(self.there[i]),
+                    "reference_low": beside[0][i],
+                    "reference_high": beside[1][i],
+                    "corrected": self.found and self.found.shares[i],
+                    "corrected_low": fixed and fixed[0][i],
+                    "corrected_high": fixed and fixed[1][i],
+                    "annotated": annotated[i] if total else None,
+                    "best": self.best,
+                    "note": self.note,
+                    "best_share": known(better["share"][0][i]),
+                    "best_low": better["share"][1][i],
+                    "best_high": better["share"][2][i],
+                    "best_reference": known(better["reference"][0][i]),
+                    "best_reference_low": better["reference"][1][i],
+                    "best_reference_high": better["reference"][2][i],
+                    "best_reference_n": round(m if self.best == "raw" else total),
+                    "ratio": known(ratio[i]),
+                    "ratio_low": low[i],
+                    "ratio_high": known(high[i]),
+                    "verdict": said,
+                    "p": p[i],
+                    "n_needed": self.needed(i, ratio[i], low[i], high[i]) if said == "inconclusive" else None,
+                }
+            )
+        return rows
+
+    def needed(self, group: int, ratio: float, low: float, high: float) -> int | None:
+        """How many generated faces would settle a group, were its ratio what it seems; None where no number would.
+
+        The interval must come to lie between PRESERVED, or beside 1: whichever is nearer. Only the generated side's
+        part of its width shrinks.
+        """
+        if not (0 < ratio < np.inf) or not (0 < low < high < np.inf):
+            return None
+        inside = min(np.log(PRESERVED[1] / ratio), np.log(ratio / PRESERVED[0]))
+        allowed = max(inside, abs(np.log(ratio))) / Z
+        n, share = self.count.sum(), self.raw[group]
+        own = (1 - share) / (n * share) if share else np.inf
+        if self.best == "corrected":
+            seen = self.confusion.sum(1) > 0
+            variance = self.found.sampling_variance(self.count[seen])[seen[:group].sum()]
+            own = variance / self.found.shares[group] ** 2
+        rest = max((np.log(high / low) / (2 * Z)) ** 2 - own, 0)
+        if allowed**2 <= rest or not np.isfinite(own):
+            return None
+        return max(round(n * own / (allowed**2 - rest)), round(n) + 1)  # the score interval is not just this wide
+
+    def reading_rows(self, run: str, labeller: str, used: bool) -> list[dict[str, Any]]:
+        """Rows of `readings`: the labels as they are, and corrected where that can be."""
+        sides = [("raw", self.raw, wilson(self.count, self.count.sum()), self.there)]
+        if self.found:
+            sides.append(("corrected", self.found.shares, self.found.interval(), shares(self.annotated)))
+        about = {"run": run, "attribute": self.attribute, "method": self.method, "labeller": labeller}
+        return [
+            about
+            | {"group": group, "estimate": name, "share": known(p[i]), "low": low[i], "high": high[i]}
+            | {"reference": known(q[i]), "ratio": known(divided(p, q)[i]), "used": used and name == self.best}
+            for name, p, (low, high), q in sides
+            for i, group in enumerate(self.groups)
+        ]
+
+    def distance_rows(self, run: str, seed: int) -> list[dict[str, Any]]:
+        """Rows of `distances`: of the raw and of the corrected shares, to the reference and to equal shares."""
+        found, even = [], np.full(len(self.groups), 1 / len(self.groups))
+        for estimate in ("raw", "corrected") if self.found else ("raw",):
+            reference = self.reference if estimate == "raw" else self.annotated
+            p = self.raw if estimate == "raw" else self.found.shares
+            for against in (reference, None):
+                if not self.count.sum() or (against is not None and not against.sum()):
+                    continue
+                generator, q = np.random.default_rng(seed), even if against is None else shares(against)
+                sampler, draws = distances.counted(self.count, against, generator), distances.DRAWS
+                if estimate == "corrected":
+                    sampler, draws = self.sampler(against, generator), distances.CORRECTED_DRAWS
+                about = {"run": run, "attribute": self.attribute, "estimate": estimate}
+                about["against"] = "uniform" if against is None else "reference"
+                found += [about | row for row in distances.rows(p, q, sampler, draws)]
+        return found
+
+    def sampler(self, against: np.ndarray | None, generator: np.random.Generator) -> distances.Sampler:
+        """What correcting would find of as many faces, with as much calibration."""
+        seen = self.confusion.sum(1) > 0
+        confusion, n = self.confusion[np.ix_(seen, seen)], round(self.count.sum())
+
+        def draw(mixtures: np.ndarray, draws: int) -> tuple[np.ndarray, np.ndarray]:
+            left = np.zeros((len(mixtures), draws, len(seen)))
+            for i, mixture in enumerate(mixtures):
+                inside = mixture[seen] / mixture[seen].sum()
+                labelled, matrices = correct.resampled(generator, inside, n, confusion, draws)
+                left[i][:, seen] = correct.solve(matrices, labelled)
+            if against is None:
+                return left, mixtures[0]
+            m = round(against.sum())
+            return left, generator.multinomial(m, mixtures[0], size=left.shape[:2]) / m
+
+        return draw
+
+
+def shares(counts: np.ndarray) -> np.ndarray:
+    """Counts [K] over their sum; NaN of nothing."""
+    total = counts.sum()
+    return counts / total if total else np.full(len(counts), np.nan)
+
+
+def divided(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return a / b
+
+
+def known(value: float) -> float | None:
+    """None for what can't be said: a share of no images, a ratio to none, an unbounded end."""
+    return float(value) if np.isfinite(value) else None
+
+
+def confusion(connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:
+    """method, labeller, attribute, annotated, labelled, count over the training images that have both."""
     asked = """
-        select $labeller as labeller, attribute, a."group" as annotated, l."group" as labelled,
-            count(*) as count
-        from (from classes where source = 'annotated') as a
-        join (from classes where source = 'train') as l using (key, attribute)
+        with names as (
+            select method, any_value(labeller) as labeller from labels where source = 'train' group by method)
+        select l.method, names.labeller, attribute, a."group" as annotated, l."group" as labelled, count(*) as count
+        from (from said where source = 'annotated') as a
+        join (from said where source = 'train') as l using (key, attribute)
+        join names on names.method = l.method
         group by all order by all"""
-    return sql.query(connection, asked, {"labeller": labeller})
+    return sql.query(connection, asked)
 
 
-def quality(matrix: pl.DataFrame) -> pl.DataFrame:
-    """Of each attribute of a `confusion` table: n, accuracy and interval, balanced accuracy (mean recall)."""
-    right = pl.col("annotated") == pl.col("labelled")
+def accuracy(matrix: pl.DataFrame) -> pl.DataFrame:
+    """Of each method and attribute of a `confusion` table: n, accuracy, interval, balanced accuracy (mean recall)."""
+    right, by = pl.col("annotated") == pl.col("labelled"), ["method", "attribute"]
     hits = pl.col("count").filter(right).sum()
-    recalls = matrix.group_by("attribute", "annotated").agg(recall=hits / pl.col("count").sum())
-    recalls = recalls.group_by("attribute").agg(balanced_accuracy=pl.col("recall").mean())
-    table = matrix.group_by("attribute").agg(n=pl.col("count").sum(), hits=hits).join(recalls, on="attribute")
+    recalls = matrix.group_by(*by, "annotated").agg(recall=hits / pl.col("count").sum())
+    recalls = recalls.group_by(by).agg(balanced_accuracy=pl.col("recall").mean())
+    table = matrix.group_by(by).agg(n=pl.col("count").sum(), hits=hits).join(recalls, on=by)
     low, high = wilson(table["hits"].to_numpy(), table["n"].to_numpy())
     return (
         table.with_columns(accuracy=pl.col("hits") / pl.col("n"), low=pl.Series(low), high=pl.Series(high))
-        .select("attribute", "n", "accuracy", "low", "high", "balanced_accuracy")
-        .sort("attribute")
+        .select(*by, "n", "accuracy", "low", "high", "balanced_accuracy")
+        .sort("attribute", "method")
     )
 
 
+def read(
+    connection: duckdb.DuckDBPyConnection, run: str, config: dict[str, Any], matrix: pl.DataFrame
+) -> list[Reading]:
+    """Every labeller's reading of every attribute, absent groups included."""
+    cells, found = groups.cells(connection, run, config), []
+    for (attribute, method), table in cells.group_by("attribute", "method", maintain_order=True):
+        names = table["group"].to_list()
+        places = {name: i for i, name in enumerate(names)}
+        square = np.zeros((len(names), len(names)), int)
+        for row in matrix.filter(attribute=attribute, method=method).iter_rows(named=True):
+            square[places[row["annotated"]], places[row["labelled"]]] = row["count"]
+        counts = (table[name].to_numpy() for name in ("count", "reference_count", "annotated_count"))
+        found.append(Reading(attribute, method, names, *counts, square))
+    return found
+
+
+def near(out: Path, connection: duckdb.DuckDBPyConnection, run: str) -> pl.DataFrame:
+    """How near the samples of each group are to its training images: rows of `quality`, none without embeddings.
+
+    Of each group the first images by key are compared, on either side: packing and sampling have made them random ones.
+    """
+    paths = {"train": out / "shards" / "embeddings.parquet", "generated": out / "runs" / run / "embeddings.parquet"}
+    if not all(path.is_file() for path in paths.values()):
+        return pl.DataFrame(schema=QUALITY)
+    asked = """select source, attribute, "group", key from classes
+        where attribute <> 'skin_tone' and (source = 'train' or (source = 'generated' and run = $run))
+        qualify row_number() over (partition by source, attribute, "group" order by key) <= $most::integer"""
+    most = {"train": 2 * NEAR, "generated": NEAR}
+    keys = sql.query(connection, asked, {"run": run, "most": str(2 * NEAR)})
+    vectors = {}
+    for source, path in paths.items():
+        wanted = keys.filter(source=source).select("key").unique()
+        vectors[source] = pl.scan_parquet(path, glob=False).join(wanted.lazy(), on="key", how="semi").collect()
+    rows = []
+    for seed, (attribute, names) in enumerate(vocabulary(connection).items()):
+        sides, there = {}, keys.filter(attribute=attribute)
+        for source, table in vectors.items():
+            of = there.filter(source=source).group_by("group", maintain_order=True).head(most[source])
+            sides[source] = table.join(of, on="key", how="inner", maintain_order="left")
+        if attribute == "skin_tone" or not all(len(side) for side in sides.values()):
+            continue
+        arrays = [side["embedding"].to_numpy().astype(np.float32) for side in sides.values()]
+        found = quality.rows(*arrays, *(side["group"] for side in sides.values()), names, seed, NEAR)
+        rows += [{"run": run, "attribute": attribute, **row} for row in found]
+    return pl.DataFrame(rows, schema=QUALITY)
+
+
+def vocabulary(connection: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
+    """Attribute -> its groups, in their order."""
+    table = sql.query(connection, "from vocabulary order by attribute, rank")
+    return {name[0]: rows["group"].to_list() for name, rows in table.group_by("attribute", maintain_order=True)}
+
+
 def write(out: Path, connection: duckdb.DuckDBPyConnection, run: str) -> dict[str, pl.DataFrame]:
-    """One run's estimates, distances and confusion; writes them into `report/`, beside other runs'."""
-    counts, known = cells(connection, run), set(sql.ask(connection, "runs")["run"])
-    tables = {"estimates": estimates(counts, run), "distances": distances(counts, run)}
+    """One run's estimates, readings, distances, quality and confusion, written into `report/` beside other runs'."""
+    config, matrix = read_json(out / "runs" / run / "config.json") or {}, confusion(connection)
+    names, counting = labelling(connection, run)["methods"], groups.counting(connection, run)
+    readings = read(connection, run, config, matrix)
+    rows: dict[str, list[dict[str, Any]]] = {"estimates": [], "readings": [], "distances": []}
+    for seed, reading in enumerate(readings):
+        used = counting[reading.attribute] == reading.method
+        rows["readings"] += reading.reading_rows(run, names[reading.method], used)
+        if used:
+            rows["estimates"] += reading.estimate_rows(run)
+            rows["distances"] += reading.distance_rows(run, seed)
+    moved = shifted(np.array([row.pop("p") for row in rows["estimates"]]))
+    rows["estimates"] = [row | {"shifted": bool(m)} for row, m in zip(rows["estimates"], moved, strict=True)]
+    kinds = {"estimates": COLUMNS, "readings": READING, "distances": DISTANCE}
+    tables = {name: pl.DataFrame(rows[name], schema=kinds[name]) for name in rows}
+    tables["quality"] = near(out, connection, run)
+    there = set(sql.ask(connection, "runs")["run"])
     for name, table in tables.items():
-        others = connection.sql(f"from {name}").pl().filter(pl.col("run").is_in(list(known - {run})))
-        write_parquet(
-            out / "report" / f"{name}.parquet",
-            pl.concat([others.select(table.columns), table], how="vertical_relaxed"),
-        )
-    tables["confusion"] = confusion(connection, labelling(connection, run)["labeller"])
-    write_parquet(out / "report" / "confusion.parquet", tables["confusion"])
+        others = connection.sql(f"from {name}").pl().filter(pl.col("run").is_in(list(there - {run})))
+        both = pl.concat([others.select(table.columns), table], how="vertical_relaxed")
+        write_parquet(out / "report" / f"{name}.parquet", both)
+    tables["confusion"] = matrix
+    write_parquet(out / "report" / "confusion.parquet", matrix)
     return tables

@@ -14,9 +14,9 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 import sql
-from reports import estimate, figures
+from reports import estimate, figures, groups
 from shards import tar
-from shards.files import fingerprint, read_json, replacing, write_json
+from shards.files import LABELS, fingerprint, read_json, replacing, write_json
 
 HERE = Path(__file__).parent
 ORDER = ["gender", "skin_group", "age", "skin_tone", "intersection"]
@@ -60,8 +60,8 @@ def build(out: Path, run: str | None = None, force: bool = False) -> tuple[Path,
 
 def inputs(out: Path, run: str) -> str:
     """A fingerprint of what the report is made from: sizes and times of the files, and the code."""
-    files = [out / "shards" / name for name in ("images.parquet", "labels.parquet", "shards.json")]
-    names = ("config.json", "steps.parquet", "samples.parquet", "labels.parquet")
+    files = [out / "shards" / name for name in ("images.parquet", "shards.json", *LABELS)]
+    names = ("config.json", "steps.parquet", "samples.json", "samples.parquet", *LABELS)
     files += [out / "runs" / run / name for name in names]
     states = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files if p.exists()]
     code = [
@@ -93,7 +93,7 @@ def gather(
     samples: dict[str, Any],
 ) -> dict[str, Any]:
     """Everything the page says, as plain values: what `report.json` holds."""
-    steered = steering(config, samples)
+    asked = requested(config, samples)
     rows = sql.ask(connection, "comparison", run=run)
     data = config.get("data") or {}
     annotated = len(tables["confusion"]) > 0
@@ -101,14 +101,18 @@ def gather(
         "run": run,
         "drawn": bool(data.get("drawn")),
         "built": datetime.now(UTC).isoformat(timespec="seconds"),
-        "verdict": sentences(rows, foreign(config, labelled), bool(steered)),
+        "verdict": sentences(shown(rows), foreign(config, labelled), bool(asked)),
         "summary": dict(rows["verdict"].value_counts().iter_rows()),
-        "warnings": warnings(config, labelled, annotated) + steered,
+        "warnings": warnings(config, labelled, annotated) + asked,
+        "shown": weighted(config),
         "annotated": annotated,
         "labelling": labelled,
         "estimates": rows.to_dicts(),
+        "readings": sql.ask(connection, "readings", run=run).to_dicts(),
         "distances": sql.ask(connection, "distances", run=run).to_dicts(),
-        "quality": estimate.quality(tables["confusion"]).to_dicts(),
+        "quality": sql.ask(connection, "quality", run=run).to_dicts(),
+        "labellers": estimate.accuracy(tables["confusion"]).to_dicts(),
+        "counting": groups.counting(connection, run),
         "confusion": {attribute: matrix(connection, attribute) for attribute in ORDER[:4] if annotated},
         "throughput": sql.ask(connection, "throughput", run=run).row(0, named=True),
         "samples": sql.ask(connection, "sampling", run=run).to_dicts(),
@@ -147,16 +151,29 @@ def warnings(config: dict[str, Any], labelled: dict[str, Any], annotated: bool) 
     return found
 
 
-def steering(config: dict[str, Any], samples: dict[str, Any]) -> list[str]:
-    """Why the packed images are not what the generator was shown, or the samples not what it draws by itself."""
-    found, options = [], config.get("options") or {}
+def shown(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows of `estimates` with the better estimate of either side in place of the raw one."""
+    names = ("share", "reference")
+    low_high = [
+        pl.col(f"best_{name}{end}" if name != "share" or not end else f"best{end}").alias(f"{name}{end}")
+        for name in names
+        for end in ("", "_low", "_high")
+    ]
+    return rows.with_columns(*low_high, pl.col("best_reference_n").alias("reference_n"))
+
+
+def weighted(config: dict[str, Any]) -> str | None:
+    """How the generator was shown the packed images, where that was not as they are."""
+    options = config.get("options") or {}
     if (balance := options.get("balance", "natural")) != "natural":
         how = "equally often" if balance == "uniform" else "in shares of their own"
-        found.append(
-            f"The generator was shown the groups of {options.get('balance_by')} {how}. What this page calls training "
-            "is the packed images as they are, so a ratio of 1 is not what it was shown: compare it with a run on "
-            "natural data."
-        )
+        return f"the groups of {options.get('balance_by')} {how}"
+    return f"only images whose {options['conditional']} is annotated" if options.get("conditional") else None
+
+
+def requested(config: dict[str, Any], samples: dict[str, Any]) -> list[str]:
+    """Why the samples are not what the generator draws by itself."""
+    found = []
     shares = samples.get("shares")
     if shares and shares != config.get("classes"):
         asked = ", ".join(group for group, share in shares.items() if share)
@@ -164,11 +181,10 @@ def steering(config: dict[str, Any], samples: dict[str, Any]) -> list[str]:
     return found
 
 
-def sentences(rows: pl.DataFrame, foreign: bool = False, steered: bool = False) -> list[str]:
+def sentences(rows: pl.DataFrame, foreign: bool = False, asked_for: bool = False) -> list[str]:
     """The verdict as a person would say it, a sentence or two for each thing that people ask about first.
 
-    Of labels that mean nothing (`foreign`) nothing is claimed; what was shown or asked for otherwise (`steered`) is
-    not blamed on the generator.
+    Of labels that mean nothing (`foreign`) nothing is claimed; what was `asked` for is not blamed on the generator.
     """
     if foreign:
         return ["No answer: these labels say nothing about real faces. They are shown as they are."]
@@ -178,9 +194,9 @@ def sentences(rows: pl.DataFrame, foreign: bool = False, steered: bool = False) 
     rare, total = (rows["verdict"] == "inconclusive").sum(), len(rows)
     last = f"{rare} of {total} groups {'is' if rare == 1 else 'are'} too rare to tell." if rare else ""
     opening = answer(rows)
-    if steered:
+    if asked_for:
         moved = rows["verdict"].is_in(["amplified", "reduced"]).sum()
-        opening = f"It was steered: {moved} of {len(rows)} groups are more or less frequent than in the packed images."
+        opening = f"It was asked to: {moved} of {len(rows)} groups are more or less frequent than it was shown them."
     return [opening, *said, last or f"None of {total} groups is too rare to tell."]
 
 
@@ -258,7 +274,7 @@ def matrix(connection: duckdb.DuckDBPyConnection, attribute: str) -> dict[str, A
 
 def draw(connection: duckdb.DuckDBPyConnection, out: Path, run: str) -> dict[str, Any]:
     """Saves every figure into `report/` and returns them ready for the page."""
-    folder, rows = out / "report", sql.ask(connection, "comparison", run=run)
+    folder, rows = out / "report", shown(sql.ask(connection, "comparison", run=run))
 
     def figure(made: Any, name: str, description: str) -> Markup:
         # text inside the SVG is escaped by matplotlib, the description by inline
@@ -273,10 +289,10 @@ def draw(connection: duckdb.DuckDBPyConnection, out: Path, run: str) -> dict[str
     lines["Discriminator's mean output"] = {"d_real": "real", "d_fake": "generated"}
     for title, columns in lines.items() if len(steps) else ():
         losses.append(figure(figures.curves(steps, columns, title), title.split("'")[0].lower(), title))
-    pictures, shown = {}, {}
+    pictures, counts = {}, {}
     for side in ("generated", "train"):
         images = faces(connection, out, run, side)
-        shown[side] = len(images)
+        counts[side] = len(images)
         for name, count in ((f"{side}_few", 24), (f"{side}_all", FACES)):
             png = figures.grid(images[:count]) if images else b""
             pictures[name] = "data:image/png;base64," + base64.b64encode(png).decode() if png else None
@@ -284,7 +300,7 @@ def draw(connection: duckdb.DuckDBPyConnection, out: Path, run: str) -> dict[str
             with replacing(folder / f"faces-{side}.png") as file:
                 file.write(png)
     ratios = figure(figures.ratios(rows), "ratios", "Generated over training share of every group")
-    return {"panels": panels, "losses": losses, "pictures": pictures, "shown": shown, "ratios": ratios}
+    return {"panels": panels, "losses": losses, "pictures": pictures, "pictured": counts, "ratios": ratios}
 
 
 def faces(connection: duckdb.DuckDBPyConnection, out: Path, run: str, side: str) -> list[bytes]:

@@ -14,6 +14,18 @@ if TYPE_CHECKING:  # a worker process would start later for it
     import polars as pl
 
 
+LABELS = (  # what describes the images of a folder, and goes when they do
+    "labels.json",
+    "labels.parquet",
+    "pixels.parquet",
+    "embeddings.parquet",
+    "probe.json",
+    "probe.parquet",
+    "probe.safetensors",
+    "labellers.parquet",
+)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Opens `path` for writing under a temporary name; renames it when the block ends, removes it when it fails."""

@@ -15,7 +15,17 @@ import polars as pl
 from tqdm import tqdm
 
 from shards import annotations, choice, cpus, in_turn, match, ranks, tree
-from shards.files import alone, digest, fingerprint, read_json, read_parquet, replacing, write_json, write_parquet
+from shards.files import (
+    LABELS,
+    alone,
+    digest,
+    fingerprint,
+    read_json,
+    read_parquet,
+    replacing,
+    write_json,
+    write_parquet,
+)
 from shards.tar import BLOCK
 from shards.verify import finished, manifest, tar_size
 from shards.worker import COLUMNS, Recipe, processes, start, write_shard
@@ -315,7 +325,7 @@ def discard(folder: Path) -> None:
 
 
 def discard_labels(folder: Path, *before: str) -> None:
-    for name in (*before, "labels.json", "labels.parquet", "embeddings.parquet"):
+    for name in (*before, *LABELS):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -13,12 +13,15 @@ HERE = Path(__file__).parent
 FILES = {  # view -> its files, below OUT
     "images": ["shards/images.parquet"],
     "unmatched": ["shards/unmatched.parquet"],
-    "labels": ["shards/labels.parquet", "runs/*/labels.parquet"],
+    "labels": [f"{where}/{name}.parquet" for where in ("shards", "runs/*") for name in ("labels", "probe", "pixels")],
+    "labellers": ["shards/labellers.parquet"],
     "samples": ["runs/*/samples.parquet"],
     "steps": ["runs/*/steps.parquet"],
     "runs": ["runs/*/config.json"],
     "estimates": ["report/estimates.parquet"],
+    "readings": ["report/readings.parquet"],
     "distances": ["report/distances.parquet"],
+    "quality": ["report/quality.parquet"],
     "confusion": ["report/confusion.parquet"],
 }
 RUN_COLUMNS = (

@@ -6,17 +6,27 @@ create table images_columns (key varchar, shard varchar, path varchar, family va
     skin_group varchar, race varchar, target varchar, status varchar, reason varchar);
 create table unmatched_columns (what varchar, reason varchar, path varchar, family varchar, subset varchar);
 create table samples_columns (key varchar, run varchar, checkpoint varchar, seed bigint, index bigint, shard varchar, requested varchar);
-create table labels_columns (key varchar, source varchar, run varchar, labeller varchar, size integer, gender varchar,
-    age varchar, skin_tone tinyint, p_female float, p_male float, p_child float, p_young float, p_adult float,
+create table labels_columns (key varchar, source varchar, run varchar, method varchar, labeller varchar, size integer,
+    gender varchar, age varchar, skin_tone tinyint, typology_angle float, p_female float, p_male float, p_child float, p_young float, p_adult float,
     p_middle float, p_senior float, p_tone_1 float, p_tone_2 float, p_tone_3 float, p_tone_4 float, p_tone_5 float,
     p_tone_6 float, p_tone_7 float, p_tone_8 float, p_tone_9 float, p_tone_10 float);
-create table estimates_columns (run varchar, attribute varchar, "group" varchar, n bigint, count bigint, share double,
-    share_low double, share_high double, reference_n bigint, reference_count bigint, reference double,
-    reference_low double, reference_high double, annotated double, ratio double, ratio_low double, ratio_high double,
-    verdict varchar, shifted boolean);
-create table distances_columns (run varchar, attribute varchar, measure varchar, "against" varchar, value double,
-    low double, high double, null_floor double);
-create table confusion_columns (labeller varchar, attribute varchar, annotated varchar, labelled varchar, count bigint);
+create table labellers_columns (attribute varchar, method varchar, labeller varchar, n bigint, accuracy double,
+    balanced_accuracy double, chosen boolean);
+create table estimates_columns (run varchar, attribute varchar, "group" varchar, method varchar, n bigint, count bigint,
+    share double, share_low double, share_high double, reference_n bigint, reference_count bigint, reference double,
+    reference_low double, reference_high double, corrected double, corrected_low double, corrected_high double,
+    annotated double, best varchar, note varchar, best_share double, best_low double, best_high double,
+    best_reference double, best_reference_low double, best_reference_high double,
+    best_reference_n bigint, ratio double, ratio_low double, ratio_high double, verdict varchar,
+    shifted boolean, n_needed bigint);
+create table readings_columns (run varchar, attribute varchar, "group" varchar, method varchar, labeller varchar,
+    estimate varchar, share double, low double, high double, reference double, ratio double, used boolean);
+create table distances_columns (run varchar, attribute varchar, estimate varchar, measure varchar, "against" varchar,
+    value double, low double, high double, null_floor double);
+create table confusion_columns (method varchar, labeller varchar, attribute varchar, annotated varchar, labelled varchar,
+    count bigint);
+create table quality_columns (run varchar, attribute varchar, "group" varchar, n bigint, kernel_distance double,
+    kernel_low double, kernel_high double, kernel_floor double, coverage double, coverage_floor double);
 create table steps_columns (step bigint, epoch bigint, images bigint, seconds double, loss_d float, loss_g float,
     d_real float, d_fake float, images_per_s float, data_wait float, filename varchar);
 create table runs_columns (status varchar, started varchar, finished varchar, device varchar, steps bigint, options json, data json,
@@ -49,8 +59,15 @@ create view unmatched as
 create view samples as
     from samples_columns union all by name from {samples};
 create view labels as
-    select *, group_of(skin_tone) as skin_group, gender || '-' || group_of(skin_tone) as intersection
+    select * replace (coalesce(method, 'clip') as method), group_of(skin_tone) as skin_group,
+        gender || '-' || group_of(skin_tone) as intersection
     from (from labels_columns union all by name from {labels});
+create view labellers as
+    from labellers_columns union all by name from {labellers};
+create view readings as
+    from readings_columns union all by name from {readings};
+create view quality as
+    from quality_columns union all by name from {quality};
 create view estimates as
     from estimates_columns union all by name from {estimates};
 create view distances as
@@ -76,15 +93,25 @@ create macro the_run(name) as
                left join (select run as begun from steps union select run from samples) on begun = runs.run
                order by begun is not null desc, started desc nulls last, runs.run desc limit 1) end;
 
--- One row for each image and attribute: what the labeller said (train, generated), and what the annotations say.
-create view classes as
+-- One row for each image, attribute and labeller: what they said (train, generated), and what the annotations say.
+create view said as
     from (
-        select source, run, key, gender, age, skin_tone::varchar as skin_tone, skin_group, intersection
+        select source, run, key, method, gender, age, skin_tone::varchar as skin_tone, skin_group, intersection
         from labels where source in ('train', 'generated')
         union all
-        select 'annotated', null, key, gender, age, skin_tone::varchar, skin_group, intersection
+        select 'annotated', null, key, 'annotated', gender, age, skin_tone::varchar, skin_group, intersection
         from images where status = 'packed')
     unpivot ("group" for attribute in (gender, age, skin_tone, skin_group, intersection));
+
+-- Which labeller counts for an attribute: the probe where it was better on images it had not seen, else CLIP.
+create view chosen as
+    select attribute, coalesce(max(method) filter (chosen), 'clip') as method
+    from (select distinct attribute from vocabulary) left join labellers using (attribute) group by attribute;
+
+-- The same, of the labeller that counts: labels from elsewhere do, where there are such.
+create view classes as
+    select said.* from said join chosen using (attribute)
+    where said.method in (chosen.method, 'annotated', 'imported');
 
 -- How often each class was found on each side.
 create view counts as

@@ -193,18 +193,20 @@ def test_numbers_as_people_write_them():
     ]
 
 
-def test_what_was_steered_is_said_and_not_blamed_on_the_generator(world):
+def test_what_was_asked_for_is_said_and_not_blamed_on_the_generator(world):
     out = world()
     run = out / "runs" / "first"
     config = json.loads((run / "config.json").read_text())
-    assert page.steering(config, {}) == []
+    assert (page.requested(config, {}), page.weighted(config)) == ([], None)
     config |= {"classes": {"female": 0.5, "male": 0.5}}
     config["options"] |= {"balance": "uniform", "balance_by": "gender"}
     (run / "config.json").write_text(json.dumps(config))
+    text = text_of(page.build(out)[0].read_text())
+    assert "was shown the groups of gender equally often" in text
+    assert "No: it drew" in text
     (run / "samples.json").write_text(json.dumps({"shares": {"female": 1.0, "male": 0.0}}))
     text = text_of(page.build(out)[0].read_text())
-    assert "It was steered: " in text
-    assert "was shown the groups of gender equally often" in text
+    assert "It was asked to: " in text
     assert "The samples were asked to be female" in text
-    assert "than it was shown" not in text
-    assert len(page.steering(config, {"shares": config["classes"]})) == 1
+    assert "No: it drew" not in text
+    assert page.requested(config, {"shares": config["classes"]}) == []

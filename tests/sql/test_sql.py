@@ -50,6 +50,7 @@ def test_every_question_answers_where_nothing_exists(tmp_path):
         given = {key: "female" for key, parameter in question.params.items() if parameter.default is None}
         assert sql.ask(connection, name, **given).width > 1, name
     views = ("images", "rejects", "samples", "labels", "estimates", "distances", "runs", "steps", "confusion")
+    views += ("readings", "quality", "labellers", "said")
     for view in views:
         assert sql.query(connection, f"from {view}").height == 0, view
 

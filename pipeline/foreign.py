@@ -1,0 +1,99 @@
+"""Takes labels that were made elsewhere for a run: the original FairFace Generator's CSV, or one of our own."""
+
+import re
+from pathlib import Path
+
+import polars as pl
+
+from models.clip import CLASSES
+from pipeline import readings
+from pipeline.machine import now
+from shards.files import LABELS, digest, read_json, read_parquet, write_json
+
+ORIGINAL = {"Image Path", "GenderIdx", "SkinTonePred"}
+OURS = {"Image Path", *CLASSES}
+PICTURE = re.compile(r"sample_(\d+)\.\w+$")  # how samples are named, the original's and ours
+
+
+def import_labels(out: Path, csv: Path, run: str | None, force: bool = False) -> dict:
+    """Writes the labels in `csv` as those of `run`, a new one of the file's name when left out.
+
+    Of a run that has samples, every one must be named. Returns `folder` and `images`. ValueError for another kind of
+    file, for classes that are none of ours, for samples that don't match, and for labels that are there already.
+    """
+    name = run or csv.stem
+    if name != Path(name).name or name.startswith("."):
+        raise ValueError(f"--run {name}: a run's name is the name of one folder")
+    folder, labeller = out / "runs" / name, f"imported {csv.name}@{digest(csv)[:8]}"
+    labels = keyed(labels_in(csv), folder)
+    done = read_json(folder / "labels.json") or {}
+    if done and done.get("labeller") != labeller and not force:
+        raise ValueError(
+            f"{folder} has labels of {done.get('labeller')}: choose another --run, or replace them with --force"
+        )
+    stamp = {"source": "generated", "run": name, "labeller": labeller, "size": None, "images": len(labels)}
+    for old in LABELS:
+        (folder / old).unlink(missing_ok=True)
+    if not (folder / "config.json").exists():
+        write_json(folder / "config.json", {"run": name, "status": "imported", "started": now(), "imported": str(csv)})
+    readings.write(folder / "labels.parquet", labels, stamp, "imported", labeller)
+    write_json(folder / "labels.json", stamp | {"fingerprint": labeller})
+    return {"folder": str(folder), "images": len(labels)}
+
+
+def labels_in(csv: Path) -> pl.DataFrame:
+    """path, gender, age, skin_tone, and the probabilities that the file has."""
+    try:
+        table = pl.read_csv(csv, infer_schema=False, glob=False)
+    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{csv} can't be read as CSV ({str(error).splitlines()[0]})") from error
+    if set(table.columns) >= ORIGINAL:
+        labels = original(table)
+    elif set(table.columns) >= OURS:
+        labels = table.select(
+            pl.col("Image Path").alias("path"), *CLASSES, *(c for c in readings.PROBABILITIES if c in table.columns)
+        )
+    else:
+        raise ValueError(
+            f"{csv} has neither the original FairFace Generator's columns ({', '.join(sorted(ORIGINAL))}) nor ours "
+            f"({', '.join(sorted(OURS))})"
+        )
+    labels = labels.with_columns(pl.col(name).str.strip_chars().replace("", None) for name in CLASSES)
+    for name, classes in CLASSES.items():
+        if wrong := set(labels[name].drop_nulls()) - set(classes):
+            raise ValueError(f"{csv}: {sorted(wrong)[0]!r} is no {name}; they are {', '.join(classes)}")
+    if not len(labels):
+        raise ValueError(f"{csv} holds no labels")
+    try:
+        shares = [pl.col(name).cast(pl.Float32) for name in readings.PROBABILITIES if name in labels.columns]
+        return labels.with_columns(pl.col("skin_tone").cast(pl.Int8), *shares)
+    except pl.exceptions.InvalidOperationError as error:
+        raise ValueError(f"{csv}: a probability is no number") from error
+
+
+def original(table: pl.DataFrame) -> pl.DataFrame:
+    """The original's columns in our words: GenderIdx counts man, woman from 0; it has no ages."""
+    both = {"p_female": "GenderProb_woman", "p_male": "GenderProb_man"}
+    return table.select(
+        pl.col("Image Path").alias("path"),
+        pl.col("GenderIdx").replace({"0": "male", "1": "female"}).alias("gender"),
+        pl.lit(None, pl.String).alias("age"),
+        pl.col("SkinTonePred").alias("skin_tone"),
+        *(pl.col(theirs).alias(ours) for ours, theirs in both.items() if theirs in table.columns),
+    )
+
+
+def keyed(labels: pl.DataFrame, folder: Path) -> pl.DataFrame:
+    """The labels with their samples' keys: the number in a name such as sample_00012.png, otherwise the path itself."""
+    numbers = [PICTURE.search(path or "") for path in labels["path"]]
+    keys = [f"{int(found[1]):08d}" for found in numbers] if all(numbers) else labels["path"].to_list()
+    labels = labels.drop("path").insert_column(0, pl.Series("key", keys, dtype=pl.String))
+    if labels["key"].n_unique() < len(labels):
+        raise ValueError("the file names an image twice")
+    if (folder / "samples.parquet").exists():
+        samples = read_parquet(folder / "samples.parquet")["key"]
+        if missing := len(set(samples) ^ set(labels["key"])):
+            raise ValueError(
+                f"{missing:,} of {folder.name}'s samples and of the file's images don't match: choose another --run"
+            )
+    return labels

@@ -1,0 +1,135 @@
+"""Fits the probe to the annotated training images, labels both sides with it, and judges the labellers.
+
+Of the annotated images half are for fitting; what a labeller is worth is measured on the others, which alone stand for
+the training side wherever the probe's labels count.
+"""
+
+from pathlib import Path
+
+import polars as pl
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from models import clip, probe
+from pipeline import readings
+from shards.annotations import intersection, skin_group
+from shards.files import fingerprint, read_json, read_parquet, replacing, write_json, write_parquet
+
+FITTED = 50_000  # images at most that the probe is fitted to
+FITTED_FILES = ("probe.safetensors", "probe.parquet", "labellers.parquet")
+JUDGED = ("gender", "age", "skin_tone", "skin_group", "intersection")
+
+
+def judge(shards: Path, samples: Path, force: bool = False) -> pl.DataFrame | None:
+    """Probes and judges the labels in `shards` (the training side), and probes those in `samples`.
+
+    Writes probe.safetensors and labellers.parquet into `shards` and probe.parquet into both; returns the latter's
+    rows: attribute, method, labeller, n, accuracy, balanced_accuracy, chosen. None, and none of the files, where
+    too few images are annotated.
+    """
+    images = read_parquet(shards / "images.parquet").filter(status="packed")
+    labelled = read_json(shards / "labels.json")
+    stamp = fingerprint([probe.VERSION, labelled["fingerprint"]])
+    old = read_json(shards / "probe.json") or {}
+    if old.get("fingerprint") != stamp or force or not all((shards / name).exists() for name in FITTED_FILES):
+        for name in ("probe.json", *FITTED_FILES):
+            (shards / name).unlink(missing_ok=True)
+        if not (fitted := fit(shards, images, labelled)):
+            (samples / "probe.parquet").unlink(missing_ok=True)
+            (samples / "probe.json").unlink(missing_ok=True)
+            return None
+        write_json(shards / "probe.json", {"fingerprint": stamp, "hash": fitted.hash})
+    probe_samples(shards, samples, force)
+    return read_parquet(shards / "labellers.parquet")
+
+
+def annotated(images: pl.DataFrame, keys: pl.Series) -> pl.DataFrame:
+    """key, gender, age, skin_tone (text), skin_group and intersection of the images `keys`, in their order."""
+    columns = [name for name in ("gender", "age", "skin_tone") if name in images.columns]
+    table = keys.to_frame("key").join(images.select("key", *columns), on="key", how="left", maintain_order="left")
+    return derived(table.with_columns(pl.lit(None, pl.Int8).alias(n) for n in clip.CLASSES if n not in columns))
+
+
+def derived(table: pl.DataFrame) -> pl.DataFrame:
+    """Adds skin_group and intersection; everything as text."""
+    table = table.with_columns(skin_group=skin_group()).with_columns(intersection=intersection())
+    return table.with_columns(pl.col(*JUDGED).cast(pl.String))
+
+
+def fit(shards: Path, images: pl.DataFrame, labelled: dict) -> probe.Probe | None:
+    """Fits and saves the probe, labels the images that it has not seen, and judges; None for too few annotations."""
+    embeddings = read_parquet(shards / "embeddings.parquet")
+    truth = annotated(images, embeddings["key"])
+    numbers = {
+        name: torch.from_numpy(
+            truth[name]
+            .replace_strict(dict(zip(names, range(len(names)), strict=True)), default=-1, return_dtype=pl.Int64)
+            .fill_null(-1)
+            .to_numpy()
+            .copy()
+        )
+        for name, names in clip.CLASSES.items()
+    }
+    known = torch.stack(list(numbers.values())).ge(0).any(0)
+    if not known.any():
+        return None
+    seen = known & (known.cumsum(0) % 2 == 1) & (known.cumsum(0) <= 2 * FITTED)  # tar order is random since packing
+    vectors = torch.from_numpy(embeddings["embedding"].to_numpy().copy())
+    fitted = probe.Probe.fit(vectors[seen], {name: values[seen] for name, values in numbers.items()})
+    if not fitted.attributes:
+        return None
+    with replacing(shards / "probe.safetensors") as file:
+        file.write(save(fitted.state))
+    unseen = pl.Series((~seen).numpy())
+    labels = write_labels(shards, embeddings["key"].filter(unseen), vectors[~seen], fitted, labelled)
+    clips = read_parquet(shards / "labels.parquet").filter(unseen)
+    write_parquet(shards / "labellers.parquet", judged(truth.filter(unseen), {"clip": clips, "probe": labels}))
+    return fitted
+
+
+def write_labels(
+    folder: Path, keys: pl.Series, vectors: torch.Tensor, fitted: probe.Probe, labelled: dict
+) -> pl.DataFrame:
+    """Writes and returns what the probe says of embeddings [N, D], as probe.parquet."""
+    said = fitted.probabilities(vectors)
+    labels = readings.frame(keys, torch.cat([said[name] for name in clip.CLASSES], 1).numpy())
+    labeller = f"probe-{fitted.hash} of {labelled['labeller']}"
+    return readings.write(folder / "probe.parquet", labels, labelled, "probe", labeller)
+
+
+def judged(truth: pl.DataFrame, methods: dict[str, pl.DataFrame]) -> pl.DataFrame:
+    """Accuracy and balanced accuracy (mean recall) of each method, by attribute, on images that neither was fitted to.
+
+    The better one by balanced accuracy is chosen; the zero-shot labels on a tie.
+    """
+    rows = []
+    for method, labels in methods.items():
+        said = derived(labels.select("key", "gender", "age", "skin_tone"))
+        for attribute in JUDGED:
+            pairs = pl.DataFrame({"truth": truth[attribute], "said": said[attribute]}).drop_nulls("truth")
+            hits = pairs.with_columns(hit=(pl.col("truth") == pl.col("said")).fill_null(False))
+            recalls = hits.group_by("truth").agg(pl.col("hit").mean())["hit"]
+            if len(pairs) and said[attribute].null_count() < len(said):
+                rows.append((attribute, method, labels["labeller"][0], len(pairs), hits["hit"].mean(), recalls.mean()))
+    names = {"attribute": pl.String, "method": pl.String, "labeller": pl.String, "n": pl.Int64, "accuracy": pl.Float64}
+    table = pl.DataFrame(rows, schema=names | {"balanced_accuracy": pl.Float64}, orient="row")
+    best = pl.struct(-pl.col("balanced_accuracy"), "method").rank("ordinal").over("attribute") == 1
+    return table.with_columns(chosen=best)
+
+
+def probe_samples(shards: Path, samples: Path, force: bool) -> None:
+    """Labels a run's samples with the probe in `shards`, unless they are."""
+    labelled, path = read_json(samples / "labels.json"), shards / "probe.safetensors"
+    try:
+        fitted = probe.Probe(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged: `fairface label --force` makes it again") from error
+    stamp = fingerprint([fitted.hash, labelled["fingerprint"]])
+    done = read_json(samples / "probe.json") or {}
+    if done.get("fingerprint") == stamp and (samples / "probe.parquet").exists() and not force:
+        return
+    embeddings = read_parquet(samples / "embeddings.parquet")
+    vectors = torch.from_numpy(embeddings["embedding"].to_numpy().copy())
+    write_labels(samples, embeddings["key"], vectors, fitted, labelled)
+    write_json(samples / "probe.json", {"fingerprint": stamp})

@@ -1,0 +1,144 @@
+"""Skin tone from pixels: the colour arithmetic against published values, the patch on drawn faces of known tone."""
+
+import pytest
+import torch
+
+from models import skin
+from pipeline import labeller
+from shards import portrait
+
+COLOURS = torch.tensor([list(bytes.fromhex(code)) for code in skin.MONK.split()], dtype=torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def faces():
+    """200 drawn faces, uint8 [200, 64, 64, 3], and their tones."""
+    images, classes = labeller.draw(200, seed=31, progress=False)
+    return images.movedim(1, -1), classes[:, 2] + 1
+
+
+def flat(colours, size):
+    """Images [B, size, size, 3], each of one of `colours` [B, 3]."""
+    return colours[:, None, None].expand(-1, size, size, -1)
+
+
+# --- colour ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rgb", "expected"),
+    [  # as Lindbloom's calculator and MATLAB's rgb2lab give them for sRGB and D65
+        ((255, 255, 255), (100, 0, 0)),
+        ((0, 0, 0), (0, 0, 0)),
+        ((128, 128, 128), (53.585, 0, 0)),
+        ((255, 0, 0), (53.241, 80.092, 67.203)),
+        ((0, 255, 0), (87.735, -86.183, 83.179)),
+        ((0, 0, 255), (32.297, 79.188, -107.860)),
+        ((255, 255, 0), (97.139, -21.554, 94.478)),
+        ((0, 255, 255), (91.113, -48.088, -14.131)),
+        ((255, 0, 255), (60.324, 98.234, -60.825)),
+        ((1, 1, 1), (0.2742, 0, 0)),  # both straight parts: (29/3)^3 / 12.92 / 255
+    ],
+)
+def test_lab_of_published_colours(rgb, expected):
+    for kind in (torch.uint8, torch.float32):
+        found = skin.lab(torch.tensor(rgb, dtype=kind))
+        assert found.dtype == torch.float32
+        assert found.tolist() == pytest.approx(expected, abs=2e-3)
+
+
+def test_lab_keeps_the_shape():
+    rgb = torch.randint(0, 256, (2, 5, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = skin.lab(rgb)
+    assert found.shape == rgb.shape
+    assert torch.equal(found[1, 3, 2], skin.lab(rgb[1, 3, 2]))
+
+
+def test_typology_angle_by_hand():
+    lab = torch.tensor([[70.0, 5.0, 20.0], [50 + 20 * 3**0.5, -9.0, 20.0], [40.0, 5.0, 10.0], [60.0, 0.0, 0.0]])
+    assert skin.typology_angle(lab).tolist() == pytest.approx([45, 60, -45, 90], abs=1e-4)
+
+
+def test_the_tones_are_those_that_are_drawn_and_lie_as_the_design_says():
+    assert skin.MONK == portrait.MONK
+    lab = skin.lab(COLOURS)
+    assert torch.dist(lab[0], lab[1]).item() == pytest.approx(2.74, abs=0.01)
+    assert lab[2, 0] > lab[1, 0]  # tone 3 is lighter than tone 2
+    angles = skin.typology_angle(lab)
+    assert torch.equal(angles, angles.sort(descending=True).values)  # and yet the angle orders them all
+
+
+# --- the patch -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 7, 32, 33, 64, 128])
+def test_a_flat_image_is_its_own_tone(size):
+    images = flat(COLOURS, size)
+    tones, angles = skin.read(images)
+    assert tones.tolist() == list(range(1, 11))
+    assert (tones.dtype, angles.dtype) == (torch.int64, torch.float32)
+    assert torch.equal(skin.patch(images), COLOURS.float())
+    assert torch.equal(angles, skin.typology_angle(skin.lab(COLOURS)))
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_only_the_bridge_of_the_nose_is_read(size):
+    images = flat(COLOURS[[1]], size).clone()
+    images[:, 14 * size // 32 : 20 * size // 32, 15 * size // 32 : 17 * size // 32] = COLOURS[6]
+    assert skin.read(images)[0].tolist() == [7]
+    images[:, 15 * size // 32 : 17 * size // 32] = 20  # glasses across a third of it
+    assert skin.read(images)[0].tolist() == [7]
+
+
+def test_the_median_of_an_even_number_is_the_mean_of_the_middle_two():
+    images = torch.zeros(1, 32, 32, 3, dtype=torch.uint8)
+    images[:, 17:20] = 101  # six of the patch's twelve pixels
+    assert skin.patch(images).tolist() == [[50.5] * 3]
+
+
+def test_tones_and_groups_of_drawn_faces(faces):
+    images, truth = faces
+    tones, angles = skin.read(images)
+    dark = torch.tensor([3, 6])  # light is tones 1-3, medium 4-6, dark 7-10
+    assert (tones == truth).float().mean() > 0.95  # 0.99 of 1,600 others
+    assert (torch.bucketize(tones, dark) == torch.bucketize(truth, dark)).float().mean() > 0.98
+    by_tone = [angles[truth == tone].mean().item() for tone in range(1, 11)]
+    assert by_tone == sorted(by_tone, reverse=True)
+
+
+def test_the_other_images_of_a_batch_do_not_matter(faces):
+    images = faces[0][:50]
+    together = skin.read(images)
+    for size in (1, 7, 32):
+        parts = zip(*(skin.read(batch) for batch in images.split(size)), strict=True)
+        assert all(torch.equal(a, torch.cat(b)) for a, b in zip(together, parts, strict=True))
+    assert all(torch.equal(a, b.flip(0)) for a, b in zip(together, skin.read(images.flip(0)), strict=True))
+    assert [len(part) for part in skin.read(images[:0])] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        torch.zeros(2, 64, 64, 3),
+        torch.zeros(2, 64, 64, 3, dtype=torch.int64),
+        torch.zeros(2, 3, 64, 64, dtype=torch.uint8),
+        torch.zeros(64, 64, 3, dtype=torch.uint8),
+        torch.zeros(2, 64, 48, 3, dtype=torch.uint8),
+        torch.zeros(2, 64, 64, 4, dtype=torch.uint8),
+        torch.zeros(2, 0, 0, 3, dtype=torch.uint8),
+    ],
+    ids=lambda images: f"{images.dtype}{list(images.shape)}",
+)
+def test_other_images_are_refused(images):
+    for function in (skin.read, skin.patch):
+        with pytest.raises(ValueError, match=r"expected uint8 images \[B, S, S, 3\], got torch"):
+            function(images)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
+def test_a_gpu_reads_the_same(faces):
+    tones, angles = skin.read(faces[0].cuda())
+    expected = skin.read(faces[0])
+    assert torch.equal(tones.cpu(), expected[0])
+    assert torch.allclose(angles.cpu(), expected[1], atol=1e-4)
