@@ -1,11 +1,13 @@
 """DCGAN (Radford et al. 2016, arXiv:1511.06434): the networks, their initial weights and their losses."""
 
+import copy
 import itertools
 import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch.nn.functional import fold, softplus
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 IMAGE_SIZES = (32, 64, 128)
 
@@ -80,6 +82,38 @@ class ToPoint(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x.flatten(1) @ self.weight.flatten(1).T)[:, :, None, None]
+
+
+class ToImage(nn.Module):
+    """The generator's last layer for drawing: a matrix product whose 4x4 patches are summed where they overlap.
+
+    Nearly twice as fast on a CPU as the transposed convolution, which is made for many more channels than three.
+    """
+
+    def __init__(self, convolution: nn.ConvTranspose2d):
+        super().__init__()
+        self.weight = convolution.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = self.weight.flatten(1).T @ x.flatten(2)
+        return fold(patches, [2 * side for side in x.shape[2:]], kernel_size=4, padding=1, stride=2)
+
+
+def for_drawing(net: Generator) -> Generator:
+    """A copy of `net`, which is in evaluation mode, that draws the same images faster, up to rounding.
+
+    BatchNorm's scale and shift become part of the convolution before it.
+    """
+    layers = [net.net[0]]
+    for layer in net.net[1:]:
+        if isinstance(layer, nn.BatchNorm2d) and type(layers[-1]) is nn.ConvTranspose2d:
+            layers[-1] = fuse_conv_bn_eval(layers[-1], layer, transpose=True)
+        else:
+            layers.append(layer)
+    layers[-2] = ToImage(layers[-2])
+    drawing = copy.deepcopy(net)
+    drawing.net = nn.Sequential(*layers)
+    return drawing.requires_grad_(False)
 
 
 def block(convolution: nn.Module, activation: nn.Module) -> list[nn.Module]:

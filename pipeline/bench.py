@@ -3,12 +3,13 @@
 import io
 import statistics
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count, cycle, islice, repeat
 from pathlib import Path
 
+import open_clip
 import torch
 import webdataset
 from PIL import Image
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 from models import clip
 from pipeline import feed, label, labeller, sample
+from pipeline.bench_estimates import bench_estimates
 from pipeline.bench_shards import COPIES, bench_join, bench_pack, bench_scale, bench_verify
 from pipeline.machine import device_name, device_of, processor, tune_allocator
 from pipeline.measure import ROUNDS, Row, cells, compare, write_section
@@ -216,21 +218,39 @@ def bench_sample(bench: Bench) -> Iterator[Row]:
 
 def bench_label(bench: Bench) -> Iterator[Row]:
     """Labelling through DALI in batches against one image at a time with the text encoded for each."""
-    shards, who = bench.shards, labeller.embedded(bench.device, progress=True)
-    keys, paths = read_parquet(shards.folder / "images.parquet")["key"], sorted(bench.root.rglob("*.jpg"))[:100]
-    prompts, tokenizer = clip.read_prompts("drawn"), labeller.tokenizer()
+    drawn = labeller.embedded(bench.device, progress=True)
+    yield label_by(bench, "the embedded labeller", drawn, clip.read_prompts("drawn"), labeller.tokenizer(), 2000, 100)
+    name, prompts = "ViT-B-32-quickgelu", clip.read_prompts("original")
+    tokenizer = open_clip.get_tokenizer(name)
+    with torch.random.fork_rng(devices=[]):  # OpenAI's weights would be as fast
+        who = clip.Labeller(open_clip.create_model(name), tokenizer, prompts, name, bench.device)
+    yield label_by(bench, f"{name}, the original's prompts", who, prompts, tokenizer, 256, 8)
 
-    def ours() -> int:
-        return len(label.read_labels(shards, keys, who, SIZE, bench.device, 256, progress=False)[0])
 
-    def theirs() -> int:
+def label_by(
+    bench: Bench, name: str, who: clip.Labeller, prompts: dict, tokenizer: Callable, ours: int, theirs: int
+) -> Row:
+    """A labeller's rate on `ours` images, and on `theirs` in the original's way."""
+    shards, paths = bench.shards, sorted(bench.root.rglob("*.jpg"))[:theirs]
+    keys = read_parquet(shards.folder / "images.parquet")["key"][:ours]
+    some, _ = shards.holding(range(len(keys)))
+
+    def labelled() -> int:
+        return len(label.read_labels(some, keys, who, SIZE, bench.device, 256))
+
+    def plainly() -> int:
         for path in paths:
             image = v2.functional.pil_to_tensor(Image.open(path).convert("RGB").resize((SIZE, SIZE)))[None]
             who.text = who.encode_text(tokenizer, prompts)
             who.label(image.to(bench.device))
         return len(paths)
 
-    yield compare("label", "the embedded labeller", ours, theirs, bench.device, "DALI and batches of 256")
+    return compare("label", name, labelled, plainly, bench.device, "DALI and batches of 256, pixels too")
+
+
+def bench_estimate(bench: Bench) -> Iterator[Row]:
+    """What the estimates are worth and cost."""
+    yield from bench_estimates(bench.scratch)
 
 
 STAGES = {
@@ -242,6 +262,7 @@ STAGES = {
     "train": bench_train,
     "sample": bench_sample,
     "label": bench_label,
+    "estimates": bench_estimate,
 }
 
 

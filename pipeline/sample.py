@@ -1,27 +1,27 @@
 """Draws samples from a checkpoint: each a pure function of (checkpoint, seed, index), into shards and Parquet."""
 
+import math
 import shutil
+import struct
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from itertools import islice
 from pathlib import Path
 
 import polars as pl
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from models.dcgan import Generator
+from models.dcgan import Generator, for_drawing
 from pipeline import checkpoint, runs
-from pipeline.machine import device_of, now
+from pipeline.machine import device_of, now, tune_allocator
 from pipeline.order import REQUESTS, SAMPLES, generator
-from shards import cpus
-from shards.files import digest, fingerprint, read_json, write_json, write_parquet
-from shards.tar import TarWriter
+from shards import cpus, in_turn, tar
+from shards.files import LABELS, digest, fingerprint, read_json, write_json, write_parquet
 
-BLOCK = 64  # samples that share a generator
+BLOCK = 64  # samples that share a generator of randomness and a forward pass
 SHARD_IMAGES = 8192
 
 
@@ -34,49 +34,100 @@ def load_generator(path: Path, device: torch.device, weights: str = "ema") -> tu
     return net.to(device, memory_format=torch.channels_last).eval().requires_grad_(False), state
 
 
-def latents(seed: int, first: int, count: int, latent_dim: int) -> Tensor:
-    """z ~ N(0, 1) of samples `first` to `first + count`: float32 [count, latent_dim], on the CPU.
+def latents(seed: int, block: int, latent_dim: int, truncation: float | None = None) -> Tensor:
+    """z ~ N(0, 1) of a block's samples: float32 [BLOCK, latent_dim], on the CPU.
 
-    Every BLOCK of them has a generator of its own, so that any sample can be drawn again without those before it.
+    With `truncation`, of a normal that is cut off at |z| = truncation (Brock et al. 2019, arXiv:1809.11096, section
+    3.1), by the inverse of its distribution function.
     """
-    blocks = range(first // BLOCK, (first + count - 1) // BLOCK + 1)
-    drawn = [torch.randn(BLOCK, latent_dim, generator=generator("cpu", seed, SAMPLES, block)) for block in blocks]
-    start = first % BLOCK
-    return torch.cat(drawn)[start : start + count]
+    place = generator("cpu", seed, SAMPLES, block)
+    if truncation is None:
+        return torch.randn(BLOCK, latent_dim, generator=place)
+    uniform = 2 * torch.rand(BLOCK, latent_dim, generator=place, dtype=torch.float64) - 1
+    z = math.sqrt(2) * torch.erfinv(math.erf(truncation / math.sqrt(2)) * uniform)
+    return z.clamp(-truncation, truncation).float()
 
 
-def requests(shares: dict[str, float], seed: int, first: int, count: int) -> Tensor:
-    """The classes (their numbers) that samples are asked for: int64 [count], drawn by `shares`, block by block too."""
+def requests(shares: dict[str, float], seed: int, block: int) -> Tensor:
+    """The classes (their numbers) that a block's samples are asked for: int64 [BLOCK], drawn by `shares`."""
     weights = torch.tensor(list(shares.values()), dtype=torch.float64)
-    blocks = range(first // BLOCK, (first + count - 1) // BLOCK + 1)
-    drawn = [
-        torch.multinomial(weights, BLOCK, replacement=True, generator=generator("cpu", seed, REQUESTS, block))
-        for block in blocks
-    ]
-    start = first % BLOCK
-    return torch.cat(drawn)[start : start + count]
+    return torch.multinomial(weights, BLOCK, replacement=True, generator=generator("cpu", seed, REQUESTS, block))
 
 
-def generate(
+@torch.inference_mode()
+def draw(
+    net: Generator,
+    seed: int,
+    block: int,
+    device: torch.device,
+    shares: dict[str, float] | None = None,
+    truncation: float | None = None,
+) -> Tensor:
+    """A block's samples as uint8 [BLOCK, S, S, 3] on the CPU, in float32 arithmetic.
+
+    A conditional generator is asked for its classes by `shares`. A block is always drawn whole, for a matrix product
+    of another size rounds differently.
+    """
+    z = latents(seed, block, net.latent_dim, truncation).to(device)
+    asked = (requests(shares, seed, block).to(device),) if net.classes else ()
+    pixels = ((net(z, *asked) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).contiguous().cpu()
+
+
+def encoded(
     net: Generator,
     seed: int,
     first: int,
     count: int,
     device: torch.device,
-    batch: int = 256,
+    batch: int | None = None,
     shares: dict[str, float] | None = None,
-) -> Iterator[Tensor]:
-    """Samples `first` to `first + count` as uint8 [<= batch, S, S, 3] on the CPU, in float32 arithmetic.
+    truncation: float | None = None,
+) -> Iterator[bytes]:
+    """PNG files of samples `first` to `first + count`, in order: a function of net, seed, index, shares, truncation.
 
-    A conditional generator is asked for its classes by `shares`.
+    Every thread draws and encodes a block of its own with one core, which wastes less than many cores on one block,
+    and makes the pixels the same on any number of them. `batch` limits how many samples are drawn at the same time.
     """
-    with torch.inference_mode():
-        for start in range(first, first + count, batch):
-            size = min(batch, first + count - start)
-            z = latents(seed, start, size, net.latent_dim).to(device)
-            asked = (requests(shares, seed, start, size).to(device),) if net.classes else ()
-            pixels = ((net(z, *asked) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-            yield pixels.permute(0, 2, 3, 1).contiguous().cpu()
+    net, workers = for_drawing(net), min(cpus(), max(batch // BLOCK, 1)) if batch else cpus()
+
+    def work(block: int) -> list[bytes]:
+        start = block * BLOCK
+        images = draw(net, seed, block, device, shares, truncation)
+        return [png(rows) for rows in filtered(images[max(first - start, 0) : first + count - start])]
+
+    blocks = ((block,) for block in range(first // BLOCK, -(-(first + count) // BLOCK)))
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for _, files in in_turn(pool, work, blocks, 2 * workers):
+                yield from files
+    finally:
+        torch.set_num_threads(threads)  # the workers set it for every thread to come
+
+
+def filtered(images: Tensor) -> Tensor:
+    """uint8 [B, S, S, 3] as the rows of PNG files, each of which begins with its filter: uint8 [B, S, 1 + 3 S].
+
+    The filter is 2, "up": what is stored is the difference from the row above.
+    """
+    rows = torch.full((*images.shape[:2], 1 + images[0, 0].numel()), 2, dtype=torch.uint8)
+    pixels = images.flatten(2)
+    rows[:, 0, 1:] = pixels[:, 0]
+    torch.sub(pixels[:, 1:], pixels[:, :-1], out=rows[:, 1:, 1:])
+    return rows
+
+
+def png(rows: Tensor) -> bytes:
+    """A PNG file (ISO/IEC 15948) of filtered rows: 2.3 times as fast as Pillow's, which tries five filters a row."""
+    deflate = zlib.compressobj(1, strategy=zlib.Z_RLE)
+    data = deflate.compress(rows.numpy()) + deflate.flush()
+    head = struct.pack(">2I5B", len(rows), len(rows), 8, 2, 0, 0, 0)  # width, height, 8 bits, RGB
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
 
 
 def asked_for(state: dict, groups: tuple[str, ...]) -> dict[str, float] | None:
@@ -94,40 +145,37 @@ def asked_for(state: dict, groups: tuple[str, ...]) -> dict[str, float] | None:
     return {group: float(group in groups) for group in classes}
 
 
-def encode(pixels: Tensor) -> bytes:
-    """uint8 [S, S, 3] as PNG."""
-    file = BytesIO()
-    Image.fromarray(pixels.numpy()).save(file, "PNG", compress_level=3)
-    return file.getvalue()
-
-
 def sample(
     out: Path,
     run: str | None = None,
     path: Path | None = None,
     count: int = 2000,
     seed: int = 0,
-    batch: int = 256,
+    batch: int | None = None,
     weights: str = "ema",
     png_dir: Path | None = None,
     device: str = "auto",
     force: bool = False,
     progress: bool = True,
     groups: tuple[str, ...] = (),
+    truncation: float | None = None,
 ) -> dict:
     """Draws `count` samples of a run's newest checkpoint (or of `path`) into its `samples/` and samples.parquet.
 
-    With `png_dir` they are also written there, named sample_00000.png and so on, as the original does. Returns
-    samples.json with `unchanged` set.
+    With `png_dir` they are also written there, named sample_00000.png and so on, as the original does; `truncation`
+    is that of `latents`. Returns samples.json with `unchanged` set.
     """
     home = None if path else runs.folder_of(out, run)
     path = path or runs.newest_checkpoint(home)
+    tune_allocator()
     net, state = load_generator(path, target := device_of(device), weights)
     folder = home or run_folder(out, path, state)
     stamp = {"run": folder.name, "checkpoint": path.name, "sha256": digest(path)}
     stamp |= {"seed": seed, "count": count, "weights": weights, "image_size": net.image_size}
     if shares := asked_for(state, groups):
         stamp |= {"shares": shares}
+    if truncation is not None:
+        stamp |= {"truncation": truncation}
     done = read_json(folder / "samples.json")
     same = done and not force and done["fingerprint"] == fingerprint(stamp) and whole(folder, done)
     if not same:
@@ -135,7 +183,7 @@ def sample(
         done = stamp | {"step": state["step"], "fingerprint": fingerprint(stamp), "shards": tars}
         write_json(folder / "samples.json", done)
     if png_dir:
-        write_folder(png_dir, net, seed, count, batch, target, shares)
+        write_folder(png_dir, folder / "samples", done["shards"])
     return done | {"folder": str(folder), "unchanged": bool(same)}
 
 
@@ -161,25 +209,27 @@ def whole(folder: Path, done: dict) -> bool:
     return (folder / "samples.parquet").exists() and sizes == [shard["bytes"] for shard in done["shards"]]
 
 
-def write_samples(folder: Path, net: Generator, stamp: dict, batch: int, device: torch.device, progress: bool) -> list:
+def write_samples(
+    folder: Path, net: Generator, stamp: dict, batch: int | None, device: torch.device, progress: bool
+) -> list:
     """Writes the tars and samples.parquet; only then do the old ones go, with the labels that described them."""
-    fresh, count, rows, tars = folder / ".samples", stamp["count"], [], []
+    fresh, seed, count, rows, tars = folder / ".samples", stamp["seed"], stamp["count"], [], []
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     shares = stamp.get("shares")
-    images = enumerate(encoded(generate(net, stamp["seed"], 0, count, device, batch, shares)))
+    images = enumerate(encoded(net, seed, 0, count, device, batch, shares, stamp.get("truncation")))
     try:
         with tqdm(total=count, unit="img", desc="sampling", disable=not progress) as bar:
             for number in range(-(-count // SHARD_IMAGES)):
                 shard = f"samples-{number:06d}.tar"
-                with TarWriter(fresh / shard) as tar:
-                    for index, png in islice(images, SHARD_IMAGES):
-                        tar.add(f"{index:08d}", "png", png)
+                with tar.TarWriter(fresh / shard) as writer:
+                    for index, data in islice(images, SHARD_IMAGES):
+                        writer.add(f"{index:08d}", "png", data)
                         rows.append((f"{index:08d}", index, shard))
                         bar.update()
                 held = min(count - number * SHARD_IMAGES, SHARD_IMAGES)
                 tars.append({"name": shard, "images": held, "bytes": (fresh / shard).stat().st_size})
-        for name in ("samples.json", "samples.parquet", "labels.json", "labels.parquet", "embeddings.parquet"):
+        for name in ("samples.json", "samples.parquet", *LABELS):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "samples", ignore_errors=True)
         fresh.rename(folder / "samples")
@@ -189,10 +239,11 @@ def write_samples(folder: Path, net: Generator, stamp: dict, batch: int, device:
     about = {
         "run": pl.lit(stamp["run"]),
         "checkpoint": pl.lit(stamp["checkpoint"]),
-        "seed": pl.lit(stamp["seed"], pl.Int64),
+        "seed": pl.lit(seed, pl.Int64),
     }
     if shares:
-        numbers = pl.Series(requests(shares, stamp["seed"], 0, count).numpy())
+        asked = [requests(shares, seed, block) for block in range(-(-count // BLOCK))]
+        numbers = pl.Series(torch.cat(asked)[:count].numpy())
         requested = numbers.replace_strict(dict(enumerate(shares)), return_dtype=pl.String)
     else:
         requested = pl.lit(None, pl.String)
@@ -201,27 +252,9 @@ def write_samples(folder: Path, net: Generator, stamp: dict, batch: int, device:
     return tars
 
 
-def encoded(batches: Iterator[Tensor]) -> Iterator[bytes]:
-    """PNG files of the samples in order; while one batch is encoded by threads, the next is generated."""
-    with ThreadPoolExecutor(cpus()) as pool:
-        waiting = None
-        for images in batches:
-            coming = pool.map(encode, images)
-            yield from waiting or ()
-            waiting = coming
-        yield from waiting or ()
-
-
-def write_folder(
-    folder: Path,
-    net: Generator,
-    seed: int,
-    count: int,
-    batch: int,
-    device: torch.device,
-    shares: dict[str, float] | None,
-) -> None:
-    """The same samples as a plain folder of PNG files."""
+def write_folder(folder: Path, samples: Path, shards: list[dict]) -> None:
+    """The samples in the tars once more, as a plain folder of PNG files."""
     folder.mkdir(parents=True, exist_ok=True)
-    for index, png in enumerate(encoded(generate(net, seed, 0, count, device, batch, shares))):
-        (folder / f"sample_{index:05d}.png").write_bytes(png)
+    for shard in shards:
+        for key, data in tar.read(samples, shard["name"], tar.index(samples / shard["name"])).items():
+            (folder / f"sample_{int(key):05d}.png").write_bytes(data)

@@ -81,11 +81,18 @@ def coverage(classes: int, worlds: int, seed: int, draws: int = 300) -> tuple[fl
     return float(ours), float(theirs)
 
 
-def accuracy(classes: int, worlds: int, seed: int, n: int = 20_000, calibration: int = 5000) -> dict[str, float]:
+def accuracy(
+    classes: int,
+    worlds: int,
+    seed: int,
+    n: int = 20_000,
+    calibration: int = 5000,
+    accuracies: tuple[float, float] = ACCURACIES,
+) -> dict[str, float]:
     """Mean total variation from the truth of the raw shares, of each way of correcting them, and of the best one."""
     rng, errors = np.random.default_rng(seed), []
     for number in range(worlds):
-        made = world(rng, classes, rng.uniform(*ACCURACIES), n, calibration)
+        made = world(rng, classes, rng.uniform(*accuracies), n, calibration)
         found, raw = corrected(made.counts, made.confusion, number, 200), made.counts / n
         shares = {
             "raw": raw,

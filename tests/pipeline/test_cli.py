@@ -273,6 +273,16 @@ def test_hostile_folders(drawn, tmp_path):
     assert "240" in fairface("sql", "--out", out, "-c", "select count(*) as n from images")
 
 
+def test_labels_from_elsewhere_become_a_run(whole, tmp_path):
+    csv = tmp_path / "theirs.csv"
+    csv.write_text("Image Path,gender,age,skin_tone\na.png,female,young,4\nb.png,male,,9\n")
+    assert "2 labels of" in fairface("label", "--out", tmp_path, "--import", csv, "--run", "theirs")
+    answer = fairface("sql", "distribution", "--out", tmp_path, "--param", "run=theirs", "--format", "csv")
+    assert answer.splitlines()[1:] == ["generated,female,1,0.5", "generated,male,1,0.5"]
+    refused("label", "--out", tmp_path, "--import", csv, "--limit", 3, code=2)
+    assert "no such" in refused("label", "--out", tmp_path, "--import", tmp_path / "none.csv").lower()
+
+
 def test_missing_outputs_are_made_again(whole, quick_labeller, monkeypatch):
     monkeypatch.setattr(labeller, "embedded", lambda *_, **__: quick_labeller)
     (whole / "report" / "estimates.parquet").unlink()
