@@ -217,7 +217,8 @@ def test_a_conditional_run_is_told_the_labels_and_sampled_by_them(out):
 def test_labels_change_what_conditional_networks_do():
     trainer = Trainer(replace(TINY, conditional="gender", lr=1e-3, ema=0.9), CPU, classes=2)
     labels = torch.arange(16) % 2
-    images = torch.randint(0, 60, (16, 32, 32, 3), dtype=torch.uint8, generator=generator("cpu", 1)) + 190 * labels[:, None, None, None].byte()
+    dim = torch.randint(0, 60, (16, 32, 32, 3), dtype=torch.uint8, generator=generator("cpu", 1))
+    images = dim + 190 * labels[:, None, None, None].byte()
     for step in range(150):
         trainer.step(step, images, labels)
     with torch.no_grad():
