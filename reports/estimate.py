@@ -5,6 +5,7 @@ shares, as they are annotated beside corrected ones. Even where every training i
 sample of the faces that could have been collected: its intervals are those of a sample too.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ COLUMNS = {  # of `estimates`
     **dict.fromkeys(("reference", "reference_low", "reference_high"), pl.Float64),
     **dict.fromkeys(("corrected", "corrected_low", "corrected_high", "annotated"), pl.Float64),
     **dict.fromkeys(("best", "note"), pl.String),
-    **dict.fromkeys(("best_share", "best_low", "best_high"), pl.Float64),
+    **dict.fromkeys(("best_share", "best_share_low", "best_share_high"), pl.Float64),
     **dict.fromkeys(("best_reference", "best_reference_low", "best_reference_high"), pl.Float64),
     "best_reference_n": pl.Int64,
     **dict.fromkeys(("ratio", "ratio_low", "ratio_high"), pl.Float64),
@@ -186,62 +187,34 @@ class Reading:
     def estimate_rows(self, run: str) -> list[dict[str, Any]]:
         """Rows of `estimates`, but for `shifted`, which is for all attributes together; `p` stands in its place."""
         n, m, total = self.count.sum(), self.reference.sum(), self.annotated.sum()
-        ends, beside = wilson(self.count, n), wilson(self.reference, m)
-        fixed = self.found.interval() if self.found else None
+        raw, beside = (self.raw, *wilson(self.count, n)), (self.there, *wilson(self.reference, m))
+        annotated = (shares(self.annotated), *wilson(self.annotated, total))
+        corrected = (
+            (self.found.shares, *self.found.interval()) if self.found else np.full((3, len(self.groups)), np.nan)
+        )
+        better = (corrected, annotated, total) if self.best == "corrected" else (raw, beside, m)
         ratio, low, high, p = self.ratios()
-        plain, annotated = divided(self.raw, self.there), shares(self.annotated)
-        better = {"share": (self.raw, *ends), "reference": (self.there, *beside)}
-        if self.best == "corrected":
-            better = {"share": (self.found.shares, *fixed), "reference": (annotated, *wilson(self.annotated, total))}
-        rows = []
-        for i, group in enumerate(self.groups):
-            said = verdict(low[i], high[i], plain[i])
-            rows.append(
-                {
-                    "run": run,
-                    "attribute": self.attribute,
-                    "group": group,
-                    "method": self.method,
-                    "n": round(n),
-                    "count": round(self.count[i]),
-                    "share": known(self.raw[i]),
-                    "share_low": ends[0][i],
-                    "share_high": ends[1][i],
-                    "reference_n": round(m),
-                    "reference_count": round(self.reference[i]),
-                    "reference": known(self.there[i]),
-                    "reference_low": beside[0][i],
-                    "reference_high": beside[1][i],
-                    "corrected": self.found and self.found.shares[i],
-                    "corrected_low": fixed and fixed[0][i],
-                    "corrected_high": fixed and fixed[1][i],
-                    "annotated": annotated[i] if total else None,
-                    "best": self.best,
-                    "note": self.note,
-                    "best_share": known(better["share"][0][i]),
-                    "best_low": better["share"][1][i],
-                    "best_high": better["share"][2][i],
-                    "best_reference": known(better["reference"][0][i]),
-                    "best_reference_low": better["reference"][1][i],
-                    "best_reference_high": better["reference"][2][i],
-                    "best_reference_n": round(m if self.best == "raw" else total),
-                    "ratio": known(ratio[i]),
-                    "ratio_low": low[i],
-                    "ratio_high": known(high[i]),
-                    "verdict": said,
-                    "p": p[i],
-                    "n_needed": self.needed(i, ratio[i], low[i], high[i]) if said == "inconclusive" else None,
-                }
-            )
-        return rows
+        said = [verdict(*ends) for ends in zip(low, high, divided(self.raw, self.there), strict=True)]
+        columns = {"run": run, "attribute": self.attribute, "group": self.groups, "method": self.method}
+        columns |= {"n": round(n), "count": np.round(self.count)} | named("share", raw)
+        columns |= {"reference_n": round(m), "reference_count": np.round(self.reference)} | named("reference", beside)
+        columns |= named("corrected", corrected) | {"annotated": annotated[0], "best": self.best, "note": self.note}
+        columns |= named("best_share", better[0]) | named("best_reference", better[1])
+        columns |= {"best_reference_n": round(better[2])} | named("ratio", (ratio, low, high))
+        columns |= {"verdict": said, "p": p}
+        settled = zip(range(len(said)), said, ratio, low, high, strict=True)
+        columns["n_needed"] = [self.needed(*group) for group in settled]
+        return rows_of(columns, len(self.groups))
 
-    def needed(self, group: int, ratio: float, low: float, high: float) -> int | None:
+    def needed(self, group: int, said: str, ratio: float, low: float, high: float) -> int | None:
         """How many generated faces would settle a group, were its ratio what it seems; None where no number would.
+
+        None, too, where the verdict that is `said` is one.
 
         The interval must come to lie between PRESERVED, or beside 1: whichever is nearer. Only the generated side's
         part of its width shrinks.
         """
-        if not (0 < ratio < np.inf) or not (0 < low < high < np.inf):
+        if said != "inconclusive" or not (0 < ratio < np.inf) or not (0 < low < high < np.inf):
             return None
         inside = min(np.log(PRESERVED[1] / ratio), np.log(ratio / PRESERVED[0]))
         allowed = max(inside, abs(np.log(ratio))) / Z
@@ -261,14 +234,13 @@ class Reading:
         sides = [("raw", self.raw, wilson(self.count, self.count.sum()), self.there)]
         if self.found:
             sides.append(("corrected", self.found.shares, self.found.interval(), shares(self.annotated)))
-        about = {"run": run, "attribute": self.attribute, "method": self.method, "labeller": labeller}
-        return [
-            about
-            | {"group": group, "estimate": name, "share": known(p[i]), "low": low[i], "high": high[i]}
-            | {"reference": known(q[i]), "ratio": known(divided(p, q)[i]), "used": used and name == self.best}
-            for name, p, (low, high), q in sides
-            for i, group in enumerate(self.groups)
-        ]
+        about = {"run": run, "attribute": self.attribute, "group": self.groups, "method": self.method}
+        found = []
+        for name, p, (low, high), q in sides:
+            columns = about | {"labeller": labeller, "estimate": name, "share": p, "low": low, "high": high}
+            columns |= {"reference": q, "ratio": divided(p, q), "used": used and name == self.best}
+            found += rows_of(columns, len(self.groups))
+        return found
 
     def distance_rows(self, run: str, seed: int) -> list[dict[str, Any]]:
         """Rows of `distances`: of the raw and of the corrected shares, to the reference and to equal shares."""
@@ -318,9 +290,22 @@ def divided(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return a / b
 
 
-def known(value: float) -> float | None:
-    """None for what can't be said: a share of no images, a ratio to none, an unbounded end."""
-    return float(value) if np.isfinite(value) else None
+def named(name: str, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """A value and the ends of its interval, as columns."""
+    return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
+
+
+def rows_of(columns: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """Columns of one value or of `count` as rows."""
+    spread = {k: v if isinstance(v, list | np.ndarray) else [v] * count for k, v in columns.items()}
+    return [{name: known(values[i]) for name, values in spread.items()} for i in range(count)]
+
+
+def known(value: Any) -> Any:
+    """None for a number that can't be said: a share of no images, a ratio to none, an unbounded end."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def confusion(connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:

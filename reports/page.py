@@ -153,13 +153,8 @@ def warnings(config: dict[str, Any], labelled: dict[str, Any], annotated: bool) 
 
 def shown(rows: pl.DataFrame) -> pl.DataFrame:
     """Rows of `estimates` with the better estimate of either side in place of the raw one."""
-    names = ("share", "reference")
-    low_high = [
-        pl.col(f"best_{name}{end}" if name != "share" or not end else f"best{end}").alias(f"{name}{end}")
-        for name in names
-        for end in ("", "_low", "_high")
-    ]
-    return rows.with_columns(*low_high, pl.col("best_reference_n").alias("reference_n"))
+    names = ("share", "share_low", "share_high", "reference", "reference_low", "reference_high", "reference_n")
+    return rows.with_columns(pl.col(f"best_{name}").alias(name) for name in names)
 
 
 def weighted(config: dict[str, Any]) -> str | None:
