@@ -658,16 +658,23 @@ def report(out, run, force) -> None:
 @click.option("-c", "--command", "text", help="Any SELECT over the views instead of a named question.")
 @click.option("--param", multiple=True, metavar="NAME=VALUE", help="A parameter of the question. Repeatable.")
 @click.option(
-    "--format", "form", type=click.Choice(["table", "csv", "json", "markdown"]), default="table", show_default=True
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "json", "parquet", "markdown"]),
+    default="table",
+    show_default=True,
+    help="Parquet goes into a file, with -o.",
 )
 @click.option("-o", "--output", type=FILE, help="Write there instead of to the terminal.")
 def ask(name, out, text, param, form, output) -> None:
     """Ask the results a question: by NAME, or any SELECT. Without either, the questions are listed."""
     import sql
-    from shards.files import replacing
+    from shards.files import replacing, write_parquet
 
     if not name and not text:
         return click.echo(list_questions())
+    if form == "parquet" and not output:
+        raise click.UsageError("--format parquet goes into a file: name it with -o")
     if bool(name) == bool(text):
         raise click.UsageError("give a question's name or -c, not both")
     if bad := [pair for pair in param if "=" not in pair]:
@@ -678,7 +685,10 @@ def ask(name, out, text, param, form, output) -> None:
     params = dict(pair.split("=", 1) for pair in param)
     if text and params:
         raise click.UsageError("--param goes with a named question")
-    rendered = render(sql.query(connection, text) if text else sql.ask(connection, name, **params), form)
+    answer = sql.query(connection, text) if text else sql.ask(connection, name, **params)
+    if form == "parquet":
+        return write_parquet(output, answer)
+    rendered = render(answer, form)
     if not output:
         return click.echo(rendered)
     with replacing(output) as file:

@@ -90,9 +90,11 @@ def test_the_reference_knows_the_skew_that_was_drawn(whole):
 
 def test_questions_are_listed_and_answered_in_every_format(whole, tmp_path):
     assert "comparison" in fairface("sql")
-    for form in ("table", "csv", "json", "markdown"):
+    for form in ("table", "csv", "json", "parquet", "markdown"):
         fairface("sql", "comparison", "--out", whole, "--format", form, "-o", tmp_path / form)
     assert (tmp_path / "csv").read_text().startswith("run,attribute,group")
+    assert pl.read_parquet(tmp_path / "parquet")["ratio"].equals(pl.read_csv(tmp_path / "csv")["ratio"])
+    assert "-o" in refused("sql", "comparison", "--out", whole, "--format", "parquet", code=2)
     assert "no parameter" in refused("sql", "comparison", "--out", whole, "--param", "nonsense=1")
 
 
