@@ -74,17 +74,21 @@ def fit(shards: Path, images: pl.DataFrame, labelled: dict) -> probe.Probe | Non
     known = torch.stack(list(numbers.values())).ge(0).any(0)
     if not known.any():
         return None
-    seen = known & (known.cumsum(0) % 2 == 1) & (known.cumsum(0) <= 2 * FITTED)  # tar order is random since packing
+    # every second image, annotated or not: those that are left are like the whole, whichever of them are annotated
+    aside = torch.arange(len(known)) % 2 == 0
+    aside &= (aside & known).cumsum(0) <= FITTED
+    seen = aside & known
     vectors = torch.from_numpy(embeddings["embedding"].to_numpy().copy())
     fitted = probe.Probe.fit(vectors[seen], {name: values[seen] for name, values in numbers.items()})
     if not fitted.attributes:
         return None
     with replacing(shards / "probe.safetensors") as file:
         file.write(save(fitted.state))
-    unseen = pl.Series((~seen).numpy())
-    labels = write_labels(shards, embeddings["key"].filter(unseen), vectors[~seen], fitted, labelled)
-    clips = read_parquet(shards / "labels.parquet").filter(unseen)
-    write_parquet(shards / "labellers.parquet", judged(truth.filter(unseen), {"clip": clips, "probe": labels}))
+    left = pl.Series((~aside).numpy())
+    labels = write_labels(shards, embeddings["key"].filter(left), vectors[~aside], fitted, labelled)
+    clips, pixels = (read_parquet(shards / f"{name}.parquet").filter(left) for name in ("labels", "pixels"))
+    table = judged(truth.filter(left), {"clip": clips, "probe": labels, "pixels": pixels})
+    write_parquet(shards / "labellers.parquet", table)
     return fitted
 
 
@@ -101,11 +105,13 @@ def write_labels(
 def judged(truth: pl.DataFrame, methods: dict[str, pl.DataFrame]) -> pl.DataFrame:
     """Accuracy and balanced accuracy (mean recall) of each method, by attribute, on images that neither was fitted to.
 
-    The better one by balanced accuracy is chosen; the zero-shot labels on a tie.
+    The better one of CLIP and probe by balanced accuracy is chosen, CLIP on a tie; the pixels are a check only.
     """
     rows = []
     for method, labels in methods.items():
-        said = derived(labels.select("key", "gender", "age", "skin_tone"))
+        columns = [name for name in clip.CLASSES if name in labels.columns]
+        missing = [pl.lit(None, pl.String).alias(name) for name in clip.CLASSES if name not in columns]
+        said = derived(labels.select("key", *columns).with_columns(missing))
         for attribute in JUDGED:
             pairs = pl.DataFrame({"truth": truth[attribute], "said": said[attribute]}).drop_nulls("truth")
             hits = pairs.with_columns(hit=(pl.col("truth") == pl.col("said")).fill_null(False))
@@ -114,8 +120,14 @@ def judged(truth: pl.DataFrame, methods: dict[str, pl.DataFrame]) -> pl.DataFram
                 rows.append((attribute, method, labels["labeller"][0], len(pairs), hits["hit"].mean(), recalls.mean()))
     names = {"attribute": pl.String, "method": pl.String, "labeller": pl.String, "n": pl.Int64, "accuracy": pl.Float64}
     table = pl.DataFrame(rows, schema=names | {"balanced_accuracy": pl.Float64}, orient="row")
-    best = pl.struct(-pl.col("balanced_accuracy"), "method").rank("ordinal").over("attribute") == 1
-    return table.with_columns(chosen=best)
+    best = (
+        table.filter(pl.col("method") != "pixels")
+        .sort("balanced_accuracy", "method", descending=[True, False])
+        .unique("attribute", keep="first", maintain_order=True)
+    )
+    return table.join(
+        best.select("attribute", "method", chosen=True), on=["attribute", "method"], how="left"
+    ).with_columns(pl.col("chosen").fill_null(False))
 
 
 def probe_samples(shards: Path, samples: Path, force: bool) -> None:

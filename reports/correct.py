@@ -36,8 +36,12 @@ class Corrected:
 
 
 def estimated(confusion: np.ndarray) -> np.ndarray:
-    """C from counts [..., K, K] of annotated (rows) by labelled (columns) images; rows sum to 1."""
-    return (confusion + PRIOR / confusion.shape[-1]) / (confusion.sum(-1, keepdims=True) + PRIOR)
+    """C from counts [K, K] of annotated (rows) by labelled (columns) images; rows sum to 1.
+
+    A class without any image stays what it is: it takes no part, but has its place.
+    """
+    total = confusion.sum(1, keepdims=True)
+    return np.where(total > 0, (confusion + PRIOR / len(confusion)) / (total + PRIOR), np.eye(len(confusion)))
 
 
 def projected(points: np.ndarray) -> np.ndarray:
@@ -78,28 +82,40 @@ def descended(matrix: np.ndarray, seen: np.ndarray, start: np.ndarray, steps: in
     return point
 
 
-def corrected(counts: np.ndarray, confusion: np.ndarray, seed: int, draws: int = DRAWS) -> Corrected:
+def corrected(counts: np.ndarray, confusion: np.ndarray, seed: int, draws: int = DRAWS, side: int = 0) -> Corrected:
     """The true shares behind label counts [K], by the counts [K, K] of calibration images (annotated by labelled).
 
-    A joint parametric bootstrap: the labels are drawn again from p C, and every row of C from as many calibration
-    images as there were. ValueError where `counts` is empty or an annotated class has no calibration image.
+    A joint parametric bootstrap: the labels are drawn again from p C, and every row of C from what its calibration
+    images leave open. Two `side`s of one seed share the draws of C. ValueError where `counts` is empty, or a class has
+    labels and no calibration image.
     """
-    if not counts.sum() or not confusion.sum(1).all():
+    if not counts.sum() or (counts[confusion.sum(1) == 0]).any():
         raise ValueError("no labels to correct, or a class without calibration images")
-    generator, matrix = np.random.default_rng(seed), estimated(confusion)
+    matrix = estimated(confusion)
     shares = solve(matrix, counts / counts.sum())
-    seen, again = resampled(generator, shares, int(counts.sum()), confusion, draws)
+    again = matrices(np.random.default_rng(seed), confusion, draws)
+    seen = labelled(np.random.default_rng([seed, side]), shares @ matrix, round(counts.sum()), draws)
     return Corrected(shares, solve(again, seen), matrix, float(np.linalg.cond(matrix)))
 
 
-def resampled(
-    generator: np.random.Generator, shares: np.ndarray, n: int, confusion: np.ndarray, draws: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Label shares [draws, K] of `n` faces of true `shares` [K], and C [draws, K, K] of as much calibration."""
-    matrix, calibrated = estimated(confusion), confusion.sum(1).astype(int)
-    seen = generator.multinomial(n, shares @ matrix, size=draws) / n
-    rows = [generator.multinomial(m, row, size=draws) for m, row in zip(calibrated, matrix, strict=True)]
-    return seen, estimated(np.stack(rows, 1))
+def labelled(generator: np.random.Generator, shares: np.ndarray, n: int, draws: int) -> np.ndarray:
+    """Shares [draws, K] of `n` labels that are drawn by `shares` [K]."""
+    return generator.multinomial(n, shares / shares.sum(), size=draws) / n
+
+
+def matrices(generator: np.random.Generator, confusion: np.ndarray, draws: int) -> np.ndarray:
+    """C [draws, K, K] as the calibration images leave it open: a Dirichlet distribution a row.
+
+    Drawing as many images again instead never leaves a cell that is all but 0, and held 8 % of the truths behind a
+    labeller of 0.999 with 50 images a class.
+    """
+    rows = [
+        generator.dirichlet(row + PRIOR / len(row), size=draws)
+        if row.any()
+        else np.tile(np.eye(len(row))[i], (draws, 1))
+        for i, row in enumerate(confusion)
+    ]
+    return np.stack(rows, 1)
 
 
 def raw_is_better(counts: np.ndarray, found: Corrected) -> bool:

@@ -8,6 +8,7 @@ import polars as pl
 
 import sql
 
+WHOLE = 0.98  # of the images annotated: what the others are like can't matter much then
 COLUMNS = ("gender", "age", "skin_tone", "skin_group", "intersection", "race", "target", "family", "subset")
 
 
@@ -42,23 +43,30 @@ def weights(connection: duckdb.DuckDBPyConnection, config: dict[str, Any]) -> di
     balance = config["options"].get("balance", "natural")
     if balance == "natural":
         return dict.fromkeys(counts, 1.0)
-    wanted = (
-        dict.fromkeys(counts, 1.0) if balance == "uniform" else {k: float(v) for k, v in shares_in(balance).items()}
-    )
-    asked_for, there = sum(wanted.values()), sum(counts.values())
-    return {name: (share / asked_for) / (counts[name] / there) for name, share in wanted.items() if counts.get(name)}
+    wanted = dict.fromkeys(counts, 1.0) if balance == "uniform" else shares_in(balance)
+    asked_for, there = sum(wanted.values()) or 1.0, sum(counts.values())
+    found = {name: (share / asked_for) / (counts[name] / there) for name, share in wanted.items() if counts.get(name)}
+    if not any(found.values()):
+        raise ValueError(f"run {config.get('run')} was shown groups of {column} that none of the packed images is of")
+    return found
 
 
 def shares_in(balance: dict[str, float] | str) -> dict[str, float]:
-    return json.loads(balance) if isinstance(balance, str) else balance
+    """Target shares as config.json holds them. ValueError for anything else."""
+    try:
+        read = json.loads(balance) if isinstance(balance, str) else balance
+        return {str(name): float(share) for name, share in read.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"config.json holds a balance that is none: {str(balance)[:80]!r}") from error
 
 
 def cells(connection: duckdb.DuckDBPyConnection, run: str, config: dict[str, Any]) -> pl.DataFrame:
-    """attribute, method, group, rank, count, reference_count, annotated_count: float64, every class in its order.
+    """The three sides of every attribute, by every method that labelled the run's samples and every class in its order.
 
-    A row a method that labelled the run's samples. Where a run was not shown the images as they are, the training
-    side is weighted, and its counts are those of as many faces as tell as much: Kish's effective sample size (Survey
-    Sampling, 1965, section 8.2).
+    attribute, method, group, rank, count, reference_count, annotated_count (float64), and `whole`: whether at least
+    WHOLE of what the run was shown is annotated. Where it was not shown the images as they are, the training side is
+    weighted, and its counts are those of as many faces as tell as much: Kish's effective sample size (Survey Sampling,
+    1965, section 8.2).
     """
     column, weight = steered_by(config), weights(connection, config)
     beside = f"left join (select key, {column}::varchar as stratum from images where status = 'packed') using (key)"
@@ -73,9 +81,19 @@ def cells(connection: duckdb.DuckDBPyConnection, run: str, config: dict[str, Any
     found = found.with_columns(w=factor * pl.col("n"), w2=factor**2 * pl.col("n"))
     total, square = pl.col("w").sum().over(by), pl.col("w2").sum().over(by)
     found = found.with_columns(effective=pl.when(square > 0).then(pl.col("w") * total / square).otherwise(0.0))
+    asked = f"select {'stratum' if column else 'null as stratum'}, count(*) as n from images {beside if column else ''}"
+    there = sql.query(connection, f"{asked} where status = 'packed' group by all").cast({"stratum": pl.String})
+    shown = there["n"].sum()
+    if weight is not None:
+        shown = sum(n * weight.get(name, 0.0) for name, n in there.iter_rows())
+    annotated = found.filter(source="annotated").group_by("attribute").agg(pl.col("w").sum())
+    whole = annotated.select("attribute", whole=pl.col("w") >= WHOLE * shown)
     found = found.group_by(*by, "group").agg(pl.col("effective").sum())
     counted = pl.DataFrame(list(counting(connection, run).items()), schema=["attribute", "method"], orient="row")
-    return laid_out(found, counted, sql.query(connection, 'select attribute, "group", rank from vocabulary'))
+    cells = laid_out(found, counted, sql.query(connection, 'select attribute, "group", rank from vocabulary'))
+    return cells.join(whole, on="attribute", how="left", maintain_order="left").with_columns(
+        pl.col("whole").fill_null(False)
+    )
 
 
 def laid_out(found: pl.DataFrame, counted: pl.DataFrame, vocabulary: pl.DataFrame) -> pl.DataFrame:

@@ -111,7 +111,7 @@ def gather(
         "readings": sql.ask(connection, "readings", run=run).to_dicts(),
         "distances": sql.ask(connection, "distances", run=run).to_dicts(),
         "quality": sql.ask(connection, "quality", run=run).to_dicts(),
-        "labellers": estimate.accuracy(tables["confusion"]).to_dicts(),
+        "labellers": judged(connection, tables["confusion"]).to_dicts(),
         "counting": groups.counting(connection, run),
         "confusion": {attribute: matrix(connection, attribute) for attribute in ORDER[:4] if annotated},
         "throughput": sql.ask(connection, "throughput", run=run).row(0, named=True),
@@ -128,6 +128,12 @@ def foreign(config: dict[str, Any], labelled: dict[str, Any]) -> bool:
     """Whether real faces were labelled by the labeller made for drawn ones."""
     drawn = bool((config.get("data") or {}).get("drawn"))
     return not drawn and str(labelled["labeller"]).startswith("drawn-faces")
+
+
+def judged(connection: duckdb.DuckDBPyConnection, confusion: pl.DataFrame) -> pl.DataFrame:
+    """How often each labeller is right: on images that none was fitted to, or on all where no probe could be fitted."""
+    table = sql.ask(connection, "labellers")
+    return table if len(table) else estimate.accuracy(confusion)
 
 
 def warnings(config: dict[str, Any], labelled: dict[str, Any], annotated: bool) -> list[str]:
@@ -173,6 +179,10 @@ def requested(config: dict[str, Any], samples: dict[str, Any]) -> list[str]:
     if shares and shares != config.get("classes"):
         asked = ", ".join(group for group, share in shares.items() if share)
         found.append(f"The samples were asked to be {asked}: their shares are the request's, not the generator's.")
+    if cut := samples.get("truncation"):
+        found.append(
+            f"The samples' latents were cut off at {cut:g}: they are nearer to the mean than what it draws by itself."
+        )
     return found
 
 
@@ -203,10 +213,13 @@ def answer(rows: pl.DataFrame) -> str:
     if (rows["verdict"] == "preserved").all():
         return "Yes: it drew every group about as often as it was shown it."
     if (rows["verdict"] == "inconclusive").all():
-        return "It can not be told: there are too few samples."
+        return "It can not be told: there are too few samples, or labels that say too little."
     if rows["verdict"].is_in(["amplified", "reduced"]).any():
         return "It can not be told: what looks moved may be chance among so many groups."
-    return "Yes, as far as these samples can tell."
+    asked = rows.filter(pl.col("attribute").is_in(["gender", "skin_group"]))
+    if len(asked) and (asked["verdict"] == "preserved").all():
+        return "Yes for gender and skin group, as far as these samples can tell; of other groups there are too few."
+    return "It can not be told: for most groups there are too few samples, or the labels disagree."
 
 
 def clause(name: str, plural: str, rows: pl.DataFrame) -> str:

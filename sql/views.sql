@@ -17,7 +17,7 @@ create table estimates_columns (run varchar, attribute varchar, "group" varchar,
     reference_low double, reference_high double, corrected double, corrected_low double, corrected_high double,
     annotated double, best varchar, note varchar, best_share double, best_share_low double, best_share_high double,
     best_reference double, best_reference_low double, best_reference_high double,
-    best_reference_n bigint, ratio double, ratio_low double, ratio_high double, verdict varchar,
+    best_reference_n bigint, ratio double, ratio_low double, ratio_high double, verdict varchar, why varchar,
     shifted boolean, n_needed bigint);
 create table readings_columns (run varchar, attribute varchar, "group" varchar, method varchar, labeller varchar,
     estimate varchar, share double, low double, high double, reference double, ratio double, used boolean);
@@ -73,7 +73,7 @@ create view estimates as
 create view distances as
     from distances_columns union all by name from {distances};
 create view confusion as
-    from confusion_columns union all by name from {confusion};
+    select * replace (coalesce(method, 'clip') as method) from (from confusion_columns union all by name from {confusion});
 create view steps as
     select parse_path(filename, 'forward_slash')[-2] as run, * exclude (filename)
     from (from steps_columns union all by name from {steps});
@@ -115,6 +115,6 @@ create view classes as
 
 -- How often each class was found on each side.
 create view counts as
-    select source, run, attribute, "group", coalesce(rank, 1000) as rank, count(*) as count
+    select source, run, method, attribute, "group", coalesce(rank, 1000) as rank, count(*) as count
     from classes left join vocabulary using (attribute, "group")
     group by all;

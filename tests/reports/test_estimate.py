@@ -79,7 +79,8 @@ def between(count, reference, seed):
         count / count.sum(),
         np.full(len(count), 1 / len(count)) if reference is None else reference / reference.sum(),
     )
-    return distances.rows(p, q, distances.counted(count, reference, np.random.default_rng(seed)))
+    m = None if reference is None else reference.sum()
+    return distances.rows(p, q, distances.counted(count.sum(), m, np.random.default_rng(seed)))
 
 
 def test_distances_of_the_published_tables():
@@ -98,12 +99,17 @@ def test_distances_at_their_ends():
     assert [row["value"] for row in apart[:3]] == pytest.approx([1, 1, np.sqrt(2)])
     *same, diversity = between(np.array([50, 50]), np.array([500, 500]), 0)
     assert all(row["value"] == row["low"] == 0 < row["null_floor"] for row in same)
+    assert all(row["high"] > 0 for row in same)
     assert diversity["value"] == pytest.approx(diversity["high"]) == pytest.approx(1)
     assert 1 > diversity["null_floor"] > 0.9
     uniform = between(np.array([75, 25]), None, 0)
     assert uniform[0]["value"] == 0.25
     assert uniform[3]["value"] == pytest.approx(0.811278, abs=1e-6)  # H(1/4), by hand
     assert between(np.array([100, 0]), np.array([50, 50]), 0)[3]["value"] == 0
+    assert between(np.array([60, 40]), np.array([50, 0]), 0)[3]["value"] is None  # of a reference without diversity
+    sure = between(np.array([20, 0]), None, 0)[0]
+    assert (sure["value"], sure["high"]) == (0.5, 0.5)
+    assert 0.3 < sure["low"] < 0.45  # 20 of 20 may be 17 in 20
 
 
 @pytest.mark.parametrize(
@@ -314,3 +320,65 @@ def test_quality_has_a_row_a_group_and_needs_embeddings(world):
     women = rows.filter(attribute="gender", group="female").to_dicts()[0]
     assert women["kernel_distance"] < women["kernel_floor"] * 2
     assert women["coverage"] > 0.9
+
+
+def studies(accuracy, ratio, worlds, calibration=500, n=2000):
+    """Verdicts and whether the used intervals hold the truth, of studies whose labeller and generator are known."""
+    rng, verdicts, held = np.random.default_rng(0), [], []
+    matrix = np.array([[accuracy, 1 - accuracy], [1 - accuracy, accuracy]])
+    there = np.array([0.4, 0.6])
+    truth = np.array([0.4 * ratio, 1 - 0.4 * ratio])
+    for _ in range(worlds):
+        annotated = rng.multinomial(calibration, there)
+        confusion = np.stack([rng.multinomial(m, row) for m, row in zip(annotated, matrix, strict=True)])
+        sides = rng.multinomial(n, truth @ matrix), confusion.sum(0), annotated
+        reading = estimate.Reading("gender", "clip", ["a", "b"], *(side.astype(float) for side in sides), confusion)
+        row = reading.estimate_rows("r")[0]
+        verdicts.append(row["verdict"])
+        held.append(
+            (
+                row["best_share_low"] <= truth[0] <= row["best_share_high"],
+                row["ratio_low"] <= ratio <= row["ratio_high"],
+            )
+        )
+    return verdicts, np.mean(held, axis=0)
+
+
+@pytest.mark.parametrize(("accuracy", "ratio"), [(0.65, 0.6), (0.65, 0.7), (0.9, 0.7), (0.97, 1.3)])
+def test_what_is_used_holds_the_truth_and_clears_no_generator_that_changed(accuracy, ratio):
+    verdicts, (shares_held, ratios_held) = studies(accuracy, ratio, 80)
+    assert shares_held >= 0.9
+    assert ratios_held >= 0.9
+    assert verdicts.count("preserved") <= 4  # 5 %
+    assert "amplified" not in verdicts or ratio > 1
+
+
+def test_a_group_that_was_never_shown_and_partly_annotated_images_have_their_rows(world):
+    out = erring(world(), women=320)
+    path = out / "runs" / "first" / "config.json"
+    config = json.loads(path.read_text())
+    for balance in ({"female": 1.0}, '{"female": 1, "nobody": 2}'):
+        path.write_text(json.dumps(config | {"options": {"balance": balance, "balance_by": "gender"}}))
+        rows = estimate.write(out, sql.connect(out), "first")["estimates"].filter(attribute="gender")
+        assert rows["ratio_low"].null_count() == 0
+        assert rows["ratio_low"].is_finite().all()
+    for balance, says in (({"nobody": 1.0}, "none of the packed images"), ("garbage", "a balance that is none")):
+        path.write_text(json.dumps(config | {"options": {"balance": balance, "balance_by": "gender"}}))
+        with pytest.raises(ValueError, match=says):
+            estimate.write(out, sql.connect(out), "first")
+
+
+def test_partly_annotated_images_are_no_reference_by_themselves(world):
+    """Women are annotated far more often than men; the generator draws just what it was shown."""
+    out = erring(world(women=0.6), women=240)
+    path = out / "shards" / "images.parquet"
+    images = pl.read_parquet(path)
+    shown = (images["gender"] == "female").mean()
+    known = (pl.col("gender") == "female") | (pl.col("key") < "000000400")
+    images.with_columns(gender=pl.when(known).then("gender")).write_parquet(path)
+    rows = estimate.write(out, sql.connect(out), "first")["estimates"].filter(attribute="gender", group="female")
+    row = rows.to_dicts()[0]
+    assert row["annotated"] > shown + 0.1
+    assert row["best"] == "corrected"
+    assert abs(row["best_reference"] - shown) < 0.06
+    assert row["verdict"] in ("preserved", "inconclusive")
