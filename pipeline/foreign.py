@@ -21,6 +21,8 @@ def import_labels(out: Path, csv: Path, run: str | None, force: bool = False) ->
     Of a run that has samples, every one must be named. Returns `folder` and `images`. ValueError for another kind of
     file, for classes that are none of ours, for samples that don't match, and for labels that are there already.
     """
+    if not csv.is_file():
+        raise ValueError(f"--import {csv}: there is no such file")
     name = run or csv.stem
     if name != Path(name).name or name.startswith("."):
         raise ValueError(f"--run {name}: a run's name is the name of one folder")
