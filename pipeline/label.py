@@ -79,6 +79,8 @@ def label(
         asked = (packed["drawn"], model, pretrained, prompts, target, shown)
         # rank 0 first, which may have to fit or to fetch what the others then find
         who = ranks.from_first(lambda: choose(*asked), lambda _: None) or choose(*asked)
+        first = ranks.from_first(lambda: who.name)
+        ranks.together(lambda: same_labeller(who.name, first))
         keys = read_parquet(out / "shards" / "images.parquet").filter(status="packed")["key"][:limit]
         common = {"size": samples["image_size"], "labeller": who.name, "skin": skin.VERSION}
         sides = [
@@ -92,6 +94,12 @@ def label(
         ]
         done = [side.label(who, target, batch, force, shown) for side in sides]
         return done, ranks.from_first(lambda: probe.judge(out / "shards", folder, force), lambda _: None)
+
+
+def same_labeller(mine: str, first: str) -> None:
+    """ValueError where the processes of one job would label differently."""
+    if mine != first:
+        raise ValueError(f"this process has the labeller {mine} and the first one {first}: give all the same cache")
 
 
 @dataclass
@@ -136,9 +144,13 @@ class Side:
 
     def gather(self, parts: Path, stamp: dict) -> None:
         """Puts the parts together; labels.json comes last, and says that all is there."""
+        table = pl.concat([read_parquet(path) for path in sorted(parts.glob("*.parquet"))])
+        if not table["key"].equals(self.keys, check_dtypes=False, null_equal=True):
+            raise ValueError(
+                f"some labels of {self.folder} are missing, as if another process labelled it too: run it again"
+            )
         for name in LABELS:
             (self.folder / name).unlink(missing_ok=True)
-        table = pl.concat([read_parquet(path) for path in sorted(parts.glob("*.parquet"))])
         write_parquet(self.folder / "embeddings.parquet", table.select("key", "embedding"))
         pixels = table.select("key", skin_tone="pixel_tone", typology_angle="typology_angle")
         readings.write(self.folder / "pixels.parquet", pixels, stamp, "pixels", f"pixels-{skin.VERSION}")

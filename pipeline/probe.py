@@ -117,7 +117,9 @@ def judged(truth: pl.DataFrame, methods: dict[str, pl.DataFrame]) -> pl.DataFram
             hits = pairs.with_columns(hit=(pl.col("truth") == pl.col("said")).fill_null(False))
             recalls = hits.group_by("truth").agg(pl.col("hit").mean())["hit"]
             if len(pairs) and said[attribute].null_count() < len(said):
-                rows.append((attribute, method, labels["labeller"][0], len(pairs), hits["hit"].mean(), recalls.mean()))
+                rows.append(
+                    (attribute, method, labels["labeller"][0], len(pairs), hits["hit"].mean(), round(recalls.mean(), 9))
+                )
     names = {"attribute": pl.String, "method": pl.String, "labeller": pl.String, "n": pl.Int64, "accuracy": pl.Float64}
     table = pl.DataFrame(rows, schema=names | {"balanced_accuracy": pl.Float64}, orient="row")
     best = (

@@ -122,7 +122,7 @@ class Captured:
         torch.cuda.current_stream().wait_stream(side)
         self.undo(before)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # DALI's threads may allocate
             self.told = self.update(*self.inputs)
 
     @torch.no_grad()

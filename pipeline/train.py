@@ -354,7 +354,7 @@ def refuse_another(config: dict, options: Options, data: Data, folder: Path, oth
     if known and list(known) != list(now_there or ()):
         raise ValueError(
             f"{folder} was told of the {options.conditional}s {', '.join(known)}, and these images have "
-            f"{', '.join(now_there)}: choose another --run"
+            f"{', '.join(now_there or ['none'])}: choose another --run"
         )
     asked = {f.name: config["asked"].get(f.name, f.default) for f in fields(Options)}
     differing = [name for name, value in asked.items() if name != "feed" and value != getattr(options, name)]
