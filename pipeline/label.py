@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from pipeline import probe, readings, runs
 from pipeline.feed import Shards, decode
 from pipeline.machine import device_of
 from shards import pack, ranks
-from shards.files import LABELS, fingerprint, read_json, read_parquet, replacing, write_json, write_parquet
+from shards.files import LABELS, alone, fingerprint, read_json, read_parquet, replacing, write_json, write_parquet
 
 DEFAULT_MODEL, DEFAULT_TAG = "ViT-B-32-quickgelu", "openai"
 LABELLED = ("labels.parquet", "pixels.parquet", "embeddings.parquet")  # what labelling leaves, beside labels.json
@@ -67,9 +68,10 @@ def label(
     `limit`, only that many of the training images are labelled: the first, which the global shuffle of packing has
     made a random sample. Several processes (torchrun) share the shards.
     """
-    with ranks.group():
+    with ranks.group(), ExitStack() as stack:
         target = device_of(device)
         folder = runs.folder_of(out, run)
+        ranks.from_first(lambda: stack.enter_context(alone(out / "shards", "labelling")), lambda _: None)
         samples = read_json(folder / "samples.json")
         if not samples:
             raise ValueError(f"{folder} has no samples yet: run `fairface sample` first")
@@ -81,6 +83,9 @@ def label(
         who = ranks.from_first(lambda: choose(*asked), lambda _: None) or choose(*asked)
         first = ranks.from_first(lambda: who.name)
         ranks.together(lambda: same_labeller(who.name, first))
+        if not (model or pretrained or prompts or force):
+            for place in (out / "shards", folder):
+                keep_others(place, who.name)
         keys = read_parquet(out / "shards" / "images.parquet").filter(status="packed")["key"][:limit]
         common = {"size": samples["image_size"], "labeller": who.name, "skin": skin.VERSION}
         sides = [
@@ -102,6 +107,19 @@ def same_labeller(mine: str, first: str) -> None:
         raise ValueError(f"this process has the labeller {mine} and the first one {first}: give all the same cache")
 
 
+def keep_others(folder: Path, name: str) -> None:
+    """ValueError where labels of another model would be replaced by those of the default one, which nobody asked for.
+
+    Those of an older embedded labeller are not worth keeping.
+    """
+    there = (read_json(folder / "labels.json") or {}).get("labeller")
+    if there not in (None, name) and not (there.startswith("drawn-faces") and name.startswith("drawn-faces")):
+        raise ValueError(
+            f"{folder} has labels of {there}: name that model again (--clip-model, --clip-pretrained, --prompts), or "
+            f"replace them by labels of {name} with --force"
+        )
+
+
 @dataclass
 class Side:
     """Images of one folder that are to be labelled, and what identifies their labels."""
@@ -120,7 +138,7 @@ class Side:
         mark = fingerprint(stamp)
         done = read_json(self.folder / "labels.json") or {}
         there = all((self.folder / name).exists() for name in LABELLED)
-        if done.get("fingerprint") == mark and there and not force:
+        if ranks.from_first(lambda: done.get("fingerprint") == mark and there and not force):
             return done | {"unchanged": True}
         parts = self.folder / ".labels" / mark
         if force:

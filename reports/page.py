@@ -152,6 +152,12 @@ def warnings(config: dict[str, Any], labelled: dict[str, Any], annotated: bool) 
             "The training images have no annotations: the reference is what the labeller says of them, and "
             "how often it errs is unknown."
         )
+    if before := config.get("data_before"):
+        roots = ", ".join(str(data.get("root")) for data in before)
+        found.append(
+            f"The run began on other images ({roots}) and went on with those in the shards now, which alone this page "
+            "calls training: its ratios are not to what the generator was shown."
+        )
     if config.get("status") != "finished":
         found.append(f"The training run is {config.get('status') or 'of unknown state'}, not finished.")
     return found
@@ -230,6 +236,8 @@ def clause(name: str, plural: str, rows: pl.DataFrame) -> str:
     if moved:
         moved.sort(key=size_of, reverse=True)
         return f"Of {plural}, it drew {listed([told(row) for row in moved[:3]])}."
+    if groups and all(row.get("why") == "no labels" for row in groups):
+        return f"The {name} is not known: no face was labelled for it."
     if len(unclear) == len(groups):
         return f"The samples are too few to tell whether it kept the {name}."
     if unclear:

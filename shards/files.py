@@ -72,10 +72,18 @@ def write_parquet(path: Path, frame: "pl.DataFrame") -> None:
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> "pl.DataFrame":
-    """The one file of that name, whatever characters are in it."""
+    """The one file of that name, whatever characters are in it. ValueError where it is missing or damaged."""
     import polars as pl
 
-    return pl.read_parquet(path, columns=columns, glob=False)
+    try:
+        return pl.read_parquet(path, columns=columns, glob=False)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing: run the stage that writes it again") from error
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise ValueError(
+            f"{path} can't be read ({reason}): remove it and run the stage that writes it again"
+        ) from error
 
 
 @contextmanager

@@ -7,7 +7,5 @@ from counts
 where attribute = $attribute
     and ($source = 'all' or source = $source)
     and (source <> 'generated' or run = the_run($run))
-    and (source <> 'train' or method in (
-        select method from counts where attribute = $attribute and source = 'generated' and run = the_run($run)
-        union all select method from chosen where not exists (from labels where method = 'imported' and run = the_run($run))))
+    and (source <> 'train' or comparable(the_run($run), labeller))
 order by source, rank, "group";

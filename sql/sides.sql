@@ -4,9 +4,7 @@
 with found as (
     select "group", rank, source, count from counts
     where attribute = $attribute and (source <> 'generated' or run = the_run($run))
-    and (source <> 'train' or method in (
-        select method from counts where attribute = $attribute and source = 'generated' and run = the_run($run)
-        union all select method from chosen where not exists (from labels where method = 'imported' and run = the_run($run))))
+    and (source <> 'train' or comparable(the_run($run), labeller))
     union all
     select "group", rank, null, 0 from vocabulary where attribute = $attribute
 ), sides as (

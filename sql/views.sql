@@ -96,10 +96,10 @@ create macro the_run(name) as
 -- One row for each image, attribute and labeller: what they said (train, generated), and what the annotations say.
 create view said as
     from (
-        select source, run, key, method, gender, age, skin_tone::varchar as skin_tone, skin_group, intersection
+        select source, run, key, method, labeller, gender, age, skin_tone::varchar as skin_tone, skin_group, intersection
         from labels where source in ('train', 'generated')
         union all
-        select 'annotated', null, key, 'annotated', gender, age, skin_tone::varchar, skin_group, intersection
+        select 'annotated', null, key, 'annotated', 'annotated', gender, age, skin_tone::varchar, skin_group, intersection
         from images where status = 'packed')
     unpivot ("group" for attribute in (gender, age, skin_tone, skin_group, intersection));
 
@@ -113,8 +113,13 @@ create view classes as
     select said.* from said join chosen using (attribute)
     where said.method in (chosen.method, 'annotated', 'imported');
 
--- How often each class was found on each side.
+-- How often each class was found on each side, by each labeller.
 create view counts as
-    select source, run, method, attribute, "group", coalesce(rank, 1000) as rank, count(*) as count
+    select source, run, labeller, attribute, "group", coalesce(rank, 1000) as rank, count(*) as count
     from classes left join vocabulary using (attribute, "group")
     group by all;
+
+-- The labellers whose training labels may stand beside a run's samples: the samples' own, or any where there are none.
+create macro comparable(name, labeller_) as
+    labeller_ in (select labeller from labels where source = 'generated' and labels.run = name)
+    or not exists (from labels where source = 'generated' and labels.run = name);

@@ -15,6 +15,7 @@ from pipeline import foreign, label, labeller, probe
 from pipeline.feed import Shards
 from reports import correct, distances
 from shards import ranks
+from shards.files import alone
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "fairface-generator"
 CPU = torch.device("cpu")
@@ -122,6 +123,45 @@ def test_a_killed_labelling_goes_on_with_what_is_missing(labelled, monkeypatch):
     labels = pl.read_parquet(labelled / "shards" / "labels.parquet")
     assert labels["key"].to_list() == sorted(pl.read_parquet(labelled / "runs" / "mine" / "samples.parquet")["key"])
     assert not (labelled / "shards" / ".labels").exists()
+
+
+def test_labels_of_another_model_are_not_replaced_unasked(labelled):
+    for folder in (labelled / "shards", labelled / "runs" / "mine"):
+        (folder / "labels.json").write_text(json.dumps({"labeller": "ViT-B-32@1"}))
+        with pytest.raises(ValueError, match="has labels of ViT-B-32@1"):
+            label.label(labelled, progress=False)
+        (folder / "labels.json").unlink()
+    (labelled / "shards" / "labels.json").write_text(json.dumps({"labeller": "drawn-faces@old"}))
+    assert not label.label(labelled, progress=False)[0][0]["unchanged"]
+    (labelled / "shards" / "labels.json").write_text(json.dumps({"labeller": "ViT-B-32@1"}))
+    label.label(labelled, progress=False, force=True)
+
+
+def test_two_labellings_at_once_are_refused(labelled):
+    with alone(labelled / "shards", "labelling"), pytest.raises(ValueError, match="another process is labelling"):
+        label.label(labelled, progress=False)
+
+
+def test_labels_that_went_missing_are_not_gathered(labelled, quick_labeller):
+    keys = pl.read_parquet(labelled / "runs" / "mine" / "samples.parquet")["key"]
+    side = label.Side(labelled / "shards", Shards.open(labelled / "shards"), keys, {"size": 64})
+    parts = labelled / "parts"
+    side.label_parts(parts, quick_labeller, CPU, 64, False)
+    (parts / "000001.parquet").unlink()
+    with pytest.raises(ValueError, match="are missing"):
+        side.gather(parts, {})
+    assert not (labelled / "shards" / "labels.parquet").exists()
+
+
+def test_a_damaged_table_is_one_line(labelled):
+    label.label(labelled, progress=False)
+    path = labelled / "runs" / "mine" / "samples.parquet"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"samples\.parquet can't be read"):
+        label.label(labelled, progress=False)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"samples\.parquet is missing"):
+        label.label(labelled, progress=False)
 
 
 def test_ranks_share_the_shards(labelled, quick_labeller, monkeypatch):

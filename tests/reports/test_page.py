@@ -211,3 +211,19 @@ def test_what_was_asked_for_is_said_and_not_blamed_on_the_generator(world):
     assert "The samples were asked to be female" in text
     assert "No: it drew" not in text
     assert page.requested(config, {"shares": config["classes"]}) == []
+
+
+def test_a_run_that_changed_its_data_on_the_way_says_so(world):
+    out = world()
+    path = out / "runs" / "first" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"data_before": [{"root": "/older"}]}))
+    assert "The run began on other images (/older)" in text_of(page.build(out)[0].read_text())
+
+
+def test_what_nobody_labelled_is_not_called_too_few(world):
+    out = world()
+    for path in (out / "shards" / "labels.parquet", out / "runs" / "first" / "labels.parquet"):
+        pl.read_parquet(path).with_columns(age=pl.lit(None, pl.String)).write_parquet(path)
+    text = text_of(page.build(out)[0].read_text())
+    assert "The balance of ages is not known: no face was labelled for it." in text
+    assert "too few to tell whether it kept the balance of ages" not in text

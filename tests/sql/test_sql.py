@@ -187,3 +187,13 @@ def test_a_broken_file_is_named(out):
     (out / "shards" / "labels.parquet").write_bytes(b"not Parquet")
     with pytest.raises(ValueError, match=r"labels\.parquet"):
         sql.connect(out)
+
+
+def test_training_labels_of_another_labeller_never_stand_beside_a_runs(out):
+    path = out / "runs" / "new" / "labels.parquet"
+    pl.read_parquet(path).with_columns(labeller=pl.lit("other@2")).write_parquet(path)
+    connection = sql.connect(out)
+    assert set(sql.ask(connection, "distribution", run="new")["source"]) == {"generated", "annotated"}
+    assert set(sql.ask(connection, "distribution", run="old")["source"]) == {"train", "generated", "annotated"}
+    assert sql.ask(connection, "sides", run="new")["train"].sum() == 0
+    assert sql.ask(connection, "sides", run="old")["train"].sum() == 4
