@@ -118,7 +118,7 @@ def read_prompts(prompts: str | Path = "faces") -> dict:
 def checked(prompts: dict, source: str) -> dict:
     """`prompts`, if they have templates with one {} and just the classes of at least one attribute."""
     templates = prompts.get("templates")
-    if not isinstance(templates, list) or not templates or any(str(t).count("{}") != 1 for t in templates):
+    if not isinstance(templates, list) or not templates or not all(map(is_template, templates)):
         raise click.ClickException(f"prompts {source}: 'templates' must be sentences with one {{}} each")
     attributes = prompts.keys() - {"templates"}
     if not attributes or attributes - CLASSES.keys():
@@ -127,12 +127,22 @@ def checked(prompts: dict, source: str) -> dict:
             f"found {', '.join(sorted(attributes)) or 'none'}"
         )
     for attribute in attributes:
+        described = prompts[attribute]
+        if not isinstance(described, dict) or not all(isinstance(text, str) for text in described.values()):
+            raise click.ClickException(
+                f"prompts {source}: {attribute} must be a table of classes with a description each"
+            )
         if wrong := prompts[attribute].keys() ^ set(CLASSES[attribute]):
             raise click.ClickException(
                 f"prompts {source}: {attribute} needs just the classes "
                 f"{', '.join(CLASSES[attribute])}; check {', '.join(sorted(wrong))}"
             )
     return prompts
+
+
+def is_template(text: object) -> bool:
+    """Whether a sentence has one place to fill in, and no other braces."""
+    return isinstance(text, str) and text.count("{}") == text.count("{") == text.count("}") == 1
 
 
 def load(

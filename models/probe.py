@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.clip import CLASSES
 
-VERSION = 1
+VERSION = 2
 ENOUGH = 20  # annotated images of a class, below which it is left out of the fit
 PENALTIES = (1e-5, 1e-4, 1e-3)  # on the mean squared weight; the one that does best on a tenth left aside is taken
 
@@ -35,7 +35,8 @@ class Probe:
         `classes` are int64 [N] numbers within CLASSES, -1 where an image is not annotated.
         """
         embeddings = embeddings.float()
-        state = {"mean": embeddings.mean(0), "scale": embeddings.std(0).clamp(min=1e-6)}
+        scale = embeddings.std(0, correction=0).clamp(min=1e-6)
+        state = {"mean": embeddings.mean(0), "scale": scale}
         inputs = prepared(state, embeddings)
         for attribute, numbers in classes.items():
             counts = torch.bincount(numbers[numbers >= 0], minlength=len(CLASSES[attribute]))

@@ -444,6 +444,8 @@ def train(
         raise click.UsageError("--resume goes on with what is there: it takes no --force and no --preset")
     if other_data and (force or not (resume or run)):
         raise click.UsageError("--other-data continues a run: name it with --run, or the newest with --resume")
+    if other_data and epochs:
+        raise click.UsageError("--other-data goes with --steps: epochs of two sets of images are not alike")
     if given["balance_by"] and given["balance"] in (None, "natural"):
         raise click.UsageError("--balance-by goes with --balance uniform, or with a file of shares")
     from shards import ranks
@@ -580,7 +582,9 @@ def label(
 ) -> None:
     """Label a run's samples and the training images alike: with CLIP, a probe on its embeddings, and from pixels."""
     if imported:
-        if input_dir or clip_model or clip_pretrained or prompts or limit:
+        source = click.get_current_context().get_parameter_source
+        moot = [n for n in ("device", "batch_size") if source(n) is not click.core.ParameterSource.DEFAULT]
+        if input_dir or out_csv or clip_model or clip_pretrained or prompts or limit or moot:
             raise click.UsageError("--import takes labels as they are: only --out, --run and --force go with it")
         from pipeline import foreign
 
@@ -592,7 +596,10 @@ def label(
     if input_dir and (run or limit):
         raise click.UsageError("--run and --limit go with a run's labels, not with --input-dir")
     from pipeline import label as labelling
+    from shards import ranks
 
+    if input_dir and ranks.world() > 1:
+        raise click.UsageError("--input-dir is labelled by one process: run it without torchrun")
     who = {
         "model": clip_model,
         "pretrained": clip_pretrained,
@@ -605,8 +612,6 @@ def label(
         rejected = f", {sum(done['rejected'].values()):,} could not be decoded" if done["rejected"] else ""
         click.echo(f"{out_csv}: {done['images']:,} images labelled by {done['labeller']}{rejected}")
         return
-    from shards import ranks
-
     sides, judged = labelling.label(out, run, **who, limit=limit, force=force, progress=shown())
     if ranks.rank():
         return

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from pipeline.machine import free_memory
 from pipeline.order import WHOLE, Balanced, Natural, Part, batches_from
 from shards import cpus, in_turn, tar
 from shards.check import EXTENSIONS
-from shards.files import read_parquet
+from shards.files import digest, read_parquet
 from shards.verify import damage, finished
 
 RESIDENT_SHARE = 0.5  # of the free memory that decoded images may take
@@ -34,8 +35,11 @@ class Decoding:
 class Shards:
     """A folder of packed tars: what `shards.json` (or a list of tar names and sizes) says of it."""
 
-    def __init__(self, folder: Path, shards: list[dict], table: Path | None, command: str):
+    def __init__(
+        self, folder: Path, shards: list[dict], table: Path | None, command: str, whole: "Shards | None" = None
+    ):
         self.folder, self.shards, self.table, self.command = folder, shards, table, command
+        self.whole = whole or self  # those that these are some of
         self.names, self.images = [shard["name"] for shard in shards], sum(shard["images"] for shard in shards)
         self.sound = False  # whether every byte has been looked at
 
@@ -73,7 +77,12 @@ class Shards:
                 first = first if kept else start
                 kept.append(shard)
             start += shard["images"]
-        return Shards(self.folder, kept, self.table, self.command), first
+        return Shards(self.folder, kept, self.table, self.command, self.whole), first
+
+    @cached_property
+    def packed(self) -> pl.DataFrame:
+        """What was packed: shard, key, bytes and sha256 of every image."""
+        return read_parquet(self.table, ["shard", "key", "bytes", "sha256"])
 
     def verify(self, workers: int | None = None, decode: bool = False) -> None:
         """Looks at every byte, once, and decodes it if asked to.
@@ -81,9 +90,15 @@ class Shards:
         What rots after packing makes DALI's decoder on a CPU crash the process. Raises ValueError that names the first
         fault.
         """
-        if self.sound or not self.table:
+        if self.sound:
             return
-        packed = read_parquet(self.table, ["shard", "key", "bytes", "sha256"]).filter(pl.col("shard").is_in(self.names))
+        if not self.table:
+            for shard in self.shards:
+                if digest(self.folder / shard["name"]) != shard.get("sha256"):
+                    raise ValueError(f"{self.folder / shard['name']} is not as it was written{self.remedy()}")
+            self.sound = True
+            return
+        packed = self.whole.packed.filter(pl.col("shard").is_in(self.names))
         if faults := damage(self.folder, packed, decode, workers):
             raise ValueError(f"{self.folder}/{faults[0]}{self.remedy()}")
         self.sound = True

@@ -12,6 +12,7 @@ from shards.files import LABELS, digest, read_json, read_parquet, write_json
 
 ORIGINAL = {"Image Path", "GenderIdx", "SkinTonePred"}
 OURS = {"Image Path", *CLASSES}
+DUPLICATED = re.compile(r"_duplicated_\d+$")  # Polars' name for a column that comes again
 PICTURE = re.compile(r"sample_(\d+)\.\w+$")  # how samples are named, the original's and ours
 
 
@@ -23,6 +24,10 @@ def import_labels(out: Path, csv: Path, run: str | None, force: bool = False) ->
     """
     if not csv.is_file():
         raise ValueError(f"--import {csv}: there is no such file")
+    try:
+        str(csv).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"--import {str(csv)!r}: give the file a name in UTF-8") from error
     name = run or csv.stem
     if name != Path(name).name or name.startswith("."):
         raise ValueError(f"--run {name}: a run's name is the name of one folder")
@@ -34,11 +39,12 @@ def import_labels(out: Path, csv: Path, run: str | None, force: bool = False) ->
             f"{folder} has labels of {done.get('labeller')}: choose another --run, or replace them with --force"
         )
     stamp = {"source": "generated", "run": name, "labeller": labeller, "size": None, "images": len(labels)}
-    for old in LABELS:
-        (folder / old).unlink(missing_ok=True)
     if not (folder / "config.json").exists():
         write_json(folder / "config.json", {"run": name, "status": "imported", "started": now(), "imported": str(csv)})
-    readings.write(folder / "labels.parquet", labels, stamp, "imported", labeller)
+    readings.write(folder / "labels.parquet", labels, stamp, "imported", labeller)  # first: a full disk costs nothing
+    for old in LABELS:
+        if old != "labels.parquet":
+            (folder / old).unlink(missing_ok=True)
     write_json(folder / "labels.json", stamp | {"fingerprint": labeller})
     return {"folder": str(folder), "images": len(labels)}
 
@@ -60,6 +66,10 @@ def labels_in(csv: Path) -> pl.DataFrame:
             f"{csv} has neither the original FairFace Generator's columns ({', '.join(sorted(ORIGINAL))}) nor ours "
             f"({', '.join(sorted(OURS))})"
         )
+    if twice := next((name for name in table.columns if DUPLICATED.search(name)), None):
+        raise ValueError(f"{csv} has the column {DUPLICATED.sub('', twice)!r} twice")
+    if (nameless := labels["path"].is_null() | (labels["path"] == "")).any():
+        raise ValueError(f"{csv}: row {nameless.arg_max() + 1} names no image")
     labels = labels.with_columns(pl.col(name).str.strip_chars().replace("", None) for name in CLASSES)
     for name, classes in CLASSES.items():
         if wrong := set(labels[name].drop_nulls()) - set(classes):
@@ -68,9 +78,13 @@ def labels_in(csv: Path) -> pl.DataFrame:
         raise ValueError(f"{csv} holds no labels")
     try:
         shares = [pl.col(name).cast(pl.Float32) for name in readings.PROBABILITIES if name in labels.columns]
-        return labels.with_columns(pl.col("skin_tone").cast(pl.Int8), *shares)
+        labels = labels.with_columns(pl.col("skin_tone").cast(pl.Int8), *shares)
     except pl.exceptions.InvalidOperationError as error:
         raise ValueError(f"{csv}: a probability is no number") from error
+    for name in set(labels.columns) & set(readings.PROBABILITIES):
+        if not labels[name].drop_nulls().drop_nans().is_between(0, 1.001).all():
+            raise ValueError(f"{csv}: a probability of {name} is not between 0 and 1")
+    return labels
 
 
 def original(table: pl.DataFrame) -> pl.DataFrame:

@@ -17,7 +17,17 @@ from pipeline import probe, readings, runs
 from pipeline.feed import Shards, decode
 from pipeline.machine import device_of
 from shards import pack, ranks
-from shards.files import LABELS, alone, fingerprint, read_json, read_parquet, replacing, write_json, write_parquet
+from shards.files import (
+    LABELS,
+    alone,
+    fingerprint,
+    read_json,
+    read_parquet,
+    replacing,
+    whole_parquet,
+    write_json,
+    write_parquet,
+)
 
 DEFAULT_MODEL, DEFAULT_TAG = "ViT-B-32-quickgelu", "openai"
 LABELLED = ("labels.parquet", "pixels.parquet", "embeddings.parquet")  # what labelling leaves, beside labels.json
@@ -137,8 +147,9 @@ class Side:
         stamp = self.stamp | {"images": len(self.keys)}
         mark = fingerprint(stamp)
         done = read_json(self.folder / "labels.json") or {}
-        there = all((self.folder / name).exists() for name in LABELLED)
+        there = all(whole_parquet(self.folder / name) for name in LABELLED)
         if ranks.from_first(lambda: done.get("fingerprint") == mark and there and not force):
+            ranks.from_first(lambda: shutil.rmtree(self.folder / ".labels", ignore_errors=True))
             return done | {"unchanged": True}
         parts = self.folder / ".labels" / mark
         if force:
@@ -154,7 +165,7 @@ class Side:
             for number, shard in enumerate(self.shards.shards):
                 keys = self.keys[first : first + shard["images"]]
                 path = parts / f"{number:06d}.parquet"
-                if len(keys) and number % ranks.world() == ranks.rank() and not path.exists():
+                if len(keys) and number % ranks.world() == ranks.rank() and not whole_parquet(path):
                     one, _ = self.shards.holding(range(first, first + len(keys)))
                     write_parquet(path, read_labels(one, keys, who, self.stamp["size"], device, batch))
                 first += shard["images"]

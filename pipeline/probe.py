@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 from models import clip, probe
 from pipeline import readings
 from shards.annotations import intersection, skin_group
-from shards.files import fingerprint, read_json, read_parquet, replacing, write_json, write_parquet
+from shards.files import fingerprint, read_json, read_parquet, replacing, whole_parquet, write_json, write_parquet
 
 FITTED = 50_000  # images at most that the probe is fitted to
 FITTED_FILES = ("probe.safetensors", "probe.parquet", "labellers.parquet")
@@ -32,16 +32,37 @@ def judge(shards: Path, samples: Path, force: bool = False) -> pl.DataFrame | No
     labelled = read_json(shards / "labels.json")
     stamp = fingerprint([probe.VERSION, labelled["fingerprint"]])
     old = read_json(shards / "probe.json") or {}
-    if old.get("fingerprint") != stamp or force or not all((shards / name).exists() for name in FITTED_FILES):
+    there = all(whole_parquet(shards / name) for name in ("probe.parquet", "labellers.parquet"))
+    if old.get("fingerprint") != stamp or force or not there or not loaded(shards, old):
         for name in ("probe.json", *FITTED_FILES):
             (shards / name).unlink(missing_ok=True)
         if not (fitted := fit(shards, images, labelled)):
             (samples / "probe.parquet").unlink(missing_ok=True)
             (samples / "probe.json").unlink(missing_ok=True)
+            finished(shards, samples)
             return None
-        write_json(shards / "probe.json", {"fingerprint": stamp, "hash": fitted.hash})
-    probe_samples(shards, samples, force)
+        old = {"fingerprint": stamp, "hash": fitted.hash}
+        write_json(shards / "probe.json", old)
+    probe_samples(samples, loaded(shards, old), force)
+    finished(shards, samples)
     return read_parquet(shards / "labellers.parquet")
+
+
+def finished(*folders: Path) -> None:
+    """Marks labels as judged: what was killed before is not taken for whole."""
+    for folder in folders:
+        labelled = read_json(folder / "labels.json")
+        if not labelled.get("judged"):
+            write_json(folder / "labels.json", labelled | {"judged": True})
+
+
+def loaded(shards: Path, about: dict) -> probe.Probe | None:
+    """The probe in `shards`, if it is whole and the one that probe.json is `about`."""
+    try:
+        fitted = probe.Probe(load_file(shards / "probe.safetensors"))
+    except (SafetensorError, OSError):
+        return None
+    return fitted if fitted.hash == about.get("hash") else None
 
 
 def annotated(images: pl.DataFrame, keys: pl.Series) -> pl.DataFrame:
@@ -132,16 +153,12 @@ def judged(truth: pl.DataFrame, methods: dict[str, pl.DataFrame]) -> pl.DataFram
     ).with_columns(pl.col("chosen").fill_null(False))
 
 
-def probe_samples(shards: Path, samples: Path, force: bool) -> None:
-    """Labels a run's samples with the probe in `shards`, unless they are."""
-    labelled, path = read_json(samples / "labels.json"), shards / "probe.safetensors"
-    try:
-        fitted = probe.Probe(load_file(path))
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged: `fairface label --force` makes it again") from error
+def probe_samples(samples: Path, fitted: probe.Probe, force: bool) -> None:
+    """Labels a run's samples with the probe, unless they are."""
+    labelled = read_json(samples / "labels.json")
     stamp = fingerprint([fitted.hash, labelled["fingerprint"]])
     done = read_json(samples / "probe.json") or {}
-    if done.get("fingerprint") == stamp and (samples / "probe.parquet").exists() and not force:
+    if done.get("fingerprint") == stamp and whole_parquet(samples / "probe.parquet") and not force:
         return
     embeddings = read_parquet(samples / "embeddings.parquet")
     vectors = torch.from_numpy(embeddings["embedding"].to_numpy().copy())

@@ -19,7 +19,7 @@ from pipeline import checkpoint, runs
 from pipeline.machine import device_of, now, tune_allocator
 from pipeline.order import REQUESTS, SAMPLES, generator
 from shards import cpus, in_turn, tar
-from shards.files import LABELS, digest, fingerprint, read_json, write_json, write_parquet
+from shards.files import LABELS, digest, fingerprint, read_json, whole_parquet, write_json, write_parquet
 
 BLOCK = 64  # samples that share a generator of randomness and a forward pass
 SHARD_IMAGES = 8192
@@ -180,7 +180,8 @@ def sample(
     same = done and not force and done["fingerprint"] == fingerprint(stamp) and whole(folder, done)
     if not same:
         tars = write_samples(folder, net, stamp, batch, target, progress)
-        done = stamp | {"step": state["step"], "fingerprint": fingerprint(stamp), "shards": tars}
+        about = {"step": state["step"], "manifest": state["data"]["manifest"]}  # of the images that it has seen last
+        done = stamp | about | {"fingerprint": fingerprint(stamp), "shards": tars}
         write_json(folder / "samples.json", done)
     if png_dir:
         write_folder(png_dir, folder / "samples", done["shards"])
@@ -206,7 +207,8 @@ def whole(folder: Path, done: dict) -> bool:
     """Whether the samples that samples.json names are all there."""
     tars = [folder / "samples" / shard["name"] for shard in done["shards"]]
     sizes = [tar.stat().st_size if tar.exists() and tar.with_suffix(".idx").exists() else None for tar in tars]
-    return (folder / "samples.parquet").exists() and sizes == [shard["bytes"] for shard in done["shards"]]
+    known = all("sha256" in shard for shard in done["shards"])
+    return known and whole_parquet(folder / "samples.parquet") and sizes == [shard["bytes"] for shard in done["shards"]]
 
 
 def write_samples(
@@ -228,7 +230,8 @@ def write_samples(
                         rows.append((f"{index:08d}", index, shard))
                         bar.update()
                 held = min(count - number * SHARD_IMAGES, SHARD_IMAGES)
-                tars.append({"name": shard, "images": held, "bytes": (fresh / shard).stat().st_size})
+                path = fresh / shard
+                tars.append({"name": shard, "images": held, "bytes": path.stat().st_size, "sha256": digest(path)})
         for name in ("samples.json", "samples.parquet", *LABELS):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "samples", ignore_errors=True)

@@ -121,9 +121,14 @@ class Captured:
                 self.update(*self.inputs)
         torch.cuda.current_stream().wait_stream(side)
         self.undo(before)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # DALI's threads may allocate
-            self.told = self.update(*self.inputs)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # DALI's threads may allocate
+                self.told = self.update(*self.inputs)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0][:200]
+            raise ValueError(f"a step can't be captured as a CUDA graph ({reason}): give --no-cuda-graphs") from error
+        self.graph = graph
 
     @torch.no_grad()
     def undo(self, before: dict) -> None:

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import repeat
 from pathlib import Path
@@ -19,10 +20,11 @@ from pipeline.machine import command_line, device_name, device_of, now, tune_all
 from pipeline.order import Balanced, Natural, Part, batches_from, groups_of, shares_of
 from pipeline.step import Options, Trainer, flop
 from shards import ranks
-from shards.files import fingerprint, read_json, read_parquet, write_json
+from shards.files import alone, fingerprint, read_json, read_parquet, write_json
 from shards.verify import finished
 
 SKETCH_STEPS, FACES_EPOCHS, FACES_STEPS = 3000, 10, 5000
+WAYS = ("feed", "cuda_graphs")  # how the same steps are come by: a run may go on in another
 COMPILE_PAYS = 5e14  # FLOP of a run on a CPU above which half a minute of compiling is small beside it
 
 
@@ -62,9 +64,9 @@ def resolve(options: Options, steps: int, shards: Shards, device: torch.device) 
 
 def name_of(options: Options, manifest: str) -> str:
     """A run's default name, a function of what decides its weights: the same command finds the same run."""
-    # both feeds hand over the same batches; an option that is as it always was leaves the name as it was
+    # an option that is as it always was leaves the name as it was
     deciding = {f.name: value for f in fields(options) if (value := getattr(options, f.name)) != f.default}
-    deciding.pop("feed", None)
+    deciding = {name: value for name, value in deciding.items() if name not in WAYS}
     return f"dcgan{options.image_size}-{fingerprint([deciding, manifest])[:8]}"
 
 
@@ -91,7 +93,7 @@ def train(
     Raises ValueError for input that can't be trained on, FloatingPointError for a loss that is not finite,
     Stopped on SIGTERM or SIGINT, after saving.
     """
-    with ranks.group():
+    with ranks.group(), ExitStack() as stack:
         target = device_of(device)
         if target.index:
             torch.cuda.set_device(target)
@@ -103,6 +105,7 @@ def train(
         begun = ranks.from_first(lambda: begin(out, run, options, preset, steps, data, target, force, other_data))
         if begun.finished:
             return begun.config | {"unchanged": True}
+        ranks.from_first(lambda: stack.enter_context(alone(begun.folder, "training")), lambda _: None)
         # each rank may find its part of the images damaged: no run is replaced before all are ready
         trainer, done, rows, batches = ranks.together(lambda: start(begun, data, target, decoding, progress))
         config = begun.config | {"parameters": trainer.nets.sizes(), **data.about()}
@@ -174,7 +177,7 @@ def resumed(out: Path, run: str | None) -> tuple[str, str, Options, int]:
     runs.newest_checkpoint(folder)
     config = read_json(folder / "config.json")
     if "asked" not in config:
-        raise ValueError(f"{folder} was sampled from {config.get('checkpoint')}, not trained here: it can't be resumed")
+        raise ValueError(f"{origin(folder, config)}: it can't be resumed")
     return folder.name, config["preset"], Options(**config["asked"]), config["steps"]
 
 
@@ -300,7 +303,7 @@ def open_run(
     if old:
         refuse_another(old, options, data, folder, other_data)
         feed = choose(data.shards, options.image_size, device) if options.feed == "auto" else options.feed
-        config = old | {"options": old["options"] | {"feed": feed}}
+        config = old | {"options": old["options"] | {"feed": feed, "cuda_graphs": options.cuda_graphs}}
         if about["manifest"] == old["data"]["manifest"]:
             return config, f"continuing, {feed} feed"
         before = [*old.get("data_before", []), old["data"]]
@@ -339,27 +342,32 @@ def restore(trainer: Trainer, saved: list[Path]) -> tuple[int, list[dict]]:
     return state["step"], rows.to_dicts()
 
 
+def origin(folder: Path, config: dict) -> str:
+    """Where a run that was not trained here comes from."""
+    if "imported" in config:
+        return f"{folder} holds labels imported from {config['imported']}, not a training run"
+    return f"{folder} was sampled from {config.get('checkpoint')}, not trained here"
+
+
 def refuse_another(config: dict, options: Options, data: Data, folder: Path, other_data: bool) -> None:
     """A run's folder takes no other options, and other images only when that is what was asked for."""
     if "asked" not in config:
-        raise ValueError(
-            f"{folder} was sampled from {config.get('checkpoint')}, not trained here: choose another --run"
-        )
+        raise ValueError(f"{origin(folder, config)}: choose another --run")
     if config["data"]["manifest"] != data.packed["manifest"] and not other_data:
         raise ValueError(
             f"{folder} was trained on other images than the shards hold now: choose another --run, replace it with "
             "--force, or go on with these with --other-data"
+        )
+    asked = {f.name: config["asked"].get(f.name, f.default) for f in fields(Options)}
+    differing = [name for name, value in asked.items() if name not in WAYS and value != getattr(options, name)]
+    if differing:
+        raise ValueError(
+            f"{folder} was trained with another {', '.join(differing)}: choose another --run, or replace it with "
+            "--force"
         )
     known, now_there = config.get("classes"), data.classes and data.classes.shares
     if known and list(known) != list(now_there or ()):
         raise ValueError(
             f"{folder} was told of the {options.conditional}s {', '.join(known)}, and these images have "
             f"{', '.join(now_there or ['none'])}: choose another --run"
-        )
-    asked = {f.name: config["asked"].get(f.name, f.default) for f in fields(Options)}
-    differing = [name for name, value in asked.items() if name != "feed" and value != getattr(options, name)]
-    if differing:
-        raise ValueError(
-            f"{folder} was trained with another {', '.join(differing)}: choose another --run, or replace it with "
-            "--force"
         )

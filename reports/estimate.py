@@ -428,6 +428,13 @@ def vocabulary(connection: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
     return {name[0]: rows["group"].to_list() for name, rows in table.group_by("attribute", maintain_order=True)}
 
 
+def alike(connection: duckdb.DuckDBPyConnection) -> set[str]:
+    """The runs whose rows in report/ were made by the labellers that the training images have now."""
+    asked = """select run from runs join readings using (run) where used group by run
+        having bool_and(labeller in (select labeller from labels where source = 'train'))"""
+    return set(sql.query(connection, asked)["run"])
+
+
 def write(out: Path, connection: duckdb.DuckDBPyConnection, run: str) -> dict[str, pl.DataFrame]:
     """One run's estimates, readings, distances, quality and confusion, written into `report/` beside other runs'."""
     config, matrix = read_json(out / "runs" / run / "config.json") or {}, confusion(connection)
@@ -445,9 +452,9 @@ def write(out: Path, connection: duckdb.DuckDBPyConnection, run: str) -> dict[st
     kinds = {"estimates": COLUMNS, "readings": READING, "distances": DISTANCE}
     tables = {name: pl.DataFrame(rows[name], schema=kinds[name]) for name in rows}
     tables["quality"] = near(out, connection, run)
-    there = set(sql.ask(connection, "runs")["run"])
+    there = alike(connection) - {run}
     for name, table in tables.items():
-        others = connection.sql(f"from {name}").pl().filter(pl.col("run").is_in(list(there - {run})))
+        others = connection.sql(f"from {name}").pl().filter(pl.col("run").is_in(list(there)))
         both = pl.concat([others.select(table.columns), table], how="vertical_relaxed")
         write_parquet(out / "report" / f"{name}.parquet", both)
     tables["confusion"] = matrix

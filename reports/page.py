@@ -42,10 +42,14 @@ def build(out: Path, run: str | None = None, force: bool = False) -> tuple[Path,
     labelled = estimate.labelling(connection, run)
     config = read_json(out / "runs" / run / "config.json")
     shards = read_json(out / "shards" / "shards.json") or {}
-    check_manifest(run, config, shards)
+    samples = read_json(out / "runs" / run / "samples.json") or {}
+    check_manifest(run, config, shards, samples)
+    for folder, name in ((out / "shards", "the training images"), (out / "runs" / run, f"run {run}")):
+        done = read_json(folder / "labels.json") or {}
+        if "judged" not in done and done.get("skin"):  # of our own labelling
+            raise ValueError(f"the labelling of {name} was not finished: run `fairface label --run {run}` again")
     tables = estimate.write(out, connection, run)
     connection = sql.connect(out)  # the estimates are there now
-    samples = read_json(out / "runs" / run / "samples.json") or {}
     facts = gather(connection, run, config, shards, labelled, tables, samples)
     drawn = draw(connection, out, run)
     options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
@@ -73,13 +77,18 @@ def inputs(out: Path, run: str) -> str:
     return fingerprint([run, states, code])
 
 
-def check_manifest(run: str, config: dict[str, Any], shards: dict[str, Any]) -> None:
-    """ValueError where the labelled training images aren't those that the run was trained on."""
+def check_manifest(run: str, config: dict[str, Any], shards: dict[str, Any], samples: dict[str, Any]) -> None:
+    """ValueError where the labelled training images aren't those that the run, or what was sampled, was trained on."""
     trained, packed = (config.get("data") or {}).get("manifest"), shards.get("manifest")
     if trained and packed and trained != packed:
         raise ValueError(
             f"run {run} was trained on other shards than those that are there now: train again with "
             "`fairface train`, or pack the old data again with `fairface shards`"
+        )
+    if packed and samples.get("manifest", packed) != packed:
+        raise ValueError(
+            f"the samples of run {run} were drawn before it went on with other images: run "
+            f"`fairface sample --run {run}`, then `fairface label --run {run}`"
         )
 
 

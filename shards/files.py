@@ -1,10 +1,10 @@
 """Every file of ours is written beside its final name, synced and renamed: a reader sees the old one or the new one."""
 
-import errno
 import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,15 +59,15 @@ def read_json(path: Path) -> Any:
 
 
 def write_parquet(path: Path, frame: "pl.DataFrame") -> None:
-    """Writes `frame` as zstd Parquet, atomically. A full disk is an OSError, as it is for every other file."""
+    """Writes `frame` as zstd Parquet, atomically. What the system refuses is an OSError, as for every other file."""
     import polars as pl
 
     with replacing(path) as file:
         try:
             frame.write_parquet(file, compression="zstd")
         except pl.exceptions.ComputeError as error:
-            if "(os error 28)" in str(error):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+            if found := re.search(r"\(os error (\d+)\)", str(error)):
+                raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
             raise
 
 
@@ -86,6 +86,18 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> "pl.DataFrame"
         ) from error
 
 
+def whole_parquet(path: Path) -> bool:
+    """Whether a Parquet file is there with its end, which is written last."""
+    import polars as pl
+
+    try:
+        with open(path, "rb") as file:
+            pl.read_parquet_schema(file)
+    except (OSError, pl.exceptions.PolarsError):
+        return False
+    return True
+
+
 @contextmanager
 def alone(folder: Path, what: str) -> Iterator[None]:
     """Keeps other processes that ask for the same out of `folder` for the time of a block.
@@ -99,10 +111,8 @@ def alone(folder: Path, what: str) -> Iterator[None]:
     except BlockingIOError as error:
         os.close(place)
         raise ValueError(f"another process is {what} {folder}: wait for it, or stop it") from error
-    except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
-            os.close(place)
-            raise
+    except OSError:
+        pass  # no locks here: NFS says EBADF of a folder, others ENOLCK or ENOTSUP
     try:
         yield
     finally:

@@ -141,6 +141,9 @@ def test_original_prompts_are_the_published_ones():
         ("templates = ['{}']\n[hair]\nred = 'red'", "found hair"),
         ("templates = ['{}']\n[gender]\nfemale = 'a woman'", "check male"),
         ("templates = [", "not a TOML file"),
+        ("gender = 'x'\ntemplates = ['{}']", "gender must be a table"),
+        ("templates = ['{} {x}']\n[gender]\nfemale = 'a'\nmale = 'b'", "one {} each"),
+        ("templates = ['{}']\n[gender]\nfemale = 1\nmale = 'b'", "gender must be a table"),
     ],
 )
 def test_a_users_prompts_are_checked(tmp_path, text, says):

@@ -1,6 +1,7 @@
 """The probe, who is judged on what, labels that go on after a kill, and labels from elsewhere."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -8,14 +9,15 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from safetensors.torch import save
 
 import sql
 from models.probe import ENOUGH, Probe
-from pipeline import foreign, label, labeller, probe
+from pipeline import feed, foreign, label, labeller
 from pipeline.feed import Shards
 from reports import correct, distances
 from shards import ranks
-from shards.files import alone
+from shards.files import alone, digest
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "fairface-generator"
 CPU = torch.device("cpu")
@@ -63,6 +65,7 @@ def labelled(packed, tmp_path, quick_labeller, monkeypatch) -> Path:
     shutil.copytree(packed / "shards", run / "samples")
     packing = json.loads((packed / "shards" / "shards.json").read_text())
     tars = [{key: shard[key] for key in ("name", "images", "bytes")} for shard in packing["shards"]]
+    tars = [tar | {"sha256": digest(run / "samples" / tar["name"])} for tar in tars]
     (run / "samples.json").write_text(json.dumps({"image_size": 64, "fingerprint": "f", "shards": tars}))
     (run / "config.json").write_text(json.dumps({"run": "mine", "started": "now", "options": {}}))
     images = pl.read_parquet(packed / "shards" / "images.parquet").filter(status="packed")
@@ -135,6 +138,50 @@ def test_labels_of_another_model_are_not_replaced_unasked(labelled):
     assert not label.label(labelled, progress=False)[0][0]["unchanged"]
     (labelled / "shards" / "labels.json").write_text(json.dumps({"labeller": "ViT-B-32@1"}))
     label.label(labelled, progress=False, force=True)
+
+
+def test_cut_and_damaged_files_are_made_again(labelled):
+    label.label(labelled, progress=False)
+    shards, run = labelled / "shards", labelled / "runs" / "mine"
+    whole = {path: path.read_bytes() for folder in (shards, run) for path in folder.glob("*.parquet")}
+    for name in ("labels.parquet", "embeddings.parquet", "pixels.parquet", "probe.parquet"):
+        for folder in (shards, run):
+            (folder / name).write_bytes(whole[folder / name][:-20])
+            label.label(labelled, progress=False)
+            assert pl.read_parquet(folder / name).equals(pl.read_parquet(whole[folder / name]))
+    other = Probe.fit(torch.randn(100, 4), {"gender": torch.arange(100) % 2})
+    for content in (b"nothing", save(other.state), save({"mean": torch.zeros(3)})):
+        kept = (shards / "probe.safetensors").read_bytes()
+        (shards / "probe.safetensors").write_bytes(content)
+        label.label(labelled, progress=False)
+        assert (shards / "probe.safetensors").read_bytes() == kept
+
+
+def test_a_part_that_was_cut_is_labelled_again(labelled, quick_labeller):
+    keys = pl.read_parquet(labelled / "runs" / "mine" / "samples.parquet")["key"]
+    side = label.Side(labelled / "shards", Shards.open(labelled / "shards"), keys, {"size": 64})
+    parts = labelled / "parts"
+    side.label_parts(parts, quick_labeller, CPU, 64, False)
+    before = (parts / "000001.parquet").read_bytes()
+    (parts / "000001.parquet").write_bytes(before[:-100])
+    side.label_parts(parts, quick_labeller, CPU, 64, False)
+    assert (parts / "000001.parquet").read_bytes() == before
+
+
+def test_bits_that_rot_in_samples_are_one_line(labelled):
+    tar = next((labelled / "runs" / "mine" / "samples").glob("*.tar"))
+    content = bytearray(tar.read_bytes())
+    content[700:900] = bytes(200)
+    tar.write_bytes(content)
+    with pytest.raises(ValueError, match=r"is not as it was written.*fairface sample --force"):
+        label.label(labelled, progress=False)
+
+
+def test_the_table_of_images_is_read_once(labelled, monkeypatch):
+    asked, read = [], feed.read_parquet
+    monkeypatch.setattr(feed, "read_parquet", lambda path, *rest: (asked.append(path), read(path, *rest))[1])
+    label.label(labelled, progress=False)
+    assert len(asked) == 1
 
 
 def test_two_labellings_at_once_are_refused(labelled):
@@ -246,6 +293,9 @@ def test_the_published_distributions_come_out_exactly(tmp_path):
         (PUBLISHED.replace("sample_00001", "sample_00000"), "an image twice"),
         (PUBLISHED.split("\n")[0] + "\n", "holds no labels"),
         ("", "can't be read as CSV"),
+        (PUBLISHED.replace("0.85", "8.5"), "is not between 0 and 1"),
+        (PUBLISHED.replace("GenderIdx", "SkinTonePred", 1), "neither the original|twice"),
+        (re.sub("^[^,\n]*sample_00001[^,\n]*,", ",", PUBLISHED, flags=re.M), "row 2 names no image"),
     ],
 )
 def test_labels_that_cannot_be_taken_are_one_line(tmp_path, text, says):
@@ -267,11 +317,3 @@ def test_labels_from_elsewhere_must_be_of_the_runs_samples_and_replace_no_others
     with pytest.raises(ValueError, match="has labels of other"):
         foreign.import_labels(labelled, csv, "mine")
     assert foreign.import_labels(labelled, csv, "mine", force=True)["images"] == 2
-
-
-def test_a_damaged_probe_is_said(labelled):
-    label.label(labelled, progress=False)
-    (labelled / "shards" / "probe.safetensors").write_bytes(b"no")
-    (labelled / "runs" / "mine" / "probe.json").unlink()
-    with pytest.raises(ValueError, match="fairface label --force"):
-        probe.judge(labelled / "shards", labelled / "runs" / "mine")

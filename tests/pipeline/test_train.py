@@ -21,7 +21,7 @@ from pipeline.order import WHOLE, Part, generator
 from pipeline.sample import sample
 from pipeline.step import Captured, Options, Trainer, flop
 from pipeline.train import Classes, default_steps, name_of, order_of, preset_for, resolve, train
-from shards.files import read_json
+from shards.files import alone, read_json
 
 TINY = Options(
     image_size=32, latent_dim=16, width_g=8, width_d=8, batch_size=16, ema_start=5, precision="fp32", compile=False
@@ -138,16 +138,18 @@ def test_two_processes_train_one_network_and_continue_after_a_kill_to_the_same_b
     folder = out / "runs" / "killed" / "checkpoints"
     process = subprocess.Popen(torchrun(out, 300, "killed"), start_new_session=True, stderr=subprocess.DEVNULL)
     wait_for(folder, process)
-    os.killpg(process.pid, signal.SIGKILL)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()  # in sessions of their own
+    for number in (process.pid, *map(int, workers)):
+        os.kill(number, signal.SIGKILL)
     process.wait()
     assert checkpoint.step_of(checkpoint.saved(folder)[-1]) < 300
     subprocess.run(torchrun(out, 300, "killed"), check=True, capture_output=True, timeout=200)
     assert same(weights(out, "whole", 300), weights(out, "killed", 300))  # of both feeds, at that
     rows = pl.read_parquet(out / "runs" / "whole" / "steps.parquet")
     assert rows["images"].to_list()[-1] == 300 * 16
-    alone = subprocess.run([*command(out, 320), "--run", "whole"], capture_output=True, text=True)
-    assert alone.returncode == 0, alone.stderr  # another number of processes goes on where two were
-    assert "trained 320 steps" in alone.stdout
+    single = subprocess.run([*command(out, 320), "--run", "whole"], capture_output=True, text=True)
+    assert single.returncode == 0, single.stderr  # another number of processes goes on where two were
+    assert "trained 320 steps" in single.stdout
 
 
 def test_ranks_take_the_mean_of_what_each_has(monkeypatch):
@@ -296,6 +298,21 @@ def test_a_run_that_was_told_groups_takes_no_images_of_other_groups(out):
     (out / "runs" / "mine" / "config.json").write_text(json.dumps(config | {"classes": {"female": 1.0}}))
     with pytest.raises(ValueError, match="was told of the genders female, and"):
         run(out, 5, told, run="mine", other_data=True)
+    with pytest.raises(ValueError, match="another conditional"):
+        run(out, 5, replace(TINY, conditional="age"), run="mine")
+
+
+def test_two_trainings_of_one_run_at_once_are_refused(out):
+    with alone(out / "runs" / "mine", "training"), pytest.raises(ValueError, match="another process is training"):
+        run(out, 3, run="mine")
+    assert run(out, 3, run="mine")["steps"] == 3
+
+
+def test_a_run_of_imported_labels_cannot_be_trained(out):
+    (out / "runs" / "mine").mkdir(parents=True)
+    (out / "runs" / "mine" / "config.json").write_text('{"status": "imported", "imported": "theirs.csv"}')
+    with pytest.raises(ValueError, match=r"labels imported from theirs\.csv.*choose another --run"):
+        run(out, 3, run="mine")
 
 
 @pytest.mark.parametrize("damage", ["cut", "foreign", "pickle"])
@@ -357,6 +374,7 @@ def test_what_a_capture_warms_up_with_is_undone(steps):
 def test_a_runs_name_follows_what_decides_its_weights():
     names = {name_of(options, "m") for options in (TINY, replace(TINY, feed="streaming"))}
     assert names == {name_of(TINY, "m")}
+    assert name_of(replace(TINY, cuda_graphs=True), "m") in names  # a way to the same weights, too
     assert name_of(replace(TINY, seed=1), "m") not in names
     assert name_of(TINY, "other") not in names
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 
 import polars as pl
 import pytest
@@ -112,6 +113,12 @@ def test_one_group_only(world):
         (lambda out: (out / "shards" / "labels.parquet").unlink(), "fairface label"),
         (lambda out: (out / "shards" / "shards.json").write_text('{"manifest": "cd"}'), "trained on other shards"),
         (lambda out: (out / "runs" / "first" / "config.json").write_text("{"), "config.json"),
+        (lambda out: (out / "runs" / "first" / "samples.json").write_text('{"manifest": "cd"}'), "other images: run"),
+        (
+            lambda out: (out / "runs" / "first" / "labels.json").write_text('{"skin": 1}'),
+            "of run first was not finished",
+        ),
+        (lambda out: (out / "shards" / "labels.json").write_text('{"skin": 1}'), "training images was not finished"),
     ],
 )
 def test_what_is_missing_is_named_in_one_line(world, spoil, says):
@@ -129,6 +136,23 @@ def test_two_labellers_are_not_compared(world):
     pl.read_parquet(path).with_columns(labeller=pl.lit("ViT-B-32@99")).write_parquet(path)
     with pytest.raises(ValueError, match="one labeller"):
         page.build(out)
+
+
+def test_estimates_of_another_labeller_do_not_stay(world):
+    out = world(run="older")
+    page.build(out)
+    shutil.copytree(out / "runs" / "older", out / "runs" / "newer")
+    path = out / "runs" / "newer" / "config.json"
+    path.write_text(path.read_text().replace("older", "newer").replace("2026-01-01", "2026-01-02"))
+    labels = out / "runs" / "newer" / "labels.parquet"
+    pl.read_parquet(labels).with_columns(run=pl.lit("newer")).write_parquet(labels)
+    page.build(out)
+    assert set(pl.read_parquet(out / "report" / "estimates.parquet")["run"]) == {"older", "newer"}
+    for path in (out / "shards" / "labels.parquet", labels):
+        pl.read_parquet(path).with_columns(labeller=pl.lit("other@2")).write_parquet(path)
+    page.build(out)
+    for name in ("estimates", "readings", "distances"):
+        assert set(pl.read_parquet(out / "report" / f"{name}.parquet")["run"]) == {"newer"}
 
 
 def test_an_unknown_run_is_refused(world):
