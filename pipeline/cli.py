@@ -647,19 +647,22 @@ def labeller(cache) -> None:
 
 @main.command()
 @OUT
-@RUN
+@click.option(
+    "--run", "runs", multiple=True, help="Name of the run; the newest when left out. Several stand side by side."
+)
 @FORCE
-def report(out, run, force) -> None:
+def report(out, runs, force) -> None:
     """Write the report: estimates, figures and one page that opens anywhere."""
     from reports import page
 
-    path, rebuilt = page.build(out, run, force)
+    path, rebuilt = page.build(out, runs, force)
     click.echo(f"{path}" + ("" if rebuilt else ", unchanged"))
 
 
 @main.command("sql")
 @click.argument("name", required=False)
 @OUT
+@click.option("--views", is_flag=True, help="Print the SQL of the views, for a DuckDB of your own.")
 @click.option("-c", "--command", "text", help="Any SELECT over the views instead of a named question.")
 @click.option("--param", multiple=True, metavar="NAME=VALUE", help="A parameter of the question. Repeatable.")
 @click.option(
@@ -671,21 +674,25 @@ def report(out, run, force) -> None:
     help="Parquet goes into a file, with -o.",
 )
 @click.option("-o", "--output", type=FILE, help="Write there instead of to the terminal.")
-def ask(name, out, text, param, form, output) -> None:
+def ask(name, out, views, text, param, form, output) -> None:
     """Ask the results a question: by NAME, or any SELECT. Without either, the questions are listed."""
     import sql
     from shards.files import replacing, write_parquet
 
-    if not name and not text:
+    if views and (name or text or param or output):
+        raise click.UsageError("--views goes with --out alone")
+    if not name and not text and not views:
         return click.echo(list_questions())
     if form == "parquet" and not output:
         raise click.UsageError("--format parquet goes into a file: name it with -o")
-    if bool(name) == bool(text):
+    if bool(name) == bool(text) and not views:
         raise click.UsageError("give a question's name or -c, not both")
     if bad := [pair for pair in param if "=" not in pair]:
         raise click.BadParameter(f"{bad[0]!r} is not NAME=VALUE", param_hint="--param")
     if not out.is_dir():
         raise ValueError(f"there is no folder {out}: run `fairface shards` first, or name another with --out")
+    if views:
+        return click.echo(sql.views(out))
     connection = sql.connect(out)
     params = dict(pair.split("=", 1) for pair in param)
     if text and params:

@@ -15,7 +15,7 @@ from models import clip, skin
 from pipeline import labeller as embedded
 from pipeline import probe, readings, runs
 from pipeline.feed import Shards, decode
-from pipeline.machine import device_of
+from pipeline.machine import command_line, device_of
 from shards import pack, ranks
 from shards.files import (
     LABELS,
@@ -155,7 +155,7 @@ class Side:
         if force:
             ranks.from_first(lambda: shutil.rmtree(parts, ignore_errors=True))
         ranks.together(lambda: self.label_parts(parts, who, device, batch, progress))
-        ranks.from_first(lambda: self.gather(parts, stamp | {"fingerprint": mark}))
+        ranks.from_first(lambda: self.gather(parts, stamp | {"fingerprint": mark, "command": command_line()}))
         return stamp | {"fingerprint": mark, "unchanged": False}
 
     def label_parts(self, parts: Path, who: clip.Labeller, device: torch.device, batch: int, progress: bool) -> None:

@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save
 
 from models import clip, probe
 from pipeline import readings
-from shards.annotations import intersection, skin_group
+from shards.annotations import intersection, intersection_age, skin_group
 from shards.files import fingerprint, read_json, read_parquet, replacing, whole_parquet, write_json, write_parquet
 
 FITTED = 50_000  # images at most that the probe is fitted to
 FITTED_FILES = ("probe.safetensors", "probe.parquet", "labellers.parquet")
-JUDGED = ("gender", "age", "skin_tone", "skin_group", "intersection")
+JUDGED = ("gender", "age", "skin_tone", "skin_group", "intersection", "intersection_age")
 
 
 def judge(shards: Path, samples: Path, force: bool = False) -> pl.DataFrame | None:
@@ -66,15 +66,17 @@ def loaded(shards: Path, about: dict) -> probe.Probe | None:
 
 
 def annotated(images: pl.DataFrame, keys: pl.Series) -> pl.DataFrame:
-    """key, gender, age, skin_tone (text), skin_group and intersection of the images `keys`, in their order."""
+    """key, gender, age, skin_tone (text), skin_group and the intersections of the images `keys`, in their order."""
     columns = [name for name in ("gender", "age", "skin_tone") if name in images.columns]
     table = keys.to_frame("key").join(images.select("key", *columns), on="key", how="left", maintain_order="left")
     return derived(table.with_columns(pl.lit(None, pl.Int8).alias(n) for n in clip.CLASSES if n not in columns))
 
 
 def derived(table: pl.DataFrame) -> pl.DataFrame:
-    """Adds skin_group and intersection; everything as text."""
-    table = table.with_columns(skin_group=skin_group()).with_columns(intersection=intersection())
+    """Adds skin_group and the intersections; everything as text."""
+    table = table.with_columns(skin_group=skin_group()).with_columns(
+        intersection=intersection(), intersection_age=intersection_age()
+    )
     return table.with_columns(pl.col(*JUDGED).cast(pl.String))
 
 

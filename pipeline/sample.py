@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from models.dcgan import Generator, for_drawing
 from pipeline import checkpoint, runs
-from pipeline.machine import device_of, now, tune_allocator
+from pipeline.machine import command_line, device_of, now, tune_allocator
 from pipeline.order import REQUESTS, SAMPLES, generator
 from shards import cpus, in_turn, tar
 from shards.files import LABELS, digest, fingerprint, read_json, whole_parquet, write_json, write_parquet
@@ -180,7 +180,8 @@ def sample(
     same = done and not force and done["fingerprint"] == fingerprint(stamp) and whole(folder, done)
     if not same:
         tars = write_samples(folder, net, stamp, batch, target, progress)
-        about = {"step": state["step"], "manifest": state["data"]["manifest"]}  # of the images that it has seen last
+        # the manifest is that of the images that the generator has seen last
+        about = {"step": state["step"], "manifest": state["data"]["manifest"], "command": command_line()}
         done = stamp | about | {"fingerprint": fingerprint(stamp), "shards": tars}
         write_json(folder / "samples.json", done)
     if png_dir:

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 import sql
-from reports import correct, distances, groups, quality
+from reports import correct, distances, groups, neighbours, quality
 from reports.intervals import Z, pearson, ratio_interval, shifted, two_sided, wilson
 from shards.files import read_json, write_parquet
 
@@ -23,7 +23,7 @@ PRESERVED = (
     0.8,
     1.25,
 )  # the four-fifths rule (29 CFR 1607.4 D) and its inverse: our choice of what counts as kept
-TABLES = ("estimates", "readings", "distances", "quality", "confusion")  # what `write` leaves in report/
+TABLES = ("estimates", "readings", "distances", "quality", "neighbours", "confusion")  # what `write` leaves in report/
 COLUMNS = {  # of `estimates`
     **dict.fromkeys(("run", "attribute", "group", "method"), pl.String),
     **dict.fromkeys(("n", "count"), pl.Int64),
@@ -55,7 +55,12 @@ QUALITY = {
     **dict.fromkeys(quality.FIGURES, pl.Float64),
 }
 SEED = 1  # of every bootstrap
+MOST = 12  # groups of an attribute whose errors are corrected: of K there are K^2 to be known
 NEAR = 500  # images of a group on either side that `near` compares
+
+
+class NotYet(ValueError):
+    """A stage before the estimates is missing; the message names the command to run."""
 
 
 def verdict(low: float, high: float, other: float) -> str:
@@ -86,8 +91,8 @@ def choose_run(connection: duckdb.DuckDBPyConnection, out: Path, run: str | None
 def labelling(connection: duckdb.DuckDBPyConnection, run: str) -> dict[str, Any]:
     """The labellers of both sides, the sizes they saw, and how many images they labelled.
 
-    `labeller` is the zero-shot one's name, `methods` are the names of all by method. ValueError, with the command to
-    run, where a side has no labels or the two were labelled by different labellers.
+    `labeller` is the zero-shot one's name, `methods` are the names of all by method. NotYet where a side has no
+    labels, ValueError where the two were labelled by different labellers; both with the command to run.
     """
     asked = """select source, method, labeller, size, count(*) as n from labels
         where source = 'train' or (source = 'generated' and run = $run) group by all order by all"""
@@ -95,11 +100,11 @@ def labelling(connection: duckdb.DuckDBPyConnection, run: str) -> dict[str, Any]
     if "generated" not in sides["source"]:
         drawn = len(sql.ask(connection, "sampling", run=run))
         draw = "" if drawn else f"`fairface sample --run {run}`, then "
-        raise ValueError(f"the samples of run {run} have no labels: run {draw}`fairface label --run {run}`")
+        raise NotYet(f"the samples of run {run} have no labels: run {draw}`fairface label --run {run}`")
     if "train" not in sides["source"]:
-        raise ValueError(f"the training images have no labels to compare with: run `fairface label --run {run}`")
+        raise NotYet(f"the training images have no labels to compare with: run `fairface label --run {run}`")
     if "imported" in sides["method"] and "imported" not in sides.filter(source="train")["method"]:
-        raise ValueError(
+        raise NotYet(
             f"the labels of run {run} were made elsewhere, and no training image was labelled so: there is nothing to "
             f"compare them with (`fairface sql distribution --param run={run}` shows them)"
         )
@@ -153,6 +158,8 @@ class Reading:
             self.note = f"no calibration images of {named}"
         elif seen.sum() < 2:
             self.note = "one group only"
+        elif len(self.groups) > MOST:
+            self.note = f"{len(self.groups)} cells are too many for annotated faces to tell the labeller's errors apart"
         if self.note:
             return None
         found = correct.corrected(self.count, self.confusion, SEED)
@@ -351,11 +358,20 @@ def confusion(connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:
     """method, labeller, attribute, annotated, labelled, count over the training images that have both."""
     asked = """
         with names as (
-            select method, any_value(labeller) as labeller from labels where source = 'train' group by method)
-        select l.method, names.labeller, attribute, a."group" as annotated, l."group" as labelled, count(*) as count
-        from (from said where source = 'annotated') as a
-        join (from said where source = 'train') as l using (key, attribute)
-        join names on names.method = l.method
+            select method, any_value(labeller) as labeller from labels where source = 'train' group by method
+        ), alike as (  -- counted before it is taken apart: the combinations are few
+            select l.method, a.gender as g, l.gender as h, a.age as b, l.age as c, a.skin_tone as t, l.skin_tone as u,
+                a.skin_group as s, count(*) as n
+            from labels as l join images as a using (key) where l.source = 'train' and a.status = 'packed' group by all
+        ), pairs as (
+            select method, n, g, h, b, c, t::varchar as t, u::varchar as u, s, group_of(u) as v, g || '-' || s as i,
+                h || '-' || v as j, i || '-' || b as k, j || '-' || c as l
+            from alike
+        )
+        select method, names.labeller, attribute, annotated, labelled, sum(n)::bigint as count
+        from (unpivot pairs on (g, h) as gender, (b, c) as age, (t, u) as skin_tone, (s, v) as skin_group,
+            (i, j) as intersection, (k, l) as intersection_age into name attribute value annotated, labelled)
+        join names using (method) where annotated is not null and labelled is not null
         group by all order by all"""
     return sql.query(connection, asked)
 
@@ -400,7 +416,8 @@ def near(out: Path, connection: duckdb.DuckDBPyConnection, run: str) -> pl.DataF
     if not all(path.is_file() for path in paths.values()):
         return pl.DataFrame(schema=QUALITY)
     asked = """select source, attribute, "group", key from classes
-        where attribute <> 'skin_tone' and (source = 'train' or (source = 'generated' and run = $run))
+        where attribute in ('gender', 'age', 'skin_group', 'intersection')
+            and (source = 'train' or (source = 'generated' and run = $run))
         qualify row_number() over (partition by source, attribute, "group" order by key) <= $most::integer"""
     most = {"train": 2 * NEAR, "generated": NEAR}
     keys = sql.query(connection, asked, {"run": run, "most": str(2 * NEAR)})
@@ -414,7 +431,7 @@ def near(out: Path, connection: duckdb.DuckDBPyConnection, run: str) -> pl.DataF
         for source, table in vectors.items():
             of = there.filter(source=source).group_by("group", maintain_order=True).head(most[source])
             sides[source] = table.join(of, on="key", how="inner", maintain_order="left")
-        if attribute == "skin_tone" or not all(len(side) for side in sides.values()):
+        if not len(there) or not all(len(side) for side in sides.values()):
             continue
         arrays = [side["embedding"].to_numpy().astype(np.float32) for side in sides.values()]
         found = quality.rows(*arrays, *(side["group"] for side in sides.values()), names, seed, NEAR)
@@ -426,6 +443,15 @@ def vocabulary(connection: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
     """Attribute -> its groups, in their order."""
     table = sql.query(connection, "from vocabulary order by attribute, rank")
     return {name[0]: rows["group"].to_list() for name, rows in table.group_by("attribute", maintain_order=True)}
+
+
+def judged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of `estimates` with `shifted` in place of `p`: of all groups together, the many small cells apart."""
+    small = np.array([row["attribute"] == "intersection_age" for row in rows])
+    p, moved = np.array([row.pop("p") for row in rows]), np.zeros(len(rows), bool)
+    for family in (small, ~small):
+        moved[family] = shifted(p[family])
+    return [row | {"shifted": bool(m)} for row, m in zip(rows, moved, strict=True)]
 
 
 def alike(connection: duckdb.DuckDBPyConnection) -> set[str]:
@@ -447,16 +473,29 @@ def write(out: Path, connection: duckdb.DuckDBPyConnection, run: str) -> dict[st
         if used:
             rows["estimates"] += reading.estimate_rows(run)
             rows["distances"] += reading.distance_rows(run, seed)
-    moved = shifted(np.array([row.pop("p") for row in rows["estimates"]]))
-    rows["estimates"] = [row | {"shifted": bool(m)} for row, m in zip(rows["estimates"], moved, strict=True)]
+    rows["estimates"] = judged(rows["estimates"])
     kinds = {"estimates": COLUMNS, "readings": READING, "distances": DISTANCE}
     tables = {name: pl.DataFrame(rows[name], schema=kinds[name]) for name in rows}
     tables["quality"] = near(out, connection, run)
+    tables["neighbours"] = neighbours.find(out, run)
+    tables["confusion"] = matrix
+    save(out, connection, run, tables)
+    return tables
+
+
+def forget(out: Path, connection: duckdb.DuckDBPyConnection, run: str) -> None:
+    """Takes what was estimated of a run out of `report/`: its labels are not there, or not to be compared."""
+    kinds = {"estimates": COLUMNS, "readings": READING, "distances": DISTANCE, "quality": QUALITY}
+    kinds["neighbours"] = neighbours.COLUMNS
+    empty = {name: pl.DataFrame(schema=kind) for name, kind in kinds.items()}
+    save(out, connection, run, empty | {"confusion": confusion(connection)})
+
+
+def save(out: Path, connection: duckdb.DuckDBPyConnection, run: str, tables: dict[str, pl.DataFrame]) -> None:
+    """Writes a run's tables into `report/`, beside the rows of those runs that were labelled alike."""
     there = alike(connection) - {run}
     for name, table in tables.items():
-        others = connection.sql(f"from {name}").pl().filter(pl.col("run").is_in(list(there)))
-        both = pl.concat([others.select(table.columns), table], how="vertical_relaxed")
-        write_parquet(out / "report" / f"{name}.parquet", both)
-    tables["confusion"] = matrix
-    write_parquet(out / "report" / "confusion.parquet", matrix)
-    return tables
+        if name != "confusion":  # which is of the training images
+            others = connection.sql(f"from {name}").pl().filter(pl.col("run").is_in(list(there)))
+            table = pl.concat([others.select(table.columns), table], how="vertical_relaxed")
+        write_parquet(out / "report" / f"{name}.parquet", table)

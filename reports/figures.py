@@ -1,5 +1,6 @@
 """The report's figures, each an SVG and a PNG of its own; on the page the SVG takes the page's colours."""
 
+import base64
 import io
 import re
 from collections.abc import Sequence
@@ -25,12 +26,15 @@ TONES = {str(tone): f"#{colour}" for tone, colour in enumerate(MONK.split(), 1)}
 # Okabe and Ito's blue and vermilion: told apart with any colour vision; shapes differ as well
 INK, MUTED, LINE, BAND, TRAIN, GENERATED = "#1f2329", "#6a717b", "#dfe3e8", "#eef1f4", "#0072b2", "#d55e00"
 THEME = {INK: "ink", MUTED: "muted", LINE: "line", BAND: "band", TRAIN: "train", GENERATED: "generated"}
+RUNS = (GENERATED, "#009e73", "#cc79a7", "#56b4e9")  # of several runs: the same authors' colours
+THEME |= {colour: f"run{number}" for number, colour in enumerate(RUNS, 1) if number > 1}
 TITLES = {
     "gender": "Gender",
     "skin_group": "Skin group",
     "age": "Age",
     "skin_tone": "Skin tone (Monk)",
     "intersection": "Gender and skin group",
+    "intersection_age": "Gender, skin group and age",
 }
 STYLE = {
     "svg.fonttype": "none",
@@ -165,6 +169,64 @@ def comparison_row(axes: Axes, y: float, row: dict[str, Any], inches: float) -> 
     put(axes, COLUMNS[2], y, said, ha="right", **emphasis(row))
 
 
+def side_by_side(rows: pl.DataFrame, runs: Sequence[str]) -> Figure:
+    """Shares of one attribute's groups that each of the `runs` drew, with 95 % intervals, above what it was shown.
+
+    Rows of `estimates` of all of them.
+    """
+    with matplotlib.rc_context(STYLE):
+        names = rows["group"].unique(maintain_order=True).to_list()
+        height, left, right = 0.13 + 0.14 * len(runs), 1.22, 3.85
+        top = 0.46 + 0.17 * len(runs)
+        bottom = top + height * len(names)
+        figure, axes = canvas(bottom + 0.42)
+        put(axes, 0.04, 0.2, TITLES[rows["attribute"][0]], 10.5, weight="bold")
+        for number, run in enumerate(runs):
+            put(axes, left, 0.45 + 0.17 * number, f"{MARKS[number][1]} {short(run, 34)}", 8, RUNS[number])
+        reach = rows.select(pl.max_horizontal("best_share_high", "best_reference").max()).item() or 1
+        inches = (right - left) / max(reach, 0.05)
+        for tick in TICKS:
+            if tick == 0 or reach / 4 < tick <= reach:
+                x = left + tick * inches
+                axes.plot([x, x], [top - 0.08, bottom - 0.02], color=LINE, lw=0.8, zorder=0)
+                put(axes, x, bottom + 0.06, percent(tick), 7, MUTED, ha="center")
+        for index, name in enumerate(names):
+            y = top + height * index
+            put(axes, 0.04, y + height / 2 - 0.06, name_of(rows.filter(group=name).row(0, named=True)))
+            for number, run in enumerate(runs):
+                one = rows.filter((pl.col("group") == name) & (pl.col("run") == run))
+                if len(one) and one["best_share"][0] is not None:
+                    run_row(axes, y + 0.07 + 0.14 * number, one.row(0, named=True), number, left, inches)
+        put(
+            axes,
+            0.04,
+            bottom + 0.28,
+            f"n = {', '.join(sizes(rows, runs))}; lines: 95 % intervals; | what it was shown",
+            7.2,
+            MUTED,
+        )
+    return figure
+
+
+MARKS = (("D", "◆"), ("s", "■"), ("^", "▲"), ("v", "▼"))  # of several runs, in their order
+
+
+def sizes(rows: pl.DataFrame, runs: Sequence[str]) -> list[str]:
+    """How many faces of each run were labelled."""
+    return [f"{rows.filter(run=run)['n'].max() or 0:,}" for run in runs]
+
+
+def run_row(axes: Axes, y: float, row: dict[str, Any], number: int, left: float, inches: float) -> None:
+    """One run's share of one group: its mark, interval and number, and a tick where what it was shown lies."""
+    colour = RUNS[number]
+    low, value, high = (left + row[f"best_share{end}"] * inches for end in ("_low", "", "_high"))
+    axes.plot([low, high], [y, y], color=colour, lw=1.6, alpha=0.55, solid_capstyle="butt")
+    axes.plot([value], [y], MARKS[number][0], color=colour, ms=4.5, mew=0)
+    if row["best_reference"] is not None:
+        axes.plot([left + row["best_reference"] * inches] * 2, [y - 0.06, y + 0.06], color=INK, lw=1.1)
+    put(axes, WIDTH - 0.05, y, percent(row["best_share"]), 7.5, colour, ha="right")
+
+
 def ribbon(axes: Axes, y: float, side: str, shares: pl.Series) -> None:
     """The ten tones in their own colours, side by side, as wide as their shares."""
     put(axes, PLOT[0] - 0.1, y, side, 7.5, MUTED, ha="right")
@@ -247,14 +309,19 @@ def curves(steps: pl.DataFrame, columns: dict[str, str], title: str) -> Figure:
     return figure
 
 
-def grid(images: Sequence[bytes], columns: int = 8, side: int = 64) -> bytes:
-    """A PNG of encoded images, each shown at `side` pixels, row by row, with a gap of 2."""
+def grid(images: Sequence[bytes], columns: int = 8, side: int = 64, form: str = "png") -> bytes:
+    """A picture of encoded images, each shown at `side` pixels, row by row, with a gap of 2."""
     rows, step = -(-len(images) // columns), side + 2
     sheet = Image.new("RGBA", (min(columns, len(images)) * step - 2, rows * step - 2))
     for index, data in enumerate(images):
         with Image.open(io.BytesIO(data)) as image:
             face = image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
         sheet.paste(face, (index % columns * step, index // columns * step))
-    png = io.BytesIO()
-    sheet.save(png, "png")
-    return png.getvalue()
+    file = io.BytesIO()
+    sheet.save(file, form, **({"quality": 88} if form == "webp" else {}))
+    return file.getvalue()
+
+
+def sheet(images: Sequence[bytes]) -> str:
+    """The same for the page, as a data URL: WebP is a tenth of PNG's size."""
+    return "data:image/webp;base64," + base64.b64encode(grid(images, form="webp")).decode()

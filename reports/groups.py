@@ -8,6 +8,7 @@ import polars as pl
 
 import sql
 
+DIVIDED = ("gender", "age", "skin_tone", "skin_group", "intersection", "intersection_age")  # what estimates are of
 WHOLE = 0.98  # of the images annotated: what the others are like can't matter much then
 COLUMNS = ("gender", "age", "skin_tone", "skin_group", "intersection", "race", "target", "family", "subset")
 
@@ -70,8 +71,12 @@ def cells(connection: duckdb.DuckDBPyConnection, run: str, config: dict[str, Any
     """
     column, weight = steered_by(config), weights(connection, config)
     beside = f"left join (select key, {column}::varchar as stratum from images where status = 'packed') using (key)"
-    asked = f"""select source, method, attribute, "group", {"stratum" if column else "null as stratum"}, count(*) as n
-        from said {beside if column else ""} where source <> 'generated' or run = $run group by all"""
+    alike = f"""select source, method, {", ".join(DIVIDED)}, {"stratum" if column else "null as stratum"}, count(*) as n
+        from stated {beside if column else ""} where source <> 'generated' or run = $run group by all"""
+    text = ", ".join(f"{name}::varchar as {name}" for name in DIVIDED)  # counted before it is taken apart
+    asked = f"""select source, method, attribute, "group", stratum, sum(n)::bigint as n
+        from (select * replace ({text}) from ({alike})) unpivot ("group" for attribute in ({", ".join(DIVIDED)}))
+        group by all"""
     found = sql.query(connection, asked, {"run": run}).cast({"stratum": pl.String})
     side, factor = pl.col("source") == "generated", pl.lit(1.0)
     if weight is not None:

@@ -1,8 +1,7 @@
 """The report: every estimate of one run, on one page that opens anywhere and in one JSON file."""
 
-import base64
 import hashlib
-import math
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -14,52 +13,96 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 import sql
-from reports import estimate, figures, groups
-from shards import tar
-from shards.files import LABELS, fingerprint, read_json, replacing, write_json
+from reports import comparison, estimate, faces, figures, groups, verdict
+from shards.files import LABELS, fingerprint, read_json, replacing, whole_parquet, write_json
 
 HERE = Path(__file__).parent
 ORDER = ["gender", "skin_group", "age", "skin_tone", "intersection"]
-WORDS = {"female": "women", "male": "men", "child": "children", "young": "young faces", "adult": "adults"}
-WORDS |= {"middle": "middle-aged faces", "senior": "old faces"}
-WORDS |= {group: f"{group}-skinned faces" for group in ("light", "medium", "dark")}
-FACES = 48  # in each grid
+NO_ANSWER = "Not answered yet."
 
 
-def build(out: Path, run: str | None = None, force: bool = False) -> tuple[Path, bool]:
-    """Writes the page, `report.json`, the estimates and the figures of a run, the newest when left out.
+def build(out: Path, runs: Sequence[str] = (), force: bool = False) -> tuple[Path, bool]:
+    """Writes the page, `report.json`, the estimates and the figures of a run, the newest when none is named.
 
-    Returns the page and whether it was built: where the inputs are as they were for the last one, it is left
-    alone unless `force`. ValueError, naming the command to run, where a stage before this one is missing.
+    Of several runs each has its own page below `report/runs/`, and the page that is returned has them side by side.
+    Returns it and whether it was built: where the inputs are as they were for the last one, it is left alone unless
+    `force`. What a run lacks so far is said on its page, with the command to run; ValueError where there is none to
+    make a page of, or where labels can't be compared.
     """
     out = Path(out)
-    connection, page = sql.connect(out), out / "report" / "index.html"
-    run = estimate.choose_run(connection, out, run)
-    mark, last = inputs(out, run), read_json(out / "report" / "report.json") or {}
-    made = [out / "report" / name for name in ("index.html", *(f"{table}.parquet" for table in estimate.TABLES))]
-    if not force and all(path.exists() for path in made) and last.get("fingerprint") == mark:
-        return page, False
-    labelled = estimate.labelling(connection, run)
+    connection = sql.connect(out)
+    names = [estimate.choose_run(connection, out, run) for run in runs or (None,)]
+    if len(names) == 1:
+        return single(out, names[0], out / "report", force)
+    if len(set(names)) < len(names):
+        raise ValueError("--run names a run twice")
+    if len(names) > len(figures.RUNS):
+        raise ValueError(f"{len(names)} runs side by side are too many to read: name {len(figures.RUNS)} at most")
+    folder = out / "report"
+    built = [single(out, run, folder / "runs" / run, force)[1] for run in names]
+    mark = fingerprint([inputs(out, run) for run in names])
+    if not any(built) and not force and current(folder, mark):
+        return folder / "index.html", False
+    connection = sql.connect(out)
+    facts = [read_json(folder / "runs" / run / "report.json") for run in names]
+    write(
+        folder,
+        "comparison.html.j2",
+        mark,
+        comparison.gather(connection, facts),
+        comparison.draw(connection, out, facts),
+    )
+    return folder / "index.html", True
+
+
+def single(out: Path, run: str, folder: Path, force: bool) -> tuple[Path, bool]:
+    """The page of one run in `folder`, and whether it was built."""
+    mark, connection = inputs(out, run), sql.connect(out)  # of what is there now: another run's page may have left more
+    tables = all(whole_parquet(out / "report" / f"{name}.parquet") for name in estimate.TABLES)
+    if not force and tables and current(folder, mark):
+        return folder / "index.html", False
     config = read_json(out / "runs" / run / "config.json")
-    shards = read_json(out / "shards" / "shards.json") or {}
-    samples = read_json(out / "runs" / run / "samples.json") or {}
+    shards, samples = (
+        read_json(p) or {} for p in (out / "shards" / "shards.json", out / "runs" / run / "samples.json")
+    )
     check_manifest(run, config, shards, samples)
-    for folder, name in ((out / "shards", "the training images"), (out / "runs" / run, f"run {run}")):
-        done = read_json(folder / "labels.json") or {}
-        if "judged" not in done and done.get("skin"):  # of our own labelling
-            raise ValueError(f"the labelling of {name} was not finished: run `fairface label --run {run}` again")
-    tables = estimate.write(out, connection, run)
+    try:
+        labelled, missing = finished(out, connection, run), None
+        estimate.write(out, connection, run)
+    except estimate.NotYet as error:
+        labelled, missing = None, str(error)
+        estimate.forget(out, connection, run)
     connection = sql.connect(out)  # the estimates are there now
-    facts = gather(connection, run, config, shards, labelled, tables, samples)
-    drawn = draw(connection, out, run)
+    facts = gather(connection, run, config, shards, labelled, samples, missing)
+    write(folder, "page.html.j2", mark, facts, draw(connection, out, run, folder))
+    return folder / "index.html", True
+
+
+def current(folder: Path, mark: str) -> bool:
+    """Whether the page in `folder` was made of just that."""
+    last = read_json(folder / "report.json") or {}
+    return (folder / "index.html").exists() and last.get("fingerprint") == mark
+
+
+def write(folder: Path, template: str, mark: str, facts: dict[str, Any], drawn: dict[str, Any]) -> None:
+    """The page and, with the same numbers, report.json."""
     options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
     html = Environment(loader=FileSystemLoader(HERE), **options)
     html.filters.update(percent=figures.percent, times=figures.times, title=figures.TITLES.get)
-    text = html.get_template("page.html.j2").render(**facts, **drawn, order=ORDER)
-    with replacing(page) as file:
-        file.write(text.encode())
-    write_json(out / "report" / "report.json", {"fingerprint": mark, **facts})
-    return page, True
+    text = html.get_template(template).render(**facts, **drawn, order=ORDER)
+    with replacing(folder / "index.html") as file:
+        file.write(text.encode(errors="replace"))
+    write_json(folder / "report.json", {"fingerprint": mark, **facts})
+
+
+def finished(out: Path, connection: duckdb.DuckDBPyConnection, run: str) -> dict[str, Any]:
+    """What labelled both sides. NotYet where a side is not labelled, or not to the end."""
+    labelled = estimate.labelling(connection, run)
+    for folder, name in ((out / "shards", "the training images"), (out / "runs" / run, f"run {run}")):
+        done = read_json(folder / "labels.json") or {}
+        if "judged" not in done and done.get("skin"):  # of our own labelling
+            raise estimate.NotYet(f"the labelling of {name} was not finished: run `fairface label --run {run}` again")
+    return labelled
 
 
 def inputs(out: Path, run: str) -> str:
@@ -97,34 +140,37 @@ def gather(
     run: str,
     config: dict[str, Any],
     shards: dict[str, Any],
-    labelled: dict[str, Any],
-    tables: dict[str, pl.DataFrame],
+    labelled: dict[str, Any] | None,
     samples: dict[str, Any],
+    missing: str | None,
 ) -> dict[str, Any]:
     """Everything the page says, as plain values: what `report.json` holds."""
     asked = requested(config, samples)
-    rows = sql.ask(connection, "comparison", run=run)
-    data = config.get("data") or {}
-    annotated = len(tables["confusion"]) > 0
+    rows, matrices = sql.ask(connection, "comparison", run=run), confusions(connection) if labelled else {}
+    told, data = shown(rows.filter(pl.col("attribute") != "intersection_age")), config.get("data") or {}
+    judged_by = judged(connection) if labelled else pl.DataFrame()
     return {
         "run": run,
         "drawn": bool(data.get("drawn")),
         "built": datetime.now(UTC).isoformat(timespec="seconds"),
-        "verdict": sentences(shown(rows), foreign(config, labelled), bool(asked)),
-        "summary": dict(rows["verdict"].value_counts().iter_rows()),
-        "warnings": warnings(config, labelled, annotated) + asked,
+        "missing": missing,
+        "verdict": verdict.sentences(told, foreign(config, labelled), bool(asked)) if labelled else [NO_ANSWER],
+        "summary": dict(told["verdict"].value_counts().iter_rows()),
+        "warnings": warnings(config, labelled, bool(matrices)) + asked,
         "shown": weighted(config),
-        "annotated": annotated,
+        "annotated": bool(matrices),
         "labelling": labelled,
         "estimates": rows.to_dicts(),
         "readings": sql.ask(connection, "readings", run=run).to_dicts(),
         "distances": sql.ask(connection, "distances", run=run).to_dicts(),
         "quality": sql.ask(connection, "quality", run=run).to_dicts(),
-        "labellers": judged(connection, tables["confusion"]).to_dicts(),
+        "labellers": judged_by.to_dicts(),
         "counting": groups.counting(connection, run),
-        "confusion": {attribute: matrix(connection, attribute) for attribute in ORDER[:4] if annotated},
+        "confusion": matrices,
+        "known": {} if labelled else known(connection, run),
         "throughput": sql.ask(connection, "throughput", run=run).row(0, named=True),
         "samples": sql.ask(connection, "sampling", run=run).to_dicts(),
+        "sampled": {key: samples.get(key) for key in ("command", "sha256", "weights")},
         "config": config,
         "shards": shards,
         "composition": sql.ask(connection, "composition").to_dicts(),
@@ -133,19 +179,36 @@ def gather(
     }
 
 
-def foreign(config: dict[str, Any], labelled: dict[str, Any]) -> bool:
+def known(connection: duckdb.DuckDBPyConnection, run: str) -> dict[str, list[dict[str, Any]]]:
+    """What there is to say of a run without estimates: counts of either side, of those attributes that have any."""
+    sides = {attribute: sql.ask(connection, "sides", attribute=attribute, run=run) for attribute in ORDER}
+    counted = ("train", "generated", "annotated")
+    return {
+        attribute: rows.to_dicts()
+        for attribute, rows in sides.items()
+        if rows.select(counted).sum().sum_horizontal()[0]
+    }
+
+
+def confusions(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
+    """The confusion matrix of every attribute that images are annotated with."""
+    found = {attribute: matrix(connection, attribute) for attribute in ORDER}
+    return {attribute: table for attribute, table in found.items() if any(row["n"] for row in table["rows"])}
+
+
+def foreign(config: dict[str, Any], labelled: dict[str, Any] | None) -> bool:
     """Whether real faces were labelled by the labeller made for drawn ones."""
     drawn = bool((config.get("data") or {}).get("drawn"))
-    return not drawn and str(labelled["labeller"]).startswith("drawn-faces")
+    return bool(labelled) and not drawn and str(labelled["labeller"]).startswith("drawn-faces")
 
 
-def judged(connection: duckdb.DuckDBPyConnection, confusion: pl.DataFrame) -> pl.DataFrame:
+def judged(connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:
     """How often each labeller is right: on images that none was fitted to, or on all where no probe could be fitted."""
     table = sql.ask(connection, "labellers")
-    return table if len(table) else estimate.accuracy(confusion)
+    return table if len(table) else estimate.accuracy(sql.query(connection, "from confusion"))
 
 
-def warnings(config: dict[str, Any], labelled: dict[str, Any], annotated: bool) -> list[str]:
+def warnings(config: dict[str, Any], labelled: dict[str, Any] | None, annotated: bool) -> list[str]:
     """What a reader must know before believing a number, the gravest first."""
     found = []
     if foreign(config, labelled):
@@ -153,16 +216,16 @@ def warnings(config: dict[str, Any], labelled: dict[str, Any], annotated: bool) 
             "These labels are not to be trusted: the faces are real, but the labeller was made for drawn "
             "faces. Label both sides again with a model made for photographs (fairface label --help)."
         )
-    if len(labelled["sizes"]) > 1:
+    if labelled and len(labelled["sizes"]) > 1:
         sizes = " and ".join(map(str, labelled["sizes"]))
         found.append(f"The two sides were not labelled at one size ({sizes} pixels): blur alone may move the labels.")
-    if not annotated:
+    if labelled and not annotated:
         found.append(
             "The training images have no annotations: the reference is what the labeller says of them, and "
             "how often it errs is unknown."
         )
     if before := config.get("data_before"):
-        roots = ", ".join(str(data.get("root")) for data in before)
+        roots = ", ".join(figures.short(data.get("root"), 200) for data in before)
         found.append(
             f"The run began on other images ({roots}) and went on with those in the shards now, which alone this page "
             "calls training: its ratios are not to what the generator was shown."
@@ -201,87 +264,6 @@ def requested(config: dict[str, Any], samples: dict[str, Any]) -> list[str]:
     return found
 
 
-def sentences(rows: pl.DataFrame, foreign: bool = False, asked_for: bool = False) -> list[str]:
-    """The verdict as a person would say it, a sentence or two for each thing that people ask about first.
-
-    Of labels that mean nothing (`foreign`) nothing is claimed; what was `asked` for is not blamed on the generator.
-    """
-    if foreign:
-        return ["No answer: these labels say nothing about real faces. They are shown as they are."]
-    asked = {"gender": ("gender balance", "genders"), "skin_group": ("balance of skin groups", "skin groups")}
-    asked["age"] = ("balance of ages", "ages")
-    said = [clause(*names, rows.filter(attribute=attribute)) for attribute, names in asked.items()]
-    rare, total = (rows["verdict"] == "inconclusive").sum(), len(rows)
-    last = f"{rare} of {total} groups {'is' if rare == 1 else 'are'} too rare to tell." if rare else ""
-    opening = answer(rows)
-    if asked_for:
-        moved = rows["verdict"].is_in(["amplified", "reduced"]).sum()
-        opening = f"It was asked to: {moved} of {len(rows)} groups are more or less frequent than it was shown them."
-    return [opening, *said, last or f"None of {total} groups is too rare to tell."]
-
-
-def answer(rows: pl.DataFrame) -> str:
-    """The question answered in one sentence; "no" only of shifts that chance among so many groups does not explain."""
-    moved = (rows["shifted"] & rows["verdict"].is_in(["amplified", "reduced"])).sum()
-    if moved:
-        return f"No: it drew {moved} of {len(rows)} groups more or less often than it was shown them."
-    if (rows["verdict"] == "preserved").all():
-        return "Yes: it drew every group about as often as it was shown it."
-    if (rows["verdict"] == "inconclusive").all():
-        return "It can not be told: there are too few samples, or labels that say too little."
-    if rows["verdict"].is_in(["amplified", "reduced"]).any():
-        return "It can not be told: what looks moved may be chance among so many groups."
-    asked = rows.filter(pl.col("attribute").is_in(["gender", "skin_group"]))
-    if len(asked) and (asked["verdict"] == "preserved").all():
-        return "Yes for gender and skin group, as far as these samples can tell; of other groups there are too few."
-    return "It can not be told: for most groups there are too few samples, or the labels disagree."
-
-
-def clause(name: str, plural: str, rows: pl.DataFrame) -> str:
-    """One sentence on one attribute, from its rows of `estimates`."""
-    groups = rows.to_dicts()
-    moved = [row for row in groups if row["verdict"] in ("amplified", "reduced")]
-    unclear = [word(row) for row in groups if row["verdict"] == "inconclusive"]
-    if moved:
-        moved.sort(key=size_of, reverse=True)
-        return f"Of {plural}, it drew {listed([told(row) for row in moved[:3]])}."
-    if groups and all(row.get("why") == "no labels" for row in groups):
-        return f"The {name} is not known: no face was labelled for it."
-    if len(unclear) == len(groups):
-        return f"The samples are too few to tell whether it kept the {name}."
-    if unclear:
-        kept = [f"{word(row)} {shares(row)}" for row in groups if row["verdict"] == "preserved"]
-        return f"Of {plural}, it kept {listed(kept)}; there are too few {listed(unclear)} to tell."
-    example = groups[0] if plural == "genders" else max(groups, key=lambda row: row["share"] or 0)
-    said = f"{figures.percent(example['share'])} {word(example)}, training {figures.percent(example['reference'])}"
-    return f"It kept the {name} of its training data ({said})."
-
-
-def size_of(row: dict[str, Any]) -> float:
-    """How far a row's ratio is from 1, on a log scale; none and 0 count as a hundredfold change."""
-    return abs(math.log(max(row["ratio"] or 0.01, 0.01)))
-
-
-def word(row: dict[str, Any]) -> str:
-    return WORDS.get(row["group"], figures.short(row["group"], 40))
-
-
-def shares(row: dict[str, Any]) -> str:
-    return f"({figures.percent(row['share'])}, training {figures.percent(row['reference'])})"
-
-
-def told(row: dict[str, Any]) -> str:
-    if not row["count"]:
-        return f"no {word(row)} at all {shares(row)}"
-    if row["ratio"] is None:
-        return f"{word(row)}, whom its training data lack {shares(row)}"
-    return f"{figures.times(row['ratio']).removeprefix('×')} times as many {word(row)} {shares(row)}"
-
-
-def listed(words: list[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
 def matrix(connection: duckdb.DuckDBPyConnection, attribute: str) -> dict[str, Any]:
     """An attribute's confusion matrix in shares: {"labels", "rows": [{"annotated", "n", "shares"}]}."""
     table = sql.ask(connection, "confusion", attribute=attribute)
@@ -297,48 +279,60 @@ def matrix(connection: duckdb.DuckDBPyConnection, attribute: str) -> dict[str, A
     return {"labels": known, "rows": rows}
 
 
-def draw(connection: duckdb.DuckDBPyConnection, out: Path, run: str) -> dict[str, Any]:
-    """Saves every figure into `report/` and returns them ready for the page."""
-    folder, rows = out / "report", shown(sql.ask(connection, "comparison", run=run))
-
-    def figure(made: Any, name: str, description: str) -> Markup:
-        # text inside the SVG is escaped by matplotlib, the description by inline
-        return Markup(figures.inline(figures.save(made, folder, name), description))
-
-    panels = {}
-    for a in ORDER:
-        made, said = figures.comparison(rows.filter(attribute=a)), "shares of training and generated faces"
-        panels[a] = figure(made, f"comparison-{a}", f"{figures.TITLES[a]}: {said}")
-    steps, losses = sql.ask(connection, "loss_curves", run=run), []
+def draw(connection: duckdb.DuckDBPyConnection, out: Path, run: str, folder: Path) -> dict[str, Any]:
+    """Saves every figure into `folder` and returns them ready for the page."""
+    rows = shown(sql.ask(connection, "comparison", run=run).filter(pl.col("attribute") != "intersection_age"))
+    panels, losses, ratios = {}, [], None
+    for attribute in ORDER if len(rows) else ():
+        made, said = figures.comparison(rows.filter(attribute=attribute)), "shares of training and generated faces"
+        panels[attribute] = figure(made, folder, f"comparison-{attribute}", f"{figures.TITLES[attribute]}: {said}")
+    if len(rows):
+        ratios = figure(figures.ratios(rows), folder, "ratios", "Generated over training share of every group")
+    steps = sql.ask(connection, "loss_curves", run=run)
     lines = {"Losses": {"loss_d": "discriminator", "loss_g": "generator"}}
     lines["Discriminator's mean output"] = {"d_real": "real", "d_fake": "generated"}
     for title, columns in lines.items() if len(steps) else ():
-        losses.append(figure(figures.curves(steps, columns, title), title.split("'")[0].lower(), title))
-    pictures, counts = {}, {}
+        losses.append(figure(figures.curves(steps, columns, title), folder, title.split("'")[0].lower(), title))
+    return {"panels": panels, "losses": losses, "ratios": ratios, **pictures(connection, out, run, folder)}
+
+
+def figure(made: Any, folder: Path, name: str, description: str) -> Markup:
+    """A figure, saved as `name`, for the page: text inside is escaped by matplotlib, the description by inline."""
+    return Markup(figures.inline(figures.save(made, folder, name), description))
+
+
+def pictures(connection: duckdb.DuckDBPyConnection, out: Path, run: str, folder: Path) -> dict[str, Any]:
+    """The faces, ready for the page: the first ones, those of every group, the most and least certain, the nearest."""
+    first, counts = {}, {}
     for side in ("generated", "train"):
-        images = faces(connection, out, run, side)
+        images = faces.first(connection, out, run, side)
         counts[side] = len(images)
-        for name, count in ((f"{side}_few", 24), (f"{side}_all", FACES)):
-            png = figures.grid(images[:count]) if images else b""
-            pictures[name] = "data:image/png;base64," + base64.b64encode(png).decode() if png else None
-        if images:  # the last one, with all of them
+        for name, count in ((f"{side}_few", 24), (f"{side}_all", faces.FIRST)):
+            first[name] = figures.sheet(images[:count]) if images else None
+        if images:
             with replacing(folder / f"faces-{side}.png") as file:
-                file.write(png)
-    ratios = figure(figures.ratios(rows), "ratios", "Generated over training share of every group")
-    return {"panels": panels, "losses": losses, "pictures": pictures, "pictured": counts, "ratios": ratios}
-
-
-def faces(connection: duckdb.DuckDBPyConnection, out: Path, run: str, side: str) -> list[bytes]:
-    """The first images of a side, unchosen: samples by index, training images as shuffled; [] where gone."""
-    if side == "generated":
-        asked, folder = "from samples where run = $run order by seed, index", out / "runs" / run / "samples"
-    else:
-        asked, folder = "from images where status = 'packed' and $run <> '' order by key", out / "shards"
-    found = sql.query(connection, f"select shard, key {asked} limit {FACES}", {"run": run})
-    images: dict[str, bytes] = {}
-    for shard, keys in found.group_by("shard", maintain_order=True).agg("key").iter_rows():
-        try:
-            images |= tar.read(folder, shard, keys)
-        except (OSError, KeyError, ValueError, TypeError):
-            return []  # a shard that was moved away costs the picture, not the report
-    return [images[key] for key in found["key"]]
+                file.write(figures.grid(images))
+    groups = {}
+    for (attribute, group), sides in faces.by_group(connection, out, run).items():
+        groups.setdefault(attribute, {})[group] = {s: figures.sheet(i) if i else None for s, i in sides.items()}
+    certain = [row | {"image": figures.sheet([row["image"]])} for row in faces.certain(connection, out, run)]
+    near, among = (
+        faces.nearest(connection, out, run),
+        sql.ask(connection, "neighbours", source="train", run=run, limit=1),
+    )
+    for pair in near:
+        pair |= {name: figures.sheet([pair[name]]) for name in ("image", "train_image")}
+    asked = 'select attribute, "group" from vocabulary order by attribute, rank'
+    places = {row: i for i, row in enumerate(sql.query(connection, asked).iter_rows())}
+    groups = {
+        attribute: dict(sorted(rows.items(), key=lambda row: places.get((attribute, row[0]), len(places))))
+        for attribute, rows in groups.items()
+    }
+    return {
+        "pictures": first,
+        "pictured": counts,
+        "grouped": groups,
+        "certain": certain,
+        "near": near,
+        "real": among.to_dicts(),
+    }

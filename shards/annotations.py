@@ -74,6 +74,11 @@ def intersection() -> pl.Expr:
     return pl.concat_str(pl.col("gender").cast(pl.String), pl.lit("-"), pl.col("skin_group").cast(pl.String))
 
 
+def intersection_age() -> pl.Expr:
+    """Gender x skin group x age, such as `female-dark-young`; null where any is."""
+    return pl.concat_str(intersection(), pl.lit("-"), pl.col("age").cast(pl.String))
+
+
 def columns_of(path: Path) -> dict[str, str]:
     """Our column names -> the table's own, as far as the CSV at `path` has them."""
     try:

@@ -22,6 +22,7 @@ FILES = {  # view -> its files, below OUT
     "readings": ["report/readings.parquet"],
     "distances": ["report/distances.parquet"],
     "quality": ["report/quality.parquet"],
+    "neighbours": ["report/neighbours.parquet"],
     "confusion": ["report/confusion.parquet"],
 }
 RUN_COLUMNS = (
@@ -59,14 +60,8 @@ def connect(out: Path) -> duckdb.DuckDBPyConnection:
     """
     out = out.resolve()
     connection = duckdb.connect(":memory:")
-
-    def files(match: re.Match) -> str:  # in one pass: a path may itself hold what looks like a place
-        return source(match[1], [path for pattern in FILES[match[1]] for path in sorted(out.glob(pattern))])
-
-    text = (HERE / "views.sql").read_text(encoding="utf-8")
-    views = re.sub(r"\{(" + "|".join(FILES) + r")\}", files, text)
     try:
-        connection.execute(views)
+        connection.execute(views(out))
     except duckdb.Error as error:
         raise ValueError(f"the results below {out} can't be read: {first_line(error)}") from error
     connection.execute(f"set allowed_directories = [{quoted(str(out))}]")
@@ -74,6 +69,17 @@ def connect(out: Path) -> duckdb.DuckDBPyConnection:
     connection.execute("set enable_external_access = false")
     connection.execute("set lock_configuration = true")
     return connection
+
+
+def views(out: Path) -> str:
+    """The SQL that makes the views over whatever files exist below `out`, for any DuckDB."""
+    out = out.resolve()
+
+    def files(match: re.Match) -> str:  # in one pass: a path may itself hold what looks like a place
+        return source(match[1], [path for pattern in FILES[match[1]] for path in sorted(out.glob(pattern))])
+
+    text = (HERE / "views.sql").read_text(encoding="utf-8")
+    return re.sub(r"\{(" + "|".join(FILES) + r")\}", files, text)
 
 
 def source(view: str, files: Iterable[Path]) -> str:
@@ -137,7 +143,8 @@ def ask(connection: duckdb.DuckDBPyConnection, name: str, /, **params: object) -
         if parameter.choices and str(value) not in parameter.choices:
             raise ValueError(f"{key} is one of {', '.join(parameter.choices)}, not {str(value)!r}")
         values[key] = str(value)
-    check_run(connection, values.get("run", "newest"))
+    for name in {"run", "other"} & values.keys():
+        check_run(connection, values[name])
     return query(connection, question.sql, values)
 
 
@@ -150,7 +157,7 @@ def check_run(connection: duckdb.DuckDBPyConnection, run: str) -> None:
         raise ValueError(f"there is no run {run!r}; the runs are: {', '.join(map(str, known)) or 'none'}")
 
 
-def query(connection: duckdb.DuckDBPyConnection, sql: str, params: dict[str, str] | None = None) -> pl.DataFrame:
+def query(connection: duckdb.DuckDBPyConnection, sql: str, params: dict[str, object] | None = None) -> pl.DataFrame:
     """Runs one SELECT that only reads. ValueError for anything else, and for SQL that DuckDB refuses."""
     try:
         statements = connection.extract_statements(sql)

@@ -1,5 +1,5 @@
 -- How often two labellers say the same of an image, and where they differ.
--- param attribute (default skin_group): one of gender, age, skin_tone, skin_group, intersection
+-- param attribute (default skin_group): one of gender, age, skin_tone, skin_group, intersection, intersection_age
 -- param source (default generated): one of train, generated
 -- param run (default newest): whose samples the generated side is
 with mine as (

@@ -1,5 +1,5 @@
 -- What the labeller said of training images of each annotated class, as counts and as shares of that class.
--- param attribute (default gender): one of gender, age, skin_tone, skin_group, intersection
+-- param attribute (default gender): one of gender, age, skin_tone, skin_group, intersection, intersection_age
 -- param method (default counting): one of counting, clip, probe, pixels
 select annotated, labelled, count, count / sum(count) over (partition by annotated) as share
 from confusion

@@ -1,5 +1,5 @@
 -- How one side, or each of them, is distributed over the classes of an attribute.
--- param attribute (default gender): one of gender, age, skin_tone, skin_group, intersection
+-- param attribute (default gender): one of gender, age, skin_tone, skin_group, intersection, intersection_age
 -- param source (default all): one of all, train, generated, annotated
 -- param run (default newest): whose samples the generated side is
 select source, "group", count, count / sum(count) over (partition by source) as share

@@ -1,5 +1,5 @@
 -- The images behind a cell: keys, and where to find them.
--- param attribute (default gender): one of gender, age, skin_tone, skin_group, intersection
+-- param attribute (default gender): one of gender, age, skin_tone, skin_group, intersection, intersection_age
 -- param group: the class, as the distribution names it
 -- param source (default generated): one of train, generated, annotated
 -- param run (default newest): whose samples the generated side is

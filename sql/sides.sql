@@ -1,5 +1,5 @@
 -- Training images, generated images and annotations side by side, class by class, absent classes included.
--- param attribute (default gender): one of gender, age, skin_tone, skin_group, intersection
+-- param attribute (default gender): one of gender, age, skin_tone, skin_group, intersection, intersection_age
 -- param run (default newest): whose samples the generated side is
 with found as (
     select "group", rank, source, count from counts

@@ -27,6 +27,7 @@ create table confusion_columns (method varchar, labeller varchar, attribute varc
     count bigint);
 create table quality_columns (run varchar, attribute varchar, "group" varchar, n bigint, kernel_distance double,
     kernel_low double, kernel_high double, kernel_floor double, coverage double, coverage_floor double);
+create table neighbours_columns (run varchar, source varchar, key varchar, nearest varchar, similarity double, among bigint);
 create table steps_columns (step bigint, epoch bigint, images bigint, seconds double, loss_d float, loss_g float,
     d_real float, d_fake float, images_per_s float, data_wait float, filename varchar);
 create table runs_columns (status varchar, started varchar, finished varchar, device varchar, steps bigint, options json, data json,
@@ -42,6 +43,9 @@ create table vocabulary as
         ('skin_group', ['light', 'medium', 'dark']),
         ('intersection', ['female-light', 'female-medium', 'female-dark', 'male-light', 'male-medium', 'male-dark'])
     ) as attributes (attribute, classes);
+insert into vocabulary
+    select 'intersection_age', pair."group" || '-' || age."group", 5 * (pair.rank - 1) + age.rank
+    from vocabulary as pair join vocabulary as age on pair.attribute = 'intersection' and age.attribute = 'age';
 
 -- AI-Face's three groups of the ten Monk tones.
 create macro group_of(tone) as
@@ -50,7 +54,7 @@ create macro group_of(tone) as
          when tone between 7 and 10 then 'dark' end;
 
 create view images as
-    select *, gender || '-' || skin_group as intersection
+    select *, gender || '-' || skin_group as intersection, intersection || '-' || age as intersection_age
     from (from images_columns union all by name from {images});
 create view rejects as
     select key, path, family, subset, split, bytes, reason from images where status = 'rejected';
@@ -60,7 +64,7 @@ create view samples as
     from samples_columns union all by name from {samples};
 create view labels as
     select * replace (coalesce(method, 'clip') as method), group_of(skin_tone) as skin_group,
-        gender || '-' || group_of(skin_tone) as intersection
+        gender || '-' || group_of(skin_tone) as intersection, intersection || '-' || age as intersection_age
     from (from labels_columns union all by name from {labels});
 create view labellers as
     from labellers_columns union all by name from {labellers};
@@ -68,6 +72,8 @@ create view readings as
     from readings_columns union all by name from {readings};
 create view quality as
     from quality_columns union all by name from {quality};
+create view neighbours as
+    from neighbours_columns union all by name from {neighbours};
 create view estimates as
     from estimates_columns union all by name from {estimates};
 create view distances as
@@ -94,14 +100,37 @@ create macro the_run(name) as
                order by begun is not null desc, started desc nulls last, runs.run desc limit 1) end;
 
 -- One row for each image, attribute and labeller: what they said (train, generated), and what the annotations say.
+create view stated as
+    select source, run, key, method, labeller, gender, age, skin_tone, skin_group, intersection, intersection_age
+    from labels where source in ('train', 'generated')
+    union all
+    select 'annotated', null, key, 'annotated', 'annotated', gender, age, skin_tone, skin_group, intersection, intersection_age
+    from images where status = 'packed';
+-- A branch an attribute, so that a question about one reads only its column (an unpivot reads all of them).
 create view said as
-    from (
-        select source, run, key, method, labeller, gender, age, skin_tone::varchar as skin_tone, skin_group, intersection
-        from labels where source in ('train', 'generated')
-        union all
-        select 'annotated', null, key, 'annotated', 'annotated', gender, age, skin_tone::varchar, skin_group, intersection
-        from images where status = 'packed')
-    unpivot ("group" for attribute in (gender, age, skin_tone, skin_group, intersection));
+    select source, run, key, method, labeller, 'gender' as attribute, gender as "group" from stated where gender is not null
+    union all
+    select source, run, key, method, labeller, 'age' as attribute, age as "group" from stated where age is not null
+    union all
+    select source, run, key, method, labeller, 'skin_tone' as attribute, skin_tone::varchar as "group" from stated where skin_tone is not null
+    union all
+    select source, run, key, method, labeller, 'skin_group' as attribute, skin_group as "group" from stated where skin_group is not null
+    union all
+    select source, run, key, method, labeller, 'intersection' as attribute, intersection as "group" from stated where intersection is not null
+    union all
+    select source, run, key, method, labeller, 'intersection_age' as attribute, intersection_age as "group" from stated where intersection_age is not null;
+
+-- How sure a labeller is of what it said: the probability of the class it chose, where it gives any.
+create view confidence as
+    select source, run, key, method, 'gender' as attribute, gender as "group", greatest(p_female, p_male) as probability
+    from labels where p_female is not null
+    union all
+    select source, run, key, method, 'age', age, greatest(p_child, p_young, p_adult, p_middle, p_senior)
+    from labels where p_child is not null
+    union all
+    select source, run, key, method, 'skin_tone', skin_tone::varchar, greatest(p_tone_1, p_tone_2, p_tone_3, p_tone_4,
+        p_tone_5, p_tone_6, p_tone_7, p_tone_8, p_tone_9, p_tone_10)
+    from labels where p_tone_1 is not null;
 
 -- Which labeller counts for an attribute: the probe where it was better on images it had not seen, else CLIP.
 create view chosen as

@@ -283,6 +283,34 @@ def test_the_published_distributions_come_out_exactly(tmp_path):
         )
 
 
+@pytest.mark.skipif(not REFERENCE.is_dir(), reason="no reference data here")
+def test_the_originals_tables_of_its_training_data_are_questions(tmp_path):
+    """Its 135,766 rows, made again from the published counts: of tones, and of gender within the groups of tones."""
+    tables = {name: pl.read_csv(REFERENCE / f"train_{name}_distribution.csv") for name in ("skin_tone", "intersection")}
+    tones = tables["skin_tone"].select(pl.col("Skin Tone").repeat_by("count").explode()).to_series().sort()
+    group = pl.when(pl.col("skin_tone") < 4).then(pl.lit("light")).when(pl.col("skin_tone") < 7).then(pl.lit("medium"))
+    images = tones.cast(pl.Int8).to_frame("skin_tone").with_columns(skin_group=group.otherwise(pl.lit("dark")))
+    women = dict(tables["intersection"].filter(pl.col("Intersection") < 3).select("Intersection", "count").iter_rows())
+    place = pl.int_range(pl.len()).over("skin_group")
+    limit = pl.col("skin_group").replace_strict(
+        {"light": women[0], "medium": women[1], "dark": women[2]}, return_dtype=pl.Int64
+    )
+    gender = pl.when(place < limit).then(pl.lit("female")).otherwise(pl.lit("male"))
+    about = {"status": "packed", "target": "fake", "family": "GANs"}
+    images = images.with_columns(gender=gender, key=pl.int_range(pl.len()).cast(pl.String))
+    (tmp_path / "shards").mkdir()
+    images.with_columns(pl.lit(v).alias(k) for k, v in about.items()).write_parquet(tmp_path / "shards/images.parquet")
+    connection = sql.connect(tmp_path)
+    codes = ["female-light", "female-medium", "female-dark", "male-light", "male-medium", "male-dark"]
+    for attribute, theirs in tables.items():
+        ours = sql.ask(connection, "distribution", attribute=attribute, source="annotated")
+        names = [codes[i] for i in theirs["Intersection"]] if attribute == "intersection" else theirs["Skin Tone"]
+        assert ours["group"].to_list() == [str(name) for name in names]
+        assert ours["count"].to_list() == theirs["count"].to_list()
+        assert (100 * ours["share"]).round(2).to_list() == theirs["percent"].to_list()
+    assert sql.ask(connection, "target").rows() == [("fake", "GANs", 135_766, 1.0)]
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -5,14 +5,13 @@ import os
 import re
 import shutil
 
+import numpy as np
 import polars as pl
 import pytest
+from outs import HOSTILE, text_of
 
-from reports import figures, page
-
-
-def text_of(html):
-    return re.sub(r"\s+", " ", re.sub(r"<style>.*?</style>|<[^>]*>", " ", html, flags=re.S))
+import sql
+from reports import figures, page, verdict
 
 
 @pytest.fixture
@@ -23,7 +22,7 @@ def html(built):
 def test_a_demonstration_says_so_first_and_is_whole(built, html):
     assert text_of(html.split("<body>")[1]).strip().startswith("Drawn faces: this is a demonstration")
     assert html.count("<svg ") == 8
-    assert html.count("data:image/png;base64,") == 3
+    assert html.count("data:image/webp;base64,") > 3
     assert "not to be trusted" not in html
     for name in ("Wilson", "floor", "CC BY-NC-ND 4.0", "step-10.pt", "seed 7", "abababab", "64 images a second"):
         assert name in text_of(html), name
@@ -69,11 +68,12 @@ def test_real_faces_with_the_embedded_labeller_are_warned_about(world):
     assert "may be shown with attribution" in text
 
 
-HOSTILE = '"><script>alert(1)</script>&$\\frac$'
-
-
 def test_hostile_names_come_out_as_text(world):
     out = world(run=HOSTILE.replace("/", "|"))
+    path = next((out / "runs").glob("*/config.json"))
+    config = json.loads(path.read_text())
+    config["data"]["root"], config["command"] = "<i>" + "y" * 1_000_000, "<b>" + "z" * 1_000_000
+    path.write_text(json.dumps(config | {"data_before": [config["data"]]}))
     labels = pl.read_parquet(out / "shards" / "labels.parquet")
     strange = pl.Series(["NULL", HOSTILE, "a\x00b\nc", "x" * 1_000_000] + ["NULL"] * (len(labels) - 4))
     labels.with_columns(gender=strange).write_parquet(out / "shards" / "labels.parquet")
@@ -83,6 +83,9 @@ def test_hostile_names_come_out_as_text(world):
     assert "&lt;b&gt;S&lt;/b&gt;" in html
     assert "NULL" in text_of(html)
     assert "x" * 100 not in html
+    assert "y" * 400 not in html
+    assert "z" * 1100 not in html
+    assert "<i>" not in html
     assert len(html) < 3_000_000
 
 
@@ -109,16 +112,9 @@ def test_one_group_only(world):
     ("spoil", "says"),
     [
         (lambda out: (out / "runs" / "first" / "config.json").unlink(), "fairface train"),
-        (lambda out: (out / "runs" / "first" / "labels.parquet").unlink(), "fairface label --run first"),
-        (lambda out: (out / "shards" / "labels.parquet").unlink(), "fairface label"),
         (lambda out: (out / "shards" / "shards.json").write_text('{"manifest": "cd"}'), "trained on other shards"),
         (lambda out: (out / "runs" / "first" / "config.json").write_text("{"), "config.json"),
         (lambda out: (out / "runs" / "first" / "samples.json").write_text('{"manifest": "cd"}'), "other images: run"),
-        (
-            lambda out: (out / "runs" / "first" / "labels.json").write_text('{"skin": 1}'),
-            "of run first was not finished",
-        ),
-        (lambda out: (out / "shards" / "labels.json").write_text('{"skin": 1}'), "training images was not finished"),
     ],
 )
 def test_what_is_missing_is_named_in_one_line(world, spoil, says):
@@ -128,6 +124,95 @@ def test_what_is_missing_is_named_in_one_line(world, spoil, says):
         page.build(out)
     assert "\n" not in str(caught.value)
     assert not (out / "report" / "index.html").exists()
+
+
+def unlabel(out):
+    (out / "runs" / "first" / "labels.parquet").unlink()
+
+
+def unsample(out):
+    unlabel(out)
+    (out / "runs" / "first" / "samples.parquet").unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says", "shows"),
+    [
+        (unlabel, "run first have no labels: run `fairface label --run first`", "1,200 100 %"),
+        (unsample, "run `fairface sample --run first`, then `fairface label --run first`", "Losses"),
+        (lambda out: (out / "shards" / "labels.parquet").unlink(), "training images have no labels", "400"),
+        (
+            lambda out: (out / "runs/first/labels.json").write_text('{"skin": 1}'),
+            "of run first was not finished",
+            "400",
+        ),
+        (lambda out: (out / "shards/labels.json").write_text('{"skin": 1}'), "images was not finished", "400"),
+    ],
+)
+def test_a_run_that_lacks_a_stage_has_a_page_that_says_so(world, spoil, says, shows):
+    out = world()
+    page.build(out)
+    spoil(out)
+    path, built = page.build(out)
+    text = text_of(path.read_text())
+    assert built
+    assert "Not answered yet. " in text
+    assert says in text
+    assert shows in text
+    assert "Amplified or preserved?" not in text
+    assert sql.query(sql.connect(out), "from estimates").is_empty()  # the old ones are not left to be believed
+    assert not page.build(out)[1]
+
+
+def test_labels_from_elsewhere_have_a_page_without_a_verdict(world):
+    out = world()
+    path = out / "runs" / "first" / "labels.parquet"
+    pl.read_parquet(path).with_columns(method=pl.lit("imported"), labeller=pl.lit("theirs")).write_parquet(path)
+    text = text_of(page.build(out)[0].read_text())
+    assert "were made elsewhere" in text
+    assert "Not answered yet" in text
+
+
+def test_thirty_cells_are_shown_empty_ones_too(built, html):
+    cells = sql.ask(sql.connect(built), "comparison", attribute="intersection_age")
+    assert len(cells) == 30
+    assert html.count('<td class="none">') == cells.filter(pl.col("count") == 0).height
+    assert not cells["corrected"].is_not_null().any()
+    assert "30 cells are too many" in cells["note"][0]
+
+
+def test_faces_of_every_group_stand_beside_real_ones(built, html):
+    assert html.count('alt="Generated faces: ') > 10
+    assert html.count('alt="Generated faces: ') + html.count(">no generated face<") == 26
+    assert html.count('alt="Training faces: ') > 10
+
+
+def test_a_remembered_face_is_found(world):
+    out = world()
+    generator = np.random.default_rng(0)
+    real = generator.normal(size=(300, 16))
+    real /= np.linalg.norm(real, axis=1, keepdims=True)
+    drawn = generator.normal(size=(60, 16))
+    drawn[7] = real[40] + 0.001
+    drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
+    for folder, vectors in ((out / "shards", real), (out / "runs" / "first", drawn)):
+        keys = [f"{i:09d}" for i in range(len(vectors))]
+        kind = pl.Array(pl.Float16, 16)
+        table = pl.DataFrame({"key": keys, "embedding": vectors.tolist()}, schema_overrides={"embedding": kind})
+        table.write_parquet(folder / "embeddings.parquet")
+    page.build(out)
+    found = sql.ask(sql.connect(out), "neighbours")
+    assert found.row(0)[:2] == ("000000007", "000000040")
+    assert found["similarity"][0] > 0.999
+    assert found["similarity"][1] < 0.95
+    assert found["searched"][0] == 60
+    among = sql.ask(sql.connect(out), "neighbours", source="train")
+    assert among["similarity"][0] < 0.999  # no image is its own neighbour
+    brute = real.astype(np.float16).astype(np.float32)
+    similar = brute @ brute.T - 2 * np.eye(300)
+    best = {f"{i:09d}": f"{similar[i].argmax():09d}" for i in range(64)}
+    assert dict(among.select("key", "nearest").iter_rows()) == best
+    assert "Is it drawing from memory?" in (out / "report" / "index.html").read_text()
 
 
 def test_two_labellers_are_not_compared(world):
@@ -157,7 +242,7 @@ def test_estimates_of_another_labeller_do_not_stay(world):
 
 def test_an_unknown_run_is_refused(world):
     with pytest.raises(ValueError, match="no run 'other'"):
-        page.build(world(), "other")
+        page.build(world(), ["other"])
 
 
 def row(group, share, reference, verdict, attribute="gender"):
@@ -196,7 +281,7 @@ def row(group, share, reference, verdict, attribute="gender"):
     ],
 )
 def test_the_verdict_is_a_sentence(rows, says):
-    assert says in page.clause("gender balance", "genders", pl.DataFrame(rows))
+    assert says in verdict.clause("gender balance", "genders", pl.DataFrame(rows))
 
 
 def test_numbers_as_people_write_them():

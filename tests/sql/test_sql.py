@@ -2,6 +2,7 @@
 
 import json
 
+import duckdb
 import polars as pl
 import pytest
 
@@ -47,10 +48,15 @@ def test_every_question_answers_where_nothing_exists(tmp_path):
     connection = sql.connect(tmp_path)
     for name, question in sql.questions().items():
         assert question.title, name
-        given = {key: "female" for key, parameter in question.params.items() if parameter.default is None}
+        needed = [key for key, parameter in question.params.items() if parameter.default is None]
+        if "other" in needed:
+            with pytest.raises(ValueError, match="no run 'x'; the runs are: none"):
+                sql.ask(connection, name, other="x")
+            continue
+        given = dict.fromkeys(needed, "female")
         assert sql.ask(connection, name, **given).width > 1, name
     views = ("images", "rejects", "samples", "labels", "estimates", "distances", "runs", "steps", "confusion")
-    views += ("readings", "quality", "labellers", "said")
+    views += ("readings", "quality", "labellers", "said", "confidence", "neighbours", "unmatched")
     for view in views:
         assert sql.query(connection, f"from {view}").height == 0, view
 
@@ -88,6 +94,48 @@ def test_groups_and_intersections_come_from_the_views(out):
     ]
     images = sql.query(connection, "select intersection from images where status = 'packed' order by key")
     assert images["intersection"].to_list()[2:] == ["male-medium", None]
+
+
+def test_thirty_cells_come_from_the_views_and_empty_ones_are_there(out):
+    sides = sql.ask(sql.connect(out), "sides", attribute="intersection_age", run="old")
+    assert len(sides) == 30
+    assert sides["group"].to_list()[:3] == ["female-light-child", "female-light-young", "female-light-adult"]
+    assert sides.filter(pl.col("generated") > 0)["group"].to_list() == [
+        "female-light-young",
+        "female-medium-adult",
+        "male-medium-adult",
+    ]
+
+
+def test_the_least_certain_come_first_by_the_labeller_that_counts(out):
+    path = out / "runs" / "new" / "labels.parquet"
+    labels = pl.read_parquet(path)
+    labels.with_columns(p_female=pl.Series([0.9, 0.6]), p_male=pl.Series([0.1, 0.4])).write_parquet(path)
+    connection = sql.connect(out)
+    least = sql.ask(connection, "confidence")
+    assert least.select("key", "group").rows() == [("1", "female"), ("0", "female")]
+    assert least["probability"].to_list() == pytest.approx([0.6, 0.9])
+    assert sql.ask(connection, "confidence", order="most", limit=1)["key"].to_list() == ["0"]
+    assert sql.ask(connection, "confidence", attribute="age").is_empty()  # no probabilities were given
+    labels.with_columns(method=pl.lit("probe"), p_female=0.51, p_male=0.49).write_parquet(
+        path.with_name("probe.parquet")
+    )
+    judged = {"attribute": ["gender"], "method": ["probe"], "labeller": ["l"], "chosen": [True]}
+    pl.DataFrame(judged).write_parquet(out / "shards" / "labellers.parquet")
+    assert sql.ask(sql.connect(out), "confidence")["probability"].to_list() == pytest.approx([0.51, 0.51])
+
+
+def test_real_and_fake_are_counted(out):
+    path = out / "shards" / "images.parquet"
+    pl.read_parquet(path).with_columns(target=pl.lit("fake")).write_parquet(path)
+    assert sql.ask(sql.connect(out), "target").rows() == [("fake", "GANs", 4, 1.0)]
+
+
+def test_the_views_open_in_any_duckdb(out):
+    with duckdb.connect() as plain:  # as the shell does with -init
+        plain.execute(sql.views(out))
+        assert plain.execute("select count(*) from labels").fetchone() == (10,)
+        assert plain.execute("select the_run('newest')").fetchone() == ("new",)
 
 
 def test_runs_and_steps_take_their_run_from_their_folder(out):

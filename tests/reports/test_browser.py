@@ -1,0 +1,84 @@
+"""The pages in a real browser: at a phone's and a desk's width, light and dark."""
+
+import shutil
+
+import pytest
+from outs import HOSTILE, make
+from test_comparison import second
+
+from reports import page
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here (apt install chromium)")
+OVERFLOWING = """[...document.querySelectorAll("body *")]
+    .filter(e => !e.closest(".scroll") && !e.closest("svg") && e.getBoundingClientRect().width)
+    .filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"""
+BROKEN = "[...document.images].filter(e => !e.complete || !e.naturalWidth).length"
+BLANK = """[...document.querySelectorAll("svg")].filter(e => e.checkVisibility()
+    && (e.getBoundingClientRect().width < 100 || e.querySelectorAll("path, use, text").length < 5)).length"""
+CONTRAST = """(() => { const value = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(Number).map(x => x / 255)
+    .map(x => x <= 0.03928 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+    const page = value(getComputedStyle(document.body).backgroundColor);
+    return Math.min(...[...document.querySelectorAll("main p, main td, main small, main svg text")].map(e => {
+      const style = getComputedStyle(e), ink = value(e.closest("svg") ? style.fill : style.color);
+      return e.closest(".warning") ? 21 : (Math.max(ink, page) + 0.05) / (Math.min(ink, page) + 0.05); })); })()"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium of the system."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    with (
+        playwright.sync_playwright() as running,
+        running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]) as found,
+    ):
+        yield found
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """A page of one run, of a hostile one without labels, and of two runs."""
+    out = make(tmp_path_factory.mktemp("one"))
+    hostile = make(tmp_path_factory.mktemp("hostile"), run=HOSTILE.replace("/", "|") * 3, drawn=False)
+    next((hostile / "runs").glob("*/labels.parquet")).unlink()
+    both = make(tmp_path_factory.mktemp("two"))
+    second(both)
+    return {
+        "one": page.build(out)[0],
+        "hostile": page.build(hostile)[0],
+        "two": page.build(both, ["first", "second"])[0],
+    }
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [(360, 780), (1280, 900)], ids=["phone", "desk"])
+@pytest.mark.parametrize(("name", "figures"), [("one", 8), ("hostile", 2), ("two", 5)])
+def test_a_page_fits_is_whole_and_fetches_nothing(browser, pages, name, figures, size, scheme):
+    context = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
+    told, asked, tab = [], [], context.new_page()
+    tab.on("console", lambda message: told.append(message.text))
+    tab.on("pageerror", lambda error: told.append(str(error)))
+    tab.on("dialog", lambda dialog: told.append(dialog.message))
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(pages[name].as_uri())
+    assert told == []
+    assert [url for url in asked if not url.startswith("data:")] == [pages[name].as_uri()]
+    assert tab.evaluate("document.documentElement.scrollWidth") <= size[0]
+    assert tab.evaluate(OVERFLOWING) == []
+    assert tab.evaluate(BROKEN) == 0
+    assert tab.locator("svg").count() == figures
+    assert tab.evaluate(BLANK) == 0
+    assert tab.evaluate(CONTRAST) >= 3  # of the least legible text, grey where it claims nothing
+    background = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(255, 255, 255)") == (scheme == "light")
+    context.close()
+
+
+def test_a_printed_page_shows_what_was_folded(browser, pages):
+    tab = browser.new_page()
+    tab.goto(pages["one"].as_uri())
+    folded = "[...document.querySelectorAll('details:not([open]) img')].filter(e => e.checkVisibility()).length"
+    assert tab.evaluate(folded) == 0
+    tab.emulate_media(media="print")
+    assert tab.evaluate(folded) > 10
+    tab.close()
