@@ -22,6 +22,7 @@ from tqdm import tqdm
 from models import clip
 from pipeline import feed, label, labeller, sample
 from pipeline.bench_estimates import bench_estimates
+from pipeline.bench_report import bench_report
 from pipeline.bench_shards import COPIES, bench_join, bench_pack, bench_scale, bench_verify
 from pipeline.machine import device_name, device_of, processor, tune_allocator
 from pipeline.measure import ROUNDS, Row, cells, compare, write_section
@@ -248,11 +249,6 @@ def label_by(
     return compare("label", name, labelled, plainly, bench.device, "DALI and batches of 256, pixels too")
 
 
-def bench_estimate(bench: Bench) -> Iterator[Row]:
-    """What the estimates are worth and cost."""
-    yield from bench_estimates(bench.scratch)
-
-
 STAGES = {
     "pack": bench_pack,
     "verify": bench_verify,
@@ -262,7 +258,8 @@ STAGES = {
     "train": bench_train,
     "sample": bench_sample,
     "label": bench_label,
-    "estimates": bench_estimate,
+    "estimates": lambda _: bench_estimates(),
+    "report": lambda bench: bench_report(bench.scratch),
 }
 
 

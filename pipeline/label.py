@@ -180,7 +180,8 @@ class Side:
             )
         for name in LABELS:
             (self.folder / name).unlink(missing_ok=True)
-        write_parquet(self.folder / "embeddings.parquet", table.select("key", "embedding"))
+        # what a network makes of a face is as good as random: it hardly packs
+        write_parquet(self.folder / "embeddings.parquet", table.select("key", "embedding"), packed=False)
         pixels = table.select("key", skin_tone="pixel_tone", typology_angle="typology_angle")
         readings.write(self.folder / "pixels.parquet", pixels, stamp, "pixels", f"pixels-{skin.VERSION}")
         labels = table.drop("embedding", "pixel_tone", "typology_angle")

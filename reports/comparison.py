@@ -89,7 +89,8 @@ def draw(
         if len(part) and attribute != "intersection_age":
             made = figures.side_by_side(part, told)
             text = f"{title}: shares that each run drew"
-            panels[attribute] = Markup(figures.inline(figures.save(made, folder, f"runs-{attribute}"), text))
+            svg = figures.save(made, folder, f"runs-{attribute}", any(fact["drawn"] for fact in facts))
+            panels[attribute] = Markup(figures.inline(svg, text))
     pictures: dict[str, Markup | str | None] = {}
     for number, fact in enumerate(facts, 1):
         images = faces.first(connection, out, fact["run"], "generated")[:24]

@@ -71,7 +71,7 @@ def solve(matrix: np.ndarray, seen: np.ndarray, steps: int = 150) -> np.ndarray:
 
 
 def descended(matrix: np.ndarray, seen: np.ndarray, start: np.ndarray, steps: int) -> np.ndarray:
-    """`steps` accelerated steps from `start` [N, K] down |p C - seen|^2, each projected onto the simplex."""
+    """At most `steps` accelerated steps from `start` [N, K] down |p C - seen|^2, each projected onto the simplex."""
     curvature = matrix @ np.swapaxes(matrix, -1, -2)
     target, pace = (matrix @ seen[..., None])[..., 0], 1 / np.linalg.norm(curvature, 2, axis=(-2, -1))[..., None]
     point, ahead, momentum = start, start, 1.0
@@ -79,6 +79,8 @@ def descended(matrix: np.ndarray, seen: np.ndarray, start: np.ndarray, steps: in
         last, point = point, projected(ahead - pace * ((curvature @ ahead[..., None])[..., 0] - target))
         following = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
         ahead, momentum = point + (momentum - 1) / following * (point - last), following
+        if np.abs(point - last).max(initial=0) < 1e-7:  # far below what a face more or less changes
+            break
     return point
 
 

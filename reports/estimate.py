@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 import sql
-from reports import correct, distances, groups, neighbours, quality
+from reports import correct, distances, embeddings, groups, neighbours, quality
 from reports.intervals import Z, pearson, ratio_interval, shifted, two_sided, wilson
 from shards.files import read_json, write_parquet
 
@@ -82,7 +82,7 @@ def choose_run(connection: duckdb.DuckDBPyConnection, out: Path, run: str | None
     if not len(runs):
         raise ValueError(f"there is no run below {out}: train one with `fairface train`")
     if run is None:
-        return sql.query(connection, "select the_run('newest') as run")["run"][0]
+        return sql.select(connection, "select the_run('newest') as run")["run"][0]
     if run not in runs["run"]:
         raise ValueError(f"there is no run {run!r} below {out}; the runs are: {', '.join(runs['run'])}")
     return run
@@ -96,7 +96,7 @@ def labelling(connection: duckdb.DuckDBPyConnection, run: str) -> dict[str, Any]
     """
     asked = """select source, method, labeller, size, count(*) as n from labels
         where source = 'train' or (source = 'generated' and run = $run) group by all order by all"""
-    sides = sql.query(connection, asked, {"run": run})
+    sides = sql.select(connection, asked, {"run": run})
     if "generated" not in sides["source"]:
         drawn = len(sql.ask(connection, "sampling", run=run))
         draw = "" if drawn else f"`fairface sample --run {run}`, then "
@@ -373,7 +373,7 @@ def confusion(connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:
             (i, j) as intersection, (k, l) as intersection_age into name attribute value annotated, labelled)
         join names using (method) where annotated is not null and labelled is not null
         group by all order by all"""
-    return sql.query(connection, asked)
+    return sql.select(connection, asked)
 
 
 def accuracy(matrix: pl.DataFrame) -> pl.DataFrame:
@@ -415,16 +415,15 @@ def near(out: Path, connection: duckdb.DuckDBPyConnection, run: str) -> pl.DataF
     paths = {"train": out / "shards" / "embeddings.parquet", "generated": out / "runs" / run / "embeddings.parquet"}
     if not all(path.is_file() for path in paths.values()):
         return pl.DataFrame(schema=QUALITY)
-    asked = """select source, attribute, "group", key from classes
-        where attribute in ('gender', 'age', 'skin_group', 'intersection')
-            and (source = 'train' or (source = 'generated' and run = $run))
-        qualify row_number() over (partition by source, attribute, "group" order by key) <= $most::integer"""
     most = {"train": 2 * NEAR, "generated": NEAR}
-    keys = sql.query(connection, asked, {"run": run, "most": str(2 * NEAR)})
+    asked = f"""select source, attribute, "group", min(key, {2 * NEAR}) as key from classes
+        where attribute in ('gender', 'age', 'skin_group', 'intersection')
+            and (source = 'train' or (source = 'generated' and run = $run)) group by all"""
+    keys = sql.select(connection, asked, {"run": run}).explode("key")
     vectors = {}
     for source, path in paths.items():
         wanted = keys.filter(source=source).select("key").unique()
-        vectors[source] = pl.scan_parquet(path, glob=False).join(wanted.lazy(), on="key", how="semi").collect()
+        vectors[source] = embeddings.of(path, wanted["key"])
     rows = []
     for seed, (attribute, names) in enumerate(vocabulary(connection).items()):
         sides, there = {}, keys.filter(attribute=attribute)
@@ -433,7 +432,7 @@ def near(out: Path, connection: duckdb.DuckDBPyConnection, run: str) -> pl.DataF
             sides[source] = table.join(of, on="key", how="inner", maintain_order="left")
         if not len(there) or not all(len(side) for side in sides.values()):
             continue
-        arrays = [side["embedding"].to_numpy().astype(np.float32) for side in sides.values()]
+        arrays = [side["embedding"].to_numpy() for side in sides.values()]
         found = quality.rows(*arrays, *(side["group"] for side in sides.values()), names, seed, NEAR)
         rows += [{"run": run, "attribute": attribute, **row} for row in found]
     return pl.DataFrame(rows, schema=QUALITY)
@@ -441,7 +440,7 @@ def near(out: Path, connection: duckdb.DuckDBPyConnection, run: str) -> pl.DataF
 
 def vocabulary(connection: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
     """Attribute -> its groups, in their order."""
-    table = sql.query(connection, "from vocabulary order by attribute, rank")
+    table = sql.select(connection, "from vocabulary order by attribute, rank")
     return {name[0]: rows["group"].to_list() for name, rows in table.group_by("attribute", maintain_order=True)}
 
 
@@ -458,7 +457,7 @@ def alike(connection: duckdb.DuckDBPyConnection) -> set[str]:
     """The runs whose rows in report/ were made by the labellers that the training images have now."""
     asked = """select run from runs join readings using (run) where used group by run
         having bool_and(labeller in (select labeller from labels where source = 'train'))"""
-    return set(sql.query(connection, asked)["run"])
+    return set(sql.select(connection, asked)["run"])
 
 
 def write(out: Path, connection: duckdb.DuckDBPyConnection, run: str) -> dict[str, pl.DataFrame]:

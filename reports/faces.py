@@ -36,7 +36,7 @@ def first(connection: duckdb.DuckDBPyConnection, out: Path, run: str, side: str)
         asked, params = "from samples where run = $run order by seed, index", {"run": run}
     else:
         asked, params = "from images where status = 'packed' order by key", {}
-    wanted = sql.query(connection, f"select key, shard {asked} limit {FIRST}", params)
+    wanted = sql.select(connection, f"select key, shard {asked} limit {FIRST}", params)
     there = images(folder_of(out, run, side), wanted)
     return [there[key] for key in wanted["key"] if key in there]
 
@@ -51,7 +51,7 @@ def by_group(
     asked = f"""
         select attribute, "group", source, min(key, {OF_A_GROUP}) as key from classes
         where attribute <> 'intersection_age' and (source <> 'generated' or run = $run) group by all"""
-    wanted = sql.query(connection, asked, {"run": run}).explode("key").sort("attribute", "group", "key")
+    wanted = sql.select(connection, asked, {"run": run}).explode("key").sort("attribute", "group", "key")
     annotated = wanted.filter(source="annotated")["attribute"].unique().to_list()
     real = pl.when(pl.col("attribute").is_in(annotated)).then(pl.lit("annotated")).otherwise(pl.lit("train"))
     sides = {"generated": wanted.filter(source="generated"), "train": wanted.filter(pl.col("source") == real)}
@@ -69,7 +69,7 @@ def placed(connection: duckdb.DuckDBPyConnection, run: str, side: str, keys: pl.
     """key and shard of images named by their keys."""
     of, params = ("samples where run = $run and", {"run": run}) if side == "generated" else ("images where", {})
     asked = f"select key, shard from {of} key in (select unnest($keys::varchar[]))"
-    return sql.query(connection, asked, params | {"keys": keys.unique().to_list()})
+    return sql.select(connection, asked, params | {"keys": keys.unique().to_list()})
 
 
 def certain(connection: duckdb.DuckDBPyConnection, out: Path, run: str) -> list[dict[str, Any]]:

@@ -56,9 +56,16 @@ TICKS = (0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1)
 RATIO_TICKS = {0.1: "1/10", 0.25: "1/4", 0.5: "1/2", 1: "same", 2: "×2", 4: "×4", 10: "×10"}
 
 
-def save(figure: Figure, folder: Path, name: str) -> str:
-    """Writes `<name>.svg` and `<name>.png` (200 dots an inch) into `folder`; returns the SVG."""
+def save(figure: Figure, folder: Path, name: str, drawn: bool) -> str:
+    """Writes `<name>.svg` and `<name>.png` (200 dots an inch) into `folder`; returns the SVG.
+
+    One of drawn faces says so, wherever it is copied to.
+    """
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):  # equal bytes for equal input
+        if drawn:
+            figure.text(
+                1 - 0.05 / WIDTH, 0.06 / figure.get_figheight(), "drawn faces", size=7.2, color=MUTED, ha="right"
+            )
         svg = io.BytesIO()
         figure.savefig(svg, format="svg", metadata={"Date": None})
         with replacing(folder / f"{name}.svg") as file:
@@ -318,7 +325,7 @@ def grid(images: Sequence[bytes], columns: int = 8, side: int = 64, form: str = 
             face = image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
         sheet.paste(face, (index % columns * step, index // columns * step))
     file = io.BytesIO()
-    sheet.save(file, form, **({"quality": 88} if form == "webp" else {}))
+    sheet.save(file, form, **({"quality": 88, "method": 2} if form == "webp" else {}))
     return file.getvalue()
 
 

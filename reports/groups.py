@@ -18,7 +18,7 @@ def counting(connection: duckdb.DuckDBPyConnection, run: str) -> dict[str, str]:
     asked = """select attribute, coalesce(
             (select any_value(method) from labels where run = $run and method = 'imported'), method) as method
         from chosen"""
-    return dict(sql.query(connection, asked, {"run": run}).iter_rows())
+    return dict(sql.select(connection, asked, {"run": run}).iter_rows())
 
 
 def steered_by(config: dict[str, Any]) -> str | None:
@@ -40,7 +40,7 @@ def weights(connection: duckdb.DuckDBPyConnection, config: dict[str, Any]) -> di
     asked = (
         f"select {column}::varchar as name, count(*) as n from images where status = 'packed' and {column} is not null"
     )
-    counts = dict(sql.query(connection, f"{asked} group by all").iter_rows())
+    counts = dict(sql.select(connection, f"{asked} group by all").iter_rows())
     balance = config["options"].get("balance", "natural")
     if balance == "natural":
         return dict.fromkeys(counts, 1.0)
@@ -77,7 +77,7 @@ def cells(connection: duckdb.DuckDBPyConnection, run: str, config: dict[str, Any
     asked = f"""select source, method, attribute, "group", stratum, sum(n)::bigint as n
         from (select * replace ({text}) from ({alike})) unpivot ("group" for attribute in ({", ".join(DIVIDED)}))
         group by all"""
-    found = sql.query(connection, asked, {"run": run}).cast({"stratum": pl.String})
+    found = sql.select(connection, asked, {"run": run}).cast({"stratum": pl.String})
     side, factor = pl.col("source") == "generated", pl.lit(1.0)
     if weight is not None:
         named = pl.col("stratum").replace_strict(weight, default=0.0, return_dtype=pl.Float64).fill_null(0.0)
@@ -87,7 +87,7 @@ def cells(connection: duckdb.DuckDBPyConnection, run: str, config: dict[str, Any
     total, square = pl.col("w").sum().over(by), pl.col("w2").sum().over(by)
     found = found.with_columns(effective=pl.when(square > 0).then(pl.col("w") * total / square).otherwise(0.0))
     asked = f"select {'stratum' if column else 'null as stratum'}, count(*) as n from images {beside if column else ''}"
-    there = sql.query(connection, f"{asked} where status = 'packed' group by all").cast({"stratum": pl.String})
+    there = sql.select(connection, f"{asked} where status = 'packed' group by all").cast({"stratum": pl.String})
     shown = there["n"].sum()
     if weight is not None:
         shown = sum(n * weight.get(name, 0.0) for name, n in there.iter_rows())
@@ -95,7 +95,7 @@ def cells(connection: duckdb.DuckDBPyConnection, run: str, config: dict[str, Any
     whole = annotated.select("attribute", whole=pl.col("w") >= WHOLE * shown)
     found = found.group_by(*by, "group").agg(pl.col("effective").sum())
     counted = pl.DataFrame(list(counting(connection, run).items()), schema=["attribute", "method"], orient="row")
-    cells = laid_out(found, counted, sql.query(connection, 'select attribute, "group", rank from vocabulary'))
+    cells = laid_out(found, counted, sql.select(connection, 'select attribute, "group", rank from vocabulary'))
     return cells.join(whole, on="attribute", how="left", maintain_order="left").with_columns(
         pl.col("whole").fill_null(False)
     )

@@ -1,16 +1,16 @@
 """Which training image each sample is nearest to, so that a person sees what a generator has merely remembered."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
-WORK = 5e10  # multiplications that a search may take: a second on two cores
+from reports.embeddings import chunks, first
+
+WORK = 2e10  # multiplications that a search may take: half a second on two cores
 MOST, LEAST = 512, 8  # samples that are looked for
 REAL = 64  # training images whose own nearest ones say what near is
-CHUNK = 65_536  # embeddings that are held at a time
 COLUMNS = {
     **dict.fromkeys(("run", "source", "key", "nearest"), pl.String),
     "similarity": pl.Float64,
@@ -28,10 +28,12 @@ def find(out: Path, run: str) -> pl.DataFrame:
     ours, theirs = out / "runs" / run / "embeddings.parquet", out / "shards" / "embeddings.parquet"
     if not (ours.is_file() and theirs.is_file()):
         return pl.DataFrame(schema=COLUMNS)
-    (keys, asked), (names, real) = next(chunks(ours)), next(chunks(theirs))
-    if asked.shape[1] != real.shape[1] or not len(asked) or len(real) < 2:
+    counts = [pq.read_metadata(path).num_rows for path in (ours, theirs)]
+    if not counts[0] or counts[1] < 2:
         return pl.DataFrame(schema=COLUMNS)
-    among = pq.read_metadata(theirs).num_rows
+    (keys, asked), (names, real), among = first(ours), first(theirs), counts[1]
+    if asked.shape[1] != real.shape[1]:
+        return pl.DataFrame(schema=COLUMNS)
     asked, real = asked[: max(LEAST, min(MOST, int(WORK / (real.shape[1] * among))))], real[:REAL]
     best = np.full(len(asked) + len(real), -np.inf, np.float32)
     nearest = np.zeros(len(best), object)
@@ -42,18 +44,7 @@ def find(out: Path, run: str) -> pl.DataFrame:
         at = similar.argmax(1)
         value = similar[np.arange(len(best)), at]
         nearer = value > best
-        best[nearer], nearest[nearer] = value[nearer], np.array(there, object)[at[nearer]]
+        best[nearer], nearest[nearer] = value[nearer], there.gather(at[nearer]).to_numpy()
     sides = ["generated"] * len(asked) + ["train"] * len(real)
-    columns = {"run": run, "source": sides, "key": keys[: len(asked)] + names[: len(real)], "nearest": list(nearest)}
+    columns = {"run": run, "source": sides, "key": [*keys[: len(asked)], *names[: len(real)]], "nearest": list(nearest)}
     return pl.DataFrame(columns | {"similarity": best.astype(float), "among": among}, schema=COLUMNS)
-
-
-def chunks(path: Path) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Keys and embeddings of length 1, float32 [<= CHUNK, D], of a file of embeddings; empty ones of an empty file."""
-    with pq.ParquetFile(path) as file:
-        size = file.schema_arrow.field("embedding").type.list_size
-        for batch in file.iter_batches(CHUNK, columns=["key", "embedding"]):
-            flat = batch.column("embedding").flatten().to_numpy(zero_copy_only=False)
-            yield batch.column("key").to_pylist(), flat.reshape(-1, size).astype(np.float32)
-        if not file.metadata.num_rows:
-            yield [], np.empty((0, size), np.float32)

@@ -65,6 +65,7 @@ def single(out: Path, run: str, folder: Path, force: bool) -> tuple[Path, bool]:
     shards, samples = (
         read_json(p) or {} for p in (out / "shards" / "shards.json", out / "runs" / run / "samples.json")
     )
+    labels = read_json(out / "runs" / run / "labels.json") or {}
     check_manifest(run, config, shards, samples)
     try:
         labelled, missing = finished(out, connection, run), None
@@ -73,8 +74,8 @@ def single(out: Path, run: str, folder: Path, force: bool) -> tuple[Path, bool]:
         labelled, missing = None, str(error)
         estimate.forget(out, connection, run)
     connection = sql.connect(out)  # the estimates are there now
-    facts = gather(connection, run, config, shards, labelled, samples, missing)
-    write(folder, "page.html.j2", mark, facts, draw(connection, out, run, folder))
+    facts = gather(connection, run, config, shards, labelled, samples, labels, missing)
+    write(folder, "page.html.j2", mark, facts, draw(connection, out, run, folder, facts["drawn"]))
     return folder / "index.html", True
 
 
@@ -142,6 +143,7 @@ def gather(
     shards: dict[str, Any],
     labelled: dict[str, Any] | None,
     samples: dict[str, Any],
+    labels: dict[str, Any],
     missing: str | None,
 ) -> dict[str, Any]:
     """Everything the page says, as plain values: what `report.json` holds."""
@@ -170,7 +172,8 @@ def gather(
         "known": {} if labelled else known(connection, run),
         "throughput": sql.ask(connection, "throughput", run=run).row(0, named=True),
         "samples": sql.ask(connection, "sampling", run=run).to_dicts(),
-        "sampled": {key: samples.get(key) for key in ("command", "sha256", "weights")},
+        "sampled": {key: samples.get(key) for key in ("sha256", "weights")},
+        "commands": [done.get("command") for done in (config, samples, labels) if done.get("command")],
         "config": config,
         "shards": shards,
         "composition": sql.ask(connection, "composition").to_dicts(),
@@ -205,7 +208,7 @@ def foreign(config: dict[str, Any], labelled: dict[str, Any] | None) -> bool:
 def judged(connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:
     """How often each labeller is right: on images that none was fitted to, or on all where no probe could be fitted."""
     table = sql.ask(connection, "labellers")
-    return table if len(table) else estimate.accuracy(sql.query(connection, "from confusion"))
+    return table if len(table) else estimate.accuracy(sql.select(connection, "from confusion"))
 
 
 def warnings(config: dict[str, Any], labelled: dict[str, Any] | None, annotated: bool) -> list[str]:
@@ -268,7 +271,7 @@ def matrix(connection: duckdb.DuckDBPyConnection, attribute: str) -> dict[str, A
     """An attribute's confusion matrix in shares: {"labels", "rows": [{"annotated", "n", "shares"}]}."""
     table = sql.ask(connection, "confusion", attribute=attribute)
     asked = 'select "group" from vocabulary where attribute = $attribute order by rank'
-    known = sql.query(connection, asked, {"attribute": attribute})["group"].to_list()
+    known = sql.select(connection, asked, {"attribute": attribute})["group"].to_list()
     known += sorted({*table["annotated"], *table["labelled"]} - set(known))
     cells = {(row["annotated"], row["labelled"]): row for row in table.to_dicts()}
     rows = []
@@ -279,26 +282,26 @@ def matrix(connection: duckdb.DuckDBPyConnection, attribute: str) -> dict[str, A
     return {"labels": known, "rows": rows}
 
 
-def draw(connection: duckdb.DuckDBPyConnection, out: Path, run: str, folder: Path) -> dict[str, Any]:
+def draw(connection: duckdb.DuckDBPyConnection, out: Path, run: str, folder: Path, drawn: bool) -> dict[str, Any]:
     """Saves every figure into `folder` and returns them ready for the page."""
+
+    def figure(made: Any, name: str, description: str) -> Markup:
+        # text inside the SVG is escaped by matplotlib, the description by inline
+        return Markup(figures.inline(figures.save(made, folder, name, drawn), description))
+
     rows = shown(sql.ask(connection, "comparison", run=run).filter(pl.col("attribute") != "intersection_age"))
     panels, losses, ratios = {}, [], None
     for attribute in ORDER if len(rows) else ():
         made, said = figures.comparison(rows.filter(attribute=attribute)), "shares of training and generated faces"
-        panels[attribute] = figure(made, folder, f"comparison-{attribute}", f"{figures.TITLES[attribute]}: {said}")
+        panels[attribute] = figure(made, f"comparison-{attribute}", f"{figures.TITLES[attribute]}: {said}")
     if len(rows):
-        ratios = figure(figures.ratios(rows), folder, "ratios", "Generated over training share of every group")
+        ratios = figure(figures.ratios(rows), "ratios", "Generated over training share of every group")
     steps = sql.ask(connection, "loss_curves", run=run)
     lines = {"Losses": {"loss_d": "discriminator", "loss_g": "generator"}}
     lines["Discriminator's mean output"] = {"d_real": "real", "d_fake": "generated"}
     for title, columns in lines.items() if len(steps) else ():
-        losses.append(figure(figures.curves(steps, columns, title), folder, title.split("'")[0].lower(), title))
+        losses.append(figure(figures.curves(steps, columns, title), title.split("'")[0].lower(), title))
     return {"panels": panels, "losses": losses, "ratios": ratios, **pictures(connection, out, run, folder)}
-
-
-def figure(made: Any, folder: Path, name: str, description: str) -> Markup:
-    """A figure, saved as `name`, for the page: text inside is escaped by matplotlib, the description by inline."""
-    return Markup(figures.inline(figures.save(made, folder, name), description))
 
 
 def pictures(connection: duckdb.DuckDBPyConnection, out: Path, run: str, folder: Path) -> dict[str, Any]:
@@ -323,7 +326,7 @@ def pictures(connection: duckdb.DuckDBPyConnection, out: Path, run: str, folder:
     for pair in near:
         pair |= {name: figures.sheet([pair[name]]) for name in ("image", "train_image")}
     asked = 'select attribute, "group" from vocabulary order by attribute, rank'
-    places = {row: i for i, row in enumerate(sql.query(connection, asked).iter_rows())}
+    places = {row: i for i, row in enumerate(sql.select(connection, asked).iter_rows())}
     groups = {
         attribute: dict(sorted(rows.items(), key=lambda row: places.get((attribute, row[0]), len(places))))
         for attribute, rows in groups.items()

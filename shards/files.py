@@ -58,13 +58,19 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is not valid JSON ({error}): remove it and run the stage again") from error
 
 
-def write_parquet(path: Path, frame: "pl.DataFrame") -> None:
-    """Writes `frame` as zstd Parquet, atomically. What the system refuses is an OSError, as for every other file."""
+def write_parquet(path: Path, frame: "pl.DataFrame", packed: bool = True) -> None:
+    """Writes `frame` as Parquet, atomically: `packed` by zstd, or in row groups of 16,384 that are read at once.
+
+    What the system refuses is an OSError, as for every other file.
+    """
     import polars as pl
 
     with replacing(path) as file:
         try:
-            frame.write_parquet(file, compression="zstd")
+            if packed:
+                frame.write_parquet(file, compression="zstd")
+            else:
+                frame.write_parquet(file, compression="uncompressed", row_group_size=16_384)
         except pl.exceptions.ComputeError as error:
             if found := re.search(r"\(os error (\d+)\)", str(error)):
                 raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error

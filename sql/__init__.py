@@ -64,6 +64,7 @@ def connect(out: Path) -> duckdb.DuckDBPyConnection:
         connection.execute(views(out))
     except duckdb.Error as error:
         raise ValueError(f"the results below {out} can't be read: {first_line(error)}") from error
+    connection.execute("set parquet_metadata_cache = true")  # the views look at the same files again and again
     connection.execute(f"set allowed_directories = [{quoted(str(out))}]")
     connection.execute("set temp_directory = ''")  # else it may be read and written as well
     connection.execute("set enable_external_access = false")
@@ -145,14 +146,14 @@ def ask(connection: duckdb.DuckDBPyConnection, name: str, /, **params: object) -
         values[key] = str(value)
     for name in {"run", "other"} & values.keys():
         check_run(connection, values[name])
-    return query(connection, question.sql, values)
+    return select(connection, question.sql, values)
 
 
 def check_run(connection: duckdb.DuckDBPyConnection, run: str) -> None:
     """ValueError where `run` is neither `newest` nor a run's name: a misspelt run must not look like an empty
     one.
     """
-    known = query(connection, "select run from runs union select run from estimates order by run")["run"].to_list()
+    known = select(connection, "select run from runs union select run from estimates order by run")["run"].to_list()
     if run != "newest" and run not in known:
         raise ValueError(f"there is no run {run!r}; the runs are: {', '.join(map(str, known)) or 'none'}")
 
@@ -167,6 +168,14 @@ def query(connection: duckdb.DuckDBPyConnection, sql: str, params: dict[str, obj
         # A SELECT can still write, by `with x as (copy ...)`, but only at the top level: inside brackets the
         # binder refuses it. So it's bound there once, without being run.
         connection.sql(f"explain from (\n{text}\n)", params=params or {})
-        return connection.sql(text, params=params or {}).pl()
+    except duckdb.Error as error:
+        raise ValueError(first_line(error)) from error
+    return select(connection, text, params)
+
+
+def select(connection: duckdb.DuckDBPyConnection, sql: str, params: dict[str, object] | None = None) -> pl.DataFrame:
+    """Runs a SELECT of our own, which nobody typed: it is not looked at first. ValueError where DuckDB refuses it."""
+    try:
+        return connection.sql(sql, params=params or {}).pl()
     except duckdb.Error as error:
         raise ValueError(first_line(error)) from error

@@ -1,9 +1,11 @@
 -- Training images, generated images and annotations side by side, class by class, absent classes included.
 -- param attribute (default gender): one of gender, age, skin_tone, skin_group, intersection, intersection_age
 -- param run (default newest): whose samples the generated side is
-with found as (
-    select "group", rank, source, count from counts
-    where attribute = $attribute and (source <> 'generated' or run = the_run($run))
+with counted as materialized (  -- before runs and labellers are looked up, which would be done for every face
+    from counts where attribute = $attribute
+), found as (
+    select "group", rank, source, count from counted
+    where (source <> 'generated' or run = the_run($run))
     and (source <> 'train' or comparable(the_run($run), labeller))
     union all
     select "group", rank, null, 0 from vocabulary where attribute = $attribute

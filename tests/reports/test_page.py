@@ -29,6 +29,7 @@ def test_a_demonstration_says_so_first_and_is_whole(built, html):
     for name in ("comparison-gender", "ratios", "losses"):
         assert (built / "report" / f"{name}.svg").exists()
         assert (built / "report" / f"{name}.png").exists()
+        assert ">drawn faces<" in (built / "report" / f"{name}.svg").read_text()
 
 
 def test_the_page_fetches_nothing(html):
@@ -66,6 +67,7 @@ def test_real_faces_with_the_embedded_labeller_are_warned_about(world):
     assert "times as many" not in text
     assert "no annotations" in text
     assert "may be shown with attribution" in text
+    assert "drawn faces<" not in html
 
 
 def test_hostile_names_come_out_as_text(world):
