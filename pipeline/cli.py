@@ -659,6 +659,31 @@ def report(out, runs, force) -> None:
     click.echo(f"{path}" + ("" if rebuilt else ", unchanged"))
 
 
+@main.command()
+@OUT
+@click.option("--import", "csv", type=FILE, required=True, help="Predictions: gender, skin_group, age, target, logit.")
+@click.option("--name", help="Of the detector.  [default: the file's name]")
+@FORCE
+def detect(out, csv, name, force) -> None:
+    """Judge a detector of generated faces by what it said elsewhere: utility and fairness by group."""
+    import sql
+    from pipeline import detect as detecting
+    from reports import detection
+
+    done = detecting.import_predictions(out, csv, name, force)
+    connection = sql.connect(out)
+    detection.write(out, connection)
+    name = Path(done["folder"]).name
+    click.echo(
+        f"{done['folder']}: {done['images']:,} predictions, {done['real']:,} of real and {done['fake']:,} of fake"
+    )
+    for row in sql.ask(connection, "fairness", detector=name).iter_rows(named=True):
+        left_out = f", without {row['undefined']}" if row["undefined"] else ""
+        figures = ", ".join(f"{m.upper()} {row[m]:.3f}" for m in ("f_meo", "f_dp", "f_oae", "f_eo", "f_efpr"))
+        click.echo(f"  {row['attribute'].replace('_', ' ') + ':':13} {figures}{left_out}")
+    click.echo("intervals: `fairface sql detection`")
+
+
 @main.command("sql")
 @click.argument("name", required=False)
 @OUT

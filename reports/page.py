@@ -111,6 +111,7 @@ def inputs(out: Path, run: str) -> str:
     files = [out / "shards" / name for name in ("images.parquet", "shards.json", *LABELS)]
     names = ("config.json", "steps.parquet", "samples.json", "samples.parquet", *LABELS)
     files += [out / "runs" / run / name for name in names]
+    files.append(out / "report" / "detection.parquet")
     states = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files if p.exists()]
     code = [
         hashlib.sha256(path.read_bytes()).hexdigest()
@@ -178,6 +179,7 @@ def gather(
         "shards": shards,
         "composition": sql.ask(connection, "composition").to_dicts(),
         "rejects": sql.ask(connection, "rejects").to_dicts(),
+        "detection": sql.ask(connection, "detection").to_dicts(),
         "versions": {name: version(name) for name in ("duckdb", "polars", "numpy", "matplotlib")},
     }
 

@@ -24,6 +24,8 @@ FILES = {  # view -> its files, below OUT
     "quality": ["report/quality.parquet"],
     "neighbours": ["report/neighbours.parquet"],
     "confusion": ["report/confusion.parquet"],
+    "predictions": ["detectors/*/predictions.parquet"],
+    "detection": ["report/detection.parquet"],
 }
 RUN_COLUMNS = (
     "{status: 'VARCHAR', started: 'VARCHAR', finished: 'VARCHAR', device: 'VARCHAR', steps: 'BIGINT', "

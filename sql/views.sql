@@ -28,6 +28,10 @@ create table confusion_columns (method varchar, labeller varchar, attribute varc
 create table quality_columns (run varchar, attribute varchar, "group" varchar, n bigint, kernel_distance double,
     kernel_low double, kernel_high double, kernel_floor double, coverage double, coverage_floor double);
 create table neighbours_columns (run varchar, source varchar, key varchar, nearest varchar, similarity double, among bigint);
+create table predictions_columns (key varchar, detector varchar, target varchar, logit double, gender varchar, skin_group varchar,
+    age varchar);
+create table detection_columns (detector varchar, attribute varchar, "group" varchar, measure varchar, value double,
+    low double, high double, floor double);
 create table steps_columns (step bigint, epoch bigint, images bigint, seconds double, loss_d float, loss_g float,
     d_real float, d_fake float, images_per_s float, data_wait float, filename varchar);
 create table runs_columns (status varchar, started varchar, finished varchar, device varchar, steps bigint, options json, data json,
@@ -152,3 +156,69 @@ create view counts as
 create macro comparable(name, labeller_) as
     labeller_ in (select labeller from labels where source = 'generated' and labels.run = name)
     or not exists (from labels where source = 'generated' and labels.run = name);
+
+-- What detectors of generated faces said. A face is called fake where the sigmoid of its logit is at least 0.5.
+create view predictions as
+    select *, 1 / (1 + exp(-logit)) >= 0.5 as called_fake, gender || '-' || skin_group as intersection
+    from (from predictions_columns union all by name from {predictions});
+create view detection as
+    from detection_columns union all by name from {detection};
+
+-- Every logit of a group as a threshold: how many fakes and real faces it calls fake (`tp`, `fp`), and how many lie on it.
+create view thresholds as
+    select detector, attribute, "group", logit, fakes, reals, sum(fakes) over earlier as tp, sum(reals) over earlier as fp,
+        sum(fakes) over whole as all_fakes, sum(reals) over whole as all_reals
+    from (
+        select detector, attribute, "group", logit, count(*) filter (target = 'fake') as fakes,
+            count(*) filter (target = 'real') as reals
+        from (
+            select detector, logit, target, 'all' as attribute, 'all' as "group" from predictions
+            union all
+            select detector, logit, target, attribute, "group"
+            from predictions unpivot ("group" for attribute in (gender, skin_group, age, intersection)))
+        group by all)
+    window whole as (partition by detector, attribute, "group"),
+        earlier as (partition by detector, attribute, "group" order by logit desc);
+
+-- How well a detector does on each group of faces, by the definitions of scikit-learn and of AI-Face's benchmark.
+-- The equal error rate is the FPR at that corner of the ROC curve where FPR and FNR are nearest; the error rate is
+-- balanced. Null where a rate is undefined, as an FPR without real faces is.
+create view utility as
+    with corners as (
+        select *, fp / nullif(all_reals, 0) as fpr, tp / nullif(all_fakes, 0) as tpr,
+            row_number() over later > 1 and fakes = lead(fakes) over later and reals = lead(reals) over later as straight
+        from thresholds window later as (partition by detector, attribute, "group" order by logit desc)
+    ), ranked as (
+        select detector, attribute, "group", max(all_fakes)::bigint as fakes, max(all_reals)::bigint as reals,
+            sum(reals * (tp - fakes / 2)) / nullif(max(all_fakes) * max(all_reals), 0) as auc,
+            if(max(all_reals) > 0, sum(fakes * tp / (tp + fp)) / nullif(max(all_fakes), 0), null) as average_precision,
+            arg_min(fpr, [abs(1 - tpr - fpr), -logit]) filter (straight is not true and fpr is not null and tpr is not null) as eer,
+            coalesce(max(tp) filter (1 / (1 + exp(-logit)) >= 0.5), 0) as tp,
+            coalesce(max(fp) filter (1 / (1 + exp(-logit)) >= 0.5), 0) as fp
+        from corners group by all
+    )
+    select detector, attribute, "group", fakes + reals as n, fakes, reals, auc, average_precision, eer,
+        fp / nullif(reals, 0) as fpr, tp / nullif(fakes, 0) as tpr, 1 - tpr as fnr, 1 - fpr as tnr,
+        (tp + reals - fp) / (fakes + reals) as accuracy, 1 - (tpr + 1 - fpr) / 2 as error_rate,
+        (tp + fp) / (fakes + reals) as positive_rate
+    from ranked;
+
+-- How differently a detector treats the groups of an attribute (AI-Face's benchmark): ranges over the groups, and sums of
+-- what separates each from all faces. Groups of one target alone are left out of all of them, and named.
+create view fairness as
+    with known as (  -- all faces whose group is known, as those of another are in none of its groups
+        select detector, attribute, sum(tpr * fakes) / sum(fakes) as tpr, sum(fpr * reals) / sum(reals) as fpr
+        from utility where attribute <> 'all' group by all
+    ), compared as (
+        select u.*, abs(u.fpr - known.fpr) as from_fpr, abs(u.tpr - known.tpr) as from_tpr
+        from utility as u join known using (detector, attribute) where u.fakes > 0 and u.reals > 0
+    ), left_out as (
+        select detector, attribute, string_agg("group", ', ' order by "group") as undefined
+        from utility where attribute <> 'all' and (fakes = 0 or reals = 0) group by all
+    )
+    select detector, attribute, count(*) as groups, max(auc) - min(auc) as auc_gap, max(fpr) - min(fpr) as fpr_gap,
+        max(error_rate) - min(error_rate) as error_rate_gap,
+        greatest(max(fpr) - min(fpr), max(fnr) - min(fnr), max(tnr) - min(tnr), max(tpr) - min(tpr)) as f_meo,
+        max(positive_rate) - min(positive_rate) as f_dp, max(accuracy) - min(accuracy) as f_oae,
+        sum(from_fpr + from_tpr) as f_eo, sum(from_fpr) as f_efpr, any_value(undefined) as undefined
+    from compared left join left_out using (detector, attribute) group by all;

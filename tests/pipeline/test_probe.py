@@ -79,7 +79,7 @@ def test_labellers_are_judged_on_images_the_probe_has_not_seen(labelled):
     assert len(pl.read_parquet(shards / "probe.parquet")) == 120  # the other half was fitted to
     assert len(pl.read_parquet(run / "probe.parquet")) == 240
     assert set(judged["n"]) == {120}
-    assert judged.group_by("attribute").agg(pl.col("chosen").sum())["chosen"].to_list() == [1] * 5
+    assert judged.group_by("attribute").agg(pl.col("chosen").sum())["chosen"].to_list() == [1] * 6
     assert not judged.filter(method="pixels")["chosen"].any()  # a check only, however good
     best = judged.filter("chosen").join(judged.filter(pl.col("method") != "pixels"), on="attribute")
     assert (best["balanced_accuracy"] >= best["balanced_accuracy_right"]).all()

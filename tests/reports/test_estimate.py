@@ -144,7 +144,7 @@ def test_every_class_has_a_row_and_shares_add_up(world):
     assert np.allclose(best, rows.select("share", "reference").to_numpy(), atol=1e-3)  # nothing was wrong
     used = tables["readings"].filter("used").select("attribute", "group", "share")
     assert used.rows() == rows.select("attribute", "group", "best_share").rows()
-    assert sql.ask(sql.connect(out), "comparison").height == 26
+    assert sql.ask(sql.connect(out), "comparison").height == 56
     assert not list((out / "report").glob(".*"))
 
 
