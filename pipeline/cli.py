@@ -671,9 +671,8 @@ def detect(out, csv, name, force) -> None:
     from reports import detection
 
     done = detecting.import_predictions(out, csv, name, force)
-    connection = sql.connect(out)
-    detection.write(out, connection)
-    name = Path(done["folder"]).name
+    connection, name = sql.connect(out), Path(done["folder"]).name
+    detection.write(out, connection, name)
     click.echo(
         f"{done['folder']}: {done['images']:,} predictions, {done['real']:,} of real and {done['fake']:,} of fake"
     )
@@ -704,8 +703,10 @@ def ask(name, out, views, text, param, form, output) -> None:
     import sql
     from shards.files import replacing, write_parquet
 
-    if views and (name or text or param or output):
+    if views and (name or text or param or output or form != "table"):
         raise click.UsageError("--views goes with --out alone")
+    if param and not name:
+        raise click.UsageError("--param goes with a named question")
     if not name and not text and not views:
         return click.echo(list_questions())
     if form == "parquet" and not output:
@@ -720,8 +721,6 @@ def ask(name, out, views, text, param, form, output) -> None:
         return click.echo(sql.views(out))
     connection = sql.connect(out)
     params = dict(pair.split("=", 1) for pair in param)
-    if text and params:
-        raise click.UsageError("--param goes with a named question")
     answer = sql.query(connection, text) if text else sql.ask(connection, name, **params)
     if form == "parquet":
         return write_parquet(output, answer)

@@ -20,7 +20,8 @@ def gather(connection: duckdb.DuckDBPyConnection, facts: list[dict[str, Any]]) -
     """What the page of several runs says, as plain values, from what the page of each one says."""
     names = [fact["run"] for fact in facts]
     told = [fact for fact in facts if fact["labelling"]]
-    distances = {fact["run"]: distances_of(fact) for fact in told}
+    used = estimates(told)
+    distances = {fact["run"]: distances_of(fact, used) for fact in told}
     pairs = {
         fact["run"]: sql.ask(connection, "difference", run=told[0]["run"], other=fact["run"]).to_dicts()
         for fact in told[1:]
@@ -28,21 +29,47 @@ def gather(connection: duckdb.DuckDBPyConnection, facts: list[dict[str, Any]]) -
     return {
         "runs": names,
         "first": told[0]["run"] if told else None,
-        "drawn": any(fact["drawn"] for fact in facts),
-        "real": not all(fact["drawn"] for fact in facts),
+        "drawn": None if all(fact["drawn"] is None for fact in facts) else any(fact["drawn"] for fact in facts),
+        "real": any(fact["drawn"] is False for fact in facts),
+        "estimates": used,
         "built": datetime.now(UTC).isoformat(timespec="seconds"),
-        "findings": [said(told[0]["run"], name, rows, distances) for name, rows in pairs.items()],
+        "findings": [said(told[0]["run"], name, rows, distances) for name, rows in pairs.items() if rows],
         "differences": pairs,
         "distances": distances,
         "pages": facts,
     }
 
 
-def distances_of(fact: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
-    """against -> attribute -> the row of total variation of the estimate that is used."""
+def estimates(facts: list[dict[str, Any]]) -> dict[str, str]:
+    """attribute -> the estimate that all runs are compared by: corrected where one uses it and all have it, else raw.
+
+    It is the choice of question `difference`, for all runs at once.
+    """
+    found: dict[str, str] = {}
+    for attribute in figures.TITLES:
+        rows = [row for fact in facts for row in fact["estimates"] if row["attribute"] == attribute]
+        raw = all(row["best"] == "raw" for row in rows) or any(row["corrected"] is None for row in rows)
+        found[attribute] = "raw" if raw else "corrected"
+    return found
+
+
+def alike(rows: pl.DataFrame, estimate: str) -> pl.DataFrame:
+    """Rows of `estimates` with best_share and best_reference those of that estimate, whichever a run's page uses."""
+    own = pl.col("best") == estimate
+    name = "share" if estimate == "raw" else "corrected"
+    there = "reference" if estimate == "raw" else "annotated"
+    shares = [
+        pl.when(own).then(f"best_share{end}").otherwise(f"{name}{end}").alias(f"best_share{end}")
+        for end in ("", "_low", "_high")
+    ]
+    return rows.with_columns(*shares, best_reference=pl.when(own).then("best_reference").otherwise(there))
+
+
+def distances_of(fact: dict[str, Any], used: dict[str, str]) -> dict[str, dict[str, dict[str, Any]]]:
+    """against -> attribute -> the row of total variation of the estimate that all runs are compared by."""
     found: dict[str, dict[str, dict[str, Any]]] = {"reference": {}, "uniform": {}}
     for row in fact["distances"]:
-        if row["used"] and row["measure"] == "total_variation":
+        if row["estimate"] == used[row["attribute"]] and row["measure"] == "total_variation":
             found[row["against"]][row["attribute"]] = row
     return found
 
@@ -78,18 +105,19 @@ def apart(a: dict[str, Any], b: dict[str, Any]) -> tuple[float, float]:
 
 
 def draw(
-    connection: duckdb.DuckDBPyConnection, out: Path, facts: list[dict[str, Any]]
+    connection: duckdb.DuckDBPyConnection, out: Path, said: dict[str, Any]
 ) -> dict[str, dict[str, Markup | str | None]]:
     """The figures of the page of several runs, saved into `report/`, and each run's first faces."""
-    folder, told = out / "report", [fact["run"] for fact in facts if fact["labelling"]]
+    folder, facts = out / "report", said["pages"]
+    told = [fact["run"] for fact in facts if fact["labelling"]]
     rows = pl.concat([sql.ask(connection, "comparison", run=run) for run in told]) if told else pl.DataFrame()
     panels: dict[str, Markup | str | None] = {}
     for attribute, title in figures.TITLES.items():
         part = rows.filter(attribute=attribute) if len(rows) else rows
         if len(part) and attribute != "intersection_age":
-            made = figures.side_by_side(part, told)
+            made = figures.side_by_side(alike(part, said["estimates"][attribute]), told, said["estimates"][attribute])
             text = f"{title}: shares that each run drew"
-            svg = figures.save(made, folder, f"runs-{attribute}", any(fact["drawn"] for fact in facts))
+            svg = figures.save(made, folder, f"runs-{attribute}", bool(said["drawn"]))
             panels[attribute] = Markup(figures.inline(svg, text))
     pictures: dict[str, Markup | str | None] = {}
     for number, fact in enumerate(facts, 1):

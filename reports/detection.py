@@ -23,13 +23,12 @@ COLUMNS = {
 DRAWS, WORK, SEED = 500, 1e8, 1  # of the bootstrap: no more draws than make so many faces, but 50
 
 
-def write(out: Path, connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:
-    """Writes report/detection.parquet: every figure of questions `utility` and `fairness`, with interval and floor."""
-    faces, rows = sql.select(connection, "from predictions order by detector, logit desc, key"), []
-    for (detector,), table in faces.group_by("detector", maintain_order=True):
-        rows += detector_rows(connection, detector, table)
+def write(out: Path, connection: duckdb.DuckDBPyConnection, detector: str) -> pl.DataFrame:
+    """Writes and returns every figure that `utility` and `fairness` say of a detector, with interval and floor."""
+    asked = "from predictions where detector = $detector order by logit desc, key"
+    rows = detector_rows(connection, detector, sql.select(connection, asked, {"detector": detector}))
     found = pl.DataFrame(rows, schema=COLUMNS)
-    write_parquet(out / "report" / "detection.parquet", found)
+    write_parquet(out / "detectors" / detector / "detection.parquet", found)
     return found
 
 

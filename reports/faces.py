@@ -1,10 +1,12 @@
 """Which faces the page shows: the first, those of every group, the most and least certain, the nearest to training."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import polars as pl
+from PIL import Image
 
 import sql
 from shards import tar
@@ -27,7 +29,17 @@ def images(folder: Path, wanted: pl.DataFrame) -> dict[str, bytes]:
             found |= tar.read(folder, shard[0], [key for key in keys["key"] if key in there])
         except (OSError, ValueError):  # a lost shard costs its pictures, not the report
             continue
-    return found
+    return {key: data for key, data in found.items() if decodes(data)}
+
+
+def decodes(data: bytes) -> bool:
+    """Whether an image is whole."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # all that Pillow raises for damage
+        return False
+    return True
 
 
 def first(connection: duckdb.DuckDBPyConnection, out: Path, run: str, side: str) -> list[bytes]:
@@ -43,25 +55,32 @@ def first(connection: duckdb.DuckDBPyConnection, out: Path, run: str, side: str)
 
 def by_group(
     connection: duckdb.DuckDBPyConnection, out: Path, run: str
-) -> dict[tuple[str, str], dict[str, list[bytes]]]:
-    """(attribute, group) -> side -> the first images of it, unchosen.
+) -> dict[str, dict[str, dict[str, list[bytes]]]]:
+    """attribute -> group -> side -> the first images of it, unchosen; an empty list where no image is here.
 
-    Samples are told by the labeller that counts; training images by their annotations where there are any.
+    Samples are told by the labeller that counts; training images by their annotations where there are any. A side that
+    has no such face is left out.
     """
     asked = f"""
-        select attribute, "group", source, min(key, {OF_A_GROUP}) as key from classes
+        select attribute, "group", source, coalesce(rank, 1000) as rank, min(key, {OF_A_GROUP}) as key
+        from classes left join vocabulary using (attribute, "group")
         where attribute <> 'intersection_age' and (source <> 'generated' or run = $run) group by all"""
-    wanted = sql.select(connection, asked, {"run": run}).explode("key").sort("attribute", "group", "key")
+    wanted = sql.select(connection, asked, {"run": run}).explode("key").sort("attribute", "rank", "group", "key")
     annotated = wanted.filter(source="annotated")["attribute"].unique().to_list()
     real = pl.when(pl.col("attribute").is_in(annotated)).then(pl.lit("annotated")).otherwise(pl.lit("train"))
     sides = {"generated": wanted.filter(source="generated"), "train": wanted.filter(pl.col("source") == real)}
-    found: dict[tuple[str, str], dict[str, list[bytes]]] = {}
+    there = {
+        side: images(folder_of(out, run, side), placed(connection, run, side, rows["key"]))
+        for side, rows in sides.items()
+    }
+    found: dict[str, dict[str, dict[str, list[bytes]]]] = {}
+    for row in wanted.iter_rows(named=True):
+        found.setdefault(row["attribute"], {}).setdefault(row["group"], {})
     for side, rows in sides.items():
-        there = images(folder_of(out, run, side), placed(connection, run, side, rows["key"]))
         for row in rows.iter_rows(named=True):
-            lists = found.setdefault((row["attribute"], row["group"]), {"generated": [], "train": []})
-            if row["key"] in there:
-                lists[side].append(there[row["key"]])
+            faces = found[row["attribute"]][row["group"]].setdefault(side, [])
+            if row["key"] in there[side]:
+                faces.append(there[side][row["key"]])
     return found
 
 
@@ -72,27 +91,23 @@ def placed(connection: duckdb.DuckDBPyConnection, run: str, side: str, keys: pl.
     return sql.select(connection, asked, params | {"keys": keys.unique().to_list()})
 
 
-def certain(connection: duckdb.DuckDBPyConnection, out: Path, run: str) -> list[dict[str, Any]]:
-    """The samples of which the labeller is most and least sure: attribute, order, group, probability, key, image."""
-    found = []
-    for attribute in ("gender", "age", "skin_tone"):
-        for order in ("most", "least"):
-            rows = sql.ask(connection, "confidence", attribute=attribute, order=order, run=run, limit=CERTAIN)
-            there = images(folder_of(out, run, "generated"), rows.select("key", "shard"))
-            for row in rows.iter_rows(named=True):
-                if row["key"] in there:
-                    about = {name: row[name] for name in ("group", "probability", "key")}
-                    found.append({"attribute": attribute, "order": order, **about, "image": there[row["key"]]})
-    return found
+def certain(
+    connection: duckdb.DuckDBPyConnection, out: Path, run: str, rows: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Those of the `rows` (of question `confidence`) whose image is here, with it."""
+    there = images(folder_of(out, run, "generated"), pl.DataFrame(rows, {"key": pl.String, "shard": pl.String}))
+    return [row | {"image": there[row["key"]]} for row in rows if row["key"] in there]
 
 
-def nearest(connection: duckdb.DuckDBPyConnection, out: Path, run: str) -> list[dict[str, Any]]:
-    """The samples that are nearest to a training image: rows of question `neighbours`, with both images."""
-    rows = sql.ask(connection, "neighbours", run=run, limit=NEAREST)
-    ours = images(folder_of(out, run, "generated"), placed(connection, run, "generated", rows["key"]))
-    theirs = images(folder_of(out, run, "train"), placed(connection, run, "train", rows["nearest"]))
+def nearest(
+    connection: duckdb.DuckDBPyConnection, out: Path, run: str, rows: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Those of the `rows` (of question `neighbours`) whose two images are here, with them."""
+    keys = [pl.Series([row[name] for row in rows], dtype=pl.String) for name in ("key", "nearest")]
+    ours = images(folder_of(out, run, "generated"), placed(connection, run, "generated", keys[0]))
+    theirs = images(folder_of(out, run, "train"), placed(connection, run, "train", keys[1]))
     return [
         row | {"image": ours[row["key"]], "train_image": theirs[row["nearest"]]}
-        for row in rows.iter_rows(named=True)
+        for row in rows
         if row["key"] in ours and row["nearest"] in theirs
     ]

@@ -176,10 +176,10 @@ def comparison_row(axes: Axes, y: float, row: dict[str, Any], inches: float) -> 
     put(axes, COLUMNS[2], y, said, ha="right", **emphasis(row))
 
 
-def side_by_side(rows: pl.DataFrame, runs: Sequence[str]) -> Figure:
+def side_by_side(rows: pl.DataFrame, runs: Sequence[str], estimate: str) -> Figure:
     """Shares of one attribute's groups that each of the `runs` drew, with 95 % intervals, above what it was shown.
 
-    Rows of `estimates` of all of them.
+    Rows of `estimates` of all of them, by the same estimate.
     """
     with matplotlib.rc_context(STYLE):
         names = rows["group"].unique(maintain_order=True).to_list()
@@ -208,7 +208,7 @@ def side_by_side(rows: pl.DataFrame, runs: Sequence[str]) -> Figure:
             axes,
             0.04,
             bottom + 0.28,
-            f"n = {', '.join(sizes(rows, runs))}; lines: 95 % intervals; | what it was shown",
+            f"{estimate}; n = {' and '.join(sizes(rows, runs))}; lines: 95 % intervals; | shown to it",
             7.2,
             MUTED,
         )

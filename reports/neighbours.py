@@ -22,8 +22,7 @@ def find(out: Path, run: str) -> pl.DataFrame:
     """The training image nearest to each of a run's first samples, and of the first training images to each other.
 
     run, source (generated, train), key, nearest (a training image's key), similarity (the cosine of their embeddings),
-    among (how many training images were searched, all that are labelled). No rows where either side has no embeddings,
-    or the two are of different models.
+    among (how many training images were searched, all that are labelled). No rows where either side has no embeddings.
     """
     ours, theirs = out / "runs" / run / "embeddings.parquet", out / "shards" / "embeddings.parquet"
     if not (ours.is_file() and theirs.is_file()):

@@ -1,6 +1,7 @@
 """The report: every estimate of one run, on one page that opens anywhere and in one JSON file."""
 
 import hashlib
+import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,10 +15,11 @@ from markupsafe import Markup
 
 import sql
 from reports import comparison, estimate, faces, figures, groups, verdict
-from shards.files import LABELS, fingerprint, read_json, replacing, whole_parquet, write_json
+from shards.files import LABELS, alone, fingerprint, read_json, replacing, whole_parquet, write_json
 
 HERE = Path(__file__).parent
 ORDER = ["gender", "skin_group", "age", "skin_tone", "intersection"]
+FIGURES = ("comparison-*", "runs-*", "ratios.*", "losses.*", "discriminator.*", "faces-*.png")  # what `draw` saves
 NO_ANSWER = "Not answered yet."
 
 
@@ -30,6 +32,12 @@ def build(out: Path, runs: Sequence[str] = (), force: bool = False) -> tuple[Pat
     make a page of, or where labels can't be compared.
     """
     out = Path(out)
+    with alone(out / "report", "writing"):
+        return built(out, runs, force)
+
+
+def built(out: Path, runs: Sequence[str], force: bool) -> tuple[Path, bool]:
+    """As `build` says, by the only process that is at it."""
     connection = sql.connect(out)
     names = [estimate.choose_run(connection, out, run) for run in runs or (None,)]
     if len(names) == 1:
@@ -39,27 +47,22 @@ def build(out: Path, runs: Sequence[str] = (), force: bool = False) -> tuple[Pat
     if len(names) > len(figures.RUNS):
         raise ValueError(f"{len(names)} runs side by side are too many to read: name {len(figures.RUNS)} at most")
     folder = out / "report"
-    built = [single(out, run, folder / "runs" / run, force)[1] for run in names]
+    again = [single(out, run, folder / "runs" / run, force)[1] for run in names]
     mark = fingerprint([inputs(out, run) for run in names])
-    if not any(built) and not force and current(folder, mark):
+    if not any(again) and not force and current(folder, mark):
         return folder / "index.html", False
     connection = sql.connect(out)
     facts = [read_json(folder / "runs" / run / "report.json") for run in names]
-    write(
-        folder,
-        "comparison.html.j2",
-        mark,
-        comparison.gather(connection, facts),
-        comparison.draw(connection, out, facts),
-    )
+    clear(folder)
+    said = comparison.gather(connection, facts)
+    write(out, folder, "comparison.html.j2", mark, said, comparison.draw(connection, out, said))
     return folder / "index.html", True
 
 
 def single(out: Path, run: str, folder: Path, force: bool) -> tuple[Path, bool]:
     """The page of one run in `folder`, and whether it was built."""
     mark, connection = inputs(out, run), sql.connect(out)  # of what is there now: another run's page may have left more
-    tables = all(whole_parquet(out / "report" / f"{name}.parquet") for name in estimate.TABLES)
-    if not force and tables and current(folder, mark):
+    if not force and current(folder, mark) and estimated(out, connection, run, folder):
         return folder / "index.html", False
     config = read_json(out / "runs" / run / "config.json")
     shards, samples = (
@@ -75,8 +78,17 @@ def single(out: Path, run: str, folder: Path, force: bool) -> tuple[Path, bool]:
         estimate.forget(out, connection, run)
     connection = sql.connect(out)  # the estimates are there now
     facts = gather(connection, run, config, shards, labelled, samples, labels, missing)
-    write(folder, "page.html.j2", mark, facts, draw(connection, out, run, folder, facts["drawn"]))
+    clear(folder)
+    write(out, folder, "page.html.j2", mark, facts, draw(connection, out, run, folder, facts))
     return folder / "index.html", True
+
+
+def estimated(out: Path, connection: duckdb.DuckDBPyConnection, run: str, folder: Path) -> bool:
+    """Whether the tables hold what the page in `folder` says of a run: they are written for others, too."""
+    if not all(whole_parquet(out / "report" / f"{name}.parquet") for name in estimate.TABLES):
+        return False
+    there = sql.select(connection, "select count(*) as n from estimates where run = $run", {"run": run})["n"][0]
+    return bool(there) != bool((read_json(folder / "report.json") or {}).get("missing"))
 
 
 def current(folder: Path, mark: str) -> bool:
@@ -85,15 +97,28 @@ def current(folder: Path, mark: str) -> bool:
     return (folder / "index.html").exists() and last.get("fingerprint") == mark
 
 
-def write(folder: Path, template: str, mark: str, facts: dict[str, Any], drawn: dict[str, Any]) -> None:
+def clear(folder: Path) -> None:
+    """Takes away the figures of the page before: they may be another run's."""
+    for kind in FIGURES:
+        for path in folder.glob(kind):
+            path.unlink()
+
+
+def write(out: Path, folder: Path, template: str, mark: str, facts: dict[str, Any], drawn: dict[str, Any]) -> None:
     """The page and, with the same numbers, report.json."""
+    where = "" if out == Path("outputs") else f" --out {shlex.quote(figures.short(out, 300))}"
     options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
     html = Environment(loader=FileSystemLoader(HERE), **options)
-    html.filters.update(percent=figures.percent, times=figures.times, title=figures.TITLES.get)
-    text = html.get_template(template).render(**facts, **drawn, order=ORDER)
+    html.filters.update(percent=figures.percent, times=figures.times, title=figures.TITLES.get, shell=typed)
+    text = html.get_template(template).render(**facts, **drawn, order=ORDER, where=where)
     with replacing(folder / "index.html") as file:
         file.write(text.encode(errors="replace"))
     write_json(folder / "report.json", {"fingerprint": mark, **facts})
+
+
+def typed(text: str) -> str:
+    """A word as it's typed in a shell."""
+    return shlex.quote(figures.short(text, 200))
 
 
 def finished(out: Path, connection: duckdb.DuckDBPyConnection, run: str) -> dict[str, Any]:
@@ -111,7 +136,8 @@ def inputs(out: Path, run: str) -> str:
     files = [out / "shards" / name for name in ("images.parquet", "shards.json", *LABELS)]
     names = ("config.json", "steps.parquet", "samples.json", "samples.parquet", *LABELS)
     files += [out / "runs" / run / name for name in names]
-    files.append(out / "report" / "detection.parquet")
+    files += sorted((out / "detectors").glob("*/detection.parquet"))
+    files += sorted((*(out / "shards").glob("*.tar"), *(out / "runs" / run / "samples").glob("*.tar")))
     states = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files if p.exists()]
     code = [
         hashlib.sha256(path.read_bytes()).hexdigest()
@@ -150,11 +176,11 @@ def gather(
     """Everything the page says, as plain values: what `report.json` holds."""
     asked = requested(config, samples)
     rows, matrices = sql.ask(connection, "comparison", run=run), confusions(connection) if labelled else {}
-    told, data = shown(rows.filter(pl.col("attribute") != "intersection_age")), config.get("data") or {}
+    told = shown(rows.filter(pl.col("attribute") != "intersection_age"))
     judged_by = judged(connection) if labelled else pl.DataFrame()
     return {
         "run": run,
-        "drawn": bool(data.get("drawn")),
+        "drawn": origin(config, shards),
         "built": datetime.now(UTC).isoformat(timespec="seconds"),
         "missing": missing,
         "verdict": verdict.sentences(told, foreign(config, labelled), bool(asked)) if labelled else [NO_ANSWER],
@@ -179,9 +205,25 @@ def gather(
         "shards": shards,
         "composition": sql.ask(connection, "composition").to_dicts(),
         "rejects": sql.ask(connection, "rejects").to_dicts(),
+        "certain": [
+            row | {"attribute": attribute, "order": order}
+            for attribute in ("gender", "age", "skin_tone")
+            for order in ("most", "least")
+            for row in sql.ask(
+                connection, "confidence", attribute=attribute, order=order, run=run, limit=faces.CERTAIN
+            ).to_dicts()
+        ],
+        "near": sql.ask(connection, "neighbours", run=run, limit=faces.NEAREST).to_dicts(),
+        "real": sql.ask(connection, "neighbours", source="train", run=run, limit=1).to_dicts(),
         "detection": sql.ask(connection, "detection").to_dicts(),
         "versions": {name: version(name) for name in ("duckdb", "polars", "numpy", "matplotlib")},
     }
+
+
+def origin(config: dict[str, Any], shards: dict[str, Any]) -> bool | None:
+    """Whether the faces are drawn ones; None where neither the run nor the shards say so."""
+    said = [about["drawn"] for about in (config.get("data") or {}, shards) if about.get("drawn") is not None]
+    return any(said) if said else None
 
 
 def known(connection: duckdb.DuckDBPyConnection, run: str) -> dict[str, list[dict[str, Any]]]:
@@ -235,7 +277,11 @@ def warnings(config: dict[str, Any], labelled: dict[str, Any] | None, annotated:
             f"The run began on other images ({roots}) and went on with those in the shards now, which alone this page "
             "calls training: its ratios are not to what the generator was shown."
         )
-    if config.get("status") != "finished":
+    if config.get("imported"):
+        found.append(
+            "The labels were made elsewhere: of the generator, and of what it was trained on, nothing is known."
+        )
+    elif config.get("status") != "finished":
         found.append(f"The training run is {config.get('status') or 'of unknown state'}, not finished.")
     return found
 
@@ -284,12 +330,14 @@ def matrix(connection: duckdb.DuckDBPyConnection, attribute: str) -> dict[str, A
     return {"labels": known, "rows": rows}
 
 
-def draw(connection: duckdb.DuckDBPyConnection, out: Path, run: str, folder: Path, drawn: bool) -> dict[str, Any]:
+def draw(
+    connection: duckdb.DuckDBPyConnection, out: Path, run: str, folder: Path, facts: dict[str, Any]
+) -> dict[str, Any]:
     """Saves every figure into `folder` and returns them ready for the page."""
 
     def figure(made: Any, name: str, description: str) -> Markup:
         # text inside the SVG is escaped by matplotlib, the description by inline
-        return Markup(figures.inline(figures.save(made, folder, name, drawn), description))
+        return Markup(figures.inline(figures.save(made, folder, name, bool(facts["drawn"])), description))
 
     rows = shown(sql.ask(connection, "comparison", run=run).filter(pl.col("attribute") != "intersection_age"))
     panels, losses, ratios = {}, [], None
@@ -303,10 +351,12 @@ def draw(connection: duckdb.DuckDBPyConnection, out: Path, run: str, folder: Pat
     lines["Discriminator's mean output"] = {"d_real": "real", "d_fake": "generated"}
     for title, columns in lines.items() if len(steps) else ():
         losses.append(figure(figures.curves(steps, columns, title), title.split("'")[0].lower(), title))
-    return {"panels": panels, "losses": losses, "ratios": ratios, **pictures(connection, out, run, folder)}
+    return {"panels": panels, "losses": losses, "ratios": ratios, **pictures(connection, out, run, folder, facts)}
 
 
-def pictures(connection: duckdb.DuckDBPyConnection, out: Path, run: str, folder: Path) -> dict[str, Any]:
+def pictures(
+    connection: duckdb.DuckDBPyConnection, out: Path, run: str, folder: Path, facts: dict[str, Any]
+) -> dict[str, Any]:
     """The faces, ready for the page: the first ones, those of every group, the most and least certain, the nearest."""
     first, counts = {}, {}
     for side in ("generated", "train"):
@@ -317,27 +367,21 @@ def pictures(connection: duckdb.DuckDBPyConnection, out: Path, run: str, folder:
         if images:
             with replacing(folder / f"faces-{side}.png") as file:
                 file.write(figures.grid(images))
-    groups = {}
-    for (attribute, group), sides in faces.by_group(connection, out, run).items():
-        groups.setdefault(attribute, {})[group] = {s: figures.sheet(i) if i else None for s, i in sides.items()}
-    certain = [row | {"image": figures.sheet([row["image"]])} for row in faces.certain(connection, out, run)]
-    near, among = (
-        faces.nearest(connection, out, run),
-        sql.ask(connection, "neighbours", source="train", run=run, limit=1),
-    )
+    grouped = {}
+    for attribute, names in faces.by_group(connection, out, run).items():
+        grouped[attribute] = {
+            group: {side: figures.sheet(images) if images else "" for side, images in sides.items()}
+            for group, sides in names.items()
+        }
+        rows = [images for sides in names.values() for images in sides.values() if images]
+        if rows:
+            with replacing(folder / f"faces-{attribute}.png") as file:
+                file.write(figures.grid([image for images in rows for image in images]))
+    certain = [
+        row | {"image": figures.sheet([row["image"]])} for row in faces.certain(connection, out, run, facts["certain"])
+    ]
+    near = faces.nearest(connection, out, run, facts["near"])
     for pair in near:
         pair |= {name: figures.sheet([pair[name]]) for name in ("image", "train_image")}
-    asked = 'select attribute, "group" from vocabulary order by attribute, rank'
-    places = {row: i for i, row in enumerate(sql.select(connection, asked).iter_rows())}
-    groups = {
-        attribute: dict(sorted(rows.items(), key=lambda row: places.get((attribute, row[0]), len(places))))
-        for attribute, rows in groups.items()
-    }
-    return {
-        "pictures": first,
-        "pictured": counts,
-        "grouped": groups,
-        "certain": certain,
-        "near": near,
-        "real": among.to_dicts(),
-    }
+    about = {"pictures": first, "pictured": counts, "grouped": grouped}
+    return about | {"certain_faces": certain, "near_faces": near}

@@ -25,7 +25,7 @@ FILES = {  # view -> its files, below OUT
     "neighbours": ["report/neighbours.parquet"],
     "confusion": ["report/confusion.parquet"],
     "predictions": ["detectors/*/predictions.parquet"],
-    "detection": ["report/detection.parquet"],
+    "detection": ["detectors/*/detection.parquet"],
 }
 RUN_COLUMNS = (
     "{status: 'VARCHAR', started: 'VARCHAR', finished: 'VARCHAR', device: 'VARCHAR', steps: 'BIGINT', "
@@ -146,8 +146,8 @@ def ask(connection: duckdb.DuckDBPyConnection, name: str, /, **params: object) -
         if parameter.choices and str(value) not in parameter.choices:
             raise ValueError(f"{key} is one of {', '.join(parameter.choices)}, not {str(value)!r}")
         values[key] = str(value)
-    for name in {"run", "other"} & values.keys():
-        check_run(connection, values[name])
+    for key in {"run", "other"} & values.keys():
+        check_run(connection, values[key])
     return select(connection, question.sql, values)
 
 

@@ -9,7 +9,7 @@ with pairs as (
         a.best = 'raw' and b.best = 'raw' or a.corrected is null or b.corrected is null as by_labels, a, b
     from estimates as a join estimates as b using (attribute, "group")
     left join vocabulary using (attribute, "group")
-    where a.run = the_run($run) and b.run = $other and ($attribute = 'all' or a.attribute = $attribute)
+    where a.run = the_run($run) and b.run = the_run($other) and ($attribute = 'all' or a.attribute = $attribute)
 ), shares as (
     select attribute, "group", rank, if(by_labels, 'raw', 'corrected') as estimate,
         if(by_labels, a.share, a.corrected) as share, if(by_labels, b.share, b.corrected) as other_share,

@@ -9,7 +9,7 @@ with found as (
     from estimates where run = the_run($run) and ($attribute = 'all' or attribute = $attribute)
 ), measured as (
     select attribute, "group", best_share as share,
-        if($against = 'equal', evenly, ratio) as times, if($against = 'equal', evenly_low, ratio_low) as low,
+        if($against = 'equal', evenly, coalesce(ratio, if(best_share > 0, 'inf'::double, null))) as times, if($against = 'equal', evenly_low, ratio_low) as low,
         if($against = 'equal', evenly_high, coalesce(ratio_high, 'inf')) as high,
         case when $against = 'training' then verdict
              when evenly_low > 1 then 'over' when evenly_high < 1 then 'under' else 'inconclusive' end as verdict,

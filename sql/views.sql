@@ -127,14 +127,14 @@ create view said as
 -- How sure a labeller is of what it said: the probability of the class it chose, where it gives any.
 create view confidence as
     select source, run, key, method, 'gender' as attribute, gender as "group", greatest(p_female, p_male) as probability
-    from labels where p_female is not null
+    from labels where p_female is not null and gender is not null
     union all
     select source, run, key, method, 'age', age, greatest(p_child, p_young, p_adult, p_middle, p_senior)
-    from labels where p_child is not null
+    from labels where p_child is not null and age is not null
     union all
     select source, run, key, method, 'skin_tone', skin_tone::varchar, greatest(p_tone_1, p_tone_2, p_tone_3, p_tone_4,
         p_tone_5, p_tone_6, p_tone_7, p_tone_8, p_tone_9, p_tone_10)
-    from labels where p_tone_1 is not null;
+    from labels where p_tone_1 is not null and skin_tone is not null;
 
 -- Which labeller counts for an attribute: the probe where it was better on images it had not seen, else CLIP.
 create view chosen as

@@ -65,7 +65,7 @@ def test_a_group_of_one_target_alone_is_named_and_left_out(tmp_path):
     assert rates["dark"]["auc"] is None
     assert rates["dark"]["tpr"] > 0.5
     assert row["f_dp"] == pytest.approx(abs(rates["light"]["positive_rate"] - rates["medium"]["positive_rate"]))
-    found = detection.write(tmp_path, connection)
+    found = detection.write(tmp_path, connection, "mine")
     assert found.filter(group="dark", measure="fpr").select("value", "low", "high").row(0) == (None, None, None)
     assert found.filter(group="dark", measure="tpr")["low"][0] < rates["dark"]["tpr"]
 
@@ -91,7 +91,7 @@ def test_intervals_hold_and_the_floor_tells_chance_from_bias(tmp_path, shift):
         out.mkdir()
         faces(rng, 1500, shift).write_csv(out / "d.csv")
         detect.import_predictions(out, out / "d.csv")
-        rows = detection.write(out, sql.connect(out)).filter(pl.col("attribute") == "skin_group")
+        rows = detection.write(out, sql.connect(out), "d").filter(pl.col("attribute") == "skin_group")
         seen.append({row["measure"]: row for row in rows.filter(pl.col("group").is_null()).to_dicts()})
     normal = detection.NormalDist()
     truth = normal.cdf(shift - 1) - normal.cdf(-1)  # the FPR's gap; the TPR's is smaller
@@ -132,6 +132,8 @@ def test_other_predictions_are_replaced_only_when_asked(tmp_path):
     csv.write_text(HEAD + "female,light,adult,1,1\nmale,dark,adult,0,-1\n")
     assert CliRunner().invoke(main, words).exit_code == 0
     assert CliRunner().invoke(main, words).exit_code == 0  # the same again
+    found = sql.ask(sql.connect(out), "detection", detector="x", measure="tpr")
+    assert found.select("attribute", "value").row(0) == ("all", 1.0)
     csv.write_text(HEAD + "female,light,adult,1,-1\nmale,dark,adult,0,-1\n")
     assert "has other predictions" in CliRunner().invoke(main, words).output
     done = CliRunner().invoke(main, [*words, "--force"])

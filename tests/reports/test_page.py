@@ -189,6 +189,71 @@ def test_faces_of_every_group_stand_beside_real_ones(built, html):
     assert html.count('alt="Training faces: ') > 10
 
 
+def test_damaged_pictures_cost_the_picture_alone(world):
+    out = world()
+    tar = out / "runs" / "first" / "samples" / "s.tar"
+    tar.write_bytes(tar.read_bytes()[:30_000])
+    train = bytearray((out / "shards" / "a.tar").read_bytes())
+    train[512:700] = bytes(188)
+    (out / "shards" / "a.tar").write_bytes(train)
+    numbers = json.loads((page.build(out)[0].parent / "report.json").read_text())
+    assert numbers["estimates"]
+    html = (out / "report" / "index.html").read_text()
+    pictured = int(re.search(r"Generated: the first (\d+), unchosen", html)[1])
+    assert 0 < pictured < 48
+
+
+def test_a_page_is_built_again_when_its_pictures_or_its_rows_are_gone(world):
+    out = world()
+    page.build(out)
+    (out / "runs" / "first" / "samples" / "s.tar").rename(out / "s.tar")
+    path, built = page.build(out)
+    assert built
+    assert "images not here" in path.read_text()
+    (out / "s.tar").rename(out / "runs" / "first" / "samples" / "s.tar")
+    assert page.build(out)[1]
+    table = pl.read_parquet(out / "report" / "estimates.parquet")
+    table.clear().write_parquet(out / "report" / "estimates.parquet")
+    assert page.build(out)[1]
+    assert len(pl.read_parquet(out / "report" / "estimates.parquet")) == len(table)
+
+
+def test_figures_of_the_page_before_do_not_stay(world):
+    out = world()
+    page.build(out)
+    unlabel(out)
+    page.build(out)
+    names = {path.name for path in (out / "report").iterdir()}
+    assert "losses.svg" in names
+    assert not {"ratios.svg", "comparison-gender.png"} & names
+
+
+def test_groups_that_nobody_expected_do_not_shift_the_thirty_cells(world):
+    out = world()
+    path = out / "runs" / "first" / "labels.parquet"
+    labels = pl.read_parquet(path)
+    gender = pl.when(pl.int_range(pl.len()) < 40).then(pl.lit("NULL")).otherwise("gender")
+    labels.with_columns(gender=gender).write_parquet(path)
+    text = text_of(page.build(out)[0].read_text())
+    rows = text[text.index("skin group and age together") :].split("Ask it yourself")[0]
+    assert "NULL, light" not in rows
+    assert "Further cells: NULL-" in rows
+
+
+def test_faces_of_unknown_origin_are_called_neither_real_nor_drawn(world):
+    out = world()
+    for path in (out / "runs" / "first" / "config.json", out / "shards" / "shards.json"):
+        about = json.loads(path.read_text())
+        about.pop("drawn", None), about.get("data", {}).pop("drawn", None)
+        path.write_text(json.dumps(about))
+    text = text_of(page.build(out)[0].read_text())
+    assert "Faces of unknown origin" in text
+    assert "Real faces" not in text
+    shards = out / "shards" / "shards.json"
+    shards.write_text(json.dumps(json.loads(shards.read_text()) | {"drawn": True}))
+    assert "Drawn faces:" in text_of(page.build(out)[0].read_text())  # an imported run's training images
+
+
 def test_a_remembered_face_is_found(world):
     out = world()
     generator = np.random.default_rng(0)
@@ -214,6 +279,7 @@ def test_a_remembered_face_is_found(world):
     similar = brute @ brute.T - 2 * np.eye(300)
     best = {f"{i:09d}": f"{similar[i].argmax():09d}" for i in range(64)}
     assert dict(among.select("key", "nearest").iter_rows()) == best
+    assert json.loads((out / "report" / "report.json").read_text())["near"][0]["key"] == "000000007"
     assert "Is it drawing from memory?" in (out / "report" / "index.html").read_text()
 
 

@@ -125,6 +125,32 @@ def test_the_least_certain_come_first_by_the_labeller_that_counts(out):
     assert sql.ask(sql.connect(out), "confidence")["probability"].to_list() == pytest.approx([0.51, 0.51])
 
 
+def test_groups_that_training_lacks_are_the_most_over_represented(out):
+    columns = dict.fromkeys(("run", "attribute", "group", "verdict", "best"), pl.String)
+    columns |= dict.fromkeys(
+        ("best_share", "best_share_low", "best_share_high", "ratio", "ratio_low", "ratio_high"), pl.Float64
+    )
+    rows = [
+        ("new", "gender", "female", "amplified", "raw", 0.6, 0.5, 0.7, None, 9.0, None),
+        ("new", "gender", "male", "reduced", "raw", 0.4, 0.3, 0.45, 0.5, 0.4, 0.6),
+        ("new", "age", "child", "inconclusive", "raw", 0.1, 0.0, 0.2, 1.1, 0.9, 1.3),
+    ]
+    (out / "report").mkdir()
+    pl.DataFrame(rows, schema=columns, orient="row").write_parquet(out / "report" / "estimates.parquet")
+    connection = sql.connect(out)
+    assert sql.ask(connection, "shifts").select("group", "times").rows() == [("female", float("inf")), ("male", 0.5)]
+    even = sql.ask(connection, "shifts", against="equal", attribute="gender")
+    assert even.select("group", "times", "verdict").rows() == [("male", 0.8, "under")]
+    assert sql.ask(connection, "difference", run="new", other="newest").height == 3
+
+
+def test_what_was_not_said_has_no_confidence(out):
+    path = out / "runs" / "new" / "labels.parquet"
+    labels = pl.read_parquet(path).with_columns(p_female=0.9, p_male=0.1, gender=pl.Series(["female", None]))
+    labels.write_parquet(path)
+    assert sql.ask(sql.connect(out), "confidence")["key"].to_list() == ["0"]
+
+
 def test_real_and_fake_are_counted(out):
     path = out / "shards" / "images.parquet"
     pl.read_parquet(path).with_columns(target=pl.lit("fake")).write_parquet(path)
