@@ -654,9 +654,14 @@ def labeller(cache) -> None:
 def report(out, runs, force) -> None:
     """Write the report: estimates, figures and one page that opens anywhere."""
     from reports import page
+    from shards.files import read_json
 
     path, rebuilt = page.build(out, runs, force)
     click.echo(f"{path}" + ("" if rebuilt else ", unchanged"))
+    said = read_json(path.with_name("report.json"))
+    for one in said.get("pages", [said]):
+        if one["missing"]:
+            warn(f"{one['missing']}; the page shows what is there")
 
 
 @main.command()

@@ -87,13 +87,11 @@ def said(first: str, other: str, rows: list[dict[str, Any]], distances: dict[str
         if a and b:
             low, high = apart(a, b)
             how = "nearer to" if high < 0 else "farther from" if low > 0 else None
-            ends = (
-                f"{b['value']:.3f}, where {figures.short(first, 40)} is {a['value']:.3f} from them in total variation"
-            )
+            ends = f"total variation {b['value']:.3f}; {figures.short(first, 40)} {a['value']:.3f}"
             if how:
-                found.append(f"It is {how} equal {plural}: {ends}.")
+                found.append(f"It is {how} equal {plural} ({ends}).")
             else:
-                found.append(f"Which of them is nearer to equal {plural} can not be told: {ends}.")
+                found.append(f"Which of them is nearer to equal {plural} can not be told ({ends}).")
     return found
 
 

@@ -67,6 +67,10 @@ def connect(out: Path) -> duckdb.DuckDBPyConnection:
     except duckdb.Error as error:
         raise ValueError(f"the results below {out} can't be read: {first_line(error)}") from error
     connection.execute("set parquet_metadata_cache = true")  # the views look at the same files again and again
+    # a folder below `out` may be a link to another disk: just the files that the views read are let in
+    linked = [file for file in files_below(out) if out not in file.resolve().parents]
+    paths = ", ".join(quoted(str(path)) for file in linked for path in (file, file.resolve()))
+    connection.execute(f"set allowed_paths = [{paths}]")
     connection.execute(f"set allowed_directories = [{quoted(str(out))}]")
     connection.execute("set temp_directory = ''")  # else it may be read and written as well
     connection.execute("set enable_external_access = false")
@@ -79,10 +83,16 @@ def views(out: Path) -> str:
     out = out.resolve()
 
     def files(match: re.Match) -> str:  # in one pass: a path may itself hold what looks like a place
-        return source(match[1], [path for pattern in FILES[match[1]] for path in sorted(out.glob(pattern))])
+        return source(match[1], files_below(out, match[1]))
 
     text = (HERE / "views.sql").read_text(encoding="utf-8")
     return re.sub(r"\{(" + "|".join(FILES) + r")\}", files, text)
+
+
+def files_below(out: Path, *views: str) -> list[Path]:
+    """The files of some views, or of all, wherever links lead."""
+    patterns = [pattern for view in views or FILES for pattern in FILES[view]]
+    return [path for pattern in patterns for path in sorted(out.glob(pattern))]
 
 
 def source(view: str, files: Iterable[Path]) -> str:

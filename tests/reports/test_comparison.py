@@ -11,6 +11,7 @@ from outs import HOSTILE, people, text_of
 
 import sql
 from reports import comparison, estimate, page
+from reports.reading import Reading
 
 
 def second(out, name="second", women=0.3, n=400, seed=5):
@@ -57,7 +58,7 @@ def test_intervals_of_a_difference_hold_it():
         for shares in truth:
             counts = rng.multinomial(2000, shares @ matrix)
             sides = counts, confusion.sum(0), confusion.sum(1), confusion
-            reading = estimate.Reading("x", "clip", list("abc"), *(side.astype(float) for side in sides[:3]), confusion)
+            reading = Reading("x", "clip", list("abc"), *(side.astype(float) for side in sides[:3]), confusion)
             found.append(pl.DataFrame(reading.estimate_rows("r"), infer_schema_length=None))
         held += list(within(found, truth[1] - truth[0]))
     assert np.mean(held) >= 0.93
@@ -108,7 +109,7 @@ def test_which_run_is_more_even_is_told_only_where_it_can_be():
     def said(a, b):
         return comparison.said("a", "b", [], {"a": {"uniform": {"gender": a}}, "b": {"uniform": {"gender": b}}})[1]
 
-    assert said(row, near) == "It is nearer to equal genders: 0.100, where a is 0.300 from them in total variation."
+    assert said(row, near) == "It is nearer to equal genders (total variation 0.100; a 0.300)."
     assert "farther from equal genders" in said(near, row)
     assert "can not be told" in said(row, same)
 

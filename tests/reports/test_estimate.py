@@ -8,6 +8,7 @@ import pytest
 
 import sql
 from reports import distances, estimate, groups, intervals
+from reports.reading import Reading, verdict
 
 # the FairFace Generator's published tables: annotated training images, and CLIP's labels of its samples
 TRAINED = np.array([299, 1364, 791, 13245, 51413, 39340, 17562, 7155, 2796, 1801])
@@ -70,7 +71,7 @@ def test_ratio_interval_covers_the_truth(n, m, p, q):
     ],
 )
 def test_verdict(low, high, raw, says):
-    assert estimate.verdict(low, high, raw) == says
+    assert verdict(low, high, raw) == says
 
 
 def between(count, reference, seed):
@@ -238,9 +239,7 @@ def test_why_nothing_was_corrected_is_said(world):
 
 def test_labels_that_tell_nothing_apart_are_not_inverted():
     flat = np.full((2, 2), 200)
-    reading = estimate.Reading(
-        "gender", "clip", ["female", "male"], *(np.array([300.0, 300.0]) for _ in range(3)), flat
-    )
+    reading = Reading("gender", "clip", ["female", "male"], *(np.array([300.0, 300.0]) for _ in range(3)), flat)
     assert reading.found is None
     assert "condition number" in reading.note
 
@@ -332,7 +331,7 @@ def studies(accuracy, ratio, worlds, calibration=500, n=2000):
         annotated = rng.multinomial(calibration, there)
         confusion = np.stack([rng.multinomial(m, row) for m, row in zip(annotated, matrix, strict=True)])
         sides = rng.multinomial(n, truth @ matrix), confusion.sum(0), annotated
-        reading = estimate.Reading("gender", "clip", ["a", "b"], *(side.astype(float) for side in sides), confusion)
+        reading = Reading("gender", "clip", ["a", "b"], *(side.astype(float) for side in sides), confusion)
         row = reading.estimate_rows("r")[0]
         verdicts.append(row["verdict"])
         held.append(

@@ -11,7 +11,7 @@ import pytest
 from outs import HOSTILE, text_of
 
 import sql
-from reports import figures, page, verdict
+from reports import contents, figures, page, verdict
 
 
 @pytest.fixture
@@ -375,7 +375,7 @@ def test_what_was_asked_for_is_said_and_not_blamed_on_the_generator(world):
     out = world()
     run = out / "runs" / "first"
     config = json.loads((run / "config.json").read_text())
-    assert (page.requested(config, {}), page.weighted(config)) == ([], None)
+    assert (contents.requested(config, {}), contents.weighted(config)) == ([], None)
     config |= {"classes": {"female": 0.5, "male": 0.5}}
     config["options"] |= {"balance": "uniform", "balance_by": "gender"}
     (run / "config.json").write_text(json.dumps(config))
@@ -387,7 +387,7 @@ def test_what_was_asked_for_is_said_and_not_blamed_on_the_generator(world):
     assert "It was asked to: " in text
     assert "The samples were asked to be female" in text
     assert "No: it drew" not in text
-    assert page.requested(config, {"shares": config["classes"]}) == []
+    assert contents.requested(config, {"shares": config["classes"]}) == []
 
 
 def test_a_run_that_changed_its_data_on_the_way_says_so(world):

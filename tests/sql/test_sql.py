@@ -271,3 +271,19 @@ def test_training_labels_of_another_labeller_never_stand_beside_a_runs(out):
     assert set(sql.ask(connection, "distribution", run="old")["source"]) == {"train", "generated", "annotated"}
     assert sql.ask(connection, "sides", run="new")["train"].sum() == 0
     assert sql.ask(connection, "sides", run="old")["train"].sum() == 4
+
+
+def test_folders_that_are_links_are_read_and_nothing_else_beside_them(out, tmp_path_factory):
+    disk = tmp_path_factory.mktemp("disk")
+    (out / "shards").rename(disk / "shards")
+    (out / "shards").symlink_to(disk / "shards")
+    (out / "runs" / "new").rename(disk / "another-name")
+    (out / "runs" / "new").symlink_to(disk / "another-name")
+    (disk / "shards" / "secret.txt").write_text("secret")
+    connection = sql.connect(out)
+    assert sql.ask(connection, "distribution", source="train")["count"].sum() == 4
+    assert sql.ask(connection, "loss_curves", run="new", points=2).height == 2  # named as below OUT
+    assert sql.ask(connection, "runs")["run"].to_list() == ["new", "old"]
+    for path in (disk / "shards" / "secret.txt", out / "shards" / "secret.txt"):
+        with pytest.raises(ValueError, match=r".+"):
+            sql.query(connection, f"from read_text('{path}')")
