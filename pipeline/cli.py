@@ -587,7 +587,10 @@ def label(
         if input_dir or out_csv or clip_model or clip_pretrained or prompts or limit or moot:
             raise click.UsageError("--import takes labels as they are: only --out, --run and --force go with it")
         from pipeline import foreign
+        from shards import ranks
 
+        if ranks.world() > 1:
+            raise click.UsageError("--import is done by one process: run it without torchrun")
         done = foreign.import_labels(out, imported, run, force)
         click.echo(f"{done['folder']}: {done['images']:,} labels of {imported}")
         return
@@ -674,6 +677,10 @@ def detect(out, csv, name, force) -> None:
     import sql
     from pipeline import detect as detecting
     from reports import detection
+    from shards import ranks
+
+    if ranks.world() > 1:
+        raise click.UsageError("predictions are taken by one process: run it without torchrun")
 
     done = detecting.import_predictions(out, csv, name, force)
     connection, name = sql.connect(out), Path(done["folder"]).name

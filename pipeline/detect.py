@@ -18,18 +18,19 @@ def import_predictions(out: Path, csv: Path, name: str | None = None, force: boo
     """Writes the predictions in `csv` as those of the detector `name`, the file's name when left out.
 
     Columns: gender, skin_group and age as in images.parquet (empty where unknown), target (real, fake, or 0, 1),
-    logit (above 0: fake), and a key where there is one. Returns `folder`, `images`, `real` and `fake`. ValueError for
+    logit (0 or more: fake), and a key where there is one. Returns `folder`, `images`, `real` and `fake`. ValueError for
     any other file, and where the detector has other predictions already.
     """
     if not csv.is_file():
         raise ValueError(f"--import {csv}: there is no such file")
     name = name or csv.stem
-    if name != Path(name).name or name.startswith("."):
-        raise ValueError(f"--name {name}: a detector's name is the name of one folder")
+    if name != Path(name).name or name.startswith(".") or name == "all":
+        raise ValueError(f"--name {name}: a detector's name is the name of one folder, and not `all`")
     table, folder, stamp = predictions_in(csv), out / "detectors" / name, digest(csv)
     done = read_json(folder / "predictions.json") or {}
     if done and done.get("sha256") != stamp and not force:
         raise ValueError(f"{folder} has other predictions: choose another --name, or replace them with --force")
+    (folder / "detection.parquet").unlink(missing_ok=True)  # it described others
     write_parquet(folder / "predictions.parquet", table.with_columns(detector=pl.lit(name)))
     counts = dict(table["target"].value_counts().iter_rows())
     found = {"images": len(table), "real": counts.get("real", 0), "fake": counts.get("fake", 0)}

@@ -94,7 +94,7 @@ class Shards:
             return
         if not self.table:
             for shard in self.shards:
-                if digest(self.folder / shard["name"]) != shard.get("sha256"):
+                if "sha256" in shard and digest(self.folder / shard["name"]) != shard["sha256"]:
                     raise ValueError(f"{self.folder / shard['name']} is not as it was written{self.remedy()}")
             self.sound = True
             return

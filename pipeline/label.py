@@ -93,9 +93,9 @@ def label(
         who = ranks.from_first(lambda: choose(*asked), lambda _: None) or choose(*asked)
         first = ranks.from_first(lambda: who.name)
         ranks.together(lambda: same_labeller(who.name, first))
-        if not (model or pretrained or prompts or force):
+        if not force:
             for place in (out / "shards", folder):
-                keep_others(place, who.name)
+                keep_others(place, who.name, asked=bool(model or pretrained or prompts))
         keys = read_parquet(out / "shards" / "images.parquet").filter(status="packed")["key"][:limit]
         common = {"size": samples["image_size"], "labeller": who.name, "skin": skin.VERSION}
         sides = [
@@ -117,12 +117,16 @@ def same_labeller(mine: str, first: str) -> None:
         raise ValueError(f"this process has the labeller {mine} and the first one {first}: give all the same cache")
 
 
-def keep_others(folder: Path, name: str) -> None:
-    """ValueError where labels of another model would be replaced by those of the default one, which nobody asked for.
+def keep_others(folder: Path, name: str, asked: bool) -> None:
+    """ValueError where labels of another model would be replaced by those of the default one, which nobody `asked` for.
 
-    Those of an older embedded labeller are not worth keeping.
+    Those of an older embedded labeller are not worth keeping; imported ones can't be made again.
     """
     there = (read_json(folder / "labels.json") or {}).get("labeller")
+    if str(there).startswith("imported "):
+        raise ValueError(f"{folder} has labels {there}: choose another --run, or replace them with --force")
+    if asked:
+        return
     if there not in (None, name) and not (there.startswith("drawn-faces") and name.startswith("drawn-faces")):
         raise ValueError(
             f"{folder} has labels of {there}: name that model again (--clip-model, --clip-pretrained, --prompts), or "

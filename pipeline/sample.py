@@ -184,6 +184,10 @@ def sample(
         about = {"step": state["step"], "manifest": state["data"]["manifest"], "command": command_line()}
         done = stamp | about | {"fingerprint": fingerprint(stamp), "shards": tars}
         write_json(folder / "samples.json", done)
+    elif any("sha256" not in shard for shard in done["shards"]):  # of an older version
+        tars = [tar | {"sha256": digest(folder / "samples" / tar["name"])} for tar in done["shards"]]
+        done |= {"shards": tars}
+        write_json(folder / "samples.json", done)
     if png_dir:
         write_folder(png_dir, folder / "samples", done["shards"])
     return done | {"folder": str(folder), "unchanged": bool(same)}
@@ -208,8 +212,7 @@ def whole(folder: Path, done: dict) -> bool:
     """Whether the samples that samples.json names are all there."""
     tars = [folder / "samples" / shard["name"] for shard in done["shards"]]
     sizes = [tar.stat().st_size if tar.exists() and tar.with_suffix(".idx").exists() else None for tar in tars]
-    known = all("sha256" in shard for shard in done["shards"])
-    return known and whole_parquet(folder / "samples.parquet") and sizes == [shard["bytes"] for shard in done["shards"]]
+    return whole_parquet(folder / "samples.parquet") and sizes == [shard["bytes"] for shard in done["shards"]]
 
 
 def write_samples(

@@ -174,10 +174,10 @@ def resumed(out: Path, run: str | None) -> tuple[str, str, Options, int]:
     ValueError where there is no run, or none of its checkpoints.
     """
     folder = runs.folder_of(out, run)
-    runs.newest_checkpoint(folder)
     config = read_json(folder / "config.json")
     if "asked" not in config:
         raise ValueError(f"{origin(folder, config)}: it can't be resumed")
+    runs.newest_checkpoint(folder)
     return folder.name, config["preset"], Options(**config["asked"]), config["steps"]
 
 
@@ -325,11 +325,14 @@ def open_run(
 
 
 def remove_run(folder: Path) -> None:
-    """Deletes a run, its config.json last: what a kill leaves is still a run that can be replaced."""
+    """Empties a run's folder, config.json last: what a kill leaves is still a run that can be replaced.
+
+    The folder itself stays, for it is locked.
+    """
     for path in folder.iterdir():
         if path.name != "config.json":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    shutil.rmtree(folder)
+    (folder / "config.json").unlink(missing_ok=True)
 
 
 def restore(trainer: Trainer, saved: list[Path]) -> tuple[int, list[dict]]:

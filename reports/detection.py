@@ -9,9 +9,10 @@ import numpy as np
 import polars as pl
 
 import sql
-from reports.intervals import Z
+from reports.intervals import Z, wilson
 from shards.files import write_parquet
 
+BLOCK = 1e7  # weights that are summed at a time
 DEALT = 200  # of the AUCs' gap, which takes longer
 ATTRIBUTES = ("gender", "age", "skin_group", "intersection")
 UTILITY = ("auc", "average_precision", "eer", "fpr", "tpr", "accuracy", "positive_rate")
@@ -35,10 +36,11 @@ def write(out: Path, connection: duckdb.DuckDBPyConnection, detector: str) -> pl
 def detector_rows(connection: duckdb.DuckDBPyConnection, detector: str, faces: pl.DataFrame) -> list[dict[str, Any]]:
     """Rows of `detection` from one detector's predictions, the surest fakes first.
 
-    Faces are drawn again with Poisson(1) weights (Hanley and MacGibbon, Comput. Methods Programs Biomed. 83 (2006)
-    57-62); intervals are bias-corrected percentiles (Efron, Can. J. Statist. 9 (1981) 139-172), for ranges over groups
-    are too large on average. The floor is the 95th percentile where groups are dealt out anew among the real and among
-    the fake faces: what a detector of the same rates for all groups would show.
+    Of rates the intervals are Wilson's. For the rest faces are drawn again with Poisson(1) weights (Hanley and
+    MacGibbon, Comput. Methods Programs Biomed. 83 (2006) 57-62); intervals are bias-corrected percentiles (Efron, Can.
+    J. Statist. 9 (1981) 139-172), for ranges over groups are too large on average. The floor is the 95th percentile
+    where groups are dealt out anew among the real and among the fake faces: what a detector of the same rates for all
+    groups would show.
     """
     rng, rows = np.random.default_rng(SEED), []
     utility = {
@@ -46,11 +48,11 @@ def detector_rows(connection: duckdb.DuckDBPyConnection, detector: str, faces: p
     }
     fairness = {row["attribute"]: row for row in sql.ask(connection, "fairness", detector=detector).to_dicts()}
     draws = int(np.clip(WORK / len(faces), 50, DRAWS))
-    weights = rng.poisson(1, (draws, len(faces))).astype(np.float32)
+    weights = np.stack([rng.poisson(1, len(faces)).astype(np.uint8) for _ in range(draws)])
     fake, said = (faces["target"] == "fake").to_numpy(), faces["called_fake"].to_numpy()
     ends = np.flatnonzero(np.append(np.diff(faces["logit"].to_numpy()) != 0, True))
     again = drawn(weights, fake, said, ends)
-    rows += [row_of(detector, "all", "all", m, utility["all", "all"][m], again[m]) for m in UTILITY]
+    rows += group_rows(detector, utility["all", "all"], again)
     for attribute in ATTRIBUTES:
         names = [group for a, group in utility if a == attribute]
         numbers = (
@@ -62,8 +64,7 @@ def detector_rows(connection: duckdb.DuckDBPyConnection, detector: str, faces: p
             logits = faces["logit"].to_numpy()[kept]
             ends = np.flatnonzero(np.append(np.diff(logits) != 0, True))
             groups[name] = drawn(weights[:, kept], fake[kept], said[kept], ends)
-            shown = utility[attribute, name]
-            rows += [row_of(detector, attribute, name, m, shown[m], groups[name][m]) for m in UTILITY]
+            rows += group_rows(detector, utility[attribute, name], groups[name])
         if row := fairness.get(attribute):
             both = [g for g in names if utility[attribute, g]["fakes"] and utility[attribute, g]["reals"]]
             known = numbers >= 0
@@ -87,6 +88,10 @@ def rates(weights: np.ndarray, fake: np.ndarray, said: np.ndarray) -> tuple[np.n
 
 def drawn(weights: np.ndarray, fake: np.ndarray, said: np.ndarray, ends: np.ndarray) -> dict[str, np.ndarray]:
     """Every measure [draws] of faces that are sorted by falling logit; `ends` are the last ones of equal logits."""
+    block = max(int(BLOCK / max(len(fake), 1)), 1)
+    if len(weights) > block:
+        parts = [drawn(weights[i : i + block], fake, said, ends) for i in range(0, len(weights), block)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     tp, fp = (np.cumsum(weights * side, 1, dtype=float)[:, ends] for side in (fake, ~fake))
     fakes, reals = tp[:, -1], fp[:, -1]
     new_tp, new_fp = np.diff(tp, prepend=0), np.diff(fp, prepend=0)
@@ -97,7 +102,7 @@ def drawn(weights: np.ndarray, fake: np.ndarray, said: np.ndarray, ends: np.ndar
         along = fp / reals[:, None]
         corner = np.argmin(np.abs(1 - tp / fakes[:, None] - along), 1)
         found = {"tpr": tpr, "fpr": fpr, "auc": auc, "average_precision": (new_tp * precision).sum(1) / fakes}
-        found["eer"] = along[np.arange(len(along)), corner]
+        found["eer"] = along[np.arange(len(along)), corner] if len(ends) > 1 else np.full(len(along), np.nan)
         found["accuracy"] = (tpr * fakes + (1 - fpr) * reals) / (fakes + reals)
         found["positive_rate"] = (tpr * fakes + fpr * reals) / (fakes + reals)
     return found
@@ -163,6 +168,17 @@ def auc(fake: np.ndarray, logits: np.ndarray) -> float:
     return float(below.sum() / (2 * len(fakes) * len(reals)))
 
 
+def group_rows(detector: str, row: dict[str, Any], again: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Rows of `detection` for one row of `utility`. Rates have Wilson's intervals: resampling 0 of 70 gives 0 alone."""
+    sizes, rows = {"fpr": row["reals"], "tpr": row["fakes"], "accuracy": row["n"], "positive_rate": row["n"]}, []
+    for measure in UTILITY:
+        rows.append(row_of(detector, row["attribute"], row["group"], measure, row[measure], again[measure]))
+        if measure in sizes and row[measure] is not None:
+            low, high = wilson(np.array([row[measure] * sizes[measure]]), sizes[measure])
+            rows[-1] |= {"low": float(low[0]), "high": float(high[0])}
+    return rows
+
+
 def row_of(
     detector: str,
     attribute: str,
@@ -176,11 +192,13 @@ def row_of(
     about = {"detector": detector, "attribute": attribute, "group": group, "measure": measure, "value": value}
     ends = dict.fromkeys(("low", "high", "floor"))
     again = again[np.isfinite(again)]
-    if value is not None and len(again):
+    if value is not None and len(again) and np.ptp(again):  # where all draws agree they say nothing of chance
         ends["low"], ends["high"] = corrected(value, again)
     if value is not None and alike is not None:
         ends["floor"] = float(np.quantile(alike, 0.95))
-        if value <= ends["floor"]:  # no difference between the groups can't be ruled out, nor what resampling reaches
+        if (
+            value <= ends["floor"] and ends["high"] is not None
+        ):  # no difference between the groups can't be ruled out, nor what resampling reaches
             ends |= {"low": 0.0, "high": max(ends["high"], float(np.quantile(again, 0.975)))}
     return about | ends
 

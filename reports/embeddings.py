@@ -2,26 +2,45 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards import in_turn
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """The file, for reading. ValueError where it is damaged."""
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise ValueError(f"{path} can't be read ({reason}): `fairface label --force` writes it again") from error
+
+
 def chunks(path: Path) -> Iterator[tuple[pl.Series, np.ndarray]]:
     """Keys and embeddings of length 1, float32 [N, D], of every row group; the next one is read meanwhile."""
-    with pq.ParquetFile(path) as file, ThreadPoolExecutor(1) as pool:
+    with opened(path) as file, ThreadPoolExecutor(1) as pool:
         groups = ((file, number) for number in range(file.num_row_groups))
         for _, (keys, vectors) in in_turn(pool, group, groups, 2):
             yield keys, vectors.astype(np.float32)
 
 
+def count(path: Path) -> int:
+    """How many embeddings there are."""
+    with opened(path) as file:
+        return file.metadata.num_rows
+
+
 def first(path: Path) -> tuple[pl.Series, np.ndarray]:
     """The same of the first row group alone."""
-    with pq.ParquetFile(path) as file:
+    with opened(path) as file:
         keys, vectors = group(file, 0)
     return keys, vectors.astype(np.float32)
 
@@ -37,7 +56,7 @@ def group(file: pq.ParquetFile, number: int) -> tuple[pl.Series, np.ndarray]:
 def of(path: Path, keys: pl.Series) -> pl.DataFrame:
     """key and embedding (float32) of those `keys` that the file has; row groups that hold none of them are not read."""
     wanted, found = keys.unique().sort(), []
-    with pq.ParquetFile(path) as file:
+    with opened(path) as file:
         for number in range(file.num_row_groups):
             known = file.metadata.row_group(number).column(0).statistics
             if known and known.has_min_max and not wanted.is_between(str(known.min), str(known.max)).any():

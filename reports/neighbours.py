@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pyarrow.parquet as pq
 
-from reports.embeddings import chunks, first
+from reports.embeddings import chunks, count, first
 
 WORK = 2e10  # multiplications that a search may take: half a second on two cores
 MOST, LEAST = 512, 8  # samples that are looked for
@@ -27,7 +26,7 @@ def find(out: Path, run: str) -> pl.DataFrame:
     ours, theirs = out / "runs" / run / "embeddings.parquet", out / "shards" / "embeddings.parquet"
     if not (ours.is_file() and theirs.is_file()):
         return pl.DataFrame(schema=COLUMNS)
-    counts = [pq.read_metadata(path).num_rows for path in (ours, theirs)]
+    counts = [count(path) for path in (ours, theirs)]
     if not counts[0] or counts[1] < 2:
         return pl.DataFrame(schema=COLUMNS)
     (keys, asked), (names, real), among = first(ours), first(theirs), counts[1]

@@ -28,7 +28,7 @@ def build(out: Path, runs: Sequence[str] = (), force: bool = False) -> tuple[Pat
     make a page of, or where labels can't be compared.
     """
     out = Path(out)
-    with alone(out / "report", "writing"):
+    with alone(out / "report", "writing it"):
         return built(out, runs, force)
 
 

@@ -116,7 +116,7 @@ def alone(folder: Path, what: str) -> Iterator[None]:
         fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(place)
-        raise ValueError(f"another process is {what} {folder}: wait for it, or stop it") from error
+        raise ValueError(f"another process is at work in {folder}: wait for it, or stop it, before {what}") from error
     except OSError:
         pass  # no locks here: NFS says EBADF of a folder, others ENOLCK or ENOTSUP
     try:

@@ -231,7 +231,7 @@ def pack(
     started = time.monotonic()
     workers = workers or cpus()
     with ExitStack() as stack:
-        ranks.from_first(lambda: stack.enter_context(alone(folder, "packing into")))
+        ranks.from_first(lambda: stack.enter_context(alone(folder, "packing")))
         pool = stack.enter_context(processes(workers))
         if force or not (folder / "shards.json").exists():
             start(pool, workers)  # while the plan is made

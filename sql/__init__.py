@@ -55,7 +55,7 @@ def connect(out: Path) -> duckdb.DuckDBPyConnection:
     """Opens the views of `views.sql` over whatever files exist below `out`, in memory; there is no database
     file.
 
-    A view whose files are missing is empty, with its columns. The connection reads only below `out`: the
+    A view whose files are missing is empty, with its columns. The connection reads the files of the views: the
     network, extensions, other files and its own configuration are locked. DuckDB allows writing wherever it
     allows reading, so SQL that a person typed goes through `query`, which lets nothing but reading through.
     ValueError where a file is there but can't be read.
@@ -67,11 +67,9 @@ def connect(out: Path) -> duckdb.DuckDBPyConnection:
     except duckdb.Error as error:
         raise ValueError(f"the results below {out} can't be read: {first_line(error)}") from error
     connection.execute("set parquet_metadata_cache = true")  # the views look at the same files again and again
-    # a folder below `out` may be a link to another disk: just the files that the views read are let in
-    linked = [file for file in files_below(out) if out not in file.resolve().parents]
-    paths = ", ".join(quoted(str(path)) for file in linked for path in (file, file.resolve()))
-    connection.execute(f"set allowed_paths = [{paths}]")
-    connection.execute(f"set allowed_directories = [{quoted(str(out))}]")
+    # just the files that the views read: a folder below `out` may be a link, and `link/..` is elsewhere
+    paths = {str(spelling) for file in files_below(out) for spelling in (file, file.resolve())}
+    connection.execute(f"set allowed_paths = [{', '.join(map(quoted, sorted(paths)))}]")
     connection.execute("set temp_directory = ''")  # else it may be read and written as well
     connection.execute("set enable_external_access = false")
     connection.execute("set lock_configuration = true")

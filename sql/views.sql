@@ -192,7 +192,8 @@ create view utility as
         select detector, attribute, "group", max(all_fakes)::bigint as fakes, max(all_reals)::bigint as reals,
             sum(reals * (tp - fakes / 2)) / nullif(max(all_fakes) * max(all_reals), 0) as auc,
             if(max(all_reals) > 0, sum(fakes * tp / (tp + fp)) / nullif(max(all_fakes), 0), null) as average_precision,
-            arg_min(fpr, [abs(1 - tpr - fpr), -logit]) filter (straight is not true and fpr is not null and tpr is not null) as eer,
+            if(count(*) > 1, arg_min(fpr, [abs(1 - tpr - fpr), -logit])
+                filter (straight is not true and fpr is not null and tpr is not null), null) as eer,
             coalesce(max(tp) filter (1 / (1 + exp(-logit)) >= 0.5), 0) as tp,
             coalesce(max(fp) filter (1 / (1 + exp(-logit)) >= 0.5), 0) as fp
         from corners group by all

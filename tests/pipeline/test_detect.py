@@ -70,6 +70,31 @@ def test_a_group_of_one_target_alone_is_named_and_left_out(tmp_path):
     assert found.filter(group="dark", measure="tpr")["low"][0] < rates["dark"]["tpr"]
 
 
+def test_no_interval_claims_to_be_certain(tmp_path):
+    rows = [f"female,light,adult,{i % 2},{2 * (i % 2) - 1 + i / 1000}" for i in range(60)]
+    (tmp_path / "x.csv").write_text(HEAD + "\n".join(rows))
+    detect.import_predictions(tmp_path, tmp_path / "x.csv", "x")
+    found = detection.write(tmp_path, sql.connect(tmp_path), "x").filter(attribute="all")
+    perfect = {row["measure"]: row for row in found.to_dicts()}
+    assert perfect["fpr"]["value"] == 0
+    assert 0.05 < perfect["fpr"]["high"] < 0.2
+    assert (perfect["auc"]["value"], perfect["auc"]["low"]) == (1.0, None)
+    (tmp_path / "x.csv").write_text(HEAD + "\n".join(f"female,light,adult,{i % 2},0.5" for i in range(60)))
+    detect.import_predictions(tmp_path, tmp_path / "x.csv", "x", force=True)
+    assert sql.ask(sql.connect(tmp_path), "detection").is_empty()  # what described the others is gone
+    row = sql.ask(sql.connect(tmp_path), "utility", attribute="all").row(0, named=True)
+    assert (row["auc"], row["eer"]) == (0.5, None)
+
+
+def test_many_draws_come_in_blocks(monkeypatch):
+    rng = np.random.default_rng(0)
+    fake, weights = rng.random(50) < 0.5, rng.poisson(1, (40, 50)).astype(np.uint8)
+    whole = detection.drawn(weights, fake, fake, np.arange(50))
+    monkeypatch.setattr(detection, "BLOCK", 300)
+    parts = detection.drawn(weights, fake, fake, np.arange(50))
+    assert all(np.array_equal(whole[name], parts[name]) for name in whole)
+
+
 def test_ties_and_unknown_groups(tmp_path):
     rows = ["female,light,adult,1,2", "female,light,,1,0", "male,,adult,0,0", "male,dark,,0,-1", ",dark,adult,1,-1"]
     (tmp_path / "x.csv").write_text(HEAD + "\n".join(rows))
@@ -138,4 +163,5 @@ def test_other_predictions_are_replaced_only_when_asked(tmp_path):
     assert "has other predictions" in CliRunner().invoke(main, words).output
     done = CliRunner().invoke(main, [*words, "--force"])
     assert "2 predictions, 1 of real and 1 of fake" in done.output
+    assert "and not `all`" in CliRunner().invoke(main, [*words, "--name", "all"]).output
     assert "name of one folder" in CliRunner().invoke(main, [*words, "--name", "../x"]).output

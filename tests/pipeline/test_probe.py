@@ -138,6 +138,9 @@ def test_labels_of_another_model_are_not_replaced_unasked(labelled):
     assert not label.label(labelled, progress=False)[0][0]["unchanged"]
     (labelled / "shards" / "labels.json").write_text(json.dumps({"labeller": "ViT-B-32@1"}))
     label.label(labelled, progress=False, force=True)
+    (labelled / "runs" / "mine" / "labels.json").write_text(json.dumps({"labeller": "imported x.csv@1"}))
+    with pytest.raises(ValueError, match=r"labels imported x\.csv@1: choose another --run, or replace"):
+        label.label(labelled, progress=False, model="embedded")
 
 
 def test_cut_and_damaged_files_are_made_again(labelled):
@@ -185,7 +188,7 @@ def test_the_table_of_images_is_read_once(labelled, monkeypatch):
 
 
 def test_two_labellings_at_once_are_refused(labelled):
-    with alone(labelled / "shards", "labelling"), pytest.raises(ValueError, match="another process is labelling"):
+    with alone(labelled / "shards", "labelling"), pytest.raises(ValueError, match="another process is at work"):
         label.label(labelled, progress=False)
 
 

@@ -20,7 +20,7 @@ from pipeline.feed import Shards
 from pipeline.order import WHOLE, Part, generator
 from pipeline.sample import sample
 from pipeline.step import Captured, Options, Trainer, flop
-from pipeline.train import Classes, default_steps, name_of, order_of, preset_for, resolve, train
+from pipeline.train import Classes, default_steps, name_of, order_of, preset_for, remove_run, resolve, train
 from shards.files import alone, read_json
 
 TINY = Options(
@@ -303,9 +303,17 @@ def test_a_run_that_was_told_groups_takes_no_images_of_other_groups(out):
 
 
 def test_two_trainings_of_one_run_at_once_are_refused(out):
-    with alone(out / "runs" / "mine", "training"), pytest.raises(ValueError, match="another process is training"):
+    with alone(out / "runs" / "mine", "training"), pytest.raises(ValueError, match="another process is at work"):
         run(out, 3, run="mine")
     assert run(out, 3, run="mine")["steps"] == 3
+
+
+def test_force_keeps_the_lock(out):
+    run(out, 3, run="mine")
+    with alone(out / "runs" / "mine", "training"):
+        remove_run(out / "runs" / "mine")
+        with pytest.raises(ValueError, match="another process is at work"):
+            run(out, 3, run="mine", force=True)
 
 
 def test_a_run_of_imported_labels_cannot_be_trained(out):

@@ -280,6 +280,14 @@ def test_a_remembered_face_is_found(world):
     best = {f"{i:09d}": f"{similar[i].argmax():09d}" for i in range(64)}
     assert dict(among.select("key", "nearest").iter_rows()) == best
     assert json.loads((out / "report" / "report.json").read_text())["near"][0]["key"] == "000000007"
+    path = out / "shards" / "embeddings.parquet"
+    content = path.read_bytes()
+    for damage in (content[:-50], b"", content[:200] + bytes(400) + content[600:]):
+        path.write_bytes(damage)
+        with pytest.raises(ValueError, match=r"embeddings\.parquet can't be read"):
+            page.build(out, force=True)
+    path.write_bytes(content)
+    page.build(out)
     assert "Is it drawing from memory?" in (out / "report" / "index.html").read_text()
 
 

@@ -284,6 +284,7 @@ def test_folders_that_are_links_are_read_and_nothing_else_beside_them(out, tmp_p
     assert sql.ask(connection, "distribution", source="train")["count"].sum() == 4
     assert sql.ask(connection, "loss_curves", run="new", points=2).height == 2  # named as below OUT
     assert sql.ask(connection, "runs")["run"].to_list() == ["new", "old"]
-    for path in (disk / "shards" / "secret.txt", out / "shards" / "secret.txt"):
+    (disk / "x.txt").write_text("secret")
+    for path in (disk / "shards" / "secret.txt", out / "shards" / "secret.txt", out / "shards" / ".." / "x.txt"):
         with pytest.raises(ValueError, match=r".+"):
             sql.query(connection, f"from read_text('{path}')")
