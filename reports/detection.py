@@ -196,9 +196,8 @@ def row_of(
         ends["low"], ends["high"] = corrected(value, again)
     if value is not None and alike is not None:
         ends["floor"] = float(np.quantile(alike, 0.95))
-        if (
-            value <= ends["floor"] and ends["high"] is not None
-        ):  # no difference between the groups can't be ruled out, nor what resampling reaches
+        # within the floor no difference between the groups can't be ruled out, nor what resampling reaches
+        if value <= ends["floor"] and ends["high"] is not None:
             ends |= {"low": 0.0, "high": max(ends["high"], float(np.quantile(again, 0.975)))}
     return about | ends
 

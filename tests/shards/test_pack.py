@@ -236,7 +236,7 @@ def test_workers_end_with_their_parent(drawn, tmp_path):
 
 
 def test_two_at_once_in_one_folder_are_refused(drawn, tmp_path):
-    with alone(tmp_path / "shards", "packing into"), pytest.raises(ValueError, match="another process is packing"):
+    with alone(tmp_path / "shards", "packing into"), pytest.raises(ValueError, match="another process is at work"):
         packed_into(drawn, tmp_path / "shards")
     assert packed_into(drawn, tmp_path / "shards")["images"] == 240
 
