@@ -1,11 +1,11 @@
 """What detectors of generated faces said: predictions that were made elsewhere are taken as they are."""
 
-import re
 from pathlib import Path
 
 import polars as pl
 
 from models.clip import CLASSES
+from pipeline.foreign import table_in
 from pipeline.machine import command_line, now
 from shards.files import digest, read_json, write_json, write_parquet
 
@@ -41,12 +41,7 @@ def import_predictions(out: Path, csv: Path, name: str | None = None, force: boo
 
 def predictions_in(csv: Path) -> pl.DataFrame:
     """key, gender, skin_group, age, target (text), logit (float64)."""
-    try:
-        table = pl.read_csv(csv, infer_schema=False, glob=False)
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{csv} can't be read as CSV ({str(error).splitlines()[0]})") from error
-    if twice := next((c for c in table.columns if re.search(r"_duplicated_\d+$", c)), None):
-        raise ValueError(f"{csv} has the column {twice.rpartition('_duplicated_')[0]!r} twice")
+    table = table_in(csv)
     if missing := [column for column in NEEDED if column not in table.columns]:
         raise ValueError(
             f"{csv} lacks {', '.join(missing)}: the columns are {', '.join(NEEDED)}, and a key if you like"

@@ -49,12 +49,20 @@ def import_labels(out: Path, csv: Path, run: str | None, force: bool = False) ->
     return {"folder": str(folder), "images": len(labels)}
 
 
-def labels_in(csv: Path) -> pl.DataFrame:
-    """path, gender, age, skin_tone, and the probabilities that the file has."""
+def table_in(csv: Path) -> pl.DataFrame:
+    """A CSV as text. ValueError where it is none, or has a column twice."""
     try:
         table = pl.read_csv(csv, infer_schema=False, glob=False)
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{csv} can't be read as CSV ({str(error).splitlines()[0]})") from error
+    if twice := next((name for name in table.columns if DUPLICATED.search(name)), None):
+        raise ValueError(f"{csv} has the column {DUPLICATED.sub('', twice)!r} twice")
+    return table
+
+
+def labels_in(csv: Path) -> pl.DataFrame:
+    """path, gender, age, skin_tone, and the probabilities that the file has."""
+    table = table_in(csv)
     if set(table.columns) >= ORIGINAL:
         labels = original(table)
     elif set(table.columns) >= OURS:
@@ -66,8 +74,6 @@ def labels_in(csv: Path) -> pl.DataFrame:
             f"{csv} has neither the original FairFace Generator's columns ({', '.join(sorted(ORIGINAL))}) nor ours "
             f"({', '.join(sorted(OURS))})"
         )
-    if twice := next((name for name in table.columns if DUPLICATED.search(name)), None):
-        raise ValueError(f"{csv} has the column {DUPLICATED.sub('', twice)!r} twice")
     if (nameless := labels["path"].is_null() | (labels["path"] == "")).any():
         raise ValueError(f"{csv}: row {nameless.arg_max() + 1} names no image")
     labels = labels.with_columns(pl.col(name).str.strip_chars().replace("", None) for name in CLASSES)

@@ -157,9 +157,12 @@ create macro comparable(name, labeller_) as
     labeller_ in (select labeller from labels where source = 'generated' and labels.run = name)
     or not exists (from labels where source = 'generated' and labels.run = name);
 
--- What detectors of generated faces said. A face is called fake where the sigmoid of its logit is at least 0.5.
+-- A face is called fake where the sigmoid of its logit is at least 0.5.
+create macro calls_fake(logit) as 1 / (1 + exp(-logit)) >= 0.5;
+
+-- What detectors of generated faces said.
 create view predictions as
-    select *, 1 / (1 + exp(-logit)) >= 0.5 as called_fake, gender || '-' || skin_group as intersection
+    select *, calls_fake(logit) as called_fake, gender || '-' || skin_group as intersection
     from (from predictions_columns union all by name from {predictions});
 create view detection as
     from detection_columns union all by name from {detection};
@@ -194,8 +197,8 @@ create view utility as
             if(max(all_reals) > 0, sum(fakes * tp / (tp + fp)) / nullif(max(all_fakes), 0), null) as average_precision,
             if(count(*) > 1, arg_min(fpr, [abs(1 - tpr - fpr), -logit])
                 filter (straight is not true and fpr is not null and tpr is not null), null) as eer,
-            coalesce(max(tp) filter (1 / (1 + exp(-logit)) >= 0.5), 0) as tp,
-            coalesce(max(fp) filter (1 / (1 + exp(-logit)) >= 0.5), 0) as fp
+            coalesce(max(tp) filter (calls_fake(logit)), 0) as tp,
+            coalesce(max(fp) filter (calls_fake(logit)), 0) as fp
         from corners group by all
     )
     select detector, attribute, "group", fakes + reals as n, fakes, reals, auc, average_precision, eer,

@@ -4,9 +4,10 @@ import math
 import tracemalloc
 
 import numpy as np
+import polars as pl
 import pytest
 
-from reports import quality
+from reports import embeddings, quality
 
 
 def unit(rows, dtype=np.float32):
@@ -300,3 +301,17 @@ def test_memory_is_that_of_one_group():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 64e6  # all by all would take 1.6 GB in float32
+
+
+def test_only_the_embeddings_that_are_wanted_come_whatever_row_group_they_lie_in(tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(100, 4)).astype(np.float16)
+    table = pl.DataFrame(
+        {"key": [f"{i:03d}" for i in range(100)], "embedding": pl.Series(vectors, dtype=pl.Array(pl.Float16, 4))}
+    )
+    table.write_parquet(tmp_path / "e.parquet", row_group_size=10)
+    found = embeddings.of(tmp_path / "e.parquet", pl.Series(["099", "000", "045", "046", "nobody"]))
+    assert found["key"].to_list() == ["000", "045", "046", "099"]
+    assert np.array_equal(found["embedding"].to_numpy(), vectors[[0, 45, 46, 99]].astype(np.float32))
+    assert sum(len(keys) for keys, _ in embeddings.chunks(tmp_path / "e.parquet")) == embeddings.count(
+        tmp_path / "e.parquet"
+    )
