@@ -4,16 +4,14 @@ import difflib
 import hashlib
 import json
 import tomllib
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import click
-import huggingface_hub
 import open_clip
 import torch
 import torch.nn.functional as F
 
+from models import hub
 from models.precision import bf16_pays
 
 CLASSES = {
@@ -23,7 +21,6 @@ CLASSES = {
 }
 PROMPTS = Path(__file__).with_name("prompts.toml")
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # as open_clip names them on the hub
-PROBE_SECONDS = 5
 
 
 class Labeller:
@@ -189,18 +186,10 @@ def weights(name: str, pretrained: str) -> Path:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
         raise click.ClickException(f"'{pretrained}' is no file and no tag of {name}, whose tags are: {tags}")
     repo, _, file = config["hf_hub"].rpartition("/")
-    for candidate in (file,) if file else WEIGHTS:
-        if isinstance(cached := huggingface_hub.try_to_load_from_cache(repo, candidate), str):
-            return Path(cached)
-    # The hub's client tries for 47 s before it gives up: ask once whether there is anyone to answer.
+    if found := hub.cached(repo, (file,) if file else WEIGHTS):
+        return found
     try:
-        url = huggingface_hub.hf_hub_url(repo, file or WEIGHTS[0])
-        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PROBE_SECONDS).close()
-    except urllib.error.HTTPError:
-        pass  # it answers; what it has is for open_clip to find out
-    except OSError as error:
-        raise unreachable(name, pretrained, repo, file, error) from error
-    try:
+        hub.reach(repo, file or WEIGHTS[0])
         return Path(open_clip.download_pretrained(config))
     except (OSError, RuntimeError) as error:
         raise unreachable(name, pretrained, repo, file, error) from error

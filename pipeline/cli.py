@@ -35,6 +35,14 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 LABEL_COLUMN = click.Choice(
     ["gender", "age", "skin_tone", "skin_group", "intersection", "race", "target", "family", "subset"]
 )
+POSTPROCESSED = (  # as pipeline/postprocess.py has them, which is not loaded for a --help
+    "gaussian_blur",
+    "jpeg_compression",
+    "hue_saturation_value",
+    "brightness_contrast",
+    "random_crop",
+    "rotation",
+)
 SHARE = "such as {}; classes left out get none."
 
 
@@ -669,30 +677,189 @@ def report(out, runs, force) -> None:
 
 @main.command()
 @OUT
-@click.option("--import", "csv", type=FILE, required=True, help="Predictions: gender, skin_group, age, target, logit.")
-@click.option("--name", help="Of the detector.  [default: the file's name]")
+@click.option(
+    "--data", "--datapath", type=FOLDER, help="Pack the images below this folder first; OUT/shards otherwise."
+)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    help="xception, efficientnet, vit, univfd, core, f3net, spsl, srm, ucf, daw_fdd, dag_fdd, pg_fdd, or all. "
+    "Repeatable.  [default: xception]",
+)
+@click.option("--name", help="Of the detector.  [default: the model's, or the file's]")
+@click.option(
+    "--preset",
+    type=click.Choice(["auto", "benchmark", "sketch"]),
+    default="auto",
+    show_default=True,
+    help="benchmark: AI-Face's settings; sketch: 64 pixels and a few minutes; auto: by data and machine.",
+)
+@click.option(
+    "--fakes",
+    type=click.Choice(["auto", "images", "samples"]),
+    default="auto",
+    show_default=True,
+    help="Learn from fakes among the images, or from a run's samples; auto: where the images hold both kinds, those.",
+)
+@click.option("--run", help="Of the samples that serve as fakes; the newest when left out.")
+@click.option("--lr", type=click.FloatRange(0, min_open=True), help="Learning rate.  [default: 0.0005]")
+@click.option(
+    "--train-batchsize",
+    "--train_batchsize",
+    "--batch-size",
+    "batch_size",
+    type=click.IntRange(1),
+    help="Images of a step; pairs for ucf and pg_fdd.  [default: 128]",
+)
+@click.option(
+    "--test-batchsize",
+    "--test_batchsize",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    help="Images judged at a time.",
+)
+@click.option("--epochs", type=click.IntRange(1), help="[default: 10]")
+@click.option("--steps", type=click.IntRange(1), help="Instead of --epochs.")
+@click.option("--momentum", type=click.FloatRange(0, 1, max_open=True), help="Of SGD.  [default: 0.9]")
+@click.option("--weight-decay", type=click.FloatRange(0), help="[default: 0.005]")
+@click.option("--lr-step", type=click.IntRange(1), help="Epochs after which the learning rate falls.  [default: 60]")
+@click.option("--lr-gamma", type=click.FloatRange(0, 1, min_open=True), help="By this factor.  [default: 0.9]")
+@click.option("--image-size", type=click.IntRange(64, 1024), help="Pixels.  [default: 256; 224 for vit and univfd]")
+@click.option("--pretrained", help="Weights of the backbone: a tag of timm or open_clip, or a file.")
+@click.option("--from-scratch", is_flag=True, default=None, help="Begin with random weights, as for drawn faces.")
+@click.option(
+    "--postprocess",
+    "changes",
+    multiple=True,
+    type=click.Choice(["all", *POSTPROCESSED]),
+    help="Judge the test faces so changed, too. Repeatable.",
+)
+@click.option("--seed", type=ANY_SEED, help="Of everything random.  [default: 0]")
+@click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), help="[default: auto]")
+@click.option("--compile/--no-compile", default=None, help="torch.compile.  [default: on a GPU]")
+@click.option("--feed", type=click.Choice(["auto", "resident", "streaming"]), help="[default: auto]")
+@WORKERS
+@DEVICE
+@click.option("--import", "csv", type=FILE, help="Predictions made elsewhere: gender, skin_group, age, target, logit.")
 @FORCE
-def detect(out, csv, name, force) -> None:
-    """Judge a detector of generated faces by what it said elsewhere: utility and fairness by group."""
-    import sql
-    from pipeline import detect as detecting
-    from reports import detection
+def detect(
+    out, data, models, name, preset, fakes, run, test_batchsize, steps, changes, workers, device, csv, force, **given
+) -> None:
+    """Train detectors of generated faces, and judge them by group: utility, fairness, and what they say of samples.
+
+    The same command continues what was interrupted. With --import the predictions of any other detector are judged.
+    """
     from shards import ranks
 
-    if ranks.world() > 1:
-        raise click.UsageError("predictions are taken by one process: run it without torchrun")
+    given = {option: value for option, value in given.items() if value is not None}
+    if csv:
+        source = click.get_current_context().get_parameter_source
+        others = {
+            "data",
+            "models",
+            "preset",
+            "fakes",
+            "run",
+            "test_batchsize",
+            "steps",
+            "changes",
+            "workers",
+            "device",
+            *given,
+        }
+        if any(source(option) is not click.core.ParameterSource.DEFAULT for option in others):
+            raise click.UsageError("--import takes predictions as they are: only --out, --name and --force go with it")
+        if ranks.world() > 1:
+            raise click.UsageError("predictions are taken by one process: run it without torchrun")
+        from pipeline import predictions
 
-    done = detecting.import_predictions(out, csv, name, force)
-    connection, name = sql.connect(out), Path(done["folder"]).name
-    detection.write(out, connection, name)
+        done = predictions.import_predictions(out, csv, name, force)
+        click.echo(
+            f"{done['folder']}: {done['images']:,} predictions, {done['real']:,} of real and {done['fake']:,} of fake"
+        )
+        return tell_fairness(out, Path(done["folder"]).name)
+    if steps and "epochs" in given:
+        raise click.UsageError("--steps and --epochs say the same: give one")
+    if given.get("pretrained") and given.get("from_scratch"):
+        raise click.UsageError("--pretrained and --from-scratch exclude each other")
+    from models.detectors import DETECTORS, kind_of
+
+    chosen = list(DETECTORS) if "all" in models else [kind_of(model)[0] for model in models or ["xception"]]
+    if name and len(chosen) > 1:
+        raise click.UsageError("--name goes with one --model: the others would take its place")
+    with ranks.group():
+        if data:
+            from shards.pack import Options as Packing
+
+            pack_into(out, data, Packing(), None, None, False)
+        from pipeline import detect as detecting
+        from pipeline.feed import Decoding
+        from pipeline.postprocess import CHANGES
+
+        settings = detecting.preset_for(out, device) if preset == "auto" else preset
+        judging = detecting.Judging(
+            test_batchsize, tuple(CHANGES) if "all" in changes else tuple(dict.fromkeys(changes))
+        )
+        for model in dict.fromkeys(chosen):
+            options = detecting.options_of(out, model, settings, given)
+            done = detecting.detect(
+                out,
+                options,
+                name or model,
+                settings,
+                steps,
+                fakes,
+                run,
+                judging,
+                device,
+                Decoding(workers),
+                force,
+                shown(),
+            )
+            if ranks.rank() == 0:
+                tell_detector(out, done)
+    return None
+
+
+def tell_detector(out: Path, done: dict) -> None:
+    """What a detector said, and of whom."""
+    import sql
+
+    counts, name = done["counts"], done["detector"]
     click.echo(
-        f"{done['folder']}: {done['images']:,} predictions, {done['real']:,} of real and {done['fake']:,} of fake"
+        f"{out / 'detectors' / name}: trained {done['steps']:,} steps, judged by {counts['test_real']:,} real faces "
+        f"and {counts['test_fake']:,} fakes" + (", unchanged" if done["unchanged"] else "")
     )
+    tell_fairness(out, name)
+    if done["grouped_by"] == "labelled" and not len(sql.ask(sql.connect(out), "fairness", detector=name)):
+        warn("no face is labelled: `fairface label` says who they are, and `fairface detect` then judges by group")
+
+
+def tell_fairness(out: Path, name: str) -> None:
+    """Writes a detector's figures with their intervals, unless they are there, and says the most important ones."""
+    import sql
+    from reports import detection
+
+    connection = sql.connect(out)
+    detection.keep(out, connection, name)
+    whole = sql.ask(connection, "utility", detector=name, attribute="all").row(0, named=True)
+    figures = {
+        "AUC": "auc",
+        "accuracy": "accuracy",
+        "AP": "average_precision",
+        "EER": "eer",
+        "FPR": "fpr",
+        "TPR": "tpr",
+    }
+    said = [f"{title} {whole[column]:.3f}" for title, column in figures.items() if whole[column] is not None]
+    click.echo(f"  {'all faces:':13} {', '.join(said)}")
     for row in sql.ask(connection, "fairness", detector=name).iter_rows(named=True):
         left_out = f", without {row['undefined']}" if row["undefined"] else ""
         figures = ", ".join(f"{m.upper()} {row[m]:.3f}" for m in ("f_meo", "f_dp", "f_oae", "f_eo", "f_efpr"))
         click.echo(f"  {row['attribute'].replace('_', ' ') + ':':13} {figures}{left_out}")
-    click.echo("intervals: `fairface sql detection`")
+    click.echo("  intervals: `fairface sql detection`; of samples: `fairface sql detected`")
 
 
 @main.command("sql")

@@ -1,7 +1,7 @@
 """Shards become batches on the training device: NVIDIA DALI decodes, resident once or streaming every epoch."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +30,7 @@ class Decoding:
 
     workers: int | None = None
     hw_load: float = 0.65  # share of a batch for nvJPEG's hardware engine, where there is one: DALI's own default
+    through: int | None = None  # pixels that images are made smaller to on their way, so that all are as sharp
 
 
 class Shards:
@@ -104,6 +105,35 @@ class Shards:
         self.sound = True
 
 
+class Joined(Shards):
+    """Several packs as one, in their order: the images' numbers go on from one to the next."""
+
+    def __init__(self, parts: Sequence[Shards]):
+        listed = [{**shard, "name": str(part.folder / shard["name"])} for part in parts for shard in part.shards]
+        super().__init__(parts[0].folder, listed, None, parts[0].command)
+        self.parts = parts
+
+    def holding(self, numbers: range) -> tuple["Shards", int]:
+        """As of one pack."""
+        kept, start, first = [], 0, 0
+        for part in self.parts:
+            mine = range(max(numbers.start - start, 0), min(numbers.stop - start, part.images))
+            if mine:
+                some, before = part.holding(mine)
+                first = first if kept else start + before
+                kept.append(some)
+            start += part.images
+        return Joined(kept), first
+
+    def verify(self, workers: int | None = None, decode: bool = False) -> None:
+        """As of one pack."""
+        if not self.sound:
+            for part in self.parts:
+                part.sound = False
+                part.verify(workers, decode)
+            self.sound = True
+
+
 def decode(
     shards: Shards, size: int, device: torch.device, batch: int = 256, how: Decoding | None = None
 ) -> Iterator[Tensor]:
@@ -114,14 +144,15 @@ def decode(
     """
     paths = [str(shards.folder / name) for name in shards.names]
 
-    def source(fn) -> object:
-        return fn.readers.webdataset(
+    def source(fn) -> tuple[object, None]:
+        coded = fn.readers.webdataset(
             paths=paths,
             index_paths=[path[:-4] + ".idx" for path in paths],
             ext=";".join(dict.fromkeys(EXTENSIONS.values())),
             missing_component_behavior="error",
             name="reader",
         )
+        return coded, None
 
     left = shards.images
     for images in decoded(shards, source, size, device, min(batch, left), how or Decoding()):
@@ -131,25 +162,45 @@ def decode(
 
 
 def fetch(
-    shards: Shards, batches: Iterator[Tensor], size: int, device: torch.device, how: Decoding, in_pieces: bool
+    shards: Shards,
+    batches: Iterator[Tensor],
+    size: int,
+    device: torch.device,
+    how: Decoding,
+    in_pieces: bool,
+    change: Callable | None = None,
+    chances: np.ndarray | None = None,
 ) -> Iterator[Tensor]:
-    """The images of whatever numbers (in tar order) `batches` names, int64 [batch] each, as `decode` hands them over.
+    """The images of whatever numbers (in tar order) `batches` names, int64 [<= batch] each, as `decode` has them.
 
-    Their bytes are read ahead by a thread; `in_pieces` says that neighbours in a tar are wanted soon.
+    Their bytes are read ahead by a thread; `in_pieces` says that neighbours in a tar are wanted soon. `change` is done
+    to each of them, with its row of `chances`, float32 [N, any], where there are some.
     """
     first = next(batches)
-    ahead = read_ahead(Members(shards, in_pieces).read, chain([first], batches))
+    members = Members(shards, in_pieces)
+    read = members.read if chances is None else lambda numbers: (members.read(numbers), list(chances[numbers.numpy()]))
+    ahead = read_ahead(read, chain([first], batches))
 
-    def source(fn) -> object:
+    def source(fn) -> tuple[object, object]:
         from nvidia.dali import types
 
-        return fn.external_source(source=ahead, batch=True, dtype=types.UINT8, ndim=1)
+        if chances is None:
+            return fn.external_source(source=ahead, batch=True, dtype=types.UINT8, ndim=1), None
+        return fn.external_source(
+            source=ahead, num_outputs=2, batch=True, dtype=[types.UINT8, types.FLOAT], ndim=[1, 1]
+        )
 
-    yield from decoded(shards, source, size, device, len(first), how)
+    yield from decoded(shards, source, size, device, len(first), how, change)
 
 
 def decoded(
-    shards: Shards, source: Callable, size: int, device: torch.device, batch: int, how: Decoding
+    shards: Shards,
+    source: Callable,
+    size: int,
+    device: torch.device,
+    batch: int,
+    how: Decoding,
+    change: Callable | None = None,
 ) -> Iterator[Tensor]:
     """Batches of what DALI reads from `source`, for ever, as uint8 [batch, size, size, 3] on `device`.
 
@@ -174,9 +225,12 @@ def decoded(
         device_id=(device.index or 0) if on_gpu else None,
     )
     def pipeline():
-        images = fn.decoders.image(source(fn), output_type=types.RGB, **decoder)
-        images = fn.resize(images, resize_shorter=size, interp_type=types.INTERP_LINEAR, antialias=True)
-        return fn.crop(images, crop=(size, size))
+        coded, chance = source(fn)
+        images = fn.decoders.image(coded, output_type=types.RGB, **decoder)
+        for side in (how.through, size) if how.through and how.through < size else (size,):
+            images = fn.resize(images, resize_shorter=side, interp_type=types.INTERP_LINEAR, antialias=True)
+        images = fn.crop(images, crop=(size, size))
+        return images if change is None else change(fn, types, images, chance, size)
 
     running = pipeline()
     try:
@@ -207,7 +261,7 @@ class Members:
         """The coded images, uint8 [bytes] each."""
         return [
             np.frombuffer(os.pread(self.file(int(self.shard[n])), int(size), int(offset)), np.uint8)
-            for n, (offset, size) in zip(numbers.tolist(), self.place[numbers], strict=True)
+            for n, (offset, size) in zip(numbers.tolist(), self.place[numbers.numpy()], strict=True)
         ]
 
     def file(self, shard: int) -> int:
@@ -225,7 +279,7 @@ class Members:
             os.close(file)
 
 
-def read_ahead(read: Callable, batches: Iterator[Tensor], depth: int = 4) -> Iterator[list[np.ndarray]]:
+def read_ahead(read: Callable, batches: Iterator[Tensor], depth: int = 4) -> Iterator:
     """What `read` makes of each batch, by a thread that is `depth` batches ahead."""
     with ThreadPoolExecutor(1) as pool:
         for _, coded in in_turn(pool, read, ((batch,) for batch in batches), depth):

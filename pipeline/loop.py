@@ -3,8 +3,9 @@
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import polars as pl
 import torch
@@ -13,7 +14,7 @@ from torchvision.utils import save_image
 from tqdm import tqdm
 
 from pipeline import checkpoint
-from pipeline.step import Trainer
+from pipeline.order import Part
 from shards.files import replacing, write_parquet
 
 TELL_EVERY = 20  # seconds between lines where no progress bar is shown
@@ -27,6 +28,27 @@ class Stopped(Exception):
         self.code = code
 
 
+class Trainer(Protocol):
+    """What a loop takes its steps with."""
+
+    part: Part
+    device: torch.device
+    batch: int  # images of a step, of all ranks
+    figures: tuple[str, ...]  # the names of what a step returns
+
+    def step(self, step: int, images: Tensor, labels: Any) -> Tensor:
+        """One update; returns its figures, on the device."""
+
+    def line(self, values: Sequence[float]) -> str:
+        """The figures for a person."""
+
+    def state(self) -> dict:
+        """All that continuing needs."""
+
+    def grid(self) -> Tensor:
+        """Images to look at, float32 [N, 3, S, S] in [0, 1]; asked for where images are to be drawn."""
+
+
 class Loop:
     """The loop around the steps: what is counted, shown, drawn and saved while a run goes on."""
 
@@ -37,11 +59,14 @@ class Loop:
         config: dict,
         rows: list[dict],
         per_epoch: int,
-        sample_every: int,
+        sample_every: int | None,
         save_every_epoch: int | None,
         keep: int,
         progress: bool,
+        save_every: float = 30,
+        log_every: int = 20,
     ):
+        """`sample_every` and `log_every` are steps, `save_every` is seconds."""
         from torch.utils.tensorboard import SummaryWriter
 
         self.trainer, self.folder, self.config, self.rows, self.per_epoch = trainer, folder, config, rows, per_epoch
@@ -52,13 +77,13 @@ class Loop:
             progress,
         )
         self.writes = trainer.part.rank == 0  # the others compute alike, and keep nothing
-        self.log_every, self.told = 20, time.monotonic()
-        self.batch = trainer.options.batch_size
+        self.log_every, self.save_every, self.told = log_every, save_every, time.monotonic()
+        self.batch = trainer.batch
         self.seconds = rows[-1]["seconds"] if rows else 0.0
         if self.writes:
             self.board = SummaryWriter(folder / "tensorboard", purge_step=rows[-1]["step"] + 1 if rows else None)
 
-    def run(self, batches: Iterator[tuple[Tensor, Tensor | None]], first: int, last: int, signals: "Signals") -> None:
+    def run(self, batches: Iterator[tuple[Tensor, Any]], first: int, last: int, signals: "Signals") -> None:
         """Steps `first` to `last`, counted from 0; saves at the end, at every signal, and in between."""
         losses, waited, saved_at, began = [], 0.0, time.monotonic(), time.monotonic()
         bar = tqdm(total=last, initial=first, unit="step", desc="training", disable=not self.progress)
@@ -76,7 +101,7 @@ class Loop:
                     self.log(done, losses, waited, elapsed, bar)
                     losses, waited, began = [], 0.0, time.monotonic()
                 bar.update()
-                if self.writes and (done % self.sample_every == 0 or done == last):
+                if self.writes and self.sample_every and (done % self.sample_every == 0 or done == last):
                     self.draw(done)
                 if saving:
                     self.save(done)
@@ -113,7 +138,7 @@ class Loop:
         if not self.writes:
             return
         self.seconds += elapsed
-        names = ("loss_d", "loss_g", "d_real", "d_fake")
+        names = self.trainer.figures
         rate, wait = len(losses) * self.batch / elapsed, waited / elapsed
         self.rows.append(
             {
@@ -128,10 +153,8 @@ class Loop:
         )
         for name, value in [*zip(names, values, strict=True), ("images_per_s", rate), ("data_wait", wait)]:
             self.board.add_scalar(name, value, step)
-        line = (
-            f"epoch {self.rows[-1]['epoch']}, {rate:,.0f} img/s, waiting for data {wait:.1%}, "
-            f"D {values[0]:.2f} G {values[1]:.2f}"
-        )
+        about = self.trainer.line(values)
+        line = f"epoch {self.rows[-1]['epoch']}, {rate:,.0f} img/s, waiting for data {wait:.1%}, {about}"
         bar.set_postfix_str(line, refresh=False)
         if not self.progress and time.monotonic() - self.told > TELL_EVERY:  # a log file: a line now and then
             left = (self.config["steps"] - step) * self.batch / rate
@@ -143,29 +166,24 @@ class Loop:
             save_image(self.trainer.grid(), file, format="png", nrow=8, padding=0)
 
     def due(self, step: int, saved_at: float) -> bool:
-        """Whether to save now: every N epochs where asked for, else every half minute."""
+        """Whether to save now: every N epochs where asked for, else from time to time."""
         if self.save_every_epoch:
             return step % (self.save_every_epoch * self.per_epoch) == 0
-        return step % self.log_every == 0 and time.monotonic() - saved_at > 30
+        return step % self.log_every == 0 and time.monotonic() - saved_at > self.save_every
 
     def save(self, step: int) -> None:
         """Writes steps.parquet before the checkpoint: a resume drops later rows, and can't make earlier ones again."""
         if not self.writes:
             return
-        write_parquet(self.folder / "steps.parquet", steps_frame(self.rows))
-        state = {
-            "options": self.config["options"],
-            "data": self.config["data"],
-            "run": self.config["run"],
-            "classes": self.config["classes"],
-        }
-        checkpoint.save(self.folder / "checkpoints", step, state | {"nets": self.trainer.nets.state()}, self.keep)
+        write_parquet(self.folder / "steps.parquet", steps_frame(self.rows, self.trainer.figures))
+        state = {key: self.config[key] for key in ("options", "data", "run", "classes")}
+        checkpoint.save(self.folder / "checkpoints", step, state | {"nets": self.trainer.state()}, self.keep)
 
 
-def steps_frame(rows: list[dict]) -> pl.DataFrame:
+def steps_frame(rows: list[dict], figures: Sequence[str]) -> pl.DataFrame:
     """The rows of steps.parquet in their types."""
     whole = {"step", "epoch", "images"}
-    names = ["step", "epoch", "images", "seconds", "loss_d", "loss_g", "d_real", "d_fake", "images_per_s", "data_wait"]
+    names = ["step", "epoch", "images", "seconds", *figures, "images_per_s", "data_wait"]
     kinds = {name: pl.Int64 if name in whole else pl.Float64 if name == "seconds" else pl.Float32 for name in names}
     return pl.DataFrame(rows, schema=kinds, orient="row")
 

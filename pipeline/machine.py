@@ -50,8 +50,8 @@ def tune_allocator() -> None:
     """Lets glibc keep freed memory: a step on a CPU allocates the same large blocks again and again."""
     if sys.platform == "linux":
         mallopt = ctypes.CDLL(None).mallopt
-        for parameter in (-3, -1, -2):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD of malloc.h
-            mallopt(parameter, 1 << 30 if parameter != -2 else 1 << 26)
+        for parameter, value in ((-4, 0), (-1, -1), (-2, 1 << 26)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
+            mallopt(parameter, value)  # no block of its own from the system, and none given back
 
 
 def versions() -> dict[str, str]:

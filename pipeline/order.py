@@ -11,7 +11,8 @@ from torch import Tensor
 
 from shards.annotations import intersection
 
-ORDER, LATENTS, FLIPS, SAMPLES, DRAWS, REQUESTS = 1, 2, 3, 4, 5, 6  # purposes of randomness
+# purposes of randomness
+ORDER, LATENTS, FLIPS, SAMPLES, DRAWS, REQUESTS, HELD_OUT, CHANCES, POST = 1, 2, 3, 4, 5, 6, 7, 8, 9
 WINDOW = 1 << 15  # images that are shuffled together; more would read more tars at once than a disk's cache holds
 
 
@@ -114,6 +115,29 @@ class Balanced:
                 drawn.append(permuted(members, self.seed, DRAWS, i, again)[first : first + end - at])
                 at += len(drawn[-1])
         return permuted(torch.cat(drawn), self.seed, ORDER, epoch)
+
+
+class Paired:
+    """As many real images as fakes in every batch, the real ones first: an epoch holds every fake once.
+
+    All real images come before one comes again, from epoch to epoch too.
+    """
+
+    def __init__(self, sizes: Sequence[int], seed: int, batch: int, real: Tensor, fake: Tensor, part: Part = WHOLE):
+        """`real` and `fake` are bool [images]; `batch` is this rank's, an even number of images."""
+        self.real, self.fake = Natural(sizes, seed, part, real), Natural(sizes, seed, part, fake)
+        self.half = batch // 2
+        self.length = 2 * (self.fake.length // self.half) * self.half if self.real.length else 0
+
+    def epoch(self, epoch: int) -> Tensor:
+        """The numbers (in tar order) of an epoch's images, int64 [length]."""
+        count = self.length // 2
+        fakes, at, drawn = self.fake.epoch(epoch)[:count], epoch * count, []
+        while at < (epoch + 1) * count:
+            again, first = divmod(at, self.real.length)
+            drawn.append(self.real.epoch(again)[first : first + (epoch + 1) * count - at])
+            at += len(drawn[-1])
+        return torch.stack([torch.cat(drawn).view(-1, self.half), fakes.view(-1, self.half)], 1).flatten()
 
 
 def apportion(shares: Mapping[str, float], count: int) -> dict[str, int]:

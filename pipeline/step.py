@@ -1,6 +1,6 @@
 """One training step of the DCGAN: networks, losses and optimizers on one device, compiled where that pays."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -145,14 +145,24 @@ class Captured:
 class Trainer:
     """One training step after another on `device`; a step's randomness is a function of (seed, step)."""
 
+    figures = ("loss_d", "loss_g", "d_real", "d_fake")
+
     def __init__(self, options: Options, device: torch.device, part: Part = WHOLE, classes: int = 0):
-        self.options, self.device, self.part = options, device, part
+        self.options, self.device, self.part, self.batch = options, device, part, options.batch_size
         self.nets = Networks.new(options, device, classes)
         wrap = (lambda f: torch.compile(f, fullgraph=True)) if options.compile else (lambda f: f)
         self.generate, self.d_loss, self.g_loss = wrap(self._generate), wrap(self._d_loss), wrap(self._g_loss)
         self.update = self._update
         if options.cuda_graphs and device.type == "cuda" and part.world == 1:
             self.update = Captured(self._update, self.nets)
+
+    def line(self, values: Sequence[float]) -> str:
+        """The losses for a person."""
+        return f"D {values[0]:.2f} G {values[1]:.2f}"
+
+    def state(self) -> dict:
+        """All that continuing needs."""
+        return self.nets.state()
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bf16")
@@ -190,35 +200,25 @@ class Trainer:
         loss_d, means = self.d_loss(to_unit(images, mirrored), fake.detach(), labels)
         nets.adam_d.zero_grad(set_to_none=True)
         loss_d.backward()
-        self.mean_over_ranks([p.grad for p in nets.d.parameters()])
+        mean_over_ranks([p.grad for p in nets.d.parameters()], self.part)
         nets.adam_d.step()
         nets.d.requires_grad_(False)  # D's weights take no gradient from G's loss
         loss_g = self.g_loss(fake, labels)
         nets.adam_g.zero_grad(set_to_none=True)
         loss_g.backward()
-        self.mean_over_ranks([p.grad for p in nets.g.parameters()])
+        mean_over_ranks([p.grad for p in nets.g.parameters()], self.part)
         nets.adam_g.step()
         nets.d.requires_grad_(True)
         told = torch.cat([torch.stack([loss_d.detach(), loss_g.detach()]), means])
         # BatchNorm's statistics too: every rank has the same state after every step, and any one can save it
-        self.mean_over_ranks([told, *(b for net in (nets.g, nets.d) for b in net.buffers() if b.is_floating_point())])
+        buffers = [b for net in (nets.g, nets.d) for b in net.buffers() if b.is_floating_point()]
+        mean_over_ranks([told, *buffers], self.part)
         return told
 
     def mirrored(self, step: int, count: int) -> Tensor:
         """Which half of a step's images is flipped, bool [count]."""
         chance = generator(self.device, self.options.seed, FLIPS, step)
         return torch.rand(count, generator=chance, device=self.device) < 0.5
-
-    @torch.no_grad()
-    def mean_over_ranks(self, tensors: list[Tensor]) -> None:
-        """Replaces each tensor by its mean over all ranks, in one exchange."""
-        if self.part.world == 1:
-            return
-        flat = torch.cat([tensor.flatten() for tensor in tensors])
-        torch.distributed.all_reduce(flat)
-        flat /= self.part.world
-        for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-            tensor.copy_(mean.view_as(tensor))
 
     def latents(self, step: int, count: int) -> Tensor:
         """z ~ N(0, 1), [count, latent_dim], of one step."""
@@ -243,6 +243,18 @@ class Trainer:
         net = self.nets.ema.eval()
         labels = torch.arange(64, device=self.device) // 8 % net.classes if net.classes else None
         return (net(self.latents(GRID_SEED, 64), labels).float() + 1) / 2
+
+
+@torch.no_grad()
+def mean_over_ranks(tensors: list[Tensor], part: Part) -> None:
+    """Replaces each tensor by its mean over all ranks, in one exchange."""
+    if part.world == 1:
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    torch.distributed.all_reduce(flat)
+    flat /= part.world
+    for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(mean.view_as(tensor))
 
 
 def flop(options: Options) -> float:

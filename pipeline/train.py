@@ -56,10 +56,15 @@ def resolve(options: Options, steps: int, shards: Shards, device: torch.device) 
         said.append("compiled" if pays else "eager (a run this short on a CPU would not win back the compiling)")
     if device.type == "cpu" and flop(options) * options.batch_size > 1e11:  # a step of seconds
         said.append("a network of this size is for a GPU: --preset sketch learns faces in minutes")
-    if options.compile and not (shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")):
+    if options.compile and not compiler():
         options = replace(options, compile=False)
         said.append("eager: torch.compile needs a C++ compiler (apt install g++)")
     return options, said
+
+
+def compiler() -> bool:
+    """Whether there is the C++ compiler that torch.compile needs."""
+    return bool(shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++"))
 
 
 def name_of(options: Options, manifest: str) -> str:

@@ -10,7 +10,7 @@ import polars as pl
 
 import sql
 from reports.intervals import Z, wilson
-from shards.files import write_parquet
+from shards.files import whole_parquet, write_parquet
 
 BLOCK = 1e7  # weights that are summed at a time
 DEALT = 200  # of the AUCs' gap, which takes longer
@@ -24,9 +24,15 @@ COLUMNS = {
 DRAWS, WORK, SEED = 500, 1e8, 1  # of the bootstrap: no more draws than make so many faces, but 50
 
 
+def keep(out: Path, connection: duckdb.DuckDBPyConnection, detector: str) -> None:
+    """Writes a detector's figures, unless those of its predictions are there."""
+    if not whole_parquet(out / "detectors" / detector / "detection.parquet"):
+        write(out, connection, detector)
+
+
 def write(out: Path, connection: duckdb.DuckDBPyConnection, detector: str) -> pl.DataFrame:
     """Writes and returns every figure that `utility` and `fairness` say of a detector, with interval and floor."""
-    asked = "from predictions where detector = $detector order by logit desc, key"
+    asked = "from judged where detector = $detector and change = 'none' order by logit desc, key"
     rows = detector_rows(connection, detector, sql.select(connection, asked, {"detector": detector}))
     found = pl.DataFrame(rows, schema=COLUMNS)
     write_parquet(out / "detectors" / detector / "detection.parquet", found)

@@ -63,6 +63,17 @@ def from_first(work: Callable[[], T], told: Callable[[T], T] = lambda result: re
     return result if rank() == 0 else box[1]
 
 
+def gathered(value: T) -> list[T]:
+    """Every rank's value, in their order."""
+    if world() == 1:
+        return [value]
+    import torch.distributed
+
+    values = [value] * world()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
 def together(work: Callable[[], T]) -> T:
     """What each rank's own `work` returns, once all are done; where one fails it says why, and the others end."""
     if world() == 1:

@@ -28,8 +28,8 @@ create table confusion_columns (method varchar, labeller varchar, attribute varc
 create table quality_columns (run varchar, attribute varchar, "group" varchar, n bigint, kernel_distance double,
     kernel_low double, kernel_high double, kernel_floor double, coverage double, coverage_floor double);
 create table neighbours_columns (run varchar, source varchar, key varchar, nearest varchar, similarity double, among bigint);
-create table predictions_columns (key varchar, detector varchar, target varchar, logit double, gender varchar, skin_group varchar,
-    age varchar);
+create table predictions_columns (key varchar, detector varchar, part varchar, source varchar, run varchar, change varchar,
+    grouped_by varchar, target varchar, logit double, gender varchar, skin_group varchar, age varchar);
 create table detection_columns (detector varchar, attribute varchar, "group" varchar, measure varchar, value double,
     low double, high double, floor double);
 create table steps_columns (step bigint, epoch bigint, images bigint, seconds double, loss_d float, loss_g float,
@@ -160,28 +160,43 @@ create macro comparable(name, labeller_) as
 -- A face is called fake where the sigmoid of its logit is at least 0.5.
 create macro calls_fake(logit) as 1 / (1 + exp(-logit)) >= 0.5;
 
--- What detectors of generated faces said.
+-- What detectors of generated faces said, and of whom: an image's groups are its annotations', a sample's are those of the
+-- labeller that counts, and where a test set holds both, the labeller's for either. Imported predictions bring their own.
+create view labelled as
+    select case source when 'train' then 'images' else 'samples' end as source, run, key,
+        max("group") filter (attribute = 'gender') as gender, max("group") filter (attribute = 'skin_group') as skin_group,
+        max("group") filter (attribute = 'age') as age
+    from classes where source in ('train', 'generated') group by all;
 create view predictions as
-    select *, calls_fake(logit) as called_fake, gender || '-' || skin_group as intersection
-    from (from predictions_columns union all by name from {predictions});
+    select p.* replace (coalesce(p.part, 'test') as part, coalesce(p.change, 'none') as change,
+            coalesce(p.gender, a.gender, l.gender) as gender, coalesce(p.skin_group, a.skin_group, l.skin_group) as skin_group,
+            coalesce(p.age, a.age, l.age) as age),
+        calls_fake(logit) as called_fake
+    from (from predictions_columns union all by name from {predictions}) as p
+    left join images as a on p.grouped_by = 'annotated' and p.source = 'images' and p.key = a.key and a.status = 'packed'
+    left join labelled as l on p.grouped_by = 'labelled' and p.source = l.source and p.run is not distinct from l.run
+        and p.key = l.key;
+-- Those that a detector is judged by: faces that it did not learn from, each once for every change made to it.
+create view judged as
+    select *, gender || '-' || skin_group as intersection from predictions where part = 'test';
 create view detection as
     from detection_columns union all by name from {detection};
 
 -- Every logit of a group as a threshold: how many fakes and real faces it calls fake (`tp`, `fp`), and how many lie on it.
 create view thresholds as
-    select detector, attribute, "group", logit, fakes, reals, sum(fakes) over earlier as tp, sum(reals) over earlier as fp,
+    select detector, change, attribute, "group", logit, fakes, reals, sum(fakes) over earlier as tp, sum(reals) over earlier as fp,
         sum(fakes) over whole as all_fakes, sum(reals) over whole as all_reals
     from (
-        select detector, attribute, "group", logit, count(*) filter (target = 'fake') as fakes,
+        select detector, change, attribute, "group", logit, count(*) filter (target = 'fake') as fakes,
             count(*) filter (target = 'real') as reals
         from (
-            select detector, logit, target, 'all' as attribute, 'all' as "group" from predictions
+            select detector, change, logit, target, 'all' as attribute, 'all' as "group" from judged
             union all
-            select detector, logit, target, attribute, "group"
-            from predictions unpivot ("group" for attribute in (gender, skin_group, age, intersection)))
+            select detector, change, logit, target, attribute, "group"
+            from judged unpivot ("group" for attribute in (gender, skin_group, age, intersection)))
         group by all)
-    window whole as (partition by detector, attribute, "group"),
-        earlier as (partition by detector, attribute, "group" order by logit desc);
+    window whole as (partition by detector, change, attribute, "group"),
+        earlier as (partition by detector, change, attribute, "group" order by logit desc);
 
 -- How well a detector does on each group of faces, by the definitions of scikit-learn and of AI-Face's benchmark.
 -- The equal error rate is the FPR at that corner of the ROC curve where FPR and FNR are nearest; the error rate is
@@ -190,9 +205,9 @@ create view utility as
     with corners as (
         select *, fp / nullif(all_reals, 0) as fpr, tp / nullif(all_fakes, 0) as tpr,
             row_number() over later > 1 and fakes = lead(fakes) over later and reals = lead(reals) over later as straight
-        from thresholds window later as (partition by detector, attribute, "group" order by logit desc)
+        from thresholds window later as (partition by detector, change, attribute, "group" order by logit desc)
     ), ranked as (
-        select detector, attribute, "group", max(all_fakes)::bigint as fakes, max(all_reals)::bigint as reals,
+        select detector, change, attribute, "group", max(all_fakes)::bigint as fakes, max(all_reals)::bigint as reals,
             sum(reals * (tp - fakes / 2)) / nullif(max(all_fakes) * max(all_reals), 0) as auc,
             if(max(all_reals) > 0, sum(fakes * tp / (tp + fp)) / nullif(max(all_fakes), 0), null) as average_precision,
             if(count(*) > 1, arg_min(fpr, [abs(1 - tpr - fpr), -logit])
@@ -201,28 +216,51 @@ create view utility as
             coalesce(max(fp) filter (calls_fake(logit)), 0) as fp
         from corners group by all
     )
-    select detector, attribute, "group", fakes + reals as n, fakes, reals, auc, average_precision, eer,
+    select detector, change, attribute, "group", fakes + reals as n, fakes, reals, auc, average_precision, eer,
         fp / nullif(reals, 0) as fpr, tp / nullif(fakes, 0) as tpr, 1 - tpr as fnr, 1 - fpr as tnr,
         (tp + reals - fp) / (fakes + reals) as accuracy, 1 - (tpr + 1 - fpr) / 2 as error_rate,
         (tp + fp) / (fakes + reals) as positive_rate
     from ranked;
 
+-- How often a detector calls a run's samples fake, with Wilson's interval (J. Am. Stat. Assoc. 22 (1927) 209-212).
+create view detected as
+    with counted as (
+        select detector, run, attribute, "group", count(*) as n, count(*) filter (called_fake) as called_fake,
+            1.959964 ** 2 as zz
+        from (
+            select detector, run, called_fake, 'all' as attribute, 'all' as "group"
+            from predictions where source = 'samples' and change = 'none'
+            union all
+            select detector, run, called_fake, attribute, "group" from (
+                select detector, run, called_fake, gender, skin_group, age, gender || '-' || skin_group as intersection
+                from predictions where source = 'samples' and change = 'none')
+            unpivot ("group" for attribute in (gender, skin_group, age, intersection)))
+        group by all
+    ), rates as (
+        select *, called_fake / n as rate, (called_fake + zz / 2) / (n + zz) as centre,
+            sqrt(zz * (called_fake * (n - called_fake) / n + zz / 4)) / (n + zz) as reach
+        from counted
+    )
+    select detector, run, attribute, "group", coalesce(rank, 1000) as rank, n, called_fake, rate,
+        if(called_fake = 0, 0, centre - reach) as low, if(called_fake = n, 1, centre + reach) as high
+    from rates left join vocabulary using (attribute, "group");
+
 -- How differently a detector treats the groups of an attribute (AI-Face's benchmark): ranges over the groups, and sums of
 -- what separates each from all faces. Groups of one target alone are left out of all of them, and named.
 create view fairness as
     with known as (  -- all faces whose group is known, as those of another are in none of its groups
-        select detector, attribute, sum(tpr * fakes) / sum(fakes) as tpr, sum(fpr * reals) / sum(reals) as fpr
+        select detector, change, attribute, sum(tpr * fakes) / sum(fakes) as tpr, sum(fpr * reals) / sum(reals) as fpr
         from utility where attribute <> 'all' group by all
     ), compared as (
         select u.*, abs(u.fpr - known.fpr) as from_fpr, abs(u.tpr - known.tpr) as from_tpr
-        from utility as u join known using (detector, attribute) where u.fakes > 0 and u.reals > 0
+        from utility as u join known using (detector, change, attribute) where u.fakes > 0 and u.reals > 0
     ), left_out as (
-        select detector, attribute, string_agg("group", ', ' order by "group") as undefined
+        select detector, change, attribute, string_agg("group", ', ' order by "group") as undefined
         from utility where attribute <> 'all' and (fakes = 0 or reals = 0) group by all
     )
-    select detector, attribute, count(*) as groups, max(auc) - min(auc) as auc_gap, max(fpr) - min(fpr) as fpr_gap,
+    select detector, change, attribute, count(*) as groups, max(auc) - min(auc) as auc_gap, max(fpr) - min(fpr) as fpr_gap,
         max(error_rate) - min(error_rate) as error_rate_gap,
         greatest(max(fpr) - min(fpr), max(fnr) - min(fnr), max(tnr) - min(tnr), max(tpr) - min(tpr)) as f_meo,
         max(positive_rate) - min(positive_rate) as f_dp, max(accuracy) - min(accuracy) as f_oae,
         sum(from_fpr + from_tpr) as f_eo, sum(from_fpr) as f_efpr, any_value(undefined) as undefined
-    from compared left join left_out using (detector, attribute) group by all;
+    from compared left join left_out using (detector, change, attribute) group by all;

@@ -204,13 +204,13 @@ def test_missing_file_and_unknown_tag():
 
 
 def test_no_network_is_said_at_once(monkeypatch):
-    monkeypatch.setattr(clip.huggingface_hub, "try_to_load_from_cache", lambda *_: None)
-    monkeypatch.setattr(clip.huggingface_hub, "hf_hub_url", lambda *_: "http://127.0.0.1:9/weights")  # closed
+    monkeypatch.setattr(clip.hub.huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(clip.hub.huggingface_hub, "hf_hub_url", lambda *_: "http://127.0.0.1:9/weights")  # closed
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     start = time.monotonic()
     with pytest.raises(click.ClickException) as raised:
         clip.load("ViT-B-32-quickgelu", "openai")
-    assert time.monotonic() - start < 3 + clip.PROBE_SECONDS
+    assert time.monotonic() - start < 3 + clip.hub.PROBE_SECONDS
     repository = "timm/vit_base_patch32_clip_224.openai"
     assert f"hf download {repository} open_clip_model.safetensors" in raised.value.message
     assert "--clip-pretrained /path/to/open_clip_model.safetensors" in raised.value.message
@@ -220,8 +220,8 @@ def test_no_network_is_said_at_once(monkeypatch):
 def test_weights_in_the_cache_need_no_network(monkeypatch, tmp_path):
     cached = tmp_path / "cached.safetensors"
     cached.touch()
-    monkeypatch.setattr(clip.huggingface_hub, "try_to_load_from_cache", lambda *_: str(cached))
-    monkeypatch.setattr(clip.urllib.request, "urlopen", lambda *_, **__: pytest.fail("asked the network"))
+    monkeypatch.setattr(clip.hub.huggingface_hub, "try_to_load_from_cache", lambda *_: str(cached))
+    monkeypatch.setattr(clip.hub.urllib.request, "urlopen", lambda *_, **__: pytest.fail("asked the network"))
     assert clip.weights("ViT-B-32-quickgelu", "openai") == cached
 
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from pipeline import checkpoint
+from pipeline import step as steps_module
 from pipeline.feed import Shards
 from pipeline.order import WHOLE, Part, generator
 from pipeline.sample import sample
@@ -153,11 +154,10 @@ def test_two_processes_train_one_network_and_continue_after_a_kill_to_the_same_b
 
 
 def test_ranks_take_the_mean_of_what_each_has(monkeypatch):
-    trainer = Trainer(TINY, CPU, Part(0, 2))
     ours, theirs = [torch.arange(6.0).view(2, 3), torch.tensor(5.0)], [torch.full((2, 3), 2.0), torch.tensor(1.0)]
     other = torch.cat([tensor.flatten() for tensor in theirs])
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat: flat.add_(other))
-    trainer.mean_over_ranks(ours)
+    steps_module.mean_over_ranks(ours, Part(0, 2))
     assert ours[0].tolist() == [[1.0, 1.5, 2.0], [2.5, 3.0, 3.5]]
     assert ours[1].item() == 3.0
 
@@ -165,7 +165,7 @@ def test_ranks_take_the_mean_of_what_each_has(monkeypatch):
 def test_ranks_draw_their_own_share_of_a_steps_latents_and_flips(monkeypatch):
     """Together they draw what one process draws."""
     seen = []
-    monkeypatch.setattr(Trainer, "mean_over_ranks", lambda self, tensors: None)
+    monkeypatch.setattr(steps_module, "mean_over_ranks", lambda tensors, part: None)
     for part in (WHOLE, Part(0, 2), Part(1, 2)):
         trainer = Trainer(TINY, CPU, part)
         trainer.generate = lambda z, labels, trainer=trainer: (seen.append(z), trainer.nets.g(z, labels))[1]

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 import sql
-from pipeline import detect
+from pipeline import predictions
 from pipeline.cli import main
 from reports import detection
 
@@ -22,7 +22,7 @@ PRINTED = {"f_dp": 100, "f_meo": 100}  # to three decimals of a percentage
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="no reference data here")
 @pytest.mark.parametrize("name", ["biased", "balanced"])
 def test_figures_are_those_of_the_official_code(tmp_path, name):
-    detect.import_predictions(tmp_path, REFERENCE / f"{name}_predictions.csv", name)
+    predictions.import_predictions(tmp_path, REFERENCE / f"{name}_predictions.csv", name)
     theirs, connection = json.loads((REFERENCE / f"{name}_expected.json").read_text()), sql.connect(tmp_path)
     utility = {(r["attribute"], r["group"]): r for r in sql.ask(connection, "utility", detector=name).to_dicts()}
     fairness = {r["attribute"]: r for r in sql.ask(connection, "fairness", detector=name).to_dicts()}
@@ -56,7 +56,7 @@ def faces(rng, n, shift=0.0):
 def test_a_group_of_one_target_alone_is_named_and_left_out(tmp_path):
     table = faces(np.random.default_rng(0), 400).filter((pl.col("skin_group") != "dark") | (pl.col("target") == 1))
     table.write_csv(tmp_path / "mine.csv")
-    detect.import_predictions(tmp_path, tmp_path / "mine.csv")
+    predictions.import_predictions(tmp_path, tmp_path / "mine.csv")
     connection = sql.connect(tmp_path)
     row = sql.ask(connection, "fairness").filter(attribute="skin_group").row(0, named=True)
     assert (row["groups"], row["undefined"]) == (2, "dark")
@@ -73,14 +73,14 @@ def test_a_group_of_one_target_alone_is_named_and_left_out(tmp_path):
 def test_no_interval_claims_to_be_certain(tmp_path):
     rows = [f"female,light,adult,{i % 2},{2 * (i % 2) - 1 + i / 1000}" for i in range(60)]
     (tmp_path / "x.csv").write_text(HEAD + "\n".join(rows))
-    detect.import_predictions(tmp_path, tmp_path / "x.csv", "x")
+    predictions.import_predictions(tmp_path, tmp_path / "x.csv", "x")
     found = detection.write(tmp_path, sql.connect(tmp_path), "x").filter(attribute="all")
     perfect = {row["measure"]: row for row in found.to_dicts()}
     assert perfect["fpr"]["value"] == 0
     assert 0.05 < perfect["fpr"]["high"] < 0.2
     assert (perfect["auc"]["value"], perfect["auc"]["low"]) == (1.0, None)
     (tmp_path / "x.csv").write_text(HEAD + "\n".join(f"female,light,adult,{i % 2},0.5" for i in range(60)))
-    detect.import_predictions(tmp_path, tmp_path / "x.csv", "x", force=True)
+    predictions.import_predictions(tmp_path, tmp_path / "x.csv", "x", force=True)
     assert sql.ask(sql.connect(tmp_path), "detection").is_empty()  # what described the others is gone
     row = sql.ask(sql.connect(tmp_path), "utility", attribute="all").row(0, named=True)
     assert (row["auc"], row["eer"]) == (0.5, None)
@@ -98,7 +98,7 @@ def test_many_draws_come_in_blocks(monkeypatch):
 def test_ties_and_unknown_groups(tmp_path):
     rows = ["female,light,adult,1,2", "female,light,,1,0", "male,,adult,0,0", "male,dark,,0,-1", ",dark,adult,1,-1"]
     (tmp_path / "x.csv").write_text(HEAD + "\n".join(rows))
-    detect.import_predictions(tmp_path, tmp_path / "x.csv", "x")
+    predictions.import_predictions(tmp_path, tmp_path / "x.csv", "x")
     connection = sql.connect(tmp_path)
     whole = sql.ask(connection, "utility", attribute="all").row(0, named=True)
     # fakes 2, 0, -1 against reals 0, -1: 2 + 1.5 + 0.5 of 6 pairs
@@ -115,7 +115,7 @@ def test_intervals_hold_and_the_floor_tells_chance_from_bias(tmp_path, shift):
         out = tmp_path / str(world)
         out.mkdir()
         faces(rng, 1500, shift).write_csv(out / "d.csv")
-        detect.import_predictions(out, out / "d.csv")
+        predictions.import_predictions(out, out / "d.csv")
         rows = detection.write(out, sql.connect(out), "d").filter(pl.col("attribute") == "skin_group")
         seen.append({row["measure"]: row for row in rows.filter(pl.col("group").is_null()).to_dicts()})
     normal = detection.NormalDist()

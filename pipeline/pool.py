@@ -1,0 +1,159 @@
+"""The faces that detectors learn from and are judged by: real ones and fakes, from the shards or a run's samples."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import torch
+from torch import Tensor
+
+import sql
+from models.detectors import FAMILIES
+from pipeline import runs
+from pipeline.feed import Joined, Shards
+from pipeline.order import HELD_OUT, generator
+from shards.annotations import intersection
+from shards.files import fingerprint, read_json, read_parquet
+from shards.verify import finished
+
+TEST_SHARE = 0.2  # of the images, where no split says which ones are for testing
+GROUPS = tuple(f"{gender}-{skin}" for gender in ("female", "male") for skin in ("light", "medium", "dark"))
+ATTRIBUTES = ("gender", "skin_group", "age")
+# what the labellers that count say of training images and of samples
+LABELLED = "select source, run, key, {} from classes where source in ('train', 'generated') group by all".format(
+    ", ".join(f"max(\"group\") filter (attribute = '{name}') as {name}" for name in ATTRIBUTES)
+)
+
+
+@dataclass
+class Pool:
+    """All faces in tar order.
+
+    `rows` has source (images, samples), run, key, fake, test, family (its place in FAMILIES; -1 unknown), group (its
+    place in GROUPS; -1 unknown), and how the groups are known: `annotated` or `labelled`.
+    """
+
+    shards: Joined
+    rows: pl.DataFrame
+    grouped_by: str
+    image_size: int | None  # that all are shown at, at most: the samples' own
+    manifest: str  # changes when any of that does
+    run: str | None  # whose samples are the fakes
+
+    def mask(self, fake: bool, test: bool = False) -> Tensor:
+        """Which faces are that, bool [N]."""
+        return torch.from_numpy((self.rows["fake"] == fake).to_numpy() & (self.rows["test"] == test).to_numpy())
+
+    def counts(self) -> dict[str, int]:
+        """Faces to learn from and to be judged by."""
+        sides = {
+            f"{part}_{'fake' if fake else 'real'}": (fake, part == "test")
+            for part in ("train", "test")
+            for fake in (0, 1)
+        }
+        return {name: int(self.mask(bool(fake), test).sum()) for name, (fake, test) in sides.items()}
+
+    def groups(self) -> list[int]:
+        """Faces to learn from in each of GROUPS."""
+        known = dict(self.rows.filter(~pl.col("test"))["group"].value_counts().iter_rows())
+        return [known.get(number, 0) for number in range(len(GROUPS))]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Images a tar."""
+        return [shard["images"] for shard in self.shards.shards]
+
+
+def pool(out: Path, fakes: str = "auto", run: str | None = None) -> Pool:
+    """The faces in the shards of OUT where some are real and some fake (`images`), else with a run's (`samples`).
+
+    Against samples, the real ones are the training images that are not fakes themselves; of drawn faces, all are. The
+    test faces are those of the split `test`, if the tables name one, or a fifth of each kind, the same for every
+    detector. ValueError where one of both kinds is missing.
+    """
+    packed, shards = finished(out / "shards"), Shards.open(out / "shards")
+    images = read_parquet(shards.table).filter(status="packed")
+    known = dict(images["target"].value_counts().iter_rows())
+    if fakes == "auto":
+        fakes = "images" if known.get("real") and known.get("fake") else "samples"
+    if fakes == "images":
+        if run:
+            raise ValueError("--run names the samples that serve as fakes: give --fakes samples with it")
+        return of_images(shards, images, packed["manifest"])
+    return against(out, run, shards, images, packed)
+
+
+def of_images(shards: Shards, images: pl.DataFrame, manifest: str) -> Pool:
+    """Real images and fakes by their annotation; images of unknown target are left alone."""
+    rows = images.select(
+        "key",
+        *ATTRIBUTES,
+        "split",
+        family=pl.col("family"),
+        source=pl.lit("images"),
+        run=pl.lit(None, pl.String),
+        fake=pl.col("target") == "fake",
+    )
+    return made(Joined([shards]), rows, "annotated", None, manifest, None)
+
+
+def against(out: Path, run: str | None, shards: Shards, images: pl.DataFrame, packed: dict) -> Pool:
+    """Training images as the real faces, and a run's samples as the fakes."""
+    folder = runs.folder_of(out, run)
+    samples = read_json(folder / "samples.json")
+    if not samples:
+        raise ValueError(
+            f"the shards hold real faces or fakes only, and {folder} has no samples to tell them from: run `fairface "
+            "sample` first, or pack both kinds"
+        )
+    images = images.with_columns(fake=pl.col("target") == "fake")
+    real = images.filter(~pl.col("fake").fill_null(False))
+    if not packed["drawn"] and not len(real):
+        raise ValueError("every image in the shards is a fake: pack real faces, too, for a detector to learn them")
+    fakes = pl.lit(False) if packed["drawn"] else pl.when(pl.col("fake").fill_null(False)).then(None).otherwise(False)
+    rows = [
+        images.select(
+            "key", "split", family=pl.lit("Real"), source=pl.lit("images"), run=pl.lit(None, pl.String), fake=fakes
+        ),
+        read_parquet(folder / "samples.parquet").select(
+            "key",
+            split=pl.lit(None, pl.String),
+            family=pl.lit("GANs"),
+            source=pl.lit("samples"),
+            run=pl.lit(folder.name),
+            fake=pl.lit(True),
+        ),
+    ]
+    # a label is a labeller's word on either side, so that both err alike
+    said = sql.select(sql.connect(out), LABELLED).with_columns(
+        source=pl.col("source").replace_strict({"train": "images", "generated": "samples"})
+    )
+    rows = pl.concat(rows).join(said, on=["source", "run", "key"], how="left", nulls_equal=True, maintain_order="left")
+    joined = Joined([shards, Shards.of_samples(folder / "samples", samples["shards"])])
+    manifest = fingerprint([packed["manifest"], samples["fingerprint"]])
+    return made(joined, rows, "labelled", samples["image_size"], manifest, folder.name)
+
+
+def made(shards: Joined, rows: pl.DataFrame, grouped_by: str, size: int | None, manifest: str, run: str | None) -> Pool:
+    """The pool of these rows, with its test faces chosen. ValueError where a kind is missing."""
+    by_split = {"train", "test"} <= set(rows.filter(source="images")["split"].drop_nulls().str.to_lowercase())
+    chance = torch.rand(len(rows), generator=generator("cpu", 0, HELD_OUT)).numpy()
+    held_out = pl.Series("chance", chance) < TEST_SHARE
+    of_split = (pl.col("split").str.to_lowercase() == "test").fill_null(False)
+    if by_split:
+        held_out = rows.select(pl.when(source="images").then(of_split).otherwise(held_out).alias("test"))["test"]
+    names = {name.lower(): number for number, name in enumerate(FAMILIES)}
+    numbers = {name: number for number, name in enumerate(GROUPS)}
+    family = pl.col("family").str.to_lowercase().replace_strict(names, default=-1, return_dtype=pl.Int64)
+    rows = rows.with_columns(
+        test=held_out,
+        family=pl.when(pl.col("fake")).then(family.fill_null(-1).replace(0, -1)).otherwise(0),
+        group=intersection().replace_strict(numbers, default=-1, return_dtype=pl.Int64).fill_null(-1),
+    )
+    found = Pool(shards, rows.drop("split"), grouped_by, size, fingerprint([manifest, grouped_by]), run)
+    if lacking := [name for name, count in found.counts().items() if not count]:
+        raise ValueError(
+            f"there is no face to {lacking[0].split('_')[0]} a detector with that is {lacking[0].split('_')[1]}: pack "
+            "real faces and fakes, or name a run's samples with --fakes samples --run NAME"
+        )
+    return found
