@@ -183,10 +183,11 @@ def begin(
     if not done:
         config |= {"status": "running", "steps": steps}
         counts, chosen = faces.counts(), config["options"]
+        how = "compiled" if chosen["compile"] else "eager"
         print(
             f"{folder.name}: {options.kind.title}, {counts['train_real']:,} real faces and {counts['train_fake']:,} "
             f"fakes, {config['steps']:,} steps of {options.images} at {options.image_size} pixels on "
-            f"{config['device']}; {chosen['precision']}, {'compiled' if chosen['compile'] else 'eager'}, {chosen['feed']} feed",
+            f"{config['device']}; {chosen['precision']}, {how}, {chosen['feed']} feed",
             flush=True,
         )
     return Begun(folder, config, saved, done)

@@ -67,8 +67,17 @@ def gather(
         "near": sql.ask(connection, "neighbours", run=run, limit=faces.NEAREST).to_dicts(),
         "real": sql.ask(connection, "neighbours", source="train", run=run, limit=1).to_dicts(),
         "detection": sql.ask(connection, "detection").to_dicts(),
+        "judged_by": sql.select(connection, JUDGED_BY).to_dicts(),
+        "robustness": sql.ask(connection, "robustness").to_dicts(),
+        "detected": sql.ask(connection, "detected", run=run).to_dicts(),
         "versions": {name: version(name) for name in ("duckdb", "polars", "numpy", "matplotlib")},
     }
+
+
+JUDGED_BY = """-- the faces that each detector was judged by
+select detector, count(*) filter (target = 'real') as reals, count(*) filter (target = 'fake') as fakes,
+    max(run) as run, max(grouped_by) as grouped_by
+from judged where change = 'none' group by detector order by detector"""
 
 
 def origin(config: dict[str, Any], shards: dict[str, Any]) -> bool | None:

@@ -24,10 +24,22 @@ COLUMNS = {
 DRAWS, WORK, SEED = 500, 1e8, 1  # of the bootstrap: no more draws than make so many faces, but 50
 
 
-def keep(out: Path, connection: duckdb.DuckDBPyConnection, detector: str) -> None:
-    """Writes a detector's figures, unless those of its predictions are there."""
-    if not whole_parquet(out / "detectors" / detector / "detection.parquet"):
-        write(out, connection, detector)
+def keep(out: Path, connection: duckdb.DuckDBPyConnection, detector: str) -> bool:
+    """Writes a detector's figures, unless they are there and as new as its predictions and what is known of groups."""
+    path = out / "detectors" / detector / "detection.parquet"
+    if whole_parquet(path):
+        views = ("predictions", "images", "labels", "labellers")
+        if path.stat().st_mtime_ns > max(file.stat().st_mtime_ns for file in sql.files_below(out, *views)):
+            return False
+    write(out, connection, detector)
+    return True
+
+
+def keep_all(out: Path) -> None:
+    """The same for every detector."""
+    connection = sql.connect(out)
+    for row in sql.select(connection, "select distinct detector from predictions order by detector").iter_rows():
+        keep(out, connection, *row)
 
 
 def write(out: Path, connection: duckdb.DuckDBPyConnection, detector: str) -> pl.DataFrame:

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 import sql
-from reports import comparison, contents, estimate, faces, figures
+from reports import comparison, contents, detection, estimate, faces, figures
 from shards.files import LABELS, alone, fingerprint, read_json, replacing, whole_parquet, write_json
 
 HERE = Path(__file__).parent
@@ -34,6 +34,7 @@ def build(out: Path, runs: Sequence[str] = (), force: bool = False) -> tuple[Pat
 
 def built(out: Path, runs: Sequence[str], force: bool) -> tuple[Path, bool]:
     """As `build` says, by the only process that is at it."""
+    detection.keep_all(out)  # what is known of faces may have changed since they were written
     connection = sql.connect(out)
     names = [estimate.choose_run(connection, out, run) for run in runs or (None,)]
     if len(names) == 1:

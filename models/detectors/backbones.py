@@ -43,7 +43,11 @@ def from_timm(tag: str, weights: Weights, classes: int, channels: int = 3, dropo
                 state[key] = value[:, :, None, None]
         # timm drops the old head by its name, and sums or repeats the filters of the first layer
         overlay = {"state_dict": state, "url": "", "hf_hub_id": None}
-        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings)
+        net = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings)
+        wanted = [key for key in net.state_dict() if not key.endswith("num_batches_tracked")]
+        if (lacking := [key for key in wanted if key not in state]) and len(lacking) > len(wanted) / 10:
+            raise ValueError(f"it lacks {lacking[0]} and {len(lacking) - 1:,} more")
+        return net
     except Exception as error:  # unpickling fails in many ways; every one means the same here
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise click.ClickException(f"{path} is not a checkpoint of timm's {name} ({reason})") from error

@@ -1,0 +1,306 @@
+"""Detectors from shards to figures: which faces they learn from, what is kept of an interruption, what SQL says."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from click.testing import CliRunner
+
+import sql
+from pipeline import checkpoint, detect
+from pipeline.cli import main
+from pipeline.detect import Judging
+from pipeline.detector import DetectorTrainer, Options
+from pipeline.order import Paired, Part
+from pipeline.pool import GROUPS, pool
+from pipeline.sample import sample
+from pipeline.step import Options as GanOptions
+from pipeline.train import train
+from reports import detection
+from shards import pack
+from shards.files import read_json
+
+TINY = GanOptions(image_size=32, latent_dim=16, width_g=8, width_d=8, batch_size=16, precision="fp32", compile=False)
+SMALL = Options(
+    image_size=64, batch_size=8, lr=5e-3, from_scratch=True, precision="fp32", compile=False, feed="resident"
+)
+
+
+def label(path: Path, keys: pl.Series, source: str, run: str | None) -> None:
+    """Labels of chance, as labelling leaves them."""
+    rng = np.random.default_rng(len(keys))
+    table = {"key": keys, "gender": rng.choice(["female", "male"], len(keys)), "age": "adult"}
+    tones = rng.choice(np.array([2, 5, 9], np.int8), len(keys))
+    about = {"source": source, "run": run, "method": "clip", "labeller": "x@1", "size": 32}
+    pl.DataFrame(table).with_columns(
+        skin_tone=tones, **{k: pl.lit(v, pl.String) for k, v in about.items() if k != "size"}
+    ).write_parquet(path)
+
+
+@pytest.fixture(scope="module")
+def sampled(packed, tmp_path_factory) -> Path:
+    """Drawn faces in shards, and two runs of 90 and 40 samples; all labelled."""
+    out = tmp_path_factory.mktemp("sampled")
+    shutil.copytree(packed / "shards", out / "shards")
+    for run, count in (("early", 40), ("mine", 90)):
+        train(out, TINY, "sketch", steps=2, run=run, progress=False)
+        sample(out, run, count=count, device="cpu", progress=False)
+        keys = pl.read_parquet(out / "runs" / run / "samples.parquet")["key"]
+        label(out / "runs" / run / "labels.parquet", keys, "generated", run)
+    label(out / "shards" / "labels.parquet", pl.read_parquet(out / "shards" / "images.parquet")["key"], "train", None)
+    return out
+
+
+@pytest.fixture(scope="module")
+def annotated(drawn, tmp_path_factory) -> Path:
+    """Real and fake faces of two families with a split, all of them drawn ones by their pixels."""
+    root = tmp_path_factory.mktemp("aiface")
+    lines = (drawn / "train.csv").read_text().splitlines()
+    tables = {"train": [lines[0]], "test": [lines[0]]}
+    for number, line in enumerate(lines[1:151]):
+        folder, target = [("Real/FFHQ", 0), ("GANs/ProGAN", 1), ("DMs/Palette", 1)][number % 3]
+        words = line.split(",")
+        old = drawn / words[0].removeprefix("AI_Face_imagesV2/")
+        new = root / folder / f"{number}.jpg"
+        new.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(old, new)
+        row = [f"AI_Face_imagesV2/{folder}/{number}.jpg", *words[1:4], str(target), *words[5:]]
+        tables["test" if number % 5 == 0 else "train"].append(",".join(row))
+    for name, rows in tables.items():
+        (root / f"{name}.csv").write_text("\n".join(rows) + "\n")
+    out = tmp_path_factory.mktemp("annotated")
+    pack.pack(root, out / "shards", pack.Options(shard_images=40), progress=False)
+    return out
+
+
+@pytest.fixture
+def copied(sampled, tmp_path) -> Path:
+    shutil.copytree(sampled, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def run(out: Path, options: Options = SMALL, name: str = "x", steps: int = 4, **more) -> dict:
+    return detect.detect(out, options, name, steps=steps, progress=False, **more)
+
+
+def state(out: Path, name: str, step: int) -> dict:
+    return checkpoint.load(checkpoint.path_of(out / "detectors" / name / "checkpoints", step))["nets"]
+
+
+def test_annotated_faces_are_taken_by_their_target_and_split(annotated):
+    faces = pool(annotated)
+    assert (faces.grouped_by, faces.image_size, faces.run) == ("annotated", None, None)
+    assert faces.counts() == {"train_real": 40, "train_fake": 80, "test_real": 10, "test_fake": 20}
+    images = pl.read_parquet(annotated / "shards" / "images.parquet").filter(status="packed")
+    assert faces.rows["key"].equals(images["key"])  # in tar order
+    known = faces.rows.with_columns(place=images["family"], target=images["target"], split=images["split"])
+    for place, number in (("Real", 0), ("GANs", 2), ("DMs", 3)):
+        assert set(known.filter(place=place)["family"]) == {number}
+    assert set(known.filter(split="test")["test"]) == {True}
+    groups = images.select(pl.col("gender") + "-" + pl.col("skin_group")).to_series()
+    assert [GROUPS[number] for number in known["group"]] == groups.to_list()
+    assert sum(faces.groups()) == 120
+
+
+def test_drawn_faces_are_told_from_the_newest_samples(sampled):
+    faces = pool(sampled)
+    assert (faces.grouped_by, faces.image_size, faces.run) == ("labelled", 32, "mine")
+    counts = faces.counts()
+    assert sum(counts.values()) == 240 + 90
+    assert 30 <= counts["test_real"] <= 70
+    assert 8 <= counts["test_fake"] <= 30
+    assert pool(sampled).rows.equals(faces.rows)  # the same test faces for every detector
+    assert set(faces.rows.filter("fake")["family"]) == {2}
+    assert set(faces.rows["group"]) <= set(range(6))
+    assert pool(sampled, run="early").run == "early"
+
+
+def test_pairs_are_real_faces_first_and_every_fake_once():
+    fake = torch.tensor([True, False, True, True, False, True, False] * 10)
+    order = Paired([30, 40], 0, 8, ~fake, fake)
+    seen = [order.epoch(epoch) for epoch in range(4)]
+    assert order.length == 80
+    for numbers in seen:
+        for batch in numbers.split(8):
+            assert fake[batch].tolist() == [False] * 4 + [True] * 4
+        fakes = numbers[fake[numbers]].tolist()
+        assert len(set(fakes)) == 40
+    reals = torch.cat([numbers[~fake[numbers]] for numbers in seen]).tolist()
+    assert all(len(set(reals[i : i + 30])) == 30 for i in (0, 30, 60))  # all of them before one comes again
+    parts = [Paired([30, 40], 0, 4, ~fake, fake, Part(rank, 2)).epoch(0) for rank in range(2)]
+    assert not set(parts[0].tolist()) & set(parts[1].tolist())
+    assert len(parts[0]) == len(parts[1])
+
+
+def test_from_shards_to_figures(annotated, tmp_path):
+    shutil.copytree(annotated, tmp_path, dirs_exist_ok=True)
+    done = run(tmp_path, judging=Judging(7, ("gaussian_blur", "random_crop")))
+    assert (done["status"], done["steps"], done["unchanged"]) == ("finished", 4, False)
+    folder = tmp_path / "detectors" / "x"
+    steps = pl.read_parquet(folder / "steps.parquet")
+    assert steps["step"].to_list() == [1, 2, 3, 4]
+    assert steps["images"].to_list() == [8, 16, 24, 32]
+    assert steps["accuracy"].is_between(0, 1).all()
+    said = pl.read_parquet(folder / "predictions.parquet")
+    images = pl.read_parquet(tmp_path / "shards" / "images.parquet").filter(status="packed", split="test")
+    for change in ("none", "gaussian_blur", "random_crop"):
+        rows = said.filter(change=change).sort("key")
+        assert rows["key"].to_list() == images.sort("key")["key"].to_list()
+        assert rows["target"].to_list() == images.sort("key")["target"].to_list()
+        assert rows["logit"].dtype == pl.Float64
+    assert said["logit"].n_unique() > 80
+    connection = sql.connect(tmp_path)
+    detection.keep(tmp_path, connection, "x")
+    whole = sql.ask(connection, "utility", detector="x", attribute="all").row(0, named=True)
+    assert (whole["fakes"], whole["reals"]) == (20, 10)
+    by_gender = sql.ask(connection, "utility", detector="x", attribute="gender")
+    wanted = dict(images["gender"].value_counts().iter_rows())
+    assert dict(by_gender.select("group", "n").iter_rows()) == wanted
+    changed = sql.ask(connection, "robustness", detector="x")
+    assert changed["change"].to_list() == ["none", "gaussian_blur", "random_crop"]
+    assert changed["n"].to_list() == [30, 30, 30]
+    assert len(sql.ask(sql.connect(tmp_path), "detection", detector="x", measure="f_eo")) == 4
+
+
+def test_predictions_are_what_the_network_says_of_each_face(copied):
+    """Another batch size, and one face after the other: the same logits for the same keys."""
+    run(copied, steps=2)
+    folder = copied / "detectors" / "x"
+    first = pl.read_parquet(folder / "predictions.parquet")
+    faces, config = pool(copied), read_json(folder / "config.json")
+    options = Options(**config["options"])
+    trainer = DetectorTrainer(options, config["groups"], torch.device("cpu"), 5)
+    trainer.load(state(copied, "x", 2))
+    net = trainer.net.eval()
+    shutil.rmtree(folder / "answers")
+    (folder / "predictions.parquet").unlink()
+    run(copied, steps=2, judging=Judging(5))
+    again = pl.read_parquet(folder / "predictions.parquet")
+    assert first.drop("logit").equals(again.drop("logit"))
+    assert np.allclose(first["logit"], again["logit"], atol=1e-4)
+    from pipeline.feed import Decoding, load
+
+    pixels = load(faces.shards, 64, torch.device("cpu"), Decoding(through=32), False)
+    test = faces.rows["test"].arg_true().to_list()
+    with torch.inference_mode():
+        wanted = [net(options.kind.normalised(pixels[i][None]))[0].item() for i in test[:5] + test[-5:]]
+    known = dict(first.filter(part="test", source="images").select("key", "logit").iter_rows())
+    known |= {
+        f"s{key}": logit
+        for key, logit in first.filter(part="test", source="samples").select("key", "logit").iter_rows()
+    }
+    names = ["s" * (source == "samples") + key for source, key in faces.rows.select("source", "key").iter_rows()]
+    assert np.allclose(wanted, [known[names[i]] for i in test[:5] + test[-5:]], atol=1e-4)
+
+
+def test_samples_are_judged_by_group(copied):
+    run(copied, steps=2)
+    connection = sql.connect(copied)
+    for name, count in (("early", 40), ("mine", pool(copied).counts()["test_fake"])):
+        rows = sql.ask(connection, "detected", run=name)
+        whole = rows.filter(attribute="all").row(0, named=True)
+        assert whole["n"] == count  # of the run that was learnt from, the held-out samples alone
+        assert whole["rate"] == whole["called_fake"] / whole["n"]
+        assert whole["low"] <= whole["rate"] <= whole["high"]
+        assert rows.filter(attribute="gender")["n"].sum() == count
+    said = pl.read_parquet(copied / "detectors" / "x" / "predictions.parquet").filter(run="early")
+    labels = pl.read_parquet(copied / "runs" / "early" / "labels.parquet")
+    joined = said.join(labels, on="key")
+    wanted = {g: rows["logit"].ge(0).mean() for (g,), rows in joined.group_by("gender")}
+    rates = dict(
+        sql.ask(connection, "detected", run="early").filter(attribute="gender").select("group", "rate").iter_rows()
+    )
+    assert rates == pytest.approx(wanted)
+    groups = sql.ask(connection, "utility", attribute="skin_group")
+    assert groups["n"].sum() == sum(pool(copied).counts()[key] for key in ("test_real", "test_fake"))
+
+
+def test_an_interruption_changes_nothing(copied):
+    whole = run(copied, name="whole", steps=6)
+    run(copied, name="parts", steps=2)
+    went_on = run(copied, name="parts", steps=6)
+    ours, theirs = state(copied, "whole", 6), state(copied, "parts", 6)
+    assert all(torch.equal(ours["net"][key], theirs["net"][key]) for key in ours["net"])
+    assert whole["steps"] == went_on["steps"] == 6
+    told = [pl.read_parquet(copied / "detectors" / n / "steps.parquet")["loss"].to_list() for n in ("whole", "parts")]
+    assert told[0] == told[1]
+    logits = [pl.read_parquet(copied / "detectors" / n / "predictions.parquet")["logit"] for n in ("whole", "parts")]
+    assert logits[0].equals(logits[1])
+    streamed = run(copied, replace(SMALL, feed="streaming"), name="streamed", steps=6)
+    assert streamed["options"]["feed"] == "streaming"
+    theirs = state(copied, "streamed", 6)
+    assert all(torch.equal(ours["net"][key], theirs["net"][key]) for key in ours["net"])
+
+
+def test_what_is_done_is_not_done_again(copied, monkeypatch):
+    run(copied, steps=2)
+    before = {p: p.stat().st_mtime_ns for p in (copied / "detectors" / "x").rglob("*") if p.is_file()}
+    asked = []
+    real = detect.answers
+    monkeypatch.setattr(
+        detect,
+        "answers",
+        lambda net, options, sight, *more: (asked.append(sight.change), real(net, options, sight, *more))[1],
+    )
+    assert run(copied, steps=2)["unchanged"]
+    assert asked == []
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    run(copied, steps=2, judging=Judging(changes=("rotation",)))
+    assert asked == ["rotation"]  # and nothing of what was asked before
+    shutil.rmtree(copied / "runs" / "early")
+    run(copied, steps=2)
+    assert asked == ["rotation"]
+    assert set(pl.read_parquet(copied / "detectors" / "x" / "predictions.parquet")["run"].drop_nulls()) == {"mine"}
+
+
+def test_other_options_and_other_faces_are_refused(copied):
+    run(copied, steps=2)
+    with pytest.raises(ValueError, match="trained with another lr, seed: choose another --name"):
+        run(copied, replace(SMALL, lr=0.1, seed=3), steps=2)
+    with pytest.raises(ValueError, match="learnt from other faces"):
+        run(copied, steps=2, run="early")
+    assert run(copied, replace(SMALL, seed=3), steps=2, force=True)["options"]["seed"] == 3
+    with pytest.raises(ValueError, match="fewer faces to learn from than a batch of 1024"):
+        run(copied, replace(SMALL, batch_size=1024), name="y")
+    with pytest.raises(ValueError, match="name of one folder"):
+        run(copied, name="../x")
+    assert not (copied / "detectors" / "y").exists()
+
+
+def test_what_there_is_to_learn_from_is_said(packed, annotated, tmp_path):
+    (tmp_path / "shards").symlink_to(packed / "shards")
+    with pytest.raises(ValueError, match="there is no run"):
+        pool(tmp_path)
+    with pytest.raises(ValueError, match="no face to train a detector with that is real"):
+        pool(packed, "images")
+    with pytest.raises(ValueError, match="--fakes samples"):
+        pool(annotated, "images", run="x")
+
+
+def test_the_command_line_takes_the_benchmarks_spellings(copied):
+    words = [
+        "detect", "--out", str(copied), "--model", "xception", "--train_batchsize", "8", "--test_batchsize", "16",
+        "--lr", "0.0005", "--steps", "2", "--device", "cpu", "--feed", "resident",
+    ]  # fmt: skip
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    config = read_json(copied / "detectors" / "xception" / "config.json")
+    asked = config["asked"]
+    assert (asked["batch_size"], asked["lr"], asked["image_size"], asked["from_scratch"]) == (8, 0.0005, 64, True)
+    assert "all faces:    AUC" in done.output
+    assert "skin group:   F_MEO" in done.output
+    for wrong, line in (
+        (["--model", "resnet"], "there is no such detector"),
+        (["--model", "all", "--name", "x"], "--name goes with one --model"),
+        (["--epochs", "1", "--steps", "1"], "give one"),
+        (["--import", "x.csv", "--lr", "1"], "only --out, --name and --force go with it"),
+        (["--pretrained", "x", "--from-scratch"], "exclude each other"),
+        (["--fakes", "images"], "no face to train a detector with that is real"),
+    ):
+        failed = CliRunner().invoke(main, ["detect", "--out", str(copied), *wrong])
+        assert failed.exit_code != 0
+        assert line in failed.output, (wrong, failed.output)
