@@ -1,5 +1,5 @@
 # Thin calls of the `fairface` command. DATA= the images' root, OUT= where everything is written; options of a
-# stage go through SHARDS=, TRAIN=, SAMPLE=, LABEL=, REPORT= and BENCH=, e.g. make train TRAIN="--steps 5000".
+# stage go through SHARDS=, TRAIN=, SAMPLE=, LABEL=, REPORT=, DETECT= and BENCH=, e.g. make train TRAIN="--steps 5000".
 PYTHON ?= python3
 VENV   ?= .venv
 OUT    ?= outputs
@@ -8,7 +8,7 @@ CUDA   ?= $(or $(patsubst $(VENV)/.ready-cuda%,%,$(firstword $(wildcard $(VENV)/
 DATA   ?=
 FAIRFACE = $(VENV)/bin/fairface
 
-.PHONY: help setup shards train sample report all test lint bench
+.PHONY: help setup shards train sample report detect all test lint bench
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -43,6 +43,9 @@ sample: setup ## draw samples; label them and the training images
 
 report: setup ## write the report's page, figures and tables
 	@$(FAIRFACE) report --out '$(OUT)' $(REPORT)
+
+detect: setup ## train detectors of generated faces, and judge them by group
+	@$(FAIRFACE) detect --out '$(OUT)' $(if $(DATA),--data '$(DATA)') $(DETECT)
 
 all: shards train sample report ## the whole job
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from models import clip
 from pipeline import feed, label, labeller, sample
+from pipeline.bench_detect import bench_detect
 from pipeline.bench_estimates import bench_estimates
 from pipeline.bench_report import bench_report
 from pipeline.bench_shards import COPIES, bench_join, bench_pack, bench_scale, bench_verify
@@ -258,6 +259,7 @@ STAGES = {
     "train": bench_train,
     "sample": bench_sample,
     "label": bench_label,
+    "detect": lambda bench: bench_detect(bench.root, bench.scratch, bench.shards, bench.device),
     "estimates": lambda _: bench_estimates(),
     "report": lambda bench: bench_report(bench.scratch),
 }

@@ -955,7 +955,7 @@ def render(frame, form: str) -> str:
 def bench(stages, images, json_file, markdown, device) -> None:
     """Measure speed, every figure beside a plain baseline in the same run.
 
-    STAGES are pack, verify, scale, join, feed, train, sample, label, estimates and report; all when left out.
+    STAGES are pack, verify, scale, join, feed, train, sample, label, detect, estimates and report; all when left out.
     """
     from pipeline import bench as benchmarks
 

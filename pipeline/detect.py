@@ -193,8 +193,8 @@ def begin(
     return Begun(folder, config, saved, done)
 
 
-def settled(options: Options, faces: Pool, device: torch.device) -> Options:
-    """The options with every `auto` chosen for this machine."""
+def settled(options: Options, faces: Pool | None, device: torch.device) -> Options:
+    """The options with every `auto` chosen for this machine, the feed's by the faces."""
     if options.precision == "auto":
         options = replace(options, precision="bf16" if bf16_pays(device) else "fp32")
     if options.compile is None:  # on a CPU convolutions are all of it, and compiled ones are slower

@@ -1,6 +1,8 @@
 """Detectors from shards to figures: which faces they learn from, what is kept of an interruption, what SQL says."""
 
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +13,14 @@ import torch
 from click.testing import CliRunner
 
 import sql
+from models.detectors import DETECTORS
 from pipeline import checkpoint, detect
 from pipeline.cli import main
 from pipeline.detect import Judging
 from pipeline.detector import DetectorTrainer, Options
 from pipeline.order import Paired, Part
 from pipeline.pool import GROUPS, pool
+from pipeline.postprocess import CHANGES
 from pipeline.sample import sample
 from pipeline.step import Options as GanOptions
 from pipeline.train import train
@@ -304,3 +308,43 @@ def test_the_command_line_takes_the_benchmarks_spellings(copied):
         failed = CliRunner().invoke(main, ["detect", "--out", str(copied), *wrong])
         assert failed.exit_code != 0
         assert line in failed.output, (wrong, failed.output)
+
+
+def test_two_processes_share_the_training_and_the_judging(copied):
+    def torchrun(name: str, steps: int) -> str:
+        words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
+        words += ["pipeline.cli", "detect", "--out", str(copied), "--model", "pg_fdd", "--name", name]
+        words += ["--steps", str(steps), "--train-batchsize", "4", "--device", "cpu"]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert torchrun("whole", 3).count("trained 3 steps") == 1
+    torchrun("parts", 1)
+    torchrun("parts", 3)
+    ours, theirs = state(copied, "whole", 3), state(copied, "parts", 3)
+    assert all(torch.equal(ours["net"][key], theirs["net"][key]) for key in ours["net"])
+    said = [pl.read_parquet(copied / "detectors" / name / "predictions.parquet") for name in ("whole", "parts")]
+    assert said[0].drop("detector").equals(said[1].drop("detector"))
+    config = read_json(copied / "detectors" / "whole" / "config.json")
+    single = run(copied, Options(**config["asked"]), "whole", 3, judging=Judging(8))  # one process says the same
+    assert single["unchanged"]
+    shutil.rmtree(copied / "detectors" / "whole" / "answers")
+    (copied / "detectors" / "whole" / "predictions.parquet").unlink()
+    run(copied, Options(**config["asked"]), "whole", 3)
+    alone = pl.read_parquet(copied / "detectors" / "whole" / "predictions.parquet")
+    assert alone.drop("logit").equals(said[0].drop("logit"))
+    assert np.allclose(alone["logit"], said[0]["logit"], atol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("model", DETECTORS)
+def test_on_a_gpu_compiled_in_bf16(copied, model):
+    size = 70 if model == "univfd" else 64
+    options = replace(SMALL, model=model, image_size=size, batch_size=4, lr=1e-4, precision="bf16", compile=True)
+    done = run(copied, options, model, steps=4, judging=Judging(changes=tuple(CHANGES)))
+    assert done["device"] == torch.cuda.get_device_name()
+    said = pl.read_parquet(copied / "detectors" / model / "predictions.parquet")
+    assert said["change"].n_unique() == 1 + len(CHANGES)
+    assert said["logit"].is_finite().all()

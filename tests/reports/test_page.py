@@ -412,3 +412,47 @@ def test_what_nobody_labelled_is_not_called_too_few(world):
     text = text_of(page.build(out)[0].read_text())
     assert "The balance of ages is not known: no face was labelled for it." in text
     assert "too few to tell whether it kept the balance of ages" not in text
+
+
+def test_detectors_are_shown_with_what_they_say_of_samples(world):
+    """Test faces with their annotated groups, changed ones, and this run's samples by the labeller's word."""
+    world = world()
+    rng, folder = np.random.default_rng(0), world / "detectors" / "<b>mine"
+    folder.mkdir(parents=True)
+    images = pl.read_parquet(world / "shards" / "images.parquet")["key"][:300]
+    samples = pl.read_parquet(world / "runs" / "first" / "samples.parquet")["key"]
+    fake = rng.random(300) < 0.5
+    columns = ["part", "source", "run", "change", "grouped_by"]
+    sights = [
+        (images, fake, ["test", "images", None, "none", "annotated"]),
+        (images, fake, ["test", "images", None, "gaussian_blur", "annotated"]),
+        (samples, np.ones(len(samples), bool), ["samples", "samples", "first", "none", "labelled"]),
+    ]
+    rows = [
+        pl.DataFrame({"key": keys, "target": np.where(real, "fake", "real"), "logit": 2 * real - 1 + rng.normal(size=len(keys))})
+        .with_columns(pl.lit(value, pl.String).alias(name) for name, value in zip(columns, values, strict=True))
+        .with_columns(detector=pl.lit("<b>mine"))
+        for keys, real, values in sights
+    ]  # fmt: skip
+    pl.concat(rows).write_parquet(folder / "predictions.parquet")
+    html = page.build(world)[0].read_text()
+    said = text_of(html)
+    assert "<b>mine" not in html
+    assert f"{(~fake).sum()} real faces and {fake.sum()} fakes among the images" in said
+    assert "And after what happens to pictures?" in said
+    assert "gaussian blur" in said
+    connection = sql.connect(world)
+    whole = sql.ask(connection, "detected", run="first").filter(attribute="all").row(0, named=True)
+    assert f"all samples 400 {100 * whole['rate']:.1f} %" in said
+    women = sql.ask(connection, "detected", run="first").filter(group="female").row(0, named=True)
+    labels = pl.read_parquet(world / "runs" / "first" / "labels.parquet")
+    assert women["n"] == (labels["gender"] == "female").sum()
+    assert (
+        f"female {women['n']} {100 * women['rate']:.1f} % {100 * women['low']:.1f} to {100 * women['high']:.1f} %"
+        in said
+    )
+    before = (folder / "detection.parquet").stat().st_mtime_ns
+    assert not page.build(world)[1]
+    labels.with_columns(gender=pl.lit("male")).write_parquet(world / "runs" / "first" / "labels.parquet")
+    page.build(world)  # other groups, other figures
+    assert (folder / "detection.parquet").stat().st_mtime_ns > before
