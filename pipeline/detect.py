@@ -92,11 +92,15 @@ def detect(
         faces, part = pool(out, fakes, run), Part(ranks.rank(), ranks.world())
         decoding = replace(decoding or Decoding(), through=faces.image_size)
         folder = out / "detectors" / name
-        begun = ranks.from_first(lambda: begin(folder, options, preset, steps, faces, part, target, force))
+        share = faces.share(part)
+        order = ranks.together(lambda: order_of(options, share, part.world))
+        order.length = min(ranks.gathered(order.length))  # the same on every rank
+        per_epoch = order.length // (options.images // part.world)
+        begun = ranks.from_first(lambda: begin(folder, options, preset, steps, faces, per_epoch, target, force))
         ranks.from_first(lambda: stack.enter_context(alone(folder, "training")), lambda _: None)
         shown = progress and part.rank == 0
         if not begun.finished:
-            learn(begun, faces, part, target, decoding, shown, force)
+            learn(begun, share, order, part, target, decoding, shown, force)
         config = ranks.from_first(lambda: read_json(folder / "config.json"))
         judged = judge(out, folder, config, faces, judging or Judging(), target, decoding, shown)
         return config | {
@@ -116,18 +120,16 @@ class Begun:
     finished: bool
 
 
-def order_of(options: Options, faces: Pool, part: Part) -> Natural | Paired:
-    """The order in which this rank's part of the faces is learnt from. ValueError where that fills no batch."""
+def order_of(options: Options, faces: Pool, world: int) -> Natural | Paired:
+    """The order in which a rank's share of the faces is learnt from. ValueError where that fills no batch."""
     images, paired = options.images, options.kind.paired
-    if images % (part.world * (2 if paired else 1)):
-        raise ValueError(
-            f"a batch of {images} can't be shared by {part.world} processes: give another --train-batchsize"
-        )
-    local = images // part.world
+    if images % (world * (2 if paired else 1)):
+        raise ValueError(f"a batch of {images} can't be shared by {world} processes: give another --train-batchsize")
+    local = images // world
     if paired:
-        order = Paired(faces.sizes, options.seed, local, faces.mask(False), faces.mask(True), part)
+        order = Paired(faces.sizes, options.seed, local, faces.mask(False), faces.mask(True))
     else:
-        order = Natural(faces.sizes, options.seed, part, faces.mask(False) | faces.mask(True))
+        order = Natural(faces.sizes, options.seed, kept=faces.mask(False) | faces.mask(True))
     if order.length < local:
         raise ValueError(
             f"there are fewer faces to learn from than a batch of {images}: give a smaller --train-batchsize"
@@ -141,7 +143,7 @@ def begin(
     preset: str,
     steps: int | None,
     faces: Pool,
-    part: Part,
+    per_epoch: int,
     device: torch.device,
     force: bool,
 ) -> Begun:
@@ -151,8 +153,6 @@ def begin(
         raise ValueError(
             f"{folder} has predictions that were imported: choose another --name, or replace them with --force"
         )
-    local = options.images // part.world
-    per_epoch = order_of(options, faces, part).length // local
     if not steps:
         whole = options.epochs * per_epoch
         steps = min(whole, SKETCH_STEPS) if preset == "sketch" else whole
@@ -219,7 +219,14 @@ def refuse_another(config: dict, options: Options, faces: Pool, folder: Path) ->
 
 
 def learn(
-    begun: Begun, faces: Pool, part: Part, device: torch.device, decoding: Decoding, progress: bool, force: bool
+    begun: Begun,
+    faces: Pool,
+    order: Natural | Paired,
+    part: Part,
+    device: torch.device,
+    decoding: Decoding,
+    progress: bool,
+    force: bool,
 ) -> None:
     """Takes the steps that are left.
 
@@ -231,8 +238,8 @@ def learn(
     def start() -> tuple[DetectorTrainer, int, list[dict], Iterator]:
         trainer = DetectorTrainer(options, config["groups"], device, config["per_epoch"], part)
         done, rows = restore(trainer, begun.saved)
-        order, local = order_of(options, faces, part), trainer.batch // part.world
-        feed = FEEDS[options.feed](faces.shards, order, options.image_size, local, device, part, decoding, progress)
+        local, size = trainer.batch // part.world, options.image_size
+        feed = FEEDS[options.feed](faces.shards, order, size, local, device, how=decoding, progress=progress)
         return trainer, done, rows, zip(feed(done), labels(faces, order, local, done, device), strict=False)
 
     trainer, done, rows, batches = ranks.together(start)

@@ -123,9 +123,9 @@ class Paired:
     All real images come before one comes again, from epoch to epoch too.
     """
 
-    def __init__(self, sizes: Sequence[int], seed: int, batch: int, real: Tensor, fake: Tensor, part: Part = WHOLE):
-        """`real` and `fake` are bool [images]; `batch` is this rank's, an even number of images."""
-        self.real, self.fake = Natural(sizes, seed, part, real), Natural(sizes, seed, part, fake)
+    def __init__(self, sizes: Sequence[int], seed: int, batch: int, real: Tensor, fake: Tensor):
+        """`real` and `fake` are bool [images]; `batch` is an even number of images."""
+        self.real, self.fake = Natural(sizes, seed, kept=real), Natural(sizes, seed, kept=fake)
         self.half = batch // 2
         self.length = 2 * (self.fake.length // self.half) * self.half if self.real.length else 0
 

@@ -1,6 +1,6 @@
 """The faces that detectors learn from and are judged by: real ones and fakes, from the shards or a run's samples."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
@@ -11,7 +11,7 @@ import sql
 from models.detectors import FAMILIES
 from pipeline import runs
 from pipeline.feed import Joined, Shards
-from pipeline.order import HELD_OUT, generator
+from pipeline.order import HELD_OUT, Part, generator
 from shards.annotations import intersection
 from shards.files import fingerprint, read_json, read_parquet
 from shards.verify import finished
@@ -42,7 +42,8 @@ class Pool:
 
     def mask(self, fake: bool, test: bool = False) -> Tensor:
         """Which faces are that, bool [N]."""
-        return torch.from_numpy((self.rows["fake"] == fake).to_numpy() & (self.rows["test"] == test).to_numpy())
+        chosen = (self.rows["fake"] == fake).fill_null(False) & (self.rows["test"] == test)
+        return torch.from_numpy(chosen.to_numpy().copy())
 
     def counts(self) -> dict[str, int]:
         """Faces to learn from and to be judged by."""
@@ -57,6 +58,24 @@ class Pool:
         """Faces to learn from in each of GROUPS."""
         known = dict(self.rows.filter(~pl.col("test"))["group"].value_counts().iter_rows())
         return [known.get(number, 0) for number in range(len(GROUPS))]
+
+    def share(self, part: Part) -> "Pool":
+        """A rank's share of the images and of the samples each: neighbours, with whole tars around them.
+
+        Faces of those tars that are another rank's are neither real nor fakes there.
+        """
+        if part.world == 1:
+            return self
+        kept, rows, start = [], [], 0
+        for side in self.shards.parts:
+            mine = part.of(side.images)
+            some, before = side.holding(mine)
+            number = pl.int_range(pl.len()) + before
+            here = self.rows.slice(start + before, some.images).with_columns(
+                fake=pl.when((number >= mine.start) & (number < mine.stop)).then("fake")
+            )
+            kept, rows, start = [*kept, some], [*rows, here], start + side.images
+        return replace(self, shards=Joined(kept), rows=pl.concat(rows))
 
     @property
     def sizes(self) -> list[int]:

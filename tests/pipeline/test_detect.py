@@ -18,6 +18,7 @@ from pipeline import checkpoint, detect
 from pipeline.cli import main
 from pipeline.detect import Judging
 from pipeline.detector import DetectorTrainer, Options
+from pipeline.feed import Decoding, load
 from pipeline.order import Paired, Part
 from pipeline.pool import GROUPS, pool
 from pipeline.postprocess import CHANGES
@@ -135,9 +136,25 @@ def test_pairs_are_real_faces_first_and_every_fake_once():
         assert len(set(fakes)) == 40
     reals = torch.cat([numbers[~fake[numbers]] for numbers in seen]).tolist()
     assert all(len(set(reals[i : i + 30])) == 30 for i in (0, 30, 60))  # all of them before one comes again
-    parts = [Paired([30, 40], 0, 4, ~fake, fake, Part(rank, 2)).epoch(0) for rank in range(2)]
-    assert not set(parts[0].tolist()) & set(parts[1].tolist())
-    assert len(parts[0]) == len(parts[1])
+
+
+def test_ranks_share_the_faces_of_both_kinds(sampled):
+    faces = pool(sampled)
+    shares = [faces.share(Part(rank, 3)) for rank in range(3)]
+    kinds = [
+        [(s, k) for s, k, f in share.rows.select("source", "key", "fake").iter_rows() if f is not None]
+        for share in shares
+    ]
+    everyone = faces.rows.select("source", "key").rows()
+    assert sorted(pair for mine in kinds for pair in mine) == sorted(everyone)  # each is one rank's
+    for share in shares:
+        assert len(share.rows) == share.shards.images == sum(share.sizes)
+        assert min(share.counts().values()) > 0
+        pixels = load(share.shards, 64, torch.device("cpu"), Decoding(through=32), False)
+        everything = load(faces.shards, 64, torch.device("cpu"), Decoding(through=32), False)
+        places = {pair: i for i, pair in enumerate(everyone)}
+        for i in (0, len(share.rows) - 1):  # its rows are of its pixels
+            assert torch.equal(pixels[i], everything[places[share.rows.select("source", "key").row(i)]])
 
 
 def test_from_shards_to_figures(annotated, tmp_path):
@@ -186,8 +203,6 @@ def test_predictions_are_what_the_network_says_of_each_face(copied):
     again = pl.read_parquet(folder / "predictions.parquet")
     assert first.drop("logit").equals(again.drop("logit"))
     assert np.allclose(first["logit"], again["logit"], atol=1e-4)
-    from pipeline.feed import Decoding, load
-
     pixels = load(faces.shards, 64, torch.device("cpu"), Decoding(through=32), False)
     test = faces.rows["test"].arg_true().to_list()
     with torch.inference_mode():

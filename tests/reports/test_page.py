@@ -421,7 +421,7 @@ def test_detectors_are_shown_with_what_they_say_of_samples(world):
     folder.mkdir(parents=True)
     images = pl.read_parquet(world / "shards" / "images.parquet")["key"][:300]
     samples = pl.read_parquet(world / "runs" / "first" / "samples.parquet")["key"]
-    fake = rng.random(300) < 0.5
+    fake, noise = rng.random(300) < 0.5, rng.normal(size=400)
     columns = ["part", "source", "run", "change", "grouped_by"]
     sights = [
         (images, fake, ["test", "images", None, "none", "annotated"]),
@@ -429,10 +429,10 @@ def test_detectors_are_shown_with_what_they_say_of_samples(world):
         (samples, np.ones(len(samples), bool), ["samples", "samples", "first", "none", "labelled"]),
     ]
     rows = [
-        pl.DataFrame({"key": keys, "target": np.where(real, "fake", "real"), "logit": 2 * real - 1 + rng.normal(size=len(keys))})
+        pl.DataFrame({"key": keys, "target": np.where(one, "fake", "real"), "logit": 2 * one - 1 + noise[: len(keys)]})
         .with_columns(pl.lit(value, pl.String).alias(name) for name, value in zip(columns, values, strict=True))
         .with_columns(detector=pl.lit("<b>mine"))
-        for keys, real, values in sights
+        for keys, one, values in sights
     ]  # fmt: skip
     pl.concat(rows).write_parquet(folder / "predictions.parquet")
     html = page.build(world)[0].read_text()
