@@ -303,19 +303,26 @@ class Sight:
     mark: str  # changes when the answers may
 
 
-def sights(out: Path, faces: Pool, judging: Judging) -> Iterator[Sight]:
+def sights(out: Path, faces: Pool) -> Iterator[Sight]:
     """The test faces as they are and changed, and the samples of every run that are not among the pool's."""
     columns = ["source", "run", "key", "fake"]
     test = torch.from_numpy(faces.rows["test"].arg_true().to_numpy().astype("int64"))
     test = test[torch.from_numpy(faces.rows["fake"].is_not_null().to_numpy())[test]]
-    for change in ("none", *judging.changes):
+    for change in ("none", *CHANGES):
         yield Sight("test", faces.shards, test, faces.rows.select(columns)[test.numpy()], change, faces.manifest)
     for path in sorted((out / "runs").glob("*/samples.json")):
         if path.parent.name != faces.run:
             samples, keys = read_json(path), read_parquet(path.with_name("samples.parquet")).select("key")
             about = keys.select(source=pl.lit("samples"), run=pl.lit(path.parent.name), key="key", fake=pl.lit(True))
             shards = Shards.of_samples(path.with_name("samples"), samples["shards"])
-            yield Sight("samples", shards, torch.arange(len(keys)), about, "none", samples["fingerprint"])
+            yield Sight(
+                "samples",
+                shards,
+                torch.arange(len(keys)),
+                about,
+                "none",
+                fingerprint([path.parent.name, samples["fingerprint"]]),
+            )
 
 
 def judge(
@@ -337,11 +344,13 @@ def judge(
     if not newest:
         raise ValueError(f"{folder} has no checkpoint: train it again with --force")
     net, parts, kept = None, [], folder / "answers"
-    for sight in sights(out, faces, judging):
+    for sight in sights(out, faces):
         who = [config["started"], newest[-1].name, config["options"], decoding.through]
         path = kept / f"{fingerprint([who, sight.part, sight.change, sight.mark])}.parquet"
-        parts.append(path)
-        if ranks.from_first(lambda path=path: whole_parquet(path)):
+        known = ranks.from_first(lambda path=path: whole_parquet(path))
+        if known or sight.change in ("none", *judging.changes):
+            parts.append(path)
+        if known or path not in parts:
             continue
         net = net or trained(options, config, newest[-1], device)
         asked = (net, options, sight, judging.batch_size, device, decoding, progress)

@@ -162,17 +162,28 @@ create macro calls_fake(logit) as 1 / (1 + exp(-logit)) >= 0.5;
 
 -- What detectors of generated faces said, and of whom: an image's groups are its annotations', a sample's are those of the
 -- labeller that counts, and where a test set holds both, the labeller's for either. Imported predictions bring their own.
-create view labelled as
-    select case source when 'train' then 'images' else 'samples' end as source, run, key,
-        max("group") filter (attribute = 'gender') as gender, max("group") filter (attribute = 'skin_group') as skin_group,
-        max("group") filter (attribute = 'age') as age
-    from classes where source in ('train', 'generated') group by all;
+create view predicted as
+    from predictions_columns union all by name from {predictions};
+create macro counts_for(attribute_, method_) as
+    method_ in ('imported', (select chosen.method from chosen where chosen.attribute = attribute_));
+create view labelled as  -- just those that are asked for: there may be a million labels and a few predictions
+    with wanted as (
+        select distinct source, run, key from predicted where grouped_by = 'labelled'
+    ), known as (
+        select case source when 'train' then 'images' else 'samples' end as source, run, key, method, gender, skin_group, age
+        from labels where source in ('train', 'generated')
+    )
+    select source, run, key, max(gender) filter (counts_for('gender', method)) as gender,
+        max(skin_group) filter (counts_for('skin_group', method)) as skin_group, max(age) filter (counts_for('age', method)) as age
+    from known semi join wanted on known.key = wanted.key and known.source = wanted.source
+        and known.run is not distinct from wanted.run
+    group by all;
 create view predictions as
     select p.* replace (coalesce(p.part, 'test') as part, coalesce(p.change, 'none') as change,
             coalesce(p.gender, a.gender, l.gender) as gender, coalesce(p.skin_group, a.skin_group, l.skin_group) as skin_group,
             coalesce(p.age, a.age, l.age) as age),
         calls_fake(logit) as called_fake
-    from (from predictions_columns union all by name from {predictions}) as p
+    from predicted as p
     left join images as a on p.grouped_by = 'annotated' and p.source = 'images' and p.key = a.key and a.status = 'packed'
     left join labelled as l on p.grouped_by = 'labelled' and p.source = l.source and p.run is not distinct from l.run
         and p.key = l.key;

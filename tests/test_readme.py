@@ -49,3 +49,16 @@ def test_the_make_targets_exist():
 def test_the_pictures_exist():
     for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
         assert (ROOT / path).is_file()
+
+
+def test_every_detector_is_described():
+    from models.detectors import ALIASES, DETECTORS
+
+    told = re.findall(r"^\| `(\w+)`(?: \(`(\w+)`\))? \| .* \| ([^|]+) \|$", README, re.M)
+    assert {name for name, *_ in told} >= set(DETECTORS)
+    assert all(ALIASES[alias] == name for name, alias, _ in told if alias)
+    papers = {name: paper for name, _, paper in told}
+    for name, kind in DETECTORS.items():
+        assert kind.paper.split(",")[0] == papers[name].split(",")[0]
+        assert kind.paper[-4:] == papers[name][-4:]
+        assert name in main.commands["detect"].get_help(click.Context(main.commands["detect"]))

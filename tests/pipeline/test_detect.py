@@ -273,6 +273,7 @@ def test_what_is_done_is_not_done_again(copied, monkeypatch):
     shutil.rmtree(copied / "runs" / "early")
     run(copied, steps=2)
     assert asked == ["rotation"]
+    assert set(sql.ask(sql.connect(copied), "robustness")["change"]) == {"none", "rotation"}  # it stays
     assert set(pl.read_parquet(copied / "detectors" / "x" / "predictions.parquet")["run"].drop_nulls()) == {"mine"}
 
 
