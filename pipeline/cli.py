@@ -787,6 +787,7 @@ def detect(
     from models.detectors import DETECTORS, kind_of
 
     chosen = list(DETECTORS) if "all" in models else [kind_of(model)[0] for model in models or ["xception"]]
+    chosen = list(dict.fromkeys(chosen))
     if name and len(chosen) > 1:
         raise click.UsageError("--name goes with one --model: the others would take its place")
     with ranks.group():
@@ -798,11 +799,12 @@ def detect(
         from pipeline.feed import Decoding
         from pipeline.postprocess import CHANGES
 
-        settings = detecting.preset_for(out, device) if preset == "auto" else preset
         judging = detecting.Judging(
             test_batchsize, tuple(CHANGES) if "all" in changes else tuple(dict.fromkeys(changes))
         )
-        for model in dict.fromkeys(chosen):
+        for model in chosen:
+            settings = detecting.preset_for(out, name or model, device) if preset == "auto" else preset
+            short = settings == "sketch" and "epochs" not in given
             options = detecting.options_of(out, model, settings, given)
             done = detecting.detect(
                 out,
@@ -810,6 +812,7 @@ def detect(
                 name or model,
                 settings,
                 steps,
+                short,
                 fakes,
                 run,
                 judging,

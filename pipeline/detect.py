@@ -1,8 +1,10 @@
 """Trains a detector of generated faces, and writes down what it says of the test faces and of our own samples."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
 
@@ -15,13 +17,13 @@ from tqdm import tqdm
 from models.detectors import DETECTORS, Detector, Labels
 from models.precision import bf16_pays
 from pipeline import checkpoint
-from pipeline.detector import DetectorTrainer, Options, logits_of, make, take
+from pipeline.detector import DetectorTrainer, Options, frozen_mark, logits_of, make, take
 from pipeline.feed import FEEDS, Decoding, Joined, Shards, choose, fetch
 from pipeline.loop import Loop, Signals
 from pipeline.machine import command_line, device_name, device_of, now, tune_allocator, versions
 from pipeline.order import POST, Natural, Paired, Part, batches_from, generator
 from pipeline.pool import Pool, pool
-from pipeline.postprocess import BY_CHANCE, CHANCES, CHANGES
+from pipeline.postprocess import BY_CHANCE, CHANCES, CHANGES, CROP, MILD, STRONG
 from pipeline.train import compiler, ended, ready
 from shards import ranks
 from shards.files import alone, fingerprint, read_json, read_parquet, whole_parquet, write_json, write_parquet
@@ -55,8 +57,10 @@ def options_of(out: Path, model: str, preset: str, given: dict) -> Options:
     return replace(options, **given)
 
 
-def preset_for(out: Path, device: str) -> str:
-    """`benchmark` for real faces on a GPU; `sketch` for drawn ones, and wherever there is no GPU."""
+def preset_for(out: Path, name: str, device: str) -> str:
+    """That of the detector `name`, if it is there; else `benchmark` for real faces on a GPU, and `sketch` elsewhere."""
+    if begun := read_json(out / "detectors" / name / "config.json"):
+        return begun["preset"]
     real = not finished(out / "shards").get("drawn")
     return "benchmark" if device_of(device).type == "cuda" and real else "sketch"
 
@@ -67,6 +71,7 @@ def detect(
     name: str,
     preset: str = "benchmark",
     steps: int | None = None,
+    short: bool = False,
     fakes: str = "auto",
     run: str | None = None,
     judging: Judging | None = None,
@@ -76,6 +81,9 @@ def detect(
     progress: bool = True,
 ) -> dict:
     """Trains, or continues, the detector `name`, and judges it; returns its config.json with `counts` and `unchanged`.
+
+    Without `steps`, the options' epochs are trained, but where it is to be `short` no more than SKETCH_STEPS. A
+    detector goes on with the samples that it began with, whatever run is the newest now.
 
     Raises ValueError for faces that can't be learnt from and for a detector of other options or faces, ClickException
     where pretrained weights can't be had, FloatingPointError for a loss that is not finite, Stopped on SIGTERM or
@@ -89,13 +97,16 @@ def detect(
             torch.cuda.set_device(target)
         tune_allocator()
         torch.backends.cudnn.benchmark = True
-        faces, part = pool(out, fakes, run), Part(ranks.rank(), ranks.world())
+        folder, part = out / "detectors" / name, Part(ranks.rank(), ranks.world())
+        if fakes == "auto" and not run and not force:
+            run = ((read_json(folder / "config.json") or {}).get("data") or {}).get("run")
+        faces = pool(out, "samples" if run and fakes == "auto" else fakes, run)
         decoding = replace(decoding or Decoding(), through=faces.image_size)
-        folder = out / "detectors" / name
         share = faces.share(part)
         order = ranks.together(lambda: order_of(options, share, part.world))
         order.length = min(ranks.gathered(order.length))  # the same on every rank
         per_epoch = order.length // (options.images // part.world)
+        steps = steps or min(options.epochs * per_epoch, SKETCH_STEPS if short else sys.maxsize)
         begun = ranks.from_first(lambda: begin(folder, options, preset, steps, faces, per_epoch, target, force))
         ranks.from_first(lambda: stack.enter_context(alone(folder, "training")), lambda _: None)
         shown = progress and part.rank == 0
@@ -103,7 +114,9 @@ def detect(
             learn(begun, share, order, part, target, decoding, shown, force)
         config = ranks.from_first(lambda: read_json(folder / "config.json"))
         judged = judge(out, folder, config, faces, judging or Judging(), target, decoding, shown)
+        done = checkpoint.step_of(checkpoint.saved(folder / "checkpoints")[-1])
         return config | {
+            "steps": done,
             "counts": faces.counts(),
             "unchanged": begun.finished and not judged,
             "grouped_by": faces.grouped_by,
@@ -141,7 +154,7 @@ def begin(
     folder: Path,
     options: Options,
     preset: str,
-    steps: int | None,
+    steps: int,
     faces: Pool,
     per_epoch: int,
     device: torch.device,
@@ -149,16 +162,19 @@ def begin(
 ) -> Begun:
     """Finds the training in `folder`, or settles what a new one is; nothing is written yet."""
     old = None if force else read_json(folder / "config.json")
-    if not old and not force and (folder / "predictions.json").exists():
+    if not force and "imported" in (read_json(folder / "predictions.json") or {}):
         raise ValueError(
             f"{folder} has predictions that were imported: choose another --name, or replace them with --force"
         )
-    if not steps:
-        whole = options.epochs * per_epoch
-        steps = min(whole, SKETCH_STEPS) if preset == "sketch" else whole
+    if options.kind.by_group and not sum(faces.groups()):
+        raise ValueError(
+            f"{options.kind.title} learns from groups, and no face has one: run `fairface label`, or pack annotated "
+            "faces"
+        )
     if old:
         refuse_another(old, options, faces, folder)
-        config = old
+        feed = choose(faces.shards, options.image_size, device) if options.feed == "auto" else options.feed
+        config = old | {"options": old["options"] | {"feed": feed}}
     else:
         config = {
             "run": folder.name,
@@ -169,7 +185,13 @@ def begin(
             "command": command_line(),
             "asked": asdict(options),
             "options": asdict(settled(options, faces, device)),
-            "data": {"manifest": faces.manifest, "run": faces.run, "grouped_by": faces.grouped_by} | faces.counts(),
+            "data": {
+                "manifest": faces.manifest,
+                "run": faces.run,
+                "grouped_by": faces.grouped_by,
+                "groups": faces.group_mark() if options.kind.by_group else None,
+            }
+            | faces.counts(),
             "groups": faces.groups(),
             "classes": None,
             "versions": versions(),
@@ -182,14 +204,6 @@ def begin(
     done = bool(saved) and checkpoint.step_of(saved[-1]) >= steps
     if not done:
         config |= {"status": "running", "steps": steps}
-        counts, chosen = faces.counts(), config["options"]
-        how = "compiled" if chosen["compile"] else "eager"
-        print(
-            f"{folder.name}: {options.kind.title}, {counts['train_real']:,} real faces and {counts['train_fake']:,} "
-            f"fakes, {config['steps']:,} steps of {options.images} at {options.image_size} pixels on "
-            f"{config['device']}; {chosen['precision']}, {how}, {chosen['feed']} feed",
-            flush=True,
-        )
     return Begun(folder, config, saved, done)
 
 
@@ -207,8 +221,14 @@ def settled(options: Options, faces: Pool | None, device: torch.device) -> Optio
 def refuse_another(config: dict, options: Options, faces: Pool, folder: Path) -> None:
     """A detector's folder takes no other options and no other faces."""
     if config["data"]["manifest"] != faces.manifest:
+        of = f", the samples of run {config['data']['run']} among them" if config["data"]["run"] else ""
         raise ValueError(
-            f"{folder} learnt from other faces than these: choose another --name, or replace it with --force"
+            f"{folder} learnt from other faces than these{of}: choose another --name, or replace it with --force"
+        )
+    if options.kind.by_group and config["data"]["groups"] != faces.group_mark():
+        raise ValueError(
+            f"{folder} learnt from faces that were labelled otherwise: choose another --name, or replace it with "
+            "--force"
         )
     asked = {f.name: config["asked"].get(f.name, f.default) for f in fields(Options)}
     if differing := [n for n, value in asked.items() if n not in (*WAYS, "epochs") and value != getattr(options, n)]:
@@ -236,7 +256,8 @@ def learn(
     options = Options(**config["options"])
 
     def start() -> tuple[DetectorTrainer, int, list[dict], Iterator]:
-        trainer = DetectorTrainer(options, config["groups"], device, config["per_epoch"], part)
+        trainer = DetectorTrainer(options, config["groups"], device, config["per_epoch"], part, bool(begun.saved))
+        same_frozen(trainer.net, config)
         done, rows = restore(trainer, begun.saved)
         local, size = trainer.batch // part.world, options.image_size
         feed = FEEDS[options.feed](faces.shards, order, size, local, device, how=decoding, progress=progress)
@@ -244,7 +265,16 @@ def learn(
 
     trainer, done, rows, batches = ranks.together(start)
     config |= {"parameters": sum(weight.numel() for weight in trainer.net.parameters())}
+    config |= {"frozen": config.get("frozen") or frozen_mark(trainer.net)}
     ranks.from_first(lambda: ready(begun.folder, config, force))
+    if part.rank == 0:
+        data, how = config["data"], "compiled" if options.compile else "eager"
+        print(
+            f"{begun.folder.name}: {options.kind.title}, {data['train_real']:,} real faces and {data['train_fake']:,} "
+            f"fakes, {config['steps']:,} steps of {options.images} at {options.image_size} pixels on "
+            f"{config['device']}; {options.precision}, {how}, {options.feed} feed",
+            flush=True,
+        )
     often = 20 if device.type == "cuda" else 1
     loop = Loop(
         trainer,
@@ -268,6 +298,15 @@ def learn(
     ranks.from_first(
         lambda: write_json(begun.folder / "config.json", config | {"status": "finished", "finished": now()})
     )
+
+
+def same_frozen(net: Detector, config: dict) -> None:
+    """ValueError where the weights that no checkpoint holds are others than those that were trained on."""
+    if config.get("frozen") and config["frozen"] != frozen_mark(net):
+        raise ValueError(
+            f"{config['detector']} was trained on other weights of its backbone than --pretrained names now: give "
+            "those, or replace it with --force"
+        )
 
 
 def restore(trainer: DetectorTrainer, saved: list[Path]) -> tuple[int, list[dict]]:
@@ -309,7 +348,8 @@ def sights(out: Path, faces: Pool) -> Iterator[Sight]:
     test = torch.from_numpy(faces.rows["test"].arg_true().to_numpy().astype("int64"))
     test = test[torch.from_numpy(faces.rows["fake"].is_not_null().to_numpy())[test]]
     for change in ("none", *CHANGES):
-        yield Sight("test", faces.shards, test, faces.rows.select(columns)[test.numpy()], change, faces.manifest)
+        mark = fingerprint([faces.manifest, faces.run])
+        yield Sight("test", faces.shards, test, faces.rows.select(columns)[test.numpy()], change, mark)
     for path in sorted((out / "runs").glob("*/samples.json")):
         if path.parent.name != faces.run:
             samples, keys = read_json(path), read_parquet(path.with_name("samples.parquet")).select("key")
@@ -345,7 +385,8 @@ def judge(
         raise ValueError(f"{folder} has no checkpoint: train it again with --force")
     net, parts, kept = None, [], folder / "answers"
     for sight in sights(out, faces):
-        who = [config["started"], newest[-1].name, config["options"], decoding.through]
+        deciding = {key: value for key, value in config["options"].items() if key not in WAYS}
+        who = [config["started"], newest[-1].name, deciding, decoding.through]
         path = kept / f"{fingerprint([who, sight.part, sight.change, sight.mark])}.parquet"
         known = ranks.from_first(lambda path=path: whole_parquet(path))
         if known or sight.change in ("none", *judging.changes):
@@ -361,7 +402,8 @@ def judge(
 
 def trained(options: Options, config: dict, path: Path, device: torch.device) -> Detector:
     """The detector of a checkpoint, in evaluation mode."""
-    net = ranks.together(lambda: make(options, config["groups"]))
+    net = ranks.together(lambda: make(options, config["groups"], True))
+    same_frozen(net, config)
     take(net, checkpoint.load(path)["nets"]["net"])
     return net.to(device).eval()
 
@@ -378,10 +420,15 @@ def answers(
     found = []
     if len(mine):
         numbers = chain(mine.split(batch), repeat(mine[:1]))  # what is read ahead of the end is thrown away
-        images = fetch(
-            sight.shards, numbers, options.image_size, device, decoding, True, CHANGES.get(sight.change), chances
-        )
-        resize = options.kind.fixed or sight.change != "random_crop"
+        size, resize = options.image_size, True
+        change = CHANGES.get(sight.change)
+        if change:
+            change = partial(change, MILD if options.kind.mild else STRONG)
+        if sight.change == "random_crop":
+            # those that the benchmark shows 224 pixels get them out of 256, and keep them as they are
+            size = round(size / CROP) if options.kind.mild else size
+            resize = options.kind.fixed and not options.kind.mild
+        images = fetch(sight.shards, numbers, size, device, decoding, True, change, chances)
         what = (
             f"{sight.part} faces, {sight.change.replace('_', ' ')}" if sight.change != "none" else f"{sight.part} faces"
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models import clip
 from models.detectors import DETECTORS, Detector, Kind, Labels, Making, Weights, build
 from pipeline.order import CHANCES, WHOLE, Part, generator
 from pipeline.step import mean_over_ranks
@@ -46,9 +47,18 @@ class DetectorTrainer:
 
     figures = ("loss", "accuracy")
 
-    def __init__(self, options: Options, counts: list[int], device: torch.device, per_epoch: int, part: Part = WHOLE):
+    def __init__(
+        self,
+        options: Options,
+        counts: list[int],
+        device: torch.device,
+        per_epoch: int,
+        part: Part = WHOLE,
+        begun: bool = False,
+    ):
+        """`begun` says that a checkpoint is going to be loaded."""
         self.options, self.device, self.part, self.per_epoch = options, device, part, per_epoch
-        self.net = make(options, counts).to(device).train()
+        self.net = make(options, counts, begun).to(device).train()
         self.batch = options.images
         learnt = [weight for weight in self.net.parameters() if weight.requires_grad]
         self.sgd = torch.optim.SGD(learnt, options.lr, options.momentum, weight_decay=options.weight_decay, fused=True)
@@ -93,15 +103,26 @@ class DetectorTrainer:
         raise NotImplementedError  # there is nothing to draw
 
 
-def make(options: Options, counts: list[int]) -> Detector:
-    """The detector that the options name, on the CPU; `counts` are the images of each group that it learns from."""
-    weights = Weights(options.pretrained, options.from_scratch)
+def make(options: Options, counts: list[int], begun: bool = False) -> Detector:
+    """The detector that the options name, on the CPU; `counts` are the images of each group that it learns from.
+
+    Where a checkpoint is going to be loaded, nothing is pretrained but what no checkpoint holds.
+    """
+    scratch = options.from_scratch or (begun and not options.kind.frozen)
+    weights = Weights(None if scratch else options.pretrained, scratch)
     return build(options.model, Making(weights, options.image_size, counts), options.seed)
 
 
 def frozen(net: torch.nn.Module) -> set[str]:
     """The names of the weights that do not learn."""
     return {name for name, weight in net.named_parameters() if not weight.requires_grad}
+
+
+def frozen_mark(net: torch.nn.Module) -> str | None:
+    """Changes when the frozen weights do; None where there are none."""
+    still = frozen(net)
+    held = torch.nn.ParameterDict({name.replace(".", "/"): p for name, p in net.named_parameters() if name in still})
+    return clip.fingerprint(held) if still else None
 
 
 def changing(net: torch.nn.Module) -> dict[str, Tensor]:

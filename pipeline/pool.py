@@ -1,5 +1,6 @@
 """The faces that detectors learn from and are judged by: real ones and fakes, from the shards or a run's samples."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from shards.files import fingerprint, read_json, read_parquet
 from shards.verify import finished
 
 TEST_SHARE = 0.2  # of the images, where no split says which ones are for testing
+VALIDATION = ("val", "valid", "validation")  # faces of these splits are left alone
 GROUPS = tuple(f"{gender}-{skin}" for gender in ("female", "male") for skin in ("light", "medium", "dark"))
 ATTRIBUTES = ("gender", "skin_group", "age")
 # what the labellers that count say of training images and of samples
@@ -56,7 +58,8 @@ class Pool:
 
     def groups(self) -> list[int]:
         """Faces to learn from in each of GROUPS."""
-        known = dict(self.rows.filter(~pl.col("test"))["group"].value_counts().iter_rows())
+        learnt = self.rows.filter(~pl.col("test"), pl.col("fake").is_not_null())
+        known = dict(learnt["group"].value_counts().iter_rows())
         return [known.get(number, 0) for number in range(len(GROUPS))]
 
     def share(self, part: Part) -> "Pool":
@@ -77,6 +80,11 @@ class Pool:
             kept, rows, start = [*kept, some], [*rows, here], start + side.images
         return replace(self, shards=Joined(kept), rows=pl.concat(rows))
 
+    def group_mark(self) -> str:
+        """Changes when the groups of the faces to learn from do."""
+        learnt = self.rows.filter(~pl.col("test"), pl.col("fake").is_not_null())["group"]
+        return hashlib.sha256(learnt.to_numpy().tobytes()).hexdigest()[:16]
+
     @property
     def sizes(self) -> list[int]:
         """Images a tar."""
@@ -87,8 +95,8 @@ def pool(out: Path, fakes: str = "auto", run: str | None = None) -> Pool:
     """The faces in the shards of OUT where some are real and some fake (`images`), else with a run's (`samples`).
 
     Against samples, the real ones are the training images that are not fakes themselves; of drawn faces, all are. The
-    test faces are those of the split `test`, if the tables name one, or a fifth of each kind, the same for every
-    detector. ValueError where one of both kinds is missing.
+    test faces are those of the split `test`, if the tables name one, or a fifth, the same for every detector; those of
+    a split for validation are left alone. ValueError where one of both kinds is missing.
     """
     packed, shards = finished(out / "shards"), Shards.open(out / "shards")
     images = read_parquet(shards.table).filter(status="packed")
@@ -155,12 +163,14 @@ def against(out: Path, run: str | None, shards: Shards, images: pl.DataFrame, pa
 
 def made(shards: Joined, rows: pl.DataFrame, grouped_by: str, size: int | None, manifest: str, run: str | None) -> Pool:
     """The pool of these rows, with its test faces chosen. ValueError where a kind is missing."""
-    by_split = {"train", "test"} <= set(rows.filter(source="images")["split"].drop_nulls().str.to_lowercase())
+    split = pl.col("split").str.to_lowercase()
+    by_split = "test" in set(rows.filter(source="images").select(split)["split"])
     chance = torch.rand(len(rows), generator=generator("cpu", 0, HELD_OUT)).numpy()
     held_out = pl.Series("chance", chance) < TEST_SHARE
-    of_split = (pl.col("split").str.to_lowercase() == "test").fill_null(False)
     if by_split:
+        of_split = (split == "test").fill_null(False)
         held_out = rows.select(pl.when(source="images").then(of_split).otherwise(held_out).alias("test"))["test"]
+        rows = rows.with_columns(fake=pl.when(split.is_in(VALIDATION).fill_null(False)).then(None).otherwise("fake"))
     names = {name.lower(): number for number, name in enumerate(FAMILIES)}
     numbers = {name: number for number, name in enumerate(GROUPS)}
     family = pl.col("family").str.to_lowercase().replace_strict(names, default=-1, return_dtype=pl.Int64)

@@ -4,26 +4,38 @@ Kinds and strengths are those of AI-Face's benchmark, which has them of albument
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-BLUR_WINDOW, BLUR_SIGMA = 5, 1.1  # 0.3 ((5 - 1) / 2 - 1) + 0.8, OpenCV's deviation for that window
-JPEG_QUALITY = 60
 SHIFT = 50  # of hue in steps of 2 degrees, of saturation and value in 255ths, either way
-CONTRAST = 0.8  # of contrast and brightness, either way
 CROP = 7 / 8  # of the side: 224 of 256 pixels
-ANGLE = 45  # degrees, either way
 CHANCES = 3  # numbers of chance that a face gets
 
 
-def blurred(fn: Any, types: Any, images: Any, chance: Any, size: int) -> Any:
-    return fn.gaussian_blur(images, window_size=BLUR_WINDOW, sigma=BLUR_SIGMA)
+@dataclass(frozen=True)
+class Strength:
+    """How much is done; a blur's deviation is OpenCV's for its window, 0.3 ((window - 1) / 2 - 1) + 0.8."""
+
+    window: int  # pixels
+    sigma: float
+    quality: int  # of JPEG
+    contrast: float  # and brightness, either way
+    angle: float  # degrees, either way
 
 
-def compressed(fn: Any, types: Any, images: Any, chance: Any, size: int) -> Any:
-    return fn.jpeg_compression_distortion(images, quality=JPEG_QUALITY)
+STRONG = Strength(5, 1.1, 60, 0.8, 45)
+MILD = Strength(3, 0.8, 80, 0.4, 30)  # for ViT and UnivFD
 
 
-def shifted(fn: Any, types: Any, images: Any, chance: Any, size: int) -> Any:
+def blurred(how: Strength, fn: Any, types: Any, images: Any, chance: Any, size: int) -> Any:
+    return fn.gaussian_blur(images, window_size=how.window, sigma=how.sigma)
+
+
+def compressed(how: Strength, fn: Any, types: Any, images: Any, chance: Any, size: int) -> Any:
+    return fn.jpeg_compression_distortion(images, quality=how.quality)
+
+
+def shifted(how: Strength, fn: Any, types: Any, images: Any, chance: Any, size: int) -> Any:
     """Hue, saturation and value moved: to HSV and back, as OpenCV defines it."""
     from nvidia.dali import math
 
@@ -53,18 +65,18 @@ def shifted(fn: Any, types: Any, images: Any, chance: Any, size: int) -> Any:
     return fn.cast(math.floor(mixed * 255.0 + 0.5), dtype=types.UINT8)
 
 
-def contrasted(fn: Any, types: Any, images: Any, chance: Any, size: int) -> Any:
-    """image (1 + c) + b, both of them up to CONTRAST, of black 0 and white 1."""
-    move = (chance * 2.0 - 1.0) * CONTRAST
+def contrasted(how: Strength, fn: Any, types: Any, images: Any, chance: Any, size: int) -> Any:
+    """image (1 + c) + b, both of them up to `how.contrast`, of black 0 and white 1."""
+    move = (chance * 2.0 - 1.0) * how.contrast
     return fn.brightness_contrast(images, contrast_center=0.0, contrast=1.0 + move[0], brightness_shift=move[1])
 
 
-def cropped(fn: Any, types: Any, images: Any, chance: Any, size: int) -> Any:
+def cropped(how: Strength, fn: Any, types: Any, images: Any, chance: Any, size: int) -> Any:
     side = round(size * CROP)
     return fn.crop(images, crop=(side, side), crop_pos_x=chance[0], crop_pos_y=chance[1])
 
 
-def rotated(fn: Any, types: Any, images: Any, chance: Any, size: int) -> Any:
+def rotated(how: Strength, fn: Any, types: Any, images: Any, chance: Any, size: int) -> Any:
     """About the centre; what comes in from outside is the face mirrored, without its outermost pixels."""
     edge = size // 4  # a square's corner reaches 0.21 of its side beyond it
 
@@ -75,7 +87,7 @@ def rotated(fn: Any, types: Any, images: Any, chance: Any, size: int) -> Any:
         return fn.cat(fn.flip(before, **flip), images, fn.flip(after, **flip), axis=axis)
 
     wide = mirrored(mirrored(images, 0), 1)
-    turned = fn.rotate(wide, angle=(chance[0] * 2.0 - 1.0) * ANGLE, keep_size=True, interp_type=types.INTERP_LINEAR)
+    turned = fn.rotate(wide, angle=(chance[0] * 2.0 - 1.0) * how.angle, keep_size=True, interp_type=types.INTERP_LINEAR)
     return fn.crop(turned, crop=(size, size))
 
 

@@ -7,7 +7,8 @@ import polars as pl
 from models.clip import CLASSES
 from pipeline.foreign import table_in
 from pipeline.machine import command_line, now
-from shards.files import digest, read_json, write_json, write_parquet
+from pipeline.train import remove_run
+from shards.files import alone, digest, read_json, write_json, write_parquet
 
 NEEDED = ("gender", "skin_group", "age", "target", "logit")
 GROUPS = {"gender": CLASSES["gender"], "skin_group": ("light", "medium", "dark"), "age": CLASSES["age"]}
@@ -28,14 +29,19 @@ def import_predictions(out: Path, csv: Path, name: str | None = None, force: boo
         raise ValueError(f"--name {name}: a detector's name is the name of one folder, and not `all`")
     table, folder, stamp = predictions_in(csv), out / "detectors" / name, digest(csv)
     done = read_json(folder / "predictions.json") or {}
-    if done and done.get("sha256") != stamp and not force:
-        raise ValueError(f"{folder} has other predictions: choose another --name, or replace them with --force")
-    (folder / "detection.parquet").unlink(missing_ok=True)  # it described others
-    write_parquet(folder / "predictions.parquet", table.with_columns(detector=pl.lit(name)))
-    counts = dict(table["target"].value_counts().iter_rows())
-    found = {"images": len(table), "real": counts.get("real", 0), "fake": counts.get("fake", 0)}
-    about = {"imported": str(csv), "sha256": stamp, "when": now(), "command": command_line()}
-    write_json(folder / "predictions.json", about | found)
+    with alone(folder, "importing into it"):
+        if (folder / "config.json").exists() and not force:
+            raise ValueError(f"{folder} was trained here: choose another --name, or replace it with --force")
+        if done and done.get("sha256") != stamp and not force:
+            raise ValueError(f"{folder} has other predictions: choose another --name, or replace them with --force")
+        if (folder / "config.json").exists():
+            remove_run(folder)
+        (folder / "detection.parquet").unlink(missing_ok=True)  # it described others
+        write_parquet(folder / "predictions.parquet", table.with_columns(detector=pl.lit(name)))
+        counts = dict(table["target"].value_counts().iter_rows())
+        found = {"images": len(table), "real": counts.get("real", 0), "fake": counts.get("fake", 0)}
+        about = {"imported": str(csv), "sha256": stamp, "when": now(), "command": command_line()}
+        write_json(folder / "predictions.json", about | found)
     return found | {"folder": str(folder)}
 
 

@@ -41,6 +41,9 @@ class Kind:
     normal: tuple[tuple[float, ...], tuple[float, ...]] = HALVES  # mean and deviation of its input
     fixed: bool = False  # whether it takes images of the one size that it was made for only
     paired: bool = False  # whether the first half of its batches is real and the second fake
+    frozen: bool = False  # whether some of its weights stay as they are, and are in no checkpoint
+    by_group: bool = False  # whether its loss looks at groups
+    mild: bool = False  # whether the benchmark changes its test faces less
 
     def normalised(self, images: Tensor, size: int | None = None) -> Tensor:
         """uint8 [B, S, S, 3] -> float32 [B, 3, size, size], channels_last; without `size` they stay as they are."""
@@ -65,6 +68,7 @@ DETECTORS = {
         size=224,
         step=16,
         fixed=True,
+        mild=True,
     ),
     "univfd": Kind(
         "UnivFD",
@@ -74,6 +78,8 @@ DETECTORS = {
         step=14,
         normal=CLIPS,
         fixed=True,
+        frozen=True,
+        mild=True,
     ),
     "core": Kind("CORE", "Ni et al., CORE, CVPRW 2022", lambda made: Core(made.weights)),
     "f3net": Kind(
@@ -103,6 +109,7 @@ DETECTORS = {
         "DAW-FDD",
         "Ju et al., Improving Fairness in Deepfake Detection, WACV 2024",
         lambda made: Plain(xception(made.weights), Aware(len(made.counts))),
+        by_group=True,
     ),
     "dag_fdd": Kind(
         "DAG-FDD",
@@ -114,6 +121,7 @@ DETECTORS = {
         "Lin et al., Preserving Fairness Generalization in Deepfake Detection, CVPR 2024",
         lambda made: PGFDD(made.weights, len(FAMILIES), made.counts),
         paired=True,
+        by_group=True,
     ),
 }
 ALIASES = {  # the names of AI-Face's benchmark and of the papers

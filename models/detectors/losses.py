@@ -67,7 +67,7 @@ def label_distribution_aware(
     Targets of -1 are left out; 0 where there are no others.
     """
     margins = counts.clamp(min=1).float() ** -0.25
-    margins = margin * margins / margins.max()
+    margins = margin * margins / margins.where(counts > 0, 0).max().clamp(min=1e-12)
     known = target >= 0
     wanted = F.one_hot(target.clamp(min=0), logits.shape[1])
     each = F.cross_entropy(scale * (logits.float() - margins * wanted), target, ignore_index=-1, reduction="none")

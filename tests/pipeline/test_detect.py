@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 import sql
 from models.detectors import DETECTORS
-from pipeline import checkpoint, detect
+from pipeline import checkpoint, detect, predictions
 from pipeline.cli import main
 from pipeline.detect import Judging
 from pipeline.detector import DetectorTrainer, Options
@@ -351,6 +351,86 @@ def test_two_processes_share_the_training_and_the_judging(copied):
     alone = pl.read_parquet(copied / "detectors" / "whole" / "predictions.parquet")
     assert alone.drop("logit").equals(said[0].drop("logit"))
     assert np.allclose(alone["logit"], said[0]["logit"], atol=1e-3)
+
+
+def test_faces_of_unknown_target_or_for_validation_are_left_alone(annotated, tmp_path):
+    shutil.copytree(annotated, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "shards" / "images.parquet"
+    images = pl.read_parquet(path)
+    number = pl.int_range(pl.len())
+    images = images.with_columns(
+        target=pl.when(number % 10 == 0).then(None).otherwise("target"),
+        split=pl.when(number % 10 == 1).then(pl.lit("val")).otherwise("split"),
+    )
+    images.write_parquet(path)
+    faces = pool(tmp_path)
+    left = faces.rows.filter(pl.col("fake").is_null())
+    assert len(left) == 30
+    assert sum(faces.counts().values()) == 120
+    assert sum(faces.groups()) == faces.counts()["train_real"] + faces.counts()["train_fake"]
+    assert not (faces.mask(False) | faces.mask(True) | faces.mask(False, True) | faces.mask(True, True))[::10].any()
+    run(tmp_path, steps=1)
+    assert len(pl.read_parquet(tmp_path / "detectors" / "x" / "predictions.parquet")) == int(
+        (faces.mask(False, True) | faces.mask(True, True)).sum()
+    )
+    images.with_columns(split=pl.lit("test")).write_parquet(path)
+    with pytest.raises(ValueError, match="no face to train a detector with"):  # the test faces are not for learning
+        pool(tmp_path)
+
+
+def test_imports_and_trainings_do_not_overwrite_each_other(copied):
+    csv = copied / "x.csv"
+    csv.write_text("gender,skin_group,age,target,logit\nfemale,dark,adult,1,2.5\nmale,light,adult,0,-1\n")
+    run(copied, steps=1)
+    with pytest.raises(ValueError, match="was trained here"):
+        predictions.import_predictions(copied, csv, "x")
+    predictions.import_predictions(copied, csv, "x", force=True)
+    with pytest.raises(ValueError, match="predictions that were imported"):
+        run(copied, steps=1)
+    assert pl.read_parquet(copied / "detectors" / "x" / "predictions.parquet")["logit"].to_list() == [2.5, -1]
+    assert run(copied, steps=1, force=True)["status"] == "finished"
+
+
+def test_a_detector_goes_on_with_the_samples_it_began_with(copied):
+    run(copied, steps=2, run="early")
+    went_on = run(copied, replace(SMALL, feed="streaming"), steps=3)  # though another run is the newest
+    assert (went_on["data"]["run"], went_on["options"]["feed"], went_on["steps"]) == ("early", "streaming", 3)
+    shutil.copytree(copied / "runs" / "mine", copied / "runs" / "twin")
+    assert run(copied, steps=1)["steps"] == 3  # no fewer than were taken
+    said = pl.read_parquet(copied / "detectors" / "x" / "predictions.parquet").filter(part="samples")
+    assert dict(said["run"].value_counts().iter_rows()) == {"mine": 90, "twin": 90}
+
+
+def test_pretrained_weights_are_needed_once(copied, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "x.pth"
+    torch.save(detect.make(replace(SMALL, seed=9), []).net.state_dict(), path)
+    options = replace(SMALL, from_scratch=False, pretrained=str(path))
+    run(copied, options, steps=1)
+    path.unlink()
+    assert run(copied, options, steps=2, judging=Judging(changes=("rotation",)))["steps"] == 2
+
+
+def test_losses_by_group_want_the_groups_they_began_with(copied):
+    options = replace(SMALL, model="daw_fdd")
+    run(copied, options, steps=1)
+    for path in copied.rglob("labels.parquet"):
+        pl.read_parquet(path).with_columns(gender=pl.lit("male")).write_parquet(path)
+    with pytest.raises(ValueError, match="labelled otherwise"):
+        run(copied, options, steps=2)
+    run(copied, steps=1, name="y")  # cross entropy looks at no groups
+    for path in copied.rglob("labels.parquet"):
+        path.unlink()
+    with pytest.raises(ValueError, match="DAW-FDD learns from groups, and no face has one"):
+        run(copied, options, name="z")
+    assert run(copied, steps=2, name="y")["steps"] == 2
+
+
+def test_a_sketch_is_short_but_for_epochs_asked_for(copied):
+    words = ["detect", "--out", str(copied), "--device", "cpu", "--image-size", "64", "--train-batchsize", "32"]
+    done = CliRunner().invoke(main, [*words, "--epochs", "2"])
+    assert done.exit_code == 0, done.output
+    counts = pool(copied).counts()
+    assert f"trained {2 * ((counts['train_real'] + counts['train_fake']) // 32)} steps" in done.output
 
 
 @pytest.mark.gpu

@@ -2,6 +2,7 @@
 
 import colorsys
 import io
+from functools import partial
 from itertools import chain, repeat
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image, ImageFilter
 
 from pipeline.cli import POSTPROCESSED
 from pipeline.feed import Decoding, Shards, fetch
-from pipeline.postprocess import BY_CHANCE, CHANCES, CHANGES
+from pipeline.postprocess import BY_CHANCE, CHANCES, CHANGES, STRONG
 
 CPU = torch.device("cpu")
 SIZE = 64
@@ -25,7 +26,8 @@ def changed(packed):
     def change(name: str | None, chances: np.ndarray | None = None) -> np.ndarray:
         batches = chain([numbers], repeat(numbers[:1]))
         every = None if chances is None else np.resize(chances, (shards.images, CHANCES)).astype(np.float32)
-        return next(fetch(shards, batches, SIZE, CPU, Decoding(), True, CHANGES.get(name), every)).numpy().copy()
+        done = name and partial(CHANGES[name], STRONG)
+        return next(fetch(shards, batches, SIZE, CPU, Decoding(), True, done, every)).numpy().copy()
 
     return change
 

@@ -101,9 +101,12 @@ def test_margins_are_taken_from_the_true_class():
 def test_rarer_groups_get_larger_margins_and_unknown_ones_none():
     logits, counts = torch.tensor([[0.2, 0.1, 0.0], [0.2, 0.1, 0.0]]), torch.tensor([10_000, 16, 0])
     rare = losses.label_distribution_aware(logits[:1], torch.tensor([1]), counts).item()
-    margin = 0.5 * 16**-0.25  # of the rarest, with one image or none, it is 0.5
-    wanted = F.cross_entropy(30 * torch.tensor([[0.2, 0.1 - margin, 0.0]]), torch.tensor([1])).item()
-    assert rare == pytest.approx(wanted, rel=1e-5)
+    wanted = F.cross_entropy(30 * torch.tensor([[0.2, 0.1 - 0.5, 0.0]]), torch.tensor([1])).item()
+    assert rare == pytest.approx(wanted, rel=1e-5)  # the rarest that there is: one without images is none
+    common = losses.label_distribution_aware(logits[:1], torch.tensor([0]), counts).item()
+    margin = 0.5 * (16 / 10_000) ** 0.25
+    wanted = F.cross_entropy(30 * torch.tensor([[0.2 - margin, 0.1, 0.0]]), torch.tensor([0])).item()
+    assert common == pytest.approx(wanted, rel=1e-5)
     both = losses.label_distribution_aware(logits, torch.tensor([1, -1]), counts).item()
     assert both == pytest.approx(rare)
     assert losses.label_distribution_aware(logits, torch.tensor([-1, -1]), counts).item() == 0
