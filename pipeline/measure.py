@@ -96,8 +96,13 @@ def resident_sets(session: int) -> dict[int, int]:
 
 def cells(row: Row) -> str:
     """Value, baseline and ratio for a person."""
-    against = f"{row.baseline:12,.0f} {row.ratio:8.2f} x" if row.baseline else " " * 23
-    return f"{row.value:12,.0f} {row.unit:8} {against}  {row.note}"
+    against = f"{number(row.baseline):>12} {row.ratio:8.2f} x" if row.baseline else " " * 23
+    return f"{number(row.value):>12} {row.unit:8} {against}  {row.note}"
+
+
+def number(value: float) -> str:
+    """A figure with the digits that tell something."""
+    return f"{value:,.0f}" if abs(value) >= 20 else f"{value:.1f}"
 
 
 def write_section(path: Path, title: str, rows: list[Row], images: str) -> None:
@@ -123,8 +128,8 @@ larger takes.
     lines |= {row.stage: [] for row in rows}
     for row in rows:
         unit = "" if row.unit == "img/s" else f" {row.unit}"
-        against = f"{row.baseline:,.0f}{unit} | {row.ratio:.2f}" if row.baseline else "|"
-        lines[row.stage].append(f"| {row.stage} | {row.figure} | {row.value:,.0f}{unit} | {against} | {row.note} |")
+        against = f"{number(row.baseline)}{unit} | {row.ratio:.2f}" if row.baseline else "|"
+        lines[row.stage].append(f"| {row.stage} | {row.figure} | {number(row.value)}{unit} | {against} | {row.note} |")
     about = f"{date.today().isoformat()}, {images}; {used}."
     table = ["| stage | figure | ours | baseline | ratio | |", "|---|---|---:|---:|---:|---|", *chain(*lines.values())]
     section = "\n".join([f"{title}\n", f"{about}\n", *table])

@@ -1,4 +1,4 @@
--- Every figure of `utility` and `fairness` with its 95 % interval; `floor` is what a detector that treats all groups alike shows.
+-- Every figure of `utility` and `fairness` with its 95 % interval, as of the last `detect` or `report`; `floor`: what equal treatment shows.
 -- param detector (default all): the detector, or all
 -- param measure (default all): such as auc, fpr, f_eo
 select detection.* from detection left join vocabulary using (attribute, "group")
