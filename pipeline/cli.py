@@ -802,27 +802,37 @@ def detect(
         judging = detecting.Judging(
             test_batchsize, tuple(CHANGES) if "all" in changes else tuple(dict.fromkeys(changes))
         )
+        lacking = []
         for model in chosen:
             settings = detecting.preset_for(out, name or model, device) if preset == "auto" else preset
             short = settings == "sketch" and "epochs" not in given
             options = detecting.options_of(out, model, settings, given)
-            done = detecting.detect(
-                out,
-                options,
-                name or model,
-                settings,
-                steps,
-                short,
-                fakes,
-                run,
-                judging,
-                device,
-                Decoding(workers),
-                force,
-                shown(),
-            )
+            try:
+                done = detecting.detect(
+                    out,
+                    options,
+                    name or model,
+                    settings,
+                    steps,
+                    short,
+                    fakes,
+                    run,
+                    judging,
+                    device,
+                    Decoding(workers),
+                    force,
+                    shown(),
+                )
+            except click.ClickException as error:  # weights that can't be had are no reason to leave out the others
+                if len(chosen) == 1 or ranks.world() > 1:
+                    raise
+                lacking.append(model)
+                warn(f"{model}: {error.message}")
+                continue
             if ranks.rank() == 0:
                 tell_detector(out, done)
+    if lacking:
+        raise click.ClickException(f"{', '.join(lacking)} could not be trained: see above for what is needed")
     return None
 
 

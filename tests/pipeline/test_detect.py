@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import numpy as np
 import polars as pl
 import pytest
@@ -431,6 +432,35 @@ def test_a_sketch_is_short_but_for_epochs_asked_for(copied):
     assert done.exit_code == 0, done.output
     counts = pool(copied).counts()
     assert f"trained {2 * ((counts['train_real'] + counts['train_fake']) // 32)} steps" in done.output
+
+
+def test_weights_that_one_lacks_do_not_stop_the_others(copied, monkeypatch):
+    real = detect.detect
+
+    def lacking(out, options, *more, **named):
+        if options.model == "univfd":
+            raise click.ClickException("the weights are not here")
+        return real(out, options, *more, **named)
+
+    monkeypatch.setattr(detect, "detect", lacking)
+    words = [
+        "detect",
+        "--out",
+        str(copied),
+        "--device",
+        "cpu",
+        "--steps",
+        "1",
+        "--model",
+        "univfd",
+        "--model",
+        "dag_fdd",
+    ]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 1
+    assert "univfd: the weights are not here" in done.output
+    assert "univfd could not be trained" in done.output
+    assert (copied / "detectors" / "dag_fdd" / "predictions.parquet").exists()
 
 
 @pytest.mark.gpu
