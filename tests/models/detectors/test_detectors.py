@@ -16,7 +16,14 @@ from pipeline.step import PRESETS, Trainer
 
 CPU = torch.device("cpu")
 PIXELS = dict.fromkeys(DETECTORS, 64) | {"univfd": 70}
-RATES = dict.fromkeys(DETECTORS, 1e-2) | {"efficientnet": 3e-4, "vit": 1e-3, "univfd": 1e-1, "srm": 3e-3}
+RATES = dict.fromkeys(DETECTORS, 1e-2) | {
+    "efficientnet": 3e-4,
+    "vit": 1e-3,
+    "univfd": 1e-1,
+    "srm": 3e-3,
+    "ucf": 5e-2,
+    "pg_fdd": 5e-2,
+}
 STEPS = 5
 SCRATCH = Weights(scratch=True)
 
