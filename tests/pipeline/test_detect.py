@@ -330,7 +330,7 @@ def test_the_command_line_takes_the_benchmarks_spellings(copied):
 def test_two_processes_share_the_training_and_the_judging(copied):
     def torchrun(name: str, steps: int) -> str:
         words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
-        words += ["pipeline.cli", "detect", "--out", str(copied), "--model", "pg_fdd", "--name", name]
+        words += ["pipeline.cli", "detect", "--out", str(copied), "--model", "daw_fdd", "--name", name]
         words += ["--steps", str(steps), "--train-batchsize", "4", "--device", "cpu"]
         done = subprocess.run(words, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
