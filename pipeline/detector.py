@@ -99,9 +99,6 @@ class DetectorTrainer:
         take(self.net, state["net"])
         self.sgd.load_state_dict(state["sgd"])
 
-    def grid(self) -> Tensor:
-        raise NotImplementedError  # there is nothing to draw
-
 
 def make(options: Options, counts: list[int], begun: bool = False) -> Detector:
     """The detector that the options name, on the CPU; `counts` are the images of each group that it learns from.

@@ -1,5 +1,6 @@
 """What every detector is: a network that gives a face one logit, and the loss that it learns by."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,12 +20,12 @@ class Labels(NamedTuple):
     group: Tensor  # gender and skin group; -1: unknown
 
 
-class Detector(nn.Module):
+class Detector(nn.Module, ABC):
     """Images float32 [B, 3, S, S], normalised, to logits [B]: 0 or more says fake."""
 
+    @abstractmethod
     def learn(self, images: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
         """The loss, and the logits [B] that it was found with."""
-        raise NotImplementedError
 
 
 class Plain(Detector):
