@@ -24,7 +24,7 @@ from pipeline.machine import command_line, device_name, device_of, now, tune_all
 from pipeline.order import POST, Natural, Paired, Part, batches_from, generator
 from pipeline.pool import Pool, pool
 from pipeline.postprocess import BY_CHANCE, CHANCES, CHANGES, CROP, MILD, STRONG
-from pipeline.train import compiler, ended, ready
+from pipeline.train import Begun, compiler, ended, ready
 from shards import ranks
 from shards.files import alone, fingerprint, read_json, read_parquet, whole_parquet, write_json, write_parquet
 from shards.verify import finished
@@ -121,16 +121,6 @@ def detect(
             "unchanged": begun.finished and not judged,
             "grouped_by": faces.grouped_by,
         }
-
-
-@dataclass
-class Begun:
-    """What rank 0 found out about a detector before its training goes on."""
-
-    folder: Path
-    config: dict
-    saved: list[Path]  # checkpoints to go on from
-    finished: bool
 
 
 def order_of(options: Options, faces: Pool, world: int) -> Natural | Paired:
