@@ -203,7 +203,8 @@ def test_predictions_are_what_the_network_says_of_each_face(copied):
     run(copied, steps=2, judging=Judging(5))
     again = pl.read_parquet(folder / "predictions.parquet")
     assert first.drop("logit").equals(again.drop("logit"))
-    assert np.allclose(first["logit"], again["logit"], atol=1e-4)
+    near = 0.01 * first.filter(source="images")["logit"].std()  # a network of two steps says nearly the same of all
+    assert np.allclose(first["logit"], again["logit"], rtol=0, atol=near)
     pixels = load(faces.shards, 64, torch.device("cpu"), Decoding(through=32), False)
     test = faces.rows["test"].arg_true().to_list()
     with torch.inference_mode():
@@ -214,7 +215,7 @@ def test_predictions_are_what_the_network_says_of_each_face(copied):
         for key, logit in first.filter(part="test", source="samples").select("key", "logit").iter_rows()
     }
     names = ["s" * (source == "samples") + key for source, key in faces.rows.select("source", "key").iter_rows()]
-    assert np.allclose(wanted, [known[names[i]] for i in test[:5] + test[-5:]], atol=1e-4)
+    assert np.allclose(wanted, [known[names[i]] for i in test[:5] + test[-5:]], rtol=0, atol=near)
 
 
 def test_samples_are_judged_by_group(copied):
