@@ -6,13 +6,13 @@ import json
 import tomllib
 from pathlib import Path
 
-import click
 import open_clip
 import torch
 import torch.nn.functional as F
 
 from models import hub
-from models.precision import bf16_pays
+from models.precision import bf16_is_fast
+from shards.errors import FairfaceError, WeightsUnavailable
 
 CLASSES = {
     "gender": ("female", "male"),
@@ -33,14 +33,14 @@ class Labeller:
     def __init__(self, model: torch.nn.Module, tokenizer, prompts: dict, name: str, device: str | torch.device = "cpu"):
         self.device = torch.device(device)
         preprocess = open_clip.get_model_preprocess_cfg(model)
-        self.name = f"{name}@{fingerprint(model, preprocess, prompts)}"
+        self.name = f"{name}@{weights_hash(model, preprocess, prompts)}"
         self.model = model.to(self.device).eval()
         size = preprocess["size"]
         self.size = size if isinstance(size, int) else size[0]
         self.mean, self.std = (
             torch.tensor(preprocess[key], device=self.device).view(1, 3, 1, 1) for key in ("mean", "std")
         )
-        self.bf16 = bf16_pays(self.device)
+        self.bf16 = bf16_is_fast(self.device)
         self.text = self.encode_text(tokenizer, prompts)
         self.dim = next(iter(self.text.values())).shape[0]
         self.scale = model.logit_scale.detach().exp()
@@ -67,7 +67,7 @@ class Labeller:
         Returns {attribute: float32 [B, K], ordered as CLASSES, rows summing to 1} and float16 [B, D] of
         length 1. The probabilities are a softmax over the attribute's classes with the model's own logit
         scale (Radford et al. 2021, section 3.1.2); all NaN where the prompts leave the attribute out. Raises
-        ValueError for other images.
+        FairfaceError for other images.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"expected uint8 images [B, 3, S, S], got {images.dtype} {list(images.shape)}")
@@ -86,7 +86,7 @@ class Labeller:
         return (pixels - self.mean) / self.std
 
 
-def fingerprint(model: torch.nn.Module, *settings) -> str:
+def weights_hash(model: torch.nn.Module, *settings) -> str:
     """8 hexadecimal digits of the weights (as float32, wherever they lie) and of `settings` (JSON)."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for key, value in sorted(model.state_dict().items()):
@@ -98,39 +98,37 @@ def fingerprint(model: torch.nn.Module, *settings) -> str:
 def read_prompts(prompts: str | Path = "faces") -> dict:
     """The prompt set of that name in prompts.toml, or the one set that a TOML file of the same form holds.
 
-    Returns {"templates": [str, ...], attribute: {class: description}}. Raises ClickException for an unknown
+    Returns {"templates": [str, ...], attribute: {class: description}}. Raises FairfaceError for an unknown
     set, for a file that is not such a set and for missing classes.
     """
     ours = tomllib.loads(PROMPTS.read_text(encoding="utf-8"))
     if str(prompts) in ours:
-        return checked(ours[str(prompts)], str(prompts))
+        return validate_prompts(ours[str(prompts)], str(prompts))
     try:
-        return checked(tomllib.loads(Path(prompts).read_text(encoding="utf-8")), str(prompts))
+        return validate_prompts(tomllib.loads(Path(prompts).read_text(encoding="utf-8")), str(prompts))
     except OSError:
-        raise click.ClickException(f"no prompt set and no file '{prompts}'; the sets are {', '.join(ours)}") from None
+        raise FairfaceError(f"no prompt set and no file '{prompts}'; the sets are {', '.join(ours)}") from None
     except ValueError as error:  # includes TOML and UTF-8 errors
-        raise click.ClickException(f"{prompts} is not a TOML file of prompts: {error}") from None
+        raise FairfaceError(f"{prompts} is not a TOML file of prompts: {error}") from None
 
 
-def checked(prompts: dict, source: str) -> dict:
+def validate_prompts(prompts: dict, source: str) -> dict:
     """`prompts`, if they have templates with one {} and just the classes of at least one attribute."""
     templates = prompts.get("templates")
     if not isinstance(templates, list) or not templates or not all(map(is_template, templates)):
-        raise click.ClickException(f"prompts {source}: 'templates' must be sentences with one {{}} each")
+        raise FairfaceError(f"prompts {source}: 'templates' must be sentences with one {{}} each")
     attributes = prompts.keys() - {"templates"}
     if not attributes or attributes - CLASSES.keys():
-        raise click.ClickException(
+        raise FairfaceError(
             f"prompts {source}: the attributes must be of {', '.join(CLASSES)}, "
             f"found {', '.join(sorted(attributes)) or 'none'}"
         )
     for attribute in attributes:
         described = prompts[attribute]
         if not isinstance(described, dict) or not all(isinstance(text, str) for text in described.values()):
-            raise click.ClickException(
-                f"prompts {source}: {attribute} must be a table of classes with a description each"
-            )
+            raise FairfaceError(f"prompts {source}: {attribute} must be a table of classes with a description each")
         if wrong := prompts[attribute].keys() ^ set(CLASSES[attribute]):
-            raise click.ClickException(
+            raise FairfaceError(
                 f"prompts {source}: {attribute} needs just the classes "
                 f"{', '.join(CLASSES[attribute])}; check {', '.join(sorted(wrong))}"
             )
@@ -142,26 +140,26 @@ def is_template(text: object) -> bool:
     return isinstance(text, str) and text.count("{}") == text.count("{") == text.count("}") == 1
 
 
-def load(
+def load_labeller(
     name: str, pretrained: str | Path, prompts: str | Path = "faces", device: str | torch.device = "cpu"
 ) -> Labeller:
     """The labeller of one of `open_clip.list_models()` with the weights of a tag or of a local file.
 
-    Raises ClickException with one line for an unknown model or tag, a file that is no checkpoint of it,
+    Raises FairfaceError with one line for an unknown model or tag, a file that is no checkpoint of it,
     unknown prompts, and, within seconds, for a tag whose weights are neither here nor to be fetched.
     """
     prompt_set = read_prompts(prompts)
     if name not in open_clip.list_models():
         close = difflib.get_close_matches(name, open_clip.list_models(), 3) or ["ViT-B-32-quickgelu"]
-        raise click.ClickException(f"open_clip has no model '{name}'; did you mean {' or '.join(close)}?")
-    path = weights(name, str(pretrained))
+        raise FairfaceError(f"open_clip has no model '{name}'; did you mean {' or '.join(close)}?")
+    path = find_weights(name, str(pretrained))
     try:
         preprocess = preprocessing(name, str(pretrained), path)
         model = open_clip.create_model(name, str(path), force_preprocess_cfg=preprocess)
         tokenizer = open_clip.get_tokenizer(name)
     except Exception as error:  # unpickling and safetensors fail in many ways; every one means the same here
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise click.ClickException(f"{path} is not a checkpoint of {name} ({reason})") from error
+        raise WeightsUnavailable(f"{path} is not a checkpoint of {name} ({reason})") from error
     tag = path.stem if path == Path(pretrained) else str(pretrained)
     return Labeller(model, tokenizer, prompt_set, f"{name}-{tag}", device)
 
@@ -177,27 +175,27 @@ def preprocessing(name: str, pretrained: str, path: Path) -> dict:
     return open_clip.get_pretrained_cfg(name, tags[0]) if tags else {}
 
 
-def weights(name: str, pretrained: str) -> Path:
+def find_weights(name: str, pretrained: str) -> Path:
     """The weights' file: `pretrained` itself, a tag's file in the cache, or fetched from the hub."""
     config = open_clip.get_pretrained_cfg(name, pretrained)
     if not config:
         if Path(pretrained).is_file():
             return Path(pretrained)
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
-        raise click.ClickException(f"'{pretrained}' is no file and no tag of {name}, whose tags are: {tags}")
+        raise FairfaceError(f"'{pretrained}' is no file and no tag of {name}, whose tags are: {tags}")
     repo, _, file = config["hf_hub"].rpartition("/")
-    if found := hub.cached(repo, (file,) if file else WEIGHTS):
+    if found := hub.cached_file(repo, (file,) if file else WEIGHTS):
         return found
     try:
-        hub.reach(repo, file or WEIGHTS[0])
+        hub.check_reachable(repo, file or WEIGHTS[0])
         return Path(open_clip.download_pretrained(config))
     except (OSError, RuntimeError) as error:
         raise unreachable(name, pretrained, repo, file, error) from error
 
 
-def unreachable(name: str, tag: str, repo: str, file: str, error: Exception) -> click.ClickException:
+def unreachable(name: str, tag: str, repo: str, file: str, error: Exception) -> WeightsUnavailable:
     file = file or WEIGHTS[0]
-    return click.ClickException(
+    return WeightsUnavailable(
         f"the weights of {name}/{tag} are not here and could not be fetched ({str(error).splitlines()[0]}). "
         f"Where there is a network run `hf download {repo} {file}`, copy the file here and pass "
         f"--clip-pretrained /path/to/{file}"

@@ -99,7 +99,7 @@ class ToImage(nn.Module):
         return fold(patches, [2 * side for side in x.shape[2:]], kernel_size=4, padding=1, stride=2)
 
 
-def for_drawing(net: Generator) -> Generator:
+def optimise_for_inference(net: Generator) -> Generator:
     """A copy of `net`, which is in evaluation mode, that draws the same images faster, up to rounding.
 
     BatchNorm's scale and shift become part of the convolution before it.

@@ -12,7 +12,7 @@ import torch
 PROBE_SECONDS = 5
 
 
-def cached(repo: str, files: Sequence[str]) -> Path | None:
+def cached_file(repo: str, files: Sequence[str]) -> Path | None:
     """The first of a repository's `files` that the hub's cache holds."""
     for file in files:
         if isinstance(found := huggingface_hub.try_to_load_from_cache(repo, file), str):
@@ -20,7 +20,7 @@ def cached(repo: str, files: Sequence[str]) -> Path | None:
     return None
 
 
-def reach(repo: str, file: str) -> None:
+def check_reachable(repo: str, file: str) -> None:
     """OSError where nobody answers for the hub: its own client tries for 47 s before it gives up."""
     probe(huggingface_hub.hf_hub_url(repo, file))
 
@@ -31,15 +31,15 @@ def probe(url: str) -> None:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PROBE_SECONDS).close()
 
 
-def fetched(repo: str, file: str) -> Path:
+def download_file(repo: str, file: str) -> Path:
     """A file of the hub. OSError or RuntimeError where it can't be had."""
-    if found := cached(repo, [file]):
+    if found := cached_file(repo, [file]):
         return found
-    reach(repo, file)
+    check_reachable(repo, file)
     return Path(huggingface_hub.hf_hub_download(repo, file))
 
 
-def fetched_from(url: str) -> Path:
+def download_url(url: str) -> Path:
     """A file of the web, kept where torch keeps such. OSError or RuntimeError where it can't be had."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if not path.is_file():

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 
-def bf16_pays(device: torch.device) -> bool:
+def bf16_is_fast(device: torch.device) -> bool:
     """Whether bfloat16 is faster than float32 there.
 
     A CPU without instructions for it emulates it, 5 to 20 times slower than float32.

@@ -9,7 +9,7 @@ from torch import Tensor
 from models.clip import CLASSES
 
 VERSION = 2
-ENOUGH = 20  # annotated images of a class, below which it is left out of the fit
+MIN_CLASS_IMAGES = 20  # annotated images of a class, below which it is left out of the fit
 PENALTIES = (1e-5, 1e-4, 1e-3)  # on the mean squared weight; the one that does best on a tenth left aside is taken
 
 
@@ -37,40 +37,40 @@ class Probe:
         embeddings = embeddings.float()
         scale = embeddings.std(0, correction=0).clamp(min=1e-6)
         state = {"mean": embeddings.mean(0), "scale": scale}
-        inputs = prepared(state, embeddings)
+        inputs = standardise(state, embeddings)
         for attribute, numbers in classes.items():
             counts = torch.bincount(numbers[numbers >= 0], minlength=len(CLASSES[attribute]))
-            known = counts >= ENOUGH
+            known = counts >= MIN_CLASS_IMAGES
             kept = (numbers >= 0) & known[numbers.clamp(min=0)]
             if known.sum() >= 2:
-                state[attribute] = chosen(inputs[kept], numbers[kept], known)
+                state[attribute] = fit_with_best_penalty(inputs[kept], numbers[kept], known)
         return cls(state)
 
     def probabilities(self, embeddings: Tensor) -> dict[str, Tensor]:
         """float32 [N, K] of every attribute, from embeddings [N, D]."""
-        inputs = prepared(self.state, embeddings.float())
+        inputs = standardise(self.state, embeddings.float())
         known = {name: (inputs @ self.state[name].T).softmax(1) for name in self.attributes}
         return {
             name: known.get(name, inputs.new_full((len(inputs), len(CLASSES[name])), torch.nan)) for name in CLASSES
         }
 
 
-def prepared(state: dict[str, Tensor], embeddings: Tensor) -> Tensor:
+def standardise(state: dict[str, Tensor], embeddings: Tensor) -> Tensor:
     """Standardised, with a constant: float32 [N, D + 1]."""
     return F.pad((embeddings - state["mean"]) / state["scale"], (0, 1), value=1.0)
 
 
-def chosen(inputs: Tensor, numbers: Tensor, known: Tensor) -> Tensor:
+def fit_with_best_penalty(inputs: Tensor, numbers: Tensor, known: Tensor) -> Tensor:
     """Weights [K, D + 1] with the penalty that does best on every tenth image, fitted again on all of them."""
     aside = torch.arange(len(numbers)) % 10 == 0
     losses = {}
     for penalty in PENALTIES:
-        weights = regression(inputs[~aside], numbers[~aside], known, penalty)
+        weights = fit_regression(inputs[~aside], numbers[~aside], known, penalty)
         losses[penalty] = F.cross_entropy(inputs[aside] @ weights.T, numbers[aside]).item()
-    return regression(inputs, numbers, known, min(losses, key=losses.get))
+    return fit_regression(inputs, numbers, known, min(losses, key=losses.get))
 
 
-def regression(inputs: Tensor, numbers: Tensor, known: Tensor, penalty: float) -> Tensor:
+def fit_regression(inputs: Tensor, numbers: Tensor, known: Tensor, penalty: float) -> Tensor:
     """The weights [K, D + 1] of least cross-entropy plus `penalty` times their sum of squares (no penalty on the
     constants), by L-BFGS; a class that is not `known` never comes out."""
     weights = torch.zeros(len(known), inputs.shape[1], requires_grad=True)

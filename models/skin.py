@@ -14,12 +14,12 @@ MONK = "f6ede4 f3e7db f7ead0 eadaba d7bd96 a07e56 825c43 604134 3a312a 292420"  
 TOP, BOTTOM, LEFT, RIGHT = 14, 20, 15, 17
 
 
-def read(images: Tensor) -> tuple[Tensor, Tensor]:
+def read_skin(images: Tensor) -> tuple[Tensor, Tensor]:
     """Skin tones of uint8 images [B, S, S, 3] of roughly centred faces, on their device.
 
     Returns int64 [B], the Monk tone 1-10 whose colour is nearest in Lab (CIE76: the Euclidean distance), and
     float32 [B], the individual typology angle in degrees. Each image is read for itself: the batch doesn't matter.
-    Raises ValueError for other images.
+    Raises FairfaceError for other images.
     """
     colours = lab(patch(images))
     tones = lab(torch.tensor([list(bytes.fromhex(code)) for code in MONK.split()], device=images.device))
@@ -31,7 +31,7 @@ def patch(images: Tensor) -> Tensor:
     """float32 [B, 3]: the median colour, in sRGB 0-255, at the bridge of the nose of uint8 images [B, S, S, 3].
 
     The median is taken channel by channel, of an even number of pixels the mean of the middle two. Raises
-    ValueError for other images.
+    FairfaceError for other images.
     """
     size = images.shape[1] if images.ndim == 4 else 0
     if images.dtype != torch.uint8 or not size or images.shape[2:] != (size, 3):

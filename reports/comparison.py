@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 import sql
 from reports import faces, figures
-from shards.files import replacing
+from shards.atomic_io import atomic_write
 
 EVENLY = {"gender": "genders", "skin_group": "skin groups", "age": "ages"}
 
@@ -122,6 +122,6 @@ def draw(
         images = faces.first(connection, out, fact["run"], "generated")[:24]
         pictures[fact["run"]] = figures.sheet(images) if images else None
         if images:
-            with replacing(folder / f"faces-run-{number}.png") as file:
+            with atomic_write(folder / f"faces-run-{number}.png") as file:
                 file.write(figures.grid(images))
     return {"panels": panels, "pictures": pictures}

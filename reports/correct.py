@@ -88,7 +88,7 @@ def corrected(counts: np.ndarray, confusion: np.ndarray, seed: int, draws: int =
     """The true shares behind label counts [K], by the counts [K, K] of calibration images (annotated by labelled).
 
     A joint parametric bootstrap: the labels are drawn again from p C, and every row of C from what its calibration
-    images leave open. Two `side`s of one seed share the draws of C. ValueError where `counts` is empty, or a class has
+    images leave open. Two `side`s of one seed share the draws of C. FairfaceError where `counts` is empty, or a class has
     labels and no calibration image.
     """
     if not counts.sum() or (counts[confusion.sum(1) == 0]).any():

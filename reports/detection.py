@@ -10,7 +10,7 @@ import polars as pl
 
 import sql
 from reports.intervals import Z, wilson
-from shards.files import whole_parquet, write_parquet
+from shards.atomic_io import is_complete_parquet, write_parquet
 
 BLOCK = 1e7  # weights that are summed at a time
 DEALT = 200  # of the AUCs' gap, which takes longer
@@ -27,7 +27,7 @@ DRAWS, WORK, SEED = 500, 1e8, 1  # of the bootstrap: no more draws than make so 
 def keep(out: Path, connection: duckdb.DuckDBPyConnection, detector: str) -> bool:
     """Writes a detector's figures, unless they are there and as new as its predictions and what is known of groups."""
     path = out / "detectors" / detector / "detection.parquet"
-    if whole_parquet(path):
+    if is_complete_parquet(path):
         views = ("predictions", "images", "labels", "labellers")
         if path.stat().st_mtime_ns > max(file.stat().st_mtime_ns for file in sql.files_below(out, *views)):
             return False

@@ -10,25 +10,26 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards import in_turn
+from shards.concurrency import map_in_order
+from shards.errors import FairfaceError
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[pq.ParquetFile]:
-    """The file, for reading. ValueError where it is damaged."""
+    """The file, for reading. FairfaceError where it is damaged."""
     try:
         with pq.ParquetFile(path) as file:
             yield file
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0][:200]
-        raise ValueError(f"{path} can't be read ({reason}): `fairface label --force` writes it again") from error
+        raise FairfaceError(f"{path} can't be read ({reason}): `fairface label --force` writes it again") from error
 
 
 def chunks(path: Path) -> Iterator[tuple[pl.Series, np.ndarray]]:
     """Keys and embeddings of length 1, float32 [N, D], of every row group; the next one is read meanwhile."""
     with opened(path) as file, ThreadPoolExecutor(1) as pool:
         groups = ((file, number) for number in range(file.num_row_groups))
-        for _, (keys, vectors) in in_turn(pool, group, groups, 2):
+        for _, (keys, vectors) in map_in_order(pool, group, groups, 2):
             yield keys, vectors.astype(np.float32)
 
 

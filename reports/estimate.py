@@ -16,7 +16,8 @@ import sql
 from reports import embeddings, groups, neighbours, quality
 from reports.intervals import shifted, wilson
 from reports.reading import Reading
-from shards.files import read_json, write_parquet
+from shards.atomic_io import read_json, write_parquet
+from shards.errors import FairfaceError
 
 TABLES = ("estimates", "readings", "distances", "quality", "neighbours", "confusion")  # what `write` leaves in report/
 COLUMNS = {  # of `estimates`
@@ -57,14 +58,14 @@ class NotYet(ValueError):
 
 
 def choose_run(connection: duckdb.DuckDBPyConnection, out: Path, run: str | None) -> str:
-    """The name of the run that is meant, the newest for None. ValueError where there is none."""
+    """The name of the run that is meant, the newest for None. FairfaceError where there is none."""
     runs = sql.ask(connection, "runs")
     if not len(runs):
-        raise ValueError(f"there is no run below {out}: train one with `fairface train`")
+        raise FairfaceError(f"there is no run below {out}: train one with `fairface train`")
     if run is None:
         return sql.select(connection, "select the_run('newest') as run")["run"][0]
     if run not in runs["run"]:
-        raise ValueError(f"there is no run {run!r} below {out}; the runs are: {', '.join(runs['run'])}")
+        raise FairfaceError(f"there is no run {run!r} below {out}; the runs are: {', '.join(runs['run'])}")
     return run
 
 
@@ -72,7 +73,7 @@ def labelling(connection: duckdb.DuckDBPyConnection, run: str) -> dict[str, Any]
     """The labellers of both sides, the sizes they saw, and how many images they labelled.
 
     `labeller` is the zero-shot one's name, `methods` are the names of all by method. NotYet where a side has no
-    labels, ValueError where the two were labelled by different labellers; both with the command to run.
+    labels, FairfaceError where the two were labelled by different labellers; both with the command to run.
     """
     asked = """select source, method, labeller, size, count(*) as n from labels
         where source = 'train' or (source = 'generated' and run = $run) group by all order by all"""
@@ -91,7 +92,7 @@ def labelling(connection: duckdb.DuckDBPyConnection, run: str) -> dict[str, Any]
     for method in sides["method"].unique():
         names = sides.filter(method=method)
         if names["labeller"].n_unique() > 1 or (names["source"].n_unique() < 2 and method != "pixels"):
-            raise ValueError(
+            raise FairfaceError(
                 "both sides must be labelled by one labeller, and here are "
                 f"{', '.join(map(str, sides['labeller'].unique().sort()))}: run `fairface label --run {run}` again"
             )

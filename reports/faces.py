@@ -10,6 +10,7 @@ from PIL import Image
 
 import sql
 from shards import tar
+from shards.errors import FairfaceError
 
 FIRST = 48  # of either side, unchosen
 OF_A_GROUP, CERTAIN, NEAREST = 8, 8, 8
@@ -27,7 +28,7 @@ def images(folder: Path, wanted: pl.DataFrame) -> dict[str, bytes]:
         try:
             there = tar.index(folder / shard[0])
             found |= tar.read(folder, shard[0], [key for key in keys["key"] if key in there])
-        except (OSError, ValueError):  # a lost shard costs its pictures, not the report
+        except (OSError, FairfaceError):  # a lost shard costs its pictures, not the report
             continue
     return {key: data for key, data in found.items() if decodes(data)}
 

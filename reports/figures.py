@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 from PIL import Image
 
-from shards.files import replacing
+from shards.atomic_io import atomic_write
 
 MONK = "f6ede4 f3e7db f7ead0 eadaba d7bd96 a07e56 825c43 604134 3a312a 292420"  # skin tones 1 to 10
 TONES = {str(tone): f"#{colour}" for tone, colour in enumerate(MONK.split(), 1)}
@@ -68,9 +68,9 @@ def save(figure: Figure, folder: Path, name: str, drawn: bool) -> str:
             )
         svg = io.BytesIO()
         figure.savefig(svg, format="svg", metadata={"Date": None})
-        with replacing(folder / f"{name}.svg") as file:
+        with atomic_write(folder / f"{name}.svg") as file:
             file.write(svg.getvalue())
-        with replacing(folder / f"{name}.png") as file:
+        with atomic_write(folder / f"{name}.png") as file:
             figure.savefig(file, format="png", dpi=200, metadata={"Software": None})
     return svg.getvalue().decode()
 

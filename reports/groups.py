@@ -7,6 +7,7 @@ import duckdb
 import polars as pl
 
 import sql
+from shards.errors import FairfaceError
 
 DIVIDED = ("gender", "age", "skin_tone", "skin_group", "intersection", "intersection_age")  # what estimates are of
 WHOLE = 0.98  # of the images annotated: what the others are like can't matter much then
@@ -26,7 +27,7 @@ def steered_by(config: dict[str, Any]) -> str | None:
     options = config.get("options") or {}
     column = options.get("balance_by") if options.get("balance", "natural") != "natural" else options.get("conditional")
     if column and column not in COLUMNS:
-        raise ValueError(f"config.json of run {config.get('run')} names {column!r}, which is no label")
+        raise FairfaceError(f"config.json of run {config.get('run')} names {column!r}, which is no label")
     return column
 
 
@@ -48,17 +49,19 @@ def weights(connection: duckdb.DuckDBPyConnection, config: dict[str, Any]) -> di
     asked_for, there = sum(wanted.values()) or 1.0, sum(counts.values())
     found = {name: (share / asked_for) / (counts[name] / there) for name, share in wanted.items() if counts.get(name)}
     if not any(found.values()):
-        raise ValueError(f"run {config.get('run')} was shown groups of {column} that none of the packed images is of")
+        raise FairfaceError(
+            f"run {config.get('run')} was shown groups of {column} that none of the packed images is of"
+        )
     return found
 
 
 def shares_in(balance: dict[str, float] | str) -> dict[str, float]:
-    """Target shares as config.json holds them. ValueError for anything else."""
+    """Target shares as config.json holds them. FairfaceError for anything else."""
     try:
         read = json.loads(balance) if isinstance(balance, str) else balance
         return {str(name): float(share) for name, share in read.items()}
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"config.json holds a balance that is none: {str(balance)[:80]!r}") from error
+        raise FairfaceError(f"config.json holds a balance that is none: {str(balance)[:80]!r}") from error
 
 
 def cells(connection: duckdb.DuckDBPyConnection, run: str, config: dict[str, Any]) -> pl.DataFrame:

@@ -13,7 +13,16 @@ from markupsafe import Markup
 
 import sql
 from reports import comparison, contents, detection, estimate, faces, figures
-from shards.files import LABELS, alone, fingerprint, read_json, replacing, whole_parquet, write_json
+from shards.atomic_io import (
+    LABELS,
+    atomic_write,
+    exclusive_lock,
+    fingerprint,
+    is_complete_parquet,
+    read_json,
+    write_json,
+)
+from shards.errors import FairfaceError
 
 HERE = Path(__file__).parent
 FIGURES = ("comparison-*", "runs-*", "ratios.*", "losses.*", "discriminator.*", "faces-*.png")  # what `draw` saves
@@ -24,11 +33,11 @@ def build(out: Path, runs: Sequence[str] = (), force: bool = False) -> tuple[Pat
 
     Of several runs each has its own page below `report/runs/`, and the page that is returned has them side by side.
     Returns it and whether it was built: where the inputs are as they were for the last one, it is left alone unless
-    `force`. What a run lacks so far is said on its page, with the command to run; ValueError where there is none to
+    `force`. What a run lacks so far is said on its page, with the command to run; FairfaceError where there is none to
     make a page of, or where labels can't be compared.
     """
     out = Path(out)
-    with alone(out / "report", "writing it"):
+    with exclusive_lock(out / "report", "writing it"):
         return built(out, runs, force)
 
 
@@ -40,9 +49,9 @@ def built(out: Path, runs: Sequence[str], force: bool) -> tuple[Path, bool]:
     if len(names) == 1:
         return single(out, names[0], out / "report", force)
     if len(set(names)) < len(names):
-        raise ValueError("--run names a run twice")
+        raise FairfaceError("--run names a run twice")
     if len(names) > len(figures.RUNS):
-        raise ValueError(f"{len(names)} runs side by side are too many to read: name {len(figures.RUNS)} at most")
+        raise FairfaceError(f"{len(names)} runs side by side are too many to read: name {len(figures.RUNS)} at most")
     folder = out / "report"
     again = [single(out, run, folder / "runs" / run, force)[1] for run in names]
     mark = fingerprint([inputs(out, run) for run in names])
@@ -82,7 +91,7 @@ def single(out: Path, run: str, folder: Path, force: bool) -> tuple[Path, bool]:
 
 def estimated(out: Path, connection: duckdb.DuckDBPyConnection, run: str, folder: Path) -> bool:
     """Whether the tables hold what the page in `folder` says of a run: they are written for others, too."""
-    if not all(whole_parquet(out / "report" / f"{name}.parquet") for name in estimate.TABLES):
+    if not all(is_complete_parquet(out / "report" / f"{name}.parquet") for name in estimate.TABLES):
         return False
     there = sql.select(connection, "select count(*) as n from estimates where run = $run", {"run": run})["n"][0]
     return bool(there) != bool((read_json(folder / "report.json") or {}).get("missing"))
@@ -108,7 +117,7 @@ def write(out: Path, folder: Path, template: str, mark: str, facts: dict[str, An
     html = Environment(loader=FileSystemLoader(HERE), **options)
     html.filters.update(percent=figures.percent, times=figures.times, title=figures.TITLES.get, shell=typed)
     text = html.get_template(template).render(**facts, **drawn, order=contents.ORDER, where=where)
-    with replacing(folder / "index.html") as file:
+    with atomic_write(folder / "index.html") as file:
         file.write(text.encode(errors="replace"))
     write_json(folder / "report.json", {"fingerprint": mark, **facts})
 
@@ -146,15 +155,15 @@ def inputs(out: Path, run: str) -> str:
 
 
 def check_manifest(run: str, config: dict[str, Any], shards: dict[str, Any], samples: dict[str, Any]) -> None:
-    """ValueError where the labelled training images aren't those that the run, or what was sampled, was trained on."""
+    """FairfaceError where the labelled training images aren't those that the run, or what was sampled, was trained on."""
     trained, packed = (config.get("data") or {}).get("manifest"), shards.get("manifest")
     if trained and packed and trained != packed:
-        raise ValueError(
+        raise FairfaceError(
             f"run {run} was trained on other shards than those that are there now: train again with "
             "`fairface train`, or pack the old data again with `fairface shards`"
         )
     if packed and samples.get("manifest", packed) != packed:
-        raise ValueError(
+        raise FairfaceError(
             f"the samples of run {run} were drawn before it went on with other images: run "
             f"`fairface sample --run {run}`, then `fairface label --run {run}`"
         )
@@ -195,7 +204,7 @@ def pictures(
         for name, count in ((f"{side}_few", 24), (f"{side}_all", faces.FIRST)):
             first[name] = figures.sheet(images[:count]) if images else None
         if images:
-            with replacing(folder / f"faces-{side}.png") as file:
+            with atomic_write(folder / f"faces-{side}.png") as file:
                 file.write(figures.grid(images))
     grouped = {}
     for attribute, names in faces.by_group(connection, out, run).items():
@@ -205,7 +214,7 @@ def pictures(
         }
         rows = [images for sides in names.values() for images in sides.values() if images]
         if rows:
-            with replacing(folder / f"faces-{attribute}.png") as file:
+            with atomic_write(folder / f"faces-{attribute}.png") as file:
                 file.write(figures.grid([image for images in rows for image in images]))
     certain = [
         row | {"image": figures.sheet([row["image"]])} for row in faces.certain(connection, out, run, facts["certain"])

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from shards.errors import FairfaceError
+
 Z = 1.959964  # two-sided 95 %
 K = 5  # neighbours: Naeem et al. 2020, with which equal distributions cover 97 % of each other
 FEWEST = 20  # images on a side, below which nothing is said of a group
@@ -39,7 +41,7 @@ def gaussian(distances: Array, bandwidth: float) -> Array:
 
 
 def median_bandwidth(real: Array, seed: int) -> float:
-    """The median distance between `SCALED` of the real images [N, D]; ValueError where all are the same.
+    """The median distance between `SCALED` of the real images [N, D]; FairfaceError where all are the same.
 
     The median heuristic (Gretton et al. 2012, sec. 8), but of real images alone and of all groups together: a
     bandwidth that took in the generated ones would grow with their distance and hide it, and one for each group
@@ -50,7 +52,7 @@ def median_bandwidth(real: Array, seed: int) -> float:
     distances = squared(chosen, chosen)[np.triu_indices(len(chosen), 1)]
     distances = distances[distances > 0]  # copies of an image say nothing of the scale
     if not len(distances):
-        raise ValueError("the embeddings of the real images are all the same: there is no scale to compare them by")
+        raise FairfaceError("the embeddings of the real images are all the same: there is no scale to compare them by")
     return math.sqrt(np.median(distances))
 
 
@@ -132,7 +134,7 @@ def coverage(real: Array, generated: Array, k: int = K) -> float:
     """The share of real rows [n, D] that have a generated one [m, D] as near as their k-th nearest real one.
 
     Naeem et al. 2020 (arXiv:2002.09797). In many dimensions what lies amid all real images is near to most
-    of them, so an average face covers much: read it beside the distance. ValueError for fewer than k + 1 real rows.
+    of them, so an average face covers much: read it beside the distance. FairfaceError for fewer than k + 1 real rows.
     """
     if not 1 <= k < len(real):
         raise ValueError(f"coverage by {k} neighbours takes more than {k} real images, here are {len(real)}")
@@ -189,7 +191,7 @@ def check(side: str, embeddings: Array, groups: Sequence[str | None]) -> None:
         wrong = ~(np.abs(lengths - 1) < 0.01)  # float16 is 0.0005 off; NaN is wrong, too
         if wrong.any():
             at = int(wrong.argmax())
-            raise ValueError(f"{side}: embedding {start + at} has length {lengths[at]:.3g} and not 1")
+            raise FairfaceError(f"{side}: embedding {start + at} has length {lengths[at]:.3g} and not 1")
 
 
 def rows(
@@ -206,13 +208,13 @@ def rows(
     n real and n generated images are compared, drawn without replacement: as many as both sides have, `limit` at
     most. Below `FEWEST` the figures are None. Null groups are left out. The floors are of real images among each
     other; a group with fewer than 2n of them has its floors carried over from smaller halves: see `floors`. All is
-    a function of (seed, group) and the images; float16 or float32 in, squared MMD and shares out. ValueError where
+    a function of (seed, group) and the images; float16 or float32 in, squared MMD and shares out. FairfaceError where
     a row is not of length 1 or the shapes don't fit.
     """
     check("real", real, real_groups)
     check("generated", generated, generated_groups)
     if real.shape[1] != generated.shape[1]:
-        raise ValueError(f"embeddings of {real.shape[1]} and {generated.shape[1]} dimensions: two models made them")
+        raise FairfaceError(f"embeddings of {real.shape[1]} and {generated.shape[1]} dimensions: two models made them")
     bandwidth, found = 0.0, []
     for group in groups:
         if group is None:

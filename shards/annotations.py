@@ -7,6 +7,8 @@ from pathlib import Path
 
 import polars as pl
 
+from shards.errors import FairfaceError
+
 GENDERS = ("female", "male")
 AGES = ("child", "young", "adult", "middle", "senior")
 SKIN_TONES = tuple(range(1, 11))  # the Monk Skin Tone scale
@@ -84,7 +86,7 @@ def columns_of(path: Path) -> dict[str, str]:
     try:
         header = scan(path).collect_schema().names()
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise not_csv(path, error) from error
+        raise csv_error(path, error) from error
     known = {name.strip().lower(): name for name in header}
     return {ours: known[name] for ours, names in COLUMNS.items() for name in names if name in known}
 
@@ -94,8 +96,8 @@ def scan(path: Path) -> pl.LazyFrame:
     return pl.scan_csv(path, infer_schema=False, encoding="utf8-lossy", glob=False)
 
 
-def not_csv(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"{path} can't be read as CSV: {str(error).splitlines()[0]}")
+def csv_error(path: Path, error: Exception) -> FairfaceError:
+    return FairfaceError(f"{path} can't be read as CSV: {str(error).splitlines()[0]}")
 
 
 def find_tables(root: Path) -> tuple[list[Path], list[str]]:
@@ -117,7 +119,7 @@ def is_text(path: str) -> bool:
 def is_table(path: Path) -> bool:
     try:
         return "path" in columns_of(path)
-    except ValueError:  # no CSV at all
+    except FairfaceError:  # no CSV at all
         return False
 
 
@@ -125,7 +127,7 @@ def read_tables(paths: Iterable[Path], age_codes: str = "auto") -> Tables:
     """Reads annotation tables of any AI-Face layout, told by their columns.
 
     `age_codes` is `auto` (by the values present), `readme`, `released` or `first`. Relative image paths are
-    returned as the table has them. Raises ValueError for a table without the needed columns.
+    returned as the table has them. Raises FairfaceError for a table without the needed columns.
     """
     tables, frames = Tables(empty()), []
     for path in paths:
@@ -146,7 +148,7 @@ def read_table(path: Path, age_codes: str) -> pl.DataFrame:
     columns = columns_of(path)
     if "path" not in columns or not columns.keys() & {"gender", "age", "skin_tone", "race", "target"}:
         header = ", ".join(scan(path).collect_schema().names()[:12])
-        raise ValueError(
+        raise FairfaceError(
             f"{path} is no AI-Face annotation table: it needs `Image Path` and at least one of Gender, Age, Skin Tone, "
             f"Target; it has {header}. Name the right one with --annotations, or pass --no-annotations"
         )
@@ -164,7 +166,7 @@ def read_table(path: Path, age_codes: str) -> pl.DataFrame:
     )
     words = {"gender": dict(enumerate(GENDERS)), "race": RACES, "target": dict(enumerate(TARGETS))}
     try:
-        layout = age_layout(path, columns, age_codes)
+        layout = age_code_set(path, columns, age_codes)
         words["age"] = AGE_CODES[layout]
         return (
             picked.drop_nulls("path")
@@ -177,13 +179,13 @@ def read_table(path: Path, age_codes: str) -> pl.DataFrame:
             .select(
                 "path",
                 *LABELS,
-                contradicts=contradiction() if "skin_tone" in columns else False,
+                contradicts=intersection_disagrees() if "skin_tone" in columns else False,
                 uncoded=uncoded(told, layout),
             )
             .collect(engine="streaming")
         )
     except pl.exceptions.PolarsError as error:
-        raise not_csv(path, error) from error
+        raise csv_error(path, error) from error
 
 
 def uncoded(told: list[str], layout: str) -> pl.Expr:
@@ -216,7 +218,7 @@ def split_of(path: Path) -> str | None:
     return next((SPLITS[word] for word in words if word in SPLITS), None)
 
 
-def age_layout(path: Path, columns: dict[str, str], wanted: str) -> str:
+def age_code_set(path: Path, columns: dict[str, str], wanted: str) -> str:
     """Which of AGE_CODES a table uses: by --age-codes, else by the values present, else by its column's name."""
     if wanted != "auto":
         return wanted
@@ -224,7 +226,7 @@ def age_layout(path: Path, columns: dict[str, str], wanted: str) -> str:
         return "first" if "race" in columns else "released"
     present = set(scan(path).select(code(columns["age"]).unique()).collect(engine="streaming").to_series().drop_nulls())
     if {2, 5} <= present:
-        raise ValueError(
+        raise FairfaceError(
             f"{path} mixes the age codes 2 and 5, which no release does: say which it uses with --age-codes"
         )
     if present & {2, 5}:
@@ -232,7 +234,7 @@ def age_layout(path: Path, columns: dict[str, str], wanted: str) -> str:
     return "released" if columns["age"].strip().lower() == "predicted age" else "readme"
 
 
-def contradiction() -> pl.Expr:
+def intersection_disagrees() -> pl.Expr:
     """Whether a row's stated Intersection (0-2 female light, medium, dark; 3-5 male) is not gender x skin group."""
     group = (
         pl.col("skin_group")

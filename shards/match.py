@@ -8,9 +8,10 @@ from pathlib import Path
 import polars as pl
 
 from shards.annotations import LABELS
-from shards.tree import describe
+from shards.discover import describe
+from shards.errors import FairfaceError
 
-DEEPEST = 12  # folders and name that a suffix may have
+MAX_SUFFIX_DEPTH = 12  # folders and name that a suffix may have
 # Folders that AI-Face's tables and archives spell differently, folded (lower case, no "_" or "-").
 ALIASES = {
     "stylegan2ffhq": "stylegan2",
@@ -19,7 +20,7 @@ ALIASES = {
     "tamingtransformervqgan": "vqgan",
     "tamingtransformer": "vqgan",
 }
-SAID = [name for name in LABELS if name != "split"]  # a row may be in the tables of two splits
+COMPARED_LABELS = [name for name in LABELS if name != "split"]  # a row may be in the tables of two splits
 UNMATCHED = dict.fromkeys(("what", "reason", "path", "family", "subset"), pl.String)
 
 
@@ -31,14 +32,18 @@ class Matched:
     unmatched: pl.DataFrame
 
 
-def fold(name: str) -> str:
+def normalise_name(name: str) -> str:
     """A folder's name without case, `_` and `-`."""
     return name.lower().replace("_", "").replace("-", "")
 
 
 def with_aliases(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     """ALIASES and a user's own pairs of folder names, all folded; a name stands for the last one of its chain."""
-    aliases = ALIASES | {fold(one): fold(other) for one, other in pairs if fold(one) != fold(other)}
+    aliases = ALIASES | {
+        normalise_name(one): normalise_name(other)
+        for one, other in pairs
+        if normalise_name(one) != normalise_name(other)
+    }
     ends = {}
     for name, end in aliases.items():
         passed = {name}
@@ -46,7 +51,7 @@ def with_aliases(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
             passed.add(end)
             end = aliases[end]
         if end in passed:
-            raise ValueError(f"the aliases of {name} lead back to it: give each pair of names once")
+            raise FairfaceError(f"the aliases of {name} lead back to it: give each pair of names once")
         ends[name] = end
     return ends
 
@@ -75,7 +80,12 @@ class Side:
             number=pl.int_range(pl.len(), dtype=pl.UInt32), folder="number", name="name"
         )
         seen = full.to_series() if str(root) != "/" else folders.to_series()
-        return cls(waiting, full.to_series(), fold_all(seen, aliases), describe(folders["folder"] + "x", root)["reach"])
+        return cls(
+            waiting,
+            full.to_series(),
+            normalise_folders(seen, aliases),
+            describe(folders["folder"] + "x", root)["reach"],
+        )
 
     def keyed(self, keys: pl.Series, numbers: pl.DataFrame) -> pl.DataFrame:
         """number, key (of the folder), name of what waits in a folder whose key is one of `numbers`."""
@@ -93,7 +103,7 @@ class Side:
         self.waiting = self.waiting.join(numbers.to_frame("number"), on="number", how="anti", maintain_order="left")
 
 
-def fold_all(folders: pl.Series, aliases: dict[str, str]) -> pl.Series:
+def normalise_folders(folders: pl.Series, aliases: dict[str, str]) -> pl.Series:
     """Folders' paths, folded and aliased, without a slash before them."""
     text = folders.str.strip_chars_start("/").str.to_lowercase().str.replace_all("[_-]", "")
     for alias, name in aliases.items():
@@ -101,7 +111,7 @@ def fold_all(folders: pl.Series, aliases: dict[str, str]) -> pl.Series:
     return text
 
 
-def join(files: pl.DataFrame, rows: pl.DataFrame, root: Path, aliases: dict[str, str] = ALIASES) -> Matched:
+def match_rows(files: pl.DataFrame, rows: pl.DataFrame, root: Path, aliases: dict[str, str] = ALIASES) -> Matched:
     """Gives each file (`path` relative to `root`, and its `describe`) its row's labels, by the longest path suffix.
 
     A row that names a file exactly (absolute, or relative to `root`) takes it; otherwise the suffix must hold at
@@ -112,8 +122,8 @@ def join(files: pl.DataFrame, rows: pl.DataFrame, root: Path, aliases: dict[str,
     top = str(root.resolve()).rstrip("/") + "/"
     ours, theirs = Side.of(files["path"], root, top, aliases), Side.of(rows["path"], Path("/"), top, aliases)
     pairs, vague_files, vague_rows, repeated = [], [], [], []
-    said = rows.select(pl.struct(SAID).hash()).to_series()
-    deepest = min(DEEPEST, theirs.folded.str.count_matches("/").max() or 0)
+    said = rows.select(pl.struct(COMPARED_LABELS).hash()).to_series()
+    deepest = min(MAX_SUFFIX_DEPTH, theirs.folded.str.count_matches("/").max() or 0)
     for count in range(deepest + 1, 0, -1):
         keys = (ours.exact, theirs.exact) if count > deepest else (ours.suffixes(count), theirs.suffixes(count))
         shared = keys[0].alias("text").to_frame().join(keys[1].alias("text").to_frame(), on="text", how="semi")

@@ -14,21 +14,23 @@ from pathlib import Path
 import polars as pl
 from tqdm import tqdm
 
-from shards import annotations, choice, cpus, in_turn, match, ranks, tree
-from shards.files import (
+from shards import annotations, discover, distributed, match, selection
+from shards.atomic_io import (
     LABELS,
-    alone,
-    digest,
+    atomic_write,
+    exclusive_lock,
+    file_sha256,
     fingerprint,
     read_json,
     read_parquet,
-    replacing,
     write_json,
     write_parquet,
 )
+from shards.concurrency import available_cpus, map_in_order
+from shards.errors import FairfaceError
 from shards.tar import BLOCK
-from shards.verify import finished, manifest, tar_size
-from shards.worker import COLUMNS, Recipe, processes, start, write_shard
+from shards.verify import load_shards_json, manifest_hash, tar_size
+from shards.worker import ROW_COLUMNS, ImageRecipe, warm_up, worker_pool, write_shard
 
 SCHEMA = {
     "key": pl.String,
@@ -51,7 +53,7 @@ SCHEMA = {
     "status": pl.String,
     "reason": pl.String,
 }
-ROW = {name: SCHEMA[name] for name in COLUMNS}
+ROW = {name: SCHEMA[name] for name in ROW_COLUMNS}
 # Deepfake sets hold both kinds, so their family alone decides nothing.
 TARGET_OF_FAMILY = pl.col("family").replace_strict(
     {"GANs": "fake", "DMs": "fake", "Real": "real"}, default=None, return_dtype=annotations.TYPES["target"]
@@ -60,7 +62,7 @@ FORMAT = 2  # of what is written below: a later version of this program repacks 
 
 
 @dataclass(frozen=True)
-class Options:
+class PackConfig:
     """What decides a pack, beside the images and tables themselves."""
 
     subsets: tuple[str, ...] = ()  # families or methods; all when empty
@@ -83,8 +85,8 @@ class Survey:
     """What there is to pack, before any of it is read."""
 
     root: Path
-    options: Options
-    tree: tree.Tree
+    options: PackConfig
+    tree: discover.Tree
     table_paths: list[Path]
     fingerprint: str  # of all of it
 
@@ -104,7 +106,7 @@ class Job:
 
     root: str
     folder: Path
-    recipe: Recipe
+    recipe: ImageRecipe
     images: pl.DataFrame  # key, path, shard, in tar order
     missing: list[str]  # shards that are not finished
 
@@ -113,21 +115,21 @@ class Job:
         return self.folder / ".unfinished" / f"{shard}.csv"
 
 
-def survey(root: Path, options: Options, tables: list[Path] | None = None, out: Path | None = None) -> Survey:
+def survey(root: Path, options: PackConfig, tables: list[Path] | None = None, out: Path | None = None) -> Survey:
     """Finds images and annotations below `root`; `tables` names the latter, None looks for them.
 
-    What lies in the folder `out` is not looked at. Raises ValueError for a missing folder, and one without images.
+    What lies in the folder `out` is not looked at. Raises FairfaceError for a missing folder, and one without images.
     """
     if not annotations.is_text(str(root)):
-        raise ValueError(f"the name of the folder {str(root)!r} is no valid Unicode: rename it, or link to it")
+        raise FairfaceError(f"the name of the folder {str(root)!r} is no valid Unicode: rename it, or link to it")
     if not root.is_dir():
-        raise ValueError(f"there is no folder {root}: give the images' root with --data")
+        raise FairfaceError(f"there is no folder {root}: give the images' root with --data")
     if out and root.resolve() == out.resolve():
-        raise ValueError(f"{root} is both --data and --out: let what is written go elsewhere with --out")
-    found = tree.find_images(root, out)
+        raise FairfaceError(f"{root} is both --data and --out: let what is written go elsewhere with --out")
+    found = discover.find_images(root, out)
     if found.files.is_empty():
         closed = f"; {', '.join(found.unreadable[:3])} can't be read" if found.unreadable else ""
-        raise ValueError(f"no images below {root} (looked for {', '.join(tree.SUFFIXES)}){closed}")
+        raise FairfaceError(f"no images below {root} (looked for {', '.join(discover.SUFFIXES)}){closed}")
     table_paths, others = annotations.find_tables(root) if tables is None else (tables, [])
     found.unreadable += others
     identity = hashlib.sha256()
@@ -143,16 +145,16 @@ def survey(root: Path, options: Options, tables: list[Path] | None = None, out: 
 def make_plan(found: Survey) -> Plan:
     """Reads the tables, gives the images their labels, chooses and shuffles.
 
-    Raises ValueError for a table that is none, and for a choice that makes no sense or selects nothing.
+    Raises FairfaceError for a table that is none, and for a choice that makes no sense or selects nothing.
     """
     options, aliases = found.options, match.with_aliases(found.options.aliases)
     tables = annotations.read_tables(found.table_paths, options.age_codes)
-    files = tree.describe(found.tree.files["path"], found.root)
-    joined = match.join(files, tables.frame, found.root, aliases)
+    files = discover.describe(found.tree.files["path"], found.root)
+    joined = match.match_rows(files, tables.frame, found.root, aliases)
     chosen, unmatched = choose(joined, options, aliases)
     if not found.table_paths:  # without a table no image misses its row
         unmatched = unmatched.clear()
-    chosen = chosen[choice.sample(len(chosen), options.limit, options.seed)]
+    chosen = chosen[selection.shuffled_sample(len(chosen), options.limit, options.seed)]
     images = chosen.select(
         pl.int_range(pl.len()).cast(pl.String).str.zfill(8).alias("key"),
         ("shard-" + shard_numbers(chosen, found).cast(pl.String).str.zfill(6) + ".tar").alias("shard"),
@@ -181,25 +183,25 @@ def make_plan(found: Survey) -> Plan:
     return Plan(images, unmatched, about)
 
 
-def choose(joined: match.Matched, options: Options, aliases: dict[str, str]) -> tuple[pl.DataFrame, pl.DataFrame]:
+def choose(joined: match.Matched, options: PackConfig, aliases: dict[str, str]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The images that the options choose, and what is unmatched in the chosen subsets."""
     images, unmatched = joined.files, joined.unmatched
     if options.subsets:
-        kept = choice.of_subsets(images, options.subsets, aliases)
-        choice.check_names("--subset", options.subsets, images, kept, ("family", "subset"))
+        kept = selection.in_subsets(images, options.subsets, aliases)
+        selection.check_selection("--subset", options.subsets, images, kept, ("family", "subset"))
         images = images.filter(kept)
-        unmatched = unmatched.filter(choice.of_subsets(unmatched, options.subsets, aliases))
+        unmatched = unmatched.filter(selection.in_subsets(unmatched, options.subsets, aliases))
     images = images.with_columns(target=pl.coalesce("target", TARGET_OF_FAMILY))
     if options.splits:
         kept = pl.col("split").is_in(options.splits).fill_null(False)
-        choice.check_names("--split", options.splits, images, kept, ("split",))
+        selection.check_selection("--split", options.splits, images, kept, ("split",))
         images = images.filter(kept)
     if options.where is not None:
-        images = images[choice.of_predicate(images, options.where)]
+        images = images[selection.rows_matching(images, options.where)]
     if options.annotated_only:
         images = images.filter("matched")
         if images.is_empty():
-            raise ValueError("--annotated-only leaves nothing: no image has an annotation row")
+            raise FairfaceError("--annotated-only leaves nothing: no image has an annotation row")
     return images, unmatched
 
 
@@ -215,7 +217,7 @@ def shard_numbers(images: pl.DataFrame, found: Survey) -> pl.Series:
 def pack(
     root: Path,
     folder: Path,
-    options: Options = Options(),
+    options: PackConfig = PackConfig(),
     tables: list[Path] | None = None,
     workers: int | None = None,
     force: bool = False,
@@ -225,38 +227,38 @@ def pack(
 
     Returns the latter, with `unchanged` set. The tars depend on images and options alone, not on `workers` nor on
     how many ranks share the work (inside `ranks.group`, on a file system of all). What an interrupted run of the
-    same plan finished is kept. Raises ValueError as Plan does, and where `folder` holds another pack and `force` is
+    same plan finished is kept. Raises FairfaceError as Plan does, and where `folder` holds another pack and `force` is
     not set.
     """
     started = time.monotonic()
-    workers = workers or cpus()
+    workers = workers or available_cpus()
     with ExitStack() as stack:
-        ranks.from_first(lambda: stack.enter_context(alone(folder, "packing")))
-        pool = stack.enter_context(processes(workers))
+        distributed.run_on_rank0(lambda: stack.enter_context(exclusive_lock(folder, "packing")))
+        pool = stack.enter_context(worker_pool(workers))
         if force or not (folder / "shards.json").exists():
-            start(pool, workers)  # while the plan is made
-        plan, job = ranks.from_first(
+            warm_up(pool, workers)  # while the plan is made
+        plan, job = distributed.run_on_rank0(
             lambda: begin(root, folder, options, tables, force), lambda found: (None, found[1])
         )
         if isinstance(job, dict):
             return job | {"unchanged": True}
-        ranks.together(lambda: write_missing(job, pool, workers, progress))
-        return ranks.from_first(lambda: finish(plan, job, started)) | {"unchanged": False}
+        distributed.run_on_all_ranks(lambda: write_missing(job, pool, workers, progress))
+        return distributed.run_on_rank0(lambda: finish(plan, job, started)) | {"unchanged": False}
 
 
 def begin(
-    root: Path, folder: Path, options: Options, tables: list[Path] | None, force: bool
+    root: Path, folder: Path, options: PackConfig, tables: list[Path] | None, force: bool
 ) -> tuple[Plan | None, Job | dict]:
     """The plan, and the job that is left to do; or what shards.json says, where that is nothing."""
     found = survey(root, options, tables, folder.parent)
-    done = finished(folder) if (folder / "shards.json").exists() and not force else None
-    if done and done["fingerprint"] == found.fingerprint and whole(folder, done):
+    done = load_shards_json(folder) if (folder / "shards.json").exists() and not force else None
+    if done and done["fingerprint"] == found.fingerprint and is_complete(folder, done):
         shutil.rmtree(folder / ".unfinished", ignore_errors=True)  # what a kill left after all was done
         return None, done
     plan = make_plan(found)  # whatever is wrong with the choice is said before anything is touched
-    recipe = Recipe(options.check, options.size, options.quality)
+    recipe = ImageRecipe(options.check, options.size, options.quality)
     job = Job(str(root.resolve()), folder, recipe, plan.images.select("key", "path", "shard"), [])
-    make_room(plan, job, done, force)
+    clear_destination(plan, job, done, force)
     for shard in plan.images["shard"].unique(maintain_order=True):
         if not is_finished(job, shard):
             job.missing.append(shard)
@@ -276,14 +278,14 @@ def read_part(path: Path) -> pl.DataFrame:
     return pl.read_csv(path, has_header=False, schema=ROW, glob=False)
 
 
-def whole(folder: Path, done: dict) -> bool:
+def is_complete(folder: Path, done: dict) -> bool:
     """Whether the files that shards.json names are there, the tars in their sizes."""
     sizes = [(folder / shard["name"], shard["bytes"]) for shard in done["shards"]]
     there = all(p.exists() and p.stat().st_size == n and p.with_suffix(".idx").exists() for p, n in sizes)
     return there and all((folder / name).exists() for name in ("images.parquet", "unmatched.parquet"))
 
 
-def make_room(plan: Plan, job: Job, done: dict | None, force: bool) -> None:
+def clear_destination(plan: Plan, job: Job, done: dict | None, force: bool) -> None:
     """Clears the way for a plan. What another plan made, finished or not, goes only by `force`."""
     folder = job.folder
     stored = read_json(folder / ".unfinished" / "plan.json")
@@ -291,7 +293,7 @@ def make_room(plan: Plan, job: Job, done: dict | None, force: bool) -> None:
     other = next((made for made in (done, stored) if made and any(made.get(n) != ours[n] for n in ours)), None)
     if other and not force:
         state = f"{other['images']:,} images packed from" if other is done else "an unfinished pack of"
-        raise ValueError(
+        raise FairfaceError(
             f"{folder} holds {state} {other['root']}, and these images or options differ: "
             "pack into another folder with --out, or replace them with --force"
         )
@@ -301,16 +303,16 @@ def make_room(plan: Plan, job: Job, done: dict | None, force: bool) -> None:
         shutil.rmtree(folder / ".unfinished", ignore_errors=True)
     write_json(folder / ".unfinished" / "plan.json", ours)
     if done and not (other or force):
-        reopen(plan, job)
+        resume_incomplete(plan, job)
 
 
-def reopen(plan: Plan, job: Job) -> None:
+def resume_incomplete(plan: Plan, job: Job) -> None:
     """Makes a finished pack an unfinished one, of which some file is missing; what is there is kept."""
     if (job.folder / "images.parquet").exists():
         rows = read_parquet(job.folder / "images.parquet").select(pl.col(n).cast(kind) for n, kind in ROW.items())
         placed = plan.images.select("key", "shard").join(rows, on="key", maintain_order="left")
         for (shard,), part in placed.group_by("shard", maintain_order=True):
-            with replacing(job.part(shard)) as file:
+            with atomic_write(job.part(shard)) as file:
                 part.select(ROW.keys()).write_csv(file, include_header=False)
     (job.folder / "shards.json").unlink()
 
@@ -331,7 +333,7 @@ def discard_labels(folder: Path, *before: str) -> None:
 
 def write_missing(job: Job, pool: Executor, workers: int, progress: bool) -> None:
     """Writes this rank's share of the shards that are not there yet, each by one worker process."""
-    mine = job.missing[ranks.rank() :: ranks.world()]
+    mine = job.missing[distributed.rank() :: distributed.world_size()]
     sizes = dict(job.images.group_by("shard", maintain_order=True).len().iter_rows())
     starts = dict(zip(sizes, [0, *pl.Series(sizes.values()).cum_sum()], strict=False))
 
@@ -342,9 +344,9 @@ def write_missing(job: Job, pool: Executor, workers: int, progress: bool) -> Non
 
     total = sum(sizes[shard] for shard in mine)
     done = len(job.images) - sum(sizes[shard] for shard in job.missing)
-    share = done // ranks.world()
+    share = done // distributed.world_size()
     with tqdm(total=total + share, initial=share, unit="img", desc="packing", disable=not progress) as bar:
-        for _, count in in_turn(pool, write_shard, jobs(), 2 * workers):
+        for _, count in map_in_order(pool, write_shard, jobs(), 2 * workers):
             bar.update(count)
 
 
@@ -354,7 +356,7 @@ def finish(plan: Plan, job: Job, started: float) -> dict:
     if not (images["status"] == "packed").any():
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in images["reason"].value_counts(sort=True).iter_rows())
         discard(folder)
-        raise ValueError(f"none of the {len(images):,} images below {job.root} can be used: {reasons}")
+        raise FairfaceError(f"none of the {len(images):,} images below {job.root} can be used: {reasons}")
     for shard in set(images["shard"].unique().drop_nulls()) ^ set(plan.images["shard"].unique()):
         for path in (folder / shard, (folder / shard).with_suffix(".idx")):
             path.unlink(missing_ok=True)  # no image of it could be used
@@ -374,7 +376,7 @@ def merge(plan: Plan, job: Job) -> pl.DataFrame:
     parts = [job.part(shard) for shard in plan.images["shard"].unique(maintain_order=True)]
     rows = pl.concat([read_part(part) for part in parts])
     if not rows["key"].equals(plan.images["key"]):
-        raise ValueError(f"{job.folder} holds parts of another pack: run again with --force")
+        raise FairfaceError(f"{job.folder} holds parts of another pack: run again with --force")
     packed = pl.col("reason").is_null()
     images = plan.images.hstack(rows.drop("key")).with_columns(
         status=pl.when(packed).then(pl.lit("packed")).otherwise(pl.lit("rejected")), shard=pl.when(packed).then("shard")
@@ -389,8 +391,10 @@ def summarise(plan: Plan, folder: Path, images: pl.DataFrame, seconds: float) ->
     rejected = images.filter(status="rejected")["reason"].value_counts(sort=True)
     shards = packed.group_by("shard", maintain_order=True).len()
     return {
-        "manifest": manifest(packed),
-        "files": {name: digest(folder / name) for name in ("images.parquet", "unmatched.parquet")},  # their SHA-256
+        "manifest": manifest_hash(packed),
+        "files": {
+            name: file_sha256(folder / name) for name in ("images.parquet", "unmatched.parquet")
+        },  # their SHA-256
         **plan.about,
         "images": len(packed),
         "rejected": dict(rejected.iter_rows()),

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from shards.errors import FairfaceError
+
 BLOCK = 512
 BUFFER = 1 << 20  # bytes: image by image, writing is much slower
 END = b"\0" * (2 * BLOCK)
@@ -18,7 +20,7 @@ BARE_SUM = sum(BARE)
 def header(name: str, size: int) -> bytes:
     """The USTAR header of a file of `size` bytes, as tarfile writes it, but faster.
 
-    Times and owners are zero. ValueError for a name or a size that needs an extension of the format.
+    Times and owners are zero. FairfaceError for a name or a size that needs an extension of the format.
     """
     coded, length = name.encode(), b"%011o" % size
     if len(coded) > 100 or len(length) > 11 or not name.isascii():
@@ -85,7 +87,7 @@ def index(path: Path) -> dict[str, tuple[int, int]]:
     """key -> (offset, size in bytes) of every member that the `.idx` beside tar `path` names, in tar order."""
     lines = path.with_suffix(".idx").read_text().splitlines()
     if not lines or not lines[0].startswith("v1.2 ") or int(lines[0].split()[1]) != len(lines) - 1:
-        raise ValueError(f"{path.with_suffix('.idx')} is not a whole DALI v1.2 index: pack the shards again")
+        raise FairfaceError(f"{path.with_suffix('.idx')} is not a whole DALI v1.2 index: pack the shards again")
     entries = (line.split() for line in lines[1:])
     return {name.split(".")[0]: (int(offset), int(size)) for _, offset, size, name in entries}
 

@@ -10,11 +10,23 @@ from typing import NamedTuple
 import polars as pl
 from tqdm import tqdm
 
-from shards import check, cpus, in_turn, tar
-from shards.files import digest, read_json, read_parquet
+from shards import image_check, tar
+from shards.atomic_io import file_sha256, read_json, read_parquet
+from shards.concurrency import available_cpus, map_in_order
+from shards.errors import FairfaceError
 
-KEYS = {"fingerprint", "order", "manifest", "files", "drawn", "root", "options", "images", "shards"}  # of shards.json
-KINDS = set(check.EXTENSIONS.values())
+REQUIRED_KEYS = {
+    "fingerprint",
+    "order",
+    "manifest",
+    "files",
+    "drawn",
+    "root",
+    "options",
+    "images",
+    "shards",
+}  # of shards.json
+KNOWN_EXTENSIONS = set(image_check.EXTENSIONS.values())
 
 
 class Fault(NamedTuple):
@@ -38,17 +50,17 @@ class Row(NamedTuple):
     sha256: str
 
 
-def finished(folder: Path) -> dict:
-    """What shards.json says of the pack in `folder`. ValueError where nothing was packed, or it can't be read."""
+def load_shards_json(folder: Path) -> dict:
+    """What shards.json says of the pack in `folder`. FairfaceError where nothing was packed, or it can't be read."""
     done = read_json(folder / "shards.json")
     if done is None:
-        raise ValueError(f"no finished shards in {folder}: run `fairface shards` first")
+        raise FairfaceError(f"no finished shards in {folder}: run `fairface shards` first")
     shards = done.get("shards") if isinstance(done, dict) else None
-    known = isinstance(shards, list) and done.keys() >= KEYS
+    known = isinstance(shards, list) and done.keys() >= REQUIRED_KEYS
     kinds = {"name": str, "images": int, "bytes": int}
     good = known and all(isinstance(s, dict) and all(isinstance(s.get(k), t) for k, t in kinds.items()) for s in shards)
     if not good or sum(shard["images"] for shard in shards) != done["images"]:
-        raise ValueError(
+        raise FairfaceError(
             f"{folder / 'shards.json'} is not what this version of fairface writes: run `fairface shards --force`"
         )
     return done
@@ -58,9 +70,9 @@ def verify(folder: Path, workers: int | None = None, progress: bool = True) -> t
     """Every fault of the pack in `folder`, in the order of its shards, and how many images it should hold.
 
     Sizes, headers, checksums, padding and ends of the tars, their indices, and whether tables and shards.json are of
-    the same pack. Images that were packed without being decoded are decoded. ValueError where nothing was packed.
+    the same pack. Images that were packed without being decoded are decoded. FairfaceError where nothing was packed.
     """
-    done = finished(folder)
+    done = load_shards_json(folder)
     named = {shard["name"]: shard for shard in done["shards"]}
     faults = [table_fault(folder / name, sha256) for name, sha256 in done["files"].items()]
     faults += [
@@ -78,9 +90,9 @@ def verify(folder: Path, workers: int | None = None, progress: bool = True) -> t
     images = read_parquet(folder / "images.parquet").filter(status="packed")
     held = images.group_by("shard", maintain_order=True).agg(pl.len(), tar_size())
     right = [(shard["name"], shard["images"], shard["bytes"]) for shard in done["shards"]]
-    if manifest(images) != done["manifest"] or held.rows() != right:
+    if manifest_hash(images) != done["manifest"] or held.rows() != right:
         faults.append(Fault("shards.json", "does not say what images.parquet says"))
-    return faults + damage(folder, images, not done["options"]["check"], workers, progress), done["images"]
+    return faults + find_damage(folder, images, not done["options"]["check"], workers, progress), done["images"]
 
 
 def tar_size() -> pl.Expr:
@@ -92,10 +104,12 @@ def tar_size() -> pl.Expr:
 def table_fault(path: Path, sha256: str) -> Fault | None:
     if not path.is_file():
         return Fault(path.name, "is missing")
-    return Fault(path.name, "is not the table that was written with these shards") if digest(path) != sha256 else None
+    return (
+        Fault(path.name, "is not the table that was written with these shards") if file_sha256(path) != sha256 else None
+    )
 
 
-def manifest(packed: pl.DataFrame) -> str:
+def manifest_hash(packed: pl.DataFrame) -> str:
     """A hash of all that training and report depend on: each packed image's place, bytes and labels."""
     digest = hashlib.sha256()
     for part in packed.drop("path", "status", "reason").iter_slices(10_000):
@@ -103,26 +117,26 @@ def manifest(packed: pl.DataFrame) -> str:
     return digest.hexdigest()
 
 
-def damage(
+def find_damage(
     folder: Path, packed: pl.DataFrame, decode: bool = False, workers: int | None = None, progress: bool = False
 ) -> list[Fault]:
     """The faults of the shards that hold the images `packed` (shard, key, bytes, sha256)."""
     shards = packed.group_by("shard", maintain_order=True).agg("key", "bytes", "sha256")
-    examine = partial(faults_of, folder, decode=decode)
+    examine = partial(shard_faults, folder, decode=decode)
     found: list[Fault] = []
     # threads: hashing and decoding hold no lock of Python's
     with (
-        ThreadPoolExecutor(workers or cpus()) as pool,
+        ThreadPoolExecutor(workers or available_cpus()) as pool,
         tqdm(total=len(packed), unit="img", desc="checking", disable=not progress, leave=False) as bar,
     ):
         jobs = ((name, [*map(Row, *columns)]) for name, *columns in shards.iter_rows())
-        for (_, rows), faults in in_turn(pool, examine, jobs, 2 * (workers or cpus())):
+        for (_, rows), faults in map_in_order(pool, examine, jobs, 2 * (workers or available_cpus())):
             found += faults
             bar.update(len(rows))
     return found
 
 
-def faults_of(folder: Path, name: str, rows: Iterable[Row], decode: bool = False) -> list[Fault]:
+def shard_faults(folder: Path, name: str, rows: Iterable[Row], decode: bool = False) -> list[Fault]:
     """The faults of one tar and its index."""
     path, index, faults = folder / name, (folder / name).with_suffix(".idx"), []
     for file in (path, index):
@@ -132,7 +146,7 @@ def faults_of(folder: Path, name: str, rows: Iterable[Row], decode: bool = False
         return faults
     try:
         with open(path, "rb") as file:
-            faults, lines = members(file, name, rows, decode)
+            faults, lines = member_faults(file, name, rows, decode)
         written = index.read_bytes().split(b"\n")
     except OSError as error:
         return [Fault(name, f"can't be read: {error.strerror}")]
@@ -146,24 +160,26 @@ def faults_of(folder: Path, name: str, rows: Iterable[Row], decode: bool = False
     return faults
 
 
-def members(file, name: str, rows: Iterable[Row], decode: bool) -> tuple[list[Fault], list[tuple[str, str | None]]]:
+def member_faults(
+    file, name: str, rows: Iterable[Row], decode: bool
+) -> tuple[list[Fault], list[tuple[str, str | None]]]:
     """The faults of an open tar, and (key, line) of the index that it should have, None where its header is lost."""
     faults, lines, offset, cut = [], [], 0, False
     for row in rows:
         head, data = file.read(tar.BLOCK), file.read(row.bytes)
         padding = file.read(-row.bytes % tar.BLOCK)
         kind = head[:100].rstrip(b"\0").removeprefix(row.key.encode()).removeprefix(b".").decode(errors="replace")
-        line = f"{kind} {offset + tar.BLOCK} {row.bytes} {row.key}.{kind}" if kind in KINDS else None
+        line = f"{kind} {offset + tar.BLOCK} {row.bytes} {row.key}.{kind}" if kind in KNOWN_EXTENSIONS else None
         lines.append((row.key, line))
         found = partial(Fault, name, offset=offset, key=row.key)
         cut = cut or len(data) < row.bytes
         if cut:
             faults.append(found("is cut off"))
-        elif kind not in KINDS or head != tar.header(f"{row.key}.{kind}", row.bytes):
+        elif kind not in KNOWN_EXTENSIONS or head != tar.header(f"{row.key}.{kind}", row.bytes):
             faults.append(found("has another header than was packed"))
         elif hashlib.sha256(data).hexdigest() != row.sha256:
             faults.append(found("has other bytes than were packed"))
-        elif decode and (reason := check.inspect(data).reason):
+        elif decode and (reason := image_check.inspect(data).reason):
             faults.append(found(f"can't be decoded ({reason}); it was packed with --no-check"))
         elif any(padding):
             faults.append(found("is followed by other bytes than zeros"))

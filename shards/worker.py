@@ -15,13 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from shards import check
+from shards import image_check
+from shards.errors import FairfaceError
 from shards.tar import TarWriter
 
-COLUMNS = ("key", "width", "height", "bytes", "sha256", "orientation", "reason")  # of the row that a worker gives
+ROW_COLUMNS = ("key", "width", "height", "bytes", "sha256", "orientation", "reason")  # of the row that a worker gives
 
 
-class Recipe(NamedTuple):
+class ImageRecipe(NamedTuple):
     """What becomes of every image."""
 
     check: bool  # decode it once
@@ -30,7 +31,7 @@ class Recipe(NamedTuple):
 
 
 @contextmanager
-def processes(count: int) -> Iterator[ProcessPoolExecutor]:
+def worker_pool(count: int) -> Iterator[ProcessPoolExecutor]:
     """`count` processes, forked by a server that has loaded this module and nothing else.
 
     A fork of our own could inherit a lock that one of Polars' threads holds. An error in the block drops what has
@@ -38,11 +39,11 @@ def processes(count: int) -> Iterator[ProcessPoolExecutor]:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", __name__])
-    with ProcessPoolExecutor(count, context, initializer=begin) as pool:
+    with ProcessPoolExecutor(count, context, initializer=initialise_worker) as pool:
         try:
             yield pool
         except BrokenProcessPool as error:
-            raise ValueError(
+            raise FairfaceError(
                 "a worker process ended by itself, perhaps killed for want of memory: what was finished is kept, and "
                 "the same command goes on, with fewer --workers if need be"
             ) from error
@@ -51,13 +52,13 @@ def processes(count: int) -> Iterator[ProcessPoolExecutor]:
             raise
 
 
-def start(pool: ProcessPoolExecutor, count: int) -> None:
+def warm_up(pool: ProcessPoolExecutor, count: int) -> None:
     """Starts `count` of the pool's processes now; they would start with their first shards."""
     for _ in range(count):
         pool.submit(os.getpid)
 
 
-def begin() -> None:
+def initialise_worker() -> None:
     """Signals to the whole group are the parent's to handle, and its death ends the worker: nobody waits for it."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -65,7 +66,7 @@ def begin() -> None:
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
-def write_shard(root: str, tar: Path, table: Path, images: list[tuple[str, str]], recipe: Recipe) -> int:
+def write_shard(root: str, tar: Path, table: Path, images: list[tuple[str, str]], recipe: ImageRecipe) -> int:
     """Writes one tar of the good ones among (key, relative path), then `table`, a row of COLUMNS an image.
 
     A shard whose table exists is finished. Returns the number of images.
@@ -75,11 +76,11 @@ def write_shard(root: str, tar: Path, table: Path, images: list[tuple[str, str]]
     with TarWriter(tar) as shard:
         for key, name in images:
             try:
-                data, size = contents(f"{root}/{name}")
+                data, size = read_regular_file(f"{root}/{name}")
             except OSError:  # vanished, no permission, a pipe or a folder of that name, a failing disk
                 writer.writerow((key, None, None, None, None, None, "unreadable"))
                 continue
-            verdict, data = judge(data, recipe)
+            verdict, data = check_and_encode(data, recipe)
             digest = hashlib.sha256(data).hexdigest() if data else None
             if verdict.reason is None:
                 size = len(data)
@@ -94,7 +95,7 @@ def write_shard(root: str, tar: Path, table: Path, images: list[tuple[str, str]]
     return len(images)
 
 
-def contents(path: str) -> tuple[bytes, int]:
+def read_regular_file(path: str) -> tuple[bytes, int]:
     """The bytes of a regular file, no more than decide that it is too large, and its size.
 
     OSError for any other thing.
@@ -104,7 +105,7 @@ def contents(path: str) -> tuple[bytes, int]:
         status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(f"{path} is not a file")
-        wanted = min(status.st_size, check.MAX_BYTES + 1)
+        wanted = min(status.st_size, image_check.MAX_BYTES + 1)
         data = os.read(file, wanted)
         while len(data) < wanted and (more := os.read(file, wanted - len(data))):  # a network's disk gives less
             data += more
@@ -113,11 +114,11 @@ def contents(path: str) -> tuple[bytes, int]:
         os.close(file)
 
 
-def judge(data: bytes, recipe: Recipe) -> tuple[check.Verdict, bytes]:
+def check_and_encode(data: bytes, recipe: ImageRecipe) -> tuple[image_check.Verdict, bytes]:
     """The verdict on an image, and the bytes that go into the shard; a rejected image's are its own, or none."""
-    if len(data) > check.MAX_BYTES:
-        return check.Verdict("too_large"), b""
+    if len(data) > image_check.MAX_BYTES:
+        return image_check.Verdict("too_large"), b""
     if recipe.size:
-        verdict, small = check.shrink(data, recipe.size, recipe.quality)
+        verdict, small = image_check.inspect_and_resize(data, recipe.size, recipe.quality)
         return verdict, data if verdict.reason else small
-    return (check.inspect if recipe.check else check.glance)(data), data
+    return (image_check.inspect if recipe.check else image_check.identify)(data), data

@@ -9,6 +9,8 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
+from shards.errors import FairfaceError
+
 HERE = Path(__file__).parent
 FILES = {  # view -> its files, below OUT
     "images": ["shards/images.parquet"],
@@ -58,14 +60,14 @@ def connect(out: Path) -> duckdb.DuckDBPyConnection:
     A view whose files are missing is empty, with its columns. The connection reads the files of the views: the
     network, extensions, other files and its own configuration are locked. DuckDB allows writing wherever it
     allows reading, so SQL that a person typed goes through `query`, which lets nothing but reading through.
-    ValueError where a file is there but can't be read.
+    FairfaceError where a file is there but can't be read.
     """
     out = out.resolve()
     connection = duckdb.connect(":memory:")
     try:
         connection.execute(views(out))
     except duckdb.Error as error:
-        raise ValueError(f"the results below {out} can't be read: {first_line(error)}") from error
+        raise FairfaceError(f"the results below {out} can't be read: {first_line(error)}") from error
     connection.execute("set parquet_metadata_cache = true")  # the views look at the same files again and again
     # just the files that the views read: a folder below `out` may be a link, and `link/..` is elsewhere
     paths = {str(spelling) for file in files_below(out) for spelling in (file, file.resolve())}
@@ -138,21 +140,21 @@ def parse(text: str) -> Question:
 def ask(connection: duckdb.DuckDBPyConnection, name: str, /, **params: object) -> pl.DataFrame:
     """Asks the question `name`; parameters left out take their defaults.
 
-    ValueError for an unknown question, parameter, choice or run, and for a parameter without value.
+    FairfaceError for an unknown question, parameter, choice or run, and for a parameter without value.
     """
     if name not in questions():
-        raise ValueError(f"there is no question {name!r}; the questions are {', '.join(questions())}")
+        raise FairfaceError(f"there is no question {name!r}; the questions are {', '.join(questions())}")
     question = questions()[name]
     if unknown := set(params) - set(question.params):
         known = ", ".join(question.params) or "none"
-        raise ValueError(f"{name} has no parameter {', '.join(sorted(unknown))!r}; its parameters are: {known}")
+        raise FairfaceError(f"{name} has no parameter {', '.join(sorted(unknown))!r}; its parameters are: {known}")
     values = {}
     for key, parameter in question.params.items():
         value = params.get(key, parameter.default)
         if value is None:
-            raise ValueError(f"{name} needs a value for {key} ({parameter.meaning})")
+            raise FairfaceError(f"{name} needs a value for {key} ({parameter.meaning})")
         if parameter.choices and str(value) not in parameter.choices:
-            raise ValueError(f"{key} is one of {', '.join(parameter.choices)}, not {str(value)!r}")
+            raise FairfaceError(f"{key} is one of {', '.join(parameter.choices)}, not {str(value)!r}")
         values[key] = str(value)
     for key in {"run", "other"} & values.keys():
         check_run(connection, values[key])
@@ -160,32 +162,32 @@ def ask(connection: duckdb.DuckDBPyConnection, name: str, /, **params: object) -
 
 
 def check_run(connection: duckdb.DuckDBPyConnection, run: str) -> None:
-    """ValueError where `run` is neither `newest` nor a run's name: a misspelt run must not look like an empty
+    """FairfaceError where `run` is neither `newest` nor a run's name: a misspelt run must not look like an empty
     one.
     """
     known = select(connection, "select run from runs union select run from estimates order by run")["run"].to_list()
     if run != "newest" and run not in known:
-        raise ValueError(f"there is no run {run!r}; the runs are: {', '.join(map(str, known)) or 'none'}")
+        raise FairfaceError(f"there is no run {run!r}; the runs are: {', '.join(map(str, known)) or 'none'}")
 
 
 def query(connection: duckdb.DuckDBPyConnection, sql: str, params: dict[str, object] | None = None) -> pl.DataFrame:
-    """Runs one SELECT that only reads. ValueError for anything else, and for SQL that DuckDB refuses."""
+    """Runs one SELECT that only reads. FairfaceError for anything else, and for SQL that DuckDB refuses."""
     try:
         statements = connection.extract_statements(sql)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-            raise ValueError("only one SELECT at a time is answered here: nothing may be written")
+            raise FairfaceError("only one SELECT at a time is answered here: nothing may be written")
         text = statements[0].query.strip().rstrip(";")
         # A SELECT can still write, by `with x as (copy ...)`, but only at the top level: inside brackets the
         # binder refuses it. So it's bound there once, without being run.
         connection.sql(f"explain from (\n{text}\n)", params=params or {})
     except duckdb.Error as error:
-        raise ValueError(first_line(error)) from error
+        raise FairfaceError(first_line(error)) from error
     return select(connection, text, params)
 
 
 def select(connection: duckdb.DuckDBPyConnection, sql: str, params: dict[str, object] | None = None) -> pl.DataFrame:
-    """Runs a SELECT of our own, which nobody typed: it is not looked at first. ValueError where DuckDB refuses it."""
+    """Runs a SELECT of our own, which nobody typed: it is not looked at first. FairfaceError where DuckDB refuses it."""
     try:
         return connection.sql(sql, params=params or {}).pl()
     except duckdb.Error as error:
-        raise ValueError(first_line(error)) from error
+        raise FairfaceError(first_line(error)) from error

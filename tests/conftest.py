@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from shards import pack, synthetic
+from shards import pack
+from shards.synthetic import dataset
 
 settings.register_profile("patient", deadline=None)  # a slow machine is no failure
 settings.load_profile("patient")
@@ -15,7 +16,7 @@ settings.load_profile("patient")
 def drawn(tmp_path_factory) -> Path:
     """240 drawn faces in AI-Face's layout."""
     root = tmp_path_factory.mktemp("drawn")
-    synthetic.write(root, count=240, size=64, progress=False)
+    dataset.write_dataset(root, count=240, size=64, progress=False)
     return root
 
 
@@ -23,7 +24,7 @@ def drawn(tmp_path_factory) -> Path:
 def packed(drawn, tmp_path_factory) -> Path:
     """An OUT folder whose shards/ holds the drawn faces in three tars."""
     out = tmp_path_factory.mktemp("out")
-    pack.pack(drawn, out / "shards", pack.Options(shard_images=100), progress=False)
+    pack.pack(drawn, out / "shards", pack.PackConfig(shard_images=100), progress=False)
     return out
 
 
@@ -33,9 +34,9 @@ def quick_labeller(tmp_path_factory):
     import torch
     from safetensors.torch import load_file
 
-    from pipeline import labeller
+    from pipeline.labelling import embedded
 
-    path = labeller.fit(tmp_path_factory.mktemp("cache"), steps=40, faces=400, progress=False)
-    model = labeller.build()
+    path = embedded.fit(tmp_path_factory.mktemp("cache"), steps=40, faces=400, progress=False)
+    model = embedded.build_model()
     model.load_state_dict(load_file(path))
-    return labeller.labeller(model, torch.device("cpu"))
+    return embedded.make_labeller(model, torch.device("cpu"))

@@ -8,10 +8,20 @@ from torch import Tensor
 
 from models.detectors import backbones
 from models.detectors.backbones import ClipFeatures, Weights, from_timm, xception
-from models.detectors.base import Aware, Core, Detector, Labels, Plain, Univ, agnostic, cross_entropy
-from models.detectors.disentangled import PGFDD, UCF
+from models.detectors.base import (
+    BackboneDetector,
+    ConsistencyDetector,
+    Detector,
+    FrozenClipDetector,
+    GroupAwareDetector,
+    Labels,
+    agnostic,
+    cross_entropy,
+)
+from models.detectors.input_transforms import FrequencyBands, with_phase
 from models.detectors.srm import SRM
-from models.detectors.views import FrequencyBands, with_phase
+from models.detectors.ucf import PGFDD, UCF
+from shards.errors import FairfaceError
 
 __all__ = ["ALIASES", "DETECTORS", "FAMILIES", "Detector", "Kind", "Labels", "Making", "Weights", "build", "kind_of"]
 
@@ -21,7 +31,7 @@ CLIPS = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757771
 
 
 @dataclass(frozen=True)
-class Making:
+class BuildConfig:
     """What a detector is made for: its weights, pixels, and the images of each group that it will learn from."""
 
     weights: Weights
@@ -30,12 +40,12 @@ class Making:
 
 
 @dataclass(frozen=True)
-class Kind:
+class DetectorSpec:
     """A detector as it can be chosen by name."""
 
     title: str
     paper: str
-    make: Callable[[Making], Detector]
+    make: Callable[[BuildConfig], Detector]
     size: int = 256  # pixels of its input
     step: int = 1  # of which the size is a multiple
     normal: tuple[tuple[float, ...], tuple[float, ...]] = HALVES  # mean and deviation of its input
@@ -55,25 +65,27 @@ class Kind:
 
 
 DETECTORS = {
-    "xception": Kind("Xception", "Chollet, CVPR 2017", lambda made: Plain(xception(made.weights), cross_entropy)),
-    "efficientnet": Kind(
+    "xception": DetectorSpec(
+        "Xception", "Chollet, CVPR 2017", lambda made: BackboneDetector(xception(made.weights), cross_entropy)
+    ),
+    "efficientnet": DetectorSpec(
         "EfficientNet-B4",
         "Tan and Le, ICML 2019",
-        lambda made: Plain(from_timm(backbones.EFFICIENTNET, made.weights, 1), cross_entropy),
+        lambda made: BackboneDetector(from_timm(backbones.EFFICIENTNET, made.weights, 1), cross_entropy),
     ),
-    "vit": Kind(
+    "vit": DetectorSpec(
         "ViT-B/16",
         "Dosovitskiy et al., ICLR 2021",
-        lambda made: Plain(from_timm(backbones.VIT, made.weights, 1, img_size=made.size), cross_entropy),
+        lambda made: BackboneDetector(from_timm(backbones.VIT, made.weights, 1, img_size=made.size), cross_entropy),
         size=224,
         step=16,
         fixed=True,
         mild=True,
     ),
-    "univfd": Kind(
+    "univfd": DetectorSpec(
         "UnivFD",
         "Ojha et al., Towards Universal Fake Image Detectors, CVPR 2023",
-        lambda made: Univ(ClipFeatures(made.weights, made.size)),
+        lambda made: FrozenClipDetector(ClipFeatures(made.weights, made.size)),
         size=224,
         step=14,
         normal=CLIPS,
@@ -81,42 +93,42 @@ DETECTORS = {
         frozen=True,
         mild=True,
     ),
-    "core": Kind("CORE", "Ni et al., CORE, CVPRW 2022", lambda made: Core(made.weights)),
-    "f3net": Kind(
+    "core": DetectorSpec("CORE", "Ni et al., CORE, CVPRW 2022", lambda made: ConsistencyDetector(made.weights)),
+    "f3net": DetectorSpec(
         "F3Net",
         "Qian et al., Thinking in Frequency, ECCV 2020",
-        lambda made: Plain(xception(made.weights, 1, 12, 0.5), cross_entropy, FrequencyBands(made.size)),
+        lambda made: BackboneDetector(xception(made.weights, 1, 12, 0.5), cross_entropy, FrequencyBands(made.size)),
         fixed=True,
     ),
-    "spsl": Kind(
+    "spsl": DetectorSpec(
         "SPSL",
         "Liu et al., Spatial-Phase Shallow Learning, CVPR 2021",
-        lambda made: Plain(xception(made.weights, 1, 4), cross_entropy, with_phase),
+        lambda made: BackboneDetector(xception(made.weights, 1, 4), cross_entropy, with_phase),
     ),
-    "srm": Kind(
+    "srm": DetectorSpec(
         "SRM",
         "Luo et al., Generalizing Face Forgery Detection with High-frequency Features, CVPR 2021",
         lambda made: SRM(made.weights, made.size),
         fixed=True,
     ),
-    "ucf": Kind(
+    "ucf": DetectorSpec(
         "UCF",
         "Yan et al., Uncovering Common Features, ICCV 2023",
         lambda made: UCF(made.weights, len(FAMILIES)),
         paired=True,
     ),
-    "daw_fdd": Kind(
+    "daw_fdd": DetectorSpec(
         "DAW-FDD",
         "Ju et al., Improving Fairness in Deepfake Detection, WACV 2024",
-        lambda made: Plain(xception(made.weights), Aware(len(made.counts))),
+        lambda made: BackboneDetector(xception(made.weights), GroupAwareDetector(len(made.counts))),
         by_group=True,
     ),
-    "dag_fdd": Kind(
+    "dag_fdd": DetectorSpec(
         "DAG-FDD",
         "Ju et al., Improving Fairness in Deepfake Detection, WACV 2024",
-        lambda made: Plain(xception(made.weights), agnostic),
+        lambda made: BackboneDetector(xception(made.weights), agnostic),
     ),
-    "pg_fdd": Kind(
+    "pg_fdd": DetectorSpec(
         "PG-FDD",
         "Lin et al., Preserving Fairness Generalization in Deepfake Detection, CVPR 2024",
         lambda made: PGFDD(made.weights, len(FAMILIES), made.counts),
@@ -133,23 +145,23 @@ ALIASES = {  # the names of AI-Face's benchmark and of the papers
 }
 
 
-def kind_of(name: str) -> tuple[str, Kind]:
-    """A detector's own name and what it is. ValueError for an unknown one."""
+def find_detector(name: str) -> tuple[str, DetectorSpec]:
+    """A detector's own name and what it is. FairfaceError for an unknown one."""
     key = name.lower().replace("-", "_").replace("/", "")
     key = ALIASES.get(key, key)
     if key not in DETECTORS:
-        raise ValueError(f"--model {name}: there is no such detector; there are {', '.join(DETECTORS)}")
+        raise FairfaceError(f"--model {name}: there is no such detector; there are {', '.join(DETECTORS)}")
     return key, DETECTORS[key]
 
 
-def build(name: str, making: Making, seed: int) -> Detector:
+def build_detector_network(name: str, making: BuildConfig, seed: int) -> Detector:
     """The detector of that name; what is not pretrained is a function of the seed.
 
-    ClickException where pretrained weights can't be had; ValueError for a size that it can't look at.
+    ClickException where pretrained weights can't be had; FairfaceError for a size that it can't look at.
     """
     kind = DETECTORS[name]
     if making.size % kind.step or making.size < 64:
-        raise ValueError(
+        raise FairfaceError(
             f"--image-size {making.size}: {kind.title} takes 64 pixels or more, in multiples of {kind.step}"
         )
     with torch.random.fork_rng(devices=[]):

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
 import open_clip
 import timm
 from torch import Tensor, nn
 
 from models import clip, hub
+from shards.errors import FairfaceError, WeightsUnavailable
 
 XCEPTION = "legacy_xception.tf_in1k"  # the conversion of the original weights that the benchmark uses, too
 EFFICIENTNET = "efficientnet_b4.ra2_in1k"
@@ -27,7 +27,7 @@ class Weights:
 def from_timm(tag: str, weights: Weights, classes: int, channels: int = 3, dropout: float = 0.0, **more) -> nn.Module:
     """A model of timm with a new head of `classes` and an input of `channels`, which share the pretrained filters.
 
-    Raises ClickException with one line where its weights can't be had or are another model's.
+    Raises FairfaceError with one line where its weights can't be had or are another model's.
     """
     name = tag.partition(".")[0]
     if weights.named and not Path(weights.named).is_file():
@@ -50,7 +50,7 @@ def from_timm(tag: str, weights: Weights, classes: int, channels: int = 3, dropo
         return net
     except Exception as error:  # unpickling fails in many ways; every one means the same here
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise click.ClickException(f"{path} is not a checkpoint of timm's {name} ({reason})") from error
+        raise WeightsUnavailable(f"{path} is not a checkpoint of timm's {name} ({reason})") from error
 
 
 def timm_file(name: str, tag: str, named: str | None) -> Path:
@@ -59,17 +59,17 @@ def timm_file(name: str, tag: str, named: str | None) -> Path:
         return Path(named)
     known = timm.list_pretrained(f"{name}.*")
     if tag not in known:
-        raise click.ClickException(
+        raise WeightsUnavailable(
             f"'{named}' is no file and no tag of timm's {name}, whose tags are: {', '.join(known)}"
         )
     config = timm.get_pretrained_cfg(tag)
     try:
         if config.hf_hub_id:
-            return hub.fetched(config.hf_hub_id, "model.safetensors")
-        return hub.fetched_from(config.url)
+            return hub.download_file(config.hf_hub_id, "model.safetensors")
+        return hub.download_url(config.url)
     except (OSError, RuntimeError) as error:
         where = f"run `hf download {config.hf_hub_id} model.safetensors`" if config.hf_hub_id else f"fetch {config.url}"
-        raise click.ClickException(
+        raise WeightsUnavailable(
             f"the weights of {tag} are not here and could not be fetched ({str(error).splitlines()[0]}). Where there "
             f"is a network {where}, copy the file here and pass --pretrained /path/to/it; or train --from-scratch"
         ) from error
@@ -87,15 +87,15 @@ class ClipFeatures(nn.Module):
         super().__init__()
         named = weights.named or CLIP_TAG
         try:
-            path = None if weights.scratch else str(clip.weights(CLIP, named))
-        except click.ClickException as error:
-            line = error.message.replace("--clip-pretrained", "--pretrained")
-            raise click.ClickException(f"{line}; or see what it does --from-scratch") from error
+            path = None if weights.scratch else str(clip.find_weights(CLIP, named))
+        except FairfaceError as error:
+            line = str(error).replace("--clip-pretrained", "--pretrained")
+            raise WeightsUnavailable(f"{line}; or see what it does --from-scratch") from error
         try:
             model = open_clip.create_model(CLIP, path, force_image_size=size)
         except Exception as error:  # as above
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            raise click.ClickException(f"{path} is not a checkpoint of {CLIP} ({reason})") from error
+            raise WeightsUnavailable(f"{path} is not a checkpoint of {CLIP} ({reason})") from error
         self.visual, self.dim = model.visual.requires_grad_(False), model.visual.output_dim
 
     def train(self, mode: bool = True) -> "ClipFeatures":

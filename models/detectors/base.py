@@ -28,7 +28,7 @@ class Detector(nn.Module, ABC):
         """The loss, and the logits [B] that it was found with."""
 
 
-class Plain(Detector):
+class BackboneDetector(Detector):
     """A network with one logit, and a loss of logits and labels; `view` is what it looks at instead of the pixels."""
 
     def __init__(self, net: nn.Module, loss: Callable[[Tensor, Labels], Tensor], view: Callable | None = None):
@@ -46,31 +46,31 @@ class Plain(Detector):
 
 def cross_entropy(logits: Tensor, labels: Labels) -> Tensor:
     """The mean binary cross entropy."""
-    return losses.binary(logits, labels.target)
+    return losses.bce(logits, labels.target)
 
 
 def agnostic(logits: Tensor, labels: Labels, alpha: float = 0.5) -> Tensor:
     """DAG-FDD: the worst half of the losses, whoever is in it."""
-    return losses.worst(losses.binary(logits, labels.target, "none"), alpha)
+    return losses.cvar(losses.bce(logits, labels.target, "none"), alpha)
 
 
-class Aware:
+class GroupAwareDetector:
     """DAW-FDD: the worst half of the groups, by the worst 0.9 of each one's losses; faces of no group are one, too."""
 
     def __init__(self, groups: int, inner: float = 0.9, outer: float = 0.5):
         self.groups, self.inner, self.outer = groups, inner, outer
 
     def __call__(self, logits: Tensor, labels: Labels) -> Tensor:
-        each = losses.binary(logits, labels.target, "none")
+        each = losses.bce(logits, labels.target, "none")
         of_groups, there = self.by_group(each, labels.group)
-        return losses.worst(of_groups, self.outer, there)
+        return losses.cvar(of_groups, self.outer, there)
 
     def by_group(self, each: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
         """The worst of each group's losses, the unknown group's last, and which groups there are."""
-        return losses.worst_by_group(each, torch.where(group < 0, self.groups, group), self.groups + 1, self.inner)
+        return losses.group_cvar(each, torch.where(group < 0, self.groups, group), self.groups + 1, self.inner)
 
 
-class Univ(Detector):
+class FrozenClipDetector(Detector):
     """UnivFD: one linear layer on the features of a CLIP that stays as it is."""
 
     def __init__(self, features: ClipFeatures):
@@ -85,10 +85,10 @@ class Univ(Detector):
 
     def learn(self, images: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
         logits = self(images)
-        return losses.binary(logits, labels.target), logits
+        return losses.bce(logits, labels.target), logits
 
 
-class Core(Detector):
+class ConsistencyDetector(Detector):
     """CORE: two views of every image are told apart alike, and have features in one direction."""
 
     def __init__(self, weights: Weights, weight: float = 1.0):
@@ -102,7 +102,7 @@ class Core(Detector):
         both = torch.cat([varied(images), varied(images)])
         features = self.net.forward_head(self.net.forward_features(both), pre_logits=True)
         logits = self.net.fc(features).squeeze(1)
-        loss = losses.binary(logits, labels.target.repeat(2))
+        loss = losses.bce(logits, labels.target.repeat(2))
         return loss + self.weight * losses.consistency(*features.chunk(2)), logits[: len(images)]
 
 

@@ -5,12 +5,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def binary(logits: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+def bce(logits: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """Binary cross entropy of logits [B] (0 or more: fake) and the target [B], 1 for fake."""
     return F.binary_cross_entropy_with_logits(logits.float(), target.float(), reduction=reduction)
 
 
-def worst(losses: Tensor, alpha: float, among: Tensor | None = None) -> Tensor:
+def cvar(losses: Tensor, alpha: float, among: Tensor | None = None) -> Tensor:
     """The mean of the largest `alpha` of the losses [N], or of those `among` (bool [N]); the last one counts in part.
 
     That is the conditional value at risk, min over l of l + mean(max(losses - l, 0)) / alpha (Rockafellar and Uryasev,
@@ -24,14 +24,14 @@ def worst(losses: Tensor, alpha: float, among: Tensor | None = None) -> Tensor:
     return (weights * losses[order].where(among[order], 0)).sum() / room.clamp(min=1e-12)
 
 
-def worst_by_group(losses: Tensor, group: Tensor, groups: int, alpha: float) -> tuple[Tensor, Tensor]:
+def group_cvar(losses: Tensor, group: Tensor, groups: int, alpha: float) -> tuple[Tensor, Tensor]:
     """`worst` of each group's losses [groups], and which groups there are, bool [groups]; group is int64 [N]."""
     members = [group == number for number in range(groups)]
-    each = torch.stack([worst(losses, alpha, one) for one in members])
+    each = torch.stack([cvar(losses, alpha, one) for one in members])
     return each, torch.stack([one.any() for one in members])
 
 
-def smoothed_worst(losses: Tensor, among: Tensor, alpha: float, tau: float, weight: float) -> Tensor:
+def smoothed_cvar(losses: Tensor, among: Tensor, alpha: float, tau: float, weight: float) -> Tensor:
     """PG-FDD's smooth `worst` of the losses [N] `among` (bool [N]).
 
     min over l of l + weight / (2 alpha) l^2 + mean(tau log(1 + exp((losses - l) / tau))) / alpha. The minimum is found

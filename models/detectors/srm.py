@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from models.detectors import losses
 from models.detectors.backbones import Weights, xception
 from models.detectors.base import Detector, Labels
-from models.detectors.views import Noise, NoiseOfEach
+from models.detectors.input_transforms import ChannelNoiseResidual, NoiseResidual
 
 SCALE = 30.0
 
@@ -93,8 +93,8 @@ class SRM(Detector):
     def __init__(self, weights: Weights, size: int):
         super().__init__()
         self.pixels, self.noise = xception(weights, classes=0), xception(weights, classes=0)
-        self.residuals = Noise()
-        self.early = nn.ModuleList([NoiseOfEach(32), NoiseOfEach(64)])
+        self.residuals = NoiseResidual()
+        self.early = nn.ModuleList([ChannelNoiseResidual(32), ChannelNoiseResidual(64)])
         self.guide, self.after = NoiseGuided(), nn.Sequential(nn.BatchNorm2d(64), nn.ReLU())
         self.attend = nn.ModuleList(CrossAttention(728, middle_side(size)) for _ in range(2))
         self.fuse, self.classes = Fusion(2048), nn.Linear(2048, 2, bias=False)

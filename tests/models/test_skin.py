@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from models import skin
-from pipeline import labeller
-from shards import portrait
+from pipeline.labelling import embedded
+from shards.synthetic import face
 
 COLOURS = torch.tensor([list(bytes.fromhex(code)) for code in skin.MONK.split()], dtype=torch.uint8)
 
@@ -13,7 +13,7 @@ COLOURS = torch.tensor([list(bytes.fromhex(code)) for code in skin.MONK.split()]
 @pytest.fixture(scope="module")
 def faces():
     """200 drawn faces, uint8 [200, 64, 64, 3], and their tones."""
-    images, classes = labeller.draw(200, seed=31, progress=False)
+    images, classes = embedded.render_faces(200, seed=31, progress=False)
     return images.movedim(1, -1), classes[:, 2] + 1
 
 
@@ -60,7 +60,7 @@ def test_typology_angle_by_hand():
 
 
 def test_the_tones_are_those_that_are_drawn_and_lie_as_the_design_says():
-    assert skin.MONK == portrait.MONK
+    assert skin.MONK == face.MONK
     lab = skin.lab(COLOURS)
     assert torch.dist(lab[0], lab[1]).item() == pytest.approx(2.74, abs=0.01)
     assert lab[2, 0] > lab[1, 0]  # tone 3 is lighter than tone 2
@@ -74,7 +74,7 @@ def test_the_tones_are_those_that_are_drawn_and_lie_as_the_design_says():
 @pytest.mark.parametrize("size", [1, 7, 32, 33, 64, 128])
 def test_a_flat_image_is_its_own_tone(size):
     images = flat(COLOURS, size)
-    tones, angles = skin.read(images)
+    tones, angles = skin.read_skin(images)
     assert tones.tolist() == list(range(1, 11))
     assert (tones.dtype, angles.dtype) == (torch.int64, torch.float32)
     assert torch.equal(skin.patch(images), COLOURS.float())
@@ -85,9 +85,9 @@ def test_a_flat_image_is_its_own_tone(size):
 def test_only_the_bridge_of_the_nose_is_read(size):
     images = flat(COLOURS[[1]], size).clone()
     images[:, 14 * size // 32 : 20 * size // 32, 15 * size // 32 : 17 * size // 32] = COLOURS[6]
-    assert skin.read(images)[0].tolist() == [7]
+    assert skin.read_skin(images)[0].tolist() == [7]
     images[:, 15 * size // 32 : 17 * size // 32] = 20  # glasses across a third of it
-    assert skin.read(images)[0].tolist() == [7]
+    assert skin.read_skin(images)[0].tolist() == [7]
 
 
 def test_the_median_of_an_even_number_is_the_mean_of_the_middle_two():
@@ -98,7 +98,7 @@ def test_the_median_of_an_even_number_is_the_mean_of_the_middle_two():
 
 def test_tones_and_groups_of_drawn_faces(faces):
     images, truth = faces
-    tones, angles = skin.read(images)
+    tones, angles = skin.read_skin(images)
     dark = torch.tensor([3, 6])  # light is tones 1-3, medium 4-6, dark 7-10
     assert (tones == truth).float().mean() > 0.95  # 0.99 of 1,600 others
     assert (torch.bucketize(tones, dark) == torch.bucketize(truth, dark)).float().mean() > 0.98
@@ -108,12 +108,12 @@ def test_tones_and_groups_of_drawn_faces(faces):
 
 def test_the_other_images_of_a_batch_do_not_matter(faces):
     images = faces[0][:50]
-    together = skin.read(images)
+    together = skin.read_skin(images)
     for size in (1, 7, 32):
-        parts = zip(*(skin.read(batch) for batch in images.split(size)), strict=True)
+        parts = zip(*(skin.read_skin(batch) for batch in images.split(size)), strict=True)
         assert all(torch.equal(a, torch.cat(b)) for a, b in zip(together, parts, strict=True))
-    assert all(torch.equal(a, b.flip(0)) for a, b in zip(together, skin.read(images.flip(0)), strict=True))
-    assert [len(part) for part in skin.read(images[:0])] == [0, 0]
+    assert all(torch.equal(a, b.flip(0)) for a, b in zip(together, skin.read_skin(images.flip(0)), strict=True))
+    assert [len(part) for part in skin.read_skin(images[:0])] == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_the_other_images_of_a_batch_do_not_matter(faces):
     ids=lambda images: f"{images.dtype}{list(images.shape)}",
 )
 def test_other_images_are_refused(images):
-    for function in (skin.read, skin.patch):
+    for function in (skin.read_skin, skin.patch):
         with pytest.raises(ValueError, match=r"expected uint8 images \[B, S, S, 3\], got torch"):
             function(images)
 
@@ -138,7 +138,7 @@ def test_other_images_are_refused(images):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
 def test_a_gpu_reads_the_same(faces):
-    tones, angles = skin.read(faces[0].cuda())
-    expected = skin.read(faces[0])
+    tones, angles = skin.read_skin(faces[0].cuda())
+    expected = skin.read_skin(faces[0])
     assert torch.equal(tones.cpu(), expected[0])
     assert torch.allclose(angles.cpu(), expected[1], atol=1e-4)

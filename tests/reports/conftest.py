@@ -1,9 +1,9 @@
 """Fixtures: OUT folders whose truth is known."""
 
 import pytest
-from outs import make
 
 from reports import page
+from tests.reports.outs import make
 
 
 @pytest.fixture

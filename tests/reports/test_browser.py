@@ -3,10 +3,10 @@
 import shutil
 
 import pytest
-from outs import HOSTILE, make
-from test_comparison import second
 
 from reports import page
+from tests.reports.outs import HOSTILE, make
+from tests.reports.test_comparison import second
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here (apt install chromium)")

@@ -7,11 +7,12 @@ import numpy as np
 import polars as pl
 import pytest
 from markupsafe import escape
-from outs import HOSTILE, people, text_of
 
 import sql
 from reports import comparison, estimate, page
 from reports.reading import Reading
+from shards.errors import FairfaceError
+from tests.reports.outs import HOSTILE, people, text_of
 
 
 def second(out, name="second", women=0.3, n=400, seed=5):
@@ -43,7 +44,7 @@ def test_the_difference_of_two_runs_is_that_of_their_shares(world):
     back = sql.ask(sql.connect(out), "difference", run="second", other="first")
     back = back.filter(attribute="gender", group="female").row(0, named=True)
     assert back["difference_low"] == pytest.approx(-women["difference_high"])
-    with pytest.raises(ValueError, match="no run 'third'"):
+    with pytest.raises(FairfaceError, match="no run 'third'"):
         sql.ask(sql.connect(out), "difference", run="first", other="third")
 
 
@@ -132,10 +133,10 @@ def test_hostile_runs_side_by_side_come_out_as_text(world):
 
 def test_runs_that_cannot_stand_side_by_side_are_one_line(world):
     out = world()
-    with pytest.raises(ValueError, match="names a run twice"):
+    with pytest.raises(FairfaceError, match="names a run twice"):
         page.build(out, ["first", "first"])
     names = [second(out, f"r{i}") for i in range(5)]
-    with pytest.raises(ValueError, match="5 runs side by side are too many to read: name 4 at most"):
+    with pytest.raises(FairfaceError, match="5 runs side by side are too many to read: name 4 at most"):
         page.build(out, names)
-    with pytest.raises(ValueError, match="no run 'other'"):
+    with pytest.raises(FairfaceError, match="no run 'other'"):
         page.build(out, ["first", "other"])

@@ -9,6 +9,7 @@ import pytest
 import sql
 from reports import distances, estimate, groups, intervals
 from reports.reading import Reading, verdict
+from shards.errors import FairfaceError
 
 # the FairFace Generator's published tables: annotated training images, and CLIP's labels of its samples
 TRAINED = np.array([299, 1364, 791, 13245, 51413, 39340, 17562, 7155, 2796, 1801])
@@ -300,7 +301,7 @@ def test_the_probe_counts_where_it_is_better(world):
     assert tables["estimates"].filter(attribute="gender")["share"].to_list() == [0.0, 1.0]
     assert set(tables["readings"].filter(attribute="gender")["method"]) == {"clip", "probe"}
     (out / "runs" / "first" / "probe.parquet").unlink()  # as of a run that was labelled before
-    with pytest.raises(ValueError, match="fairface label --run first"):
+    with pytest.raises(FairfaceError, match="fairface label --run first"):
         estimate.labelling(sql.connect(out), "first")
 
 
@@ -363,7 +364,7 @@ def test_a_group_that_was_never_shown_and_partly_annotated_images_have_their_row
         assert rows["ratio_low"].is_finite().all()
     for balance, says in (({"nobody": 1.0}, "none of the packed images"), ("garbage", "a balance that is none")):
         path.write_text(json.dumps(config | {"options": {"balance": balance, "balance_by": "gender"}}))
-        with pytest.raises(ValueError, match=says):
+        with pytest.raises(FairfaceError, match=says):
             estimate.write(out, sql.connect(out), "first")
 
 

@@ -8,10 +8,11 @@ import shutil
 import numpy as np
 import polars as pl
 import pytest
-from outs import HOSTILE, text_of
 
 import sql
 from reports import contents, figures, page, verdict
+from shards.errors import FairfaceError
+from tests.reports.outs import HOSTILE, text_of
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ def test_one_group_only(world):
 def test_what_is_missing_is_named_in_one_line(world, spoil, says):
     out = world()
     spoil(out)
-    with pytest.raises(ValueError, match=says) as caught:
+    with pytest.raises(FairfaceError, match=says) as caught:
         page.build(out)
     assert "\n" not in str(caught.value)
     assert not (out / "report" / "index.html").exists()
@@ -284,7 +285,7 @@ def test_a_remembered_face_is_found(world):
     content = path.read_bytes()
     for damage in (content[:-50], b"", content[:200] + bytes(400) + content[600:]):
         path.write_bytes(damage)
-        with pytest.raises(ValueError, match=r"embeddings\.parquet can't be read"):
+        with pytest.raises(FairfaceError, match=r"embeddings\.parquet can't be read"):
             page.build(out, force=True)
     path.write_bytes(content)
     page.build(out)
@@ -295,7 +296,7 @@ def test_two_labellers_are_not_compared(world):
     out = world()
     path = out / "shards" / "labels.parquet"
     pl.read_parquet(path).with_columns(labeller=pl.lit("ViT-B-32@99")).write_parquet(path)
-    with pytest.raises(ValueError, match="one labeller"):
+    with pytest.raises(FairfaceError, match="one labeller"):
         page.build(out)
 
 
@@ -317,7 +318,7 @@ def test_estimates_of_another_labeller_do_not_stay(world):
 
 
 def test_an_unknown_run_is_refused(world):
-    with pytest.raises(ValueError, match="no run 'other'"):
+    with pytest.raises(FairfaceError, match="no run 'other'"):
         page.build(world(), ["other"])
 
 

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from reports import embeddings, quality
+from shards.errors import FairfaceError
 
 
 def unit(rows, dtype=np.float32):
@@ -67,7 +68,7 @@ def test_bandwidth_is_the_median_distance_of_real_images(monkeypatch):
     assert quality.median_bandwidth(row, 0) == pytest.approx(2 * math.sin(0.15), abs=1e-3)
     real = faces(np.random.default_rng(2), 3000)
     assert quality.median_bandwidth(real, 0) == pytest.approx(quality.median_bandwidth(real, 1), rel=0.05)
-    with pytest.raises(ValueError, match="all the same"):
+    with pytest.raises(FairfaceError, match="all the same"):
         quality.median_bandwidth(np.tile(real[:1], (30, 1)), 0)
 
 
@@ -280,7 +281,7 @@ def test_a_row_that_is_no_embedding_is_refused(side, value, monkeypatch):
     monkeypatch.setattr(quality, "BLOCK", 8)
     real, generated = (faces(np.random.default_rng(seed), 30, dtype=np.float16) for seed in (0, 1))
     {"real": real, "generated": generated}[side][21] = value
-    with pytest.raises(ValueError, match=f"{side}: embedding 21 has length .* and not 1"):
+    with pytest.raises(FairfaceError, match=f"{side}: embedding 21 has length .* and not 1"):
         one(real, generated)
 
 
@@ -288,7 +289,7 @@ def test_shapes_that_do_not_fit_are_refused():
     real = faces(np.random.default_rng(0), 30)
     with pytest.raises(ValueError, match=r"real: embeddings of shape \[30, 8\] for the groups of 29 images"):
         quality.rows(real, real, ["a"] * 29, ["a"] * 30, ["a"], 0)
-    with pytest.raises(ValueError, match="8 and 7 dimensions"):
+    with pytest.raises(FairfaceError, match="8 and 7 dimensions"):
         one(real, unit(real[:, :7]))
     with pytest.raises(ValueError, match=r"shape \[30\]"):
         one(real, real[:, 0])

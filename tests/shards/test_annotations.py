@@ -7,6 +7,7 @@ import pytest
 
 from shards import annotations
 from shards.annotations import AGES, find_tables, read_tables, skin_group
+from shards.errors import FairfaceError
 
 RELEASED = "Image Path,Predicted Gender,Predicted Age,Skin Tone,Target,Skin Tone Group,Intersection\n"
 README = "Image Path,Gender,Age,Skin Tone,Intersection,Target\n"
@@ -48,7 +49,7 @@ def test_age_codes_are_told_by_the_values_then_by_the_column_then_by_the_option(
     assert tidy(tmp_path, README + "a/1.jpg,0,3,2,0,0\n").frame["age"].item() == "adult"
     assert tidy(tmp_path, RELEASED + "a/1.jpg,0,3,2,0,0,0\n").frame["age"].item() == "middle"
     assert tidy(tmp_path, README + "a/1.jpg,0,3,2,0,0\n", age_codes="released").frame["age"].item() == "middle"
-    with pytest.raises(ValueError, match="--age-codes"):
+    with pytest.raises(FairfaceError, match="--age-codes"):
         tidy(tmp_path, README + "a/1.jpg,0,2,2,0,0\na/2.jpg,0,5,2,0,0\n")
 
 
@@ -89,7 +90,7 @@ def test_repeated_paths_keep_their_first_row(tmp_path):
     ],
 )
 def test_other_tables_are_refused_by_name(tmp_path, text):
-    with pytest.raises(ValueError, match=r"train\.csv"):
+    with pytest.raises(FairfaceError, match=r"train\.csv"):
         tidy(tmp_path, text)
 
 

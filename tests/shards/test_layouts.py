@@ -7,10 +7,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 import webdataset
-from pictures import BAD, GOOD
 
 from shards import annotations, pack, tar
-from shards.synthetic import sample_faces
+from shards.synthetic.dataset import sample_faces
+from tests.shards.pictures import BAD, GOOD
 
 FACES = sample_faces(40, seed=5)
 FOLDERS = ("GANs/STYLE-GAN2", "DMs/DCFACe/7856", "Real/FF HQ's", 'deepfakes/Ü "q"\n', "GANs/AttGAN")
@@ -85,7 +85,7 @@ def tree(request, tmp_path) -> tuple[str, Path]:
 
 def test_every_layout_labels_the_right_images(tree, tmp_path):
     layout, root = tree
-    done = pack.pack(root, tmp_path / "shards", pack.Options(shard_images=16), workers=1, progress=False)
+    done = pack.pack(root, tmp_path / "shards", pack.PackConfig(shard_images=16), workers=1, progress=False)
     assert (done["images"], done["matched"], done["rows"], done["rows_disagreeing"]) == (38, 38, 40, 0)
     assert done["unmatched"] == {"missing_rows": 2, "missing_images": len(BAD)}
     assert done["rejected"] == dict.fromkeys(BAD, 1)
@@ -122,7 +122,7 @@ def dali(paths: list[Path]) -> list[bytes]:
 def test_tar_webdataset_dali_and_the_index_read_the_same(tree, tmp_path):
     _, root = tree
     folder = tmp_path / "shards"
-    pack.pack(root, folder, pack.Options(shard_images=16), workers=1, progress=False)
+    pack.pack(root, folder, pack.PackConfig(shard_images=16), workers=1, progress=False)
     paths, ours = sorted(folder.glob("*.tar")), {}
     for path in paths:
         ours |= tar.read(folder, path.name, tar.index(path))

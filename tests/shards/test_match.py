@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards import annotations
-from shards.match import Matched, fold, join, with_aliases
-from shards.tree import describe
+from shards.discover import describe
+from shards.errors import FairfaceError
+from shards.match import Matched, match_rows, normalise_name, with_aliases
 
 
 def joined(root: Path, files: list[str], rows: list[str], **aliases: str) -> Matched:
@@ -19,7 +20,7 @@ def joined(root: Path, files: list[str], rows: list[str], **aliases: str) -> Mat
         **{name: pl.lit(None, pl.Int8 if name == "skin_tone" else pl.String) for name in annotations.LABELS}
     )
     table = table.with_columns(race=pl.col("path"))
-    return join(describe(pl.Series("path", files, pl.String), root), table, root, with_aliases(aliases.items()))
+    return match_rows(describe(pl.Series("path", files, pl.String), root), table, root, with_aliases(aliases.items()))
 
 
 def matches(root: Path, files: list[str], rows: list[str], **aliases: str) -> dict[str, str | None]:
@@ -64,7 +65,7 @@ def test_a_users_alias_joins_what_is_named_otherwise(tmp_path):
 
 def test_chains_of_aliases_end_and_rings_are_refused():
     assert with_aliases([("A", "B"), ("b", "StyleGAN2_FFHQ")])["a"] == "stylegan2"
-    with pytest.raises(ValueError, match="lead back"):
+    with pytest.raises(FairfaceError, match="lead back"):
         with_aliases([("a", "b"), ("b", "a")])
 
 
@@ -104,7 +105,7 @@ def test_rows_that_say_the_same_of_an_image_are_one(tmp_path):
         split=pl.Series(["train", "test", "train", "test"]),
         **{n: pl.lit(None, pl.String) for n in annotations.LABELS if n not in ("gender", "split")},
     )
-    found = join(describe(pl.Series("path", files), tmp_path), table, tmp_path)
+    found = match_rows(describe(pl.Series("path", files), tmp_path), table, tmp_path)
     assert found.files.select("gender", "split", "matched").rows() == [("male", "train", True), (None, None, False)]
     assert missed(found) == {
         ("row", "repeated", rows[1]),
@@ -134,9 +135,9 @@ def paths_of(tree: list[tuple[str, str, str]]) -> list[str]:
 def test_any_names_join_to_themselves(tree):
     files = paths_of(tree)
     found = matches(Path("/data"), files, [f"prefix/{file}" for file in files])
-    alike = Counter((fold(file.rpartition("/")[0]), file.rpartition("/")[2]) for file in files)
+    alike = Counter((normalise_name(file.rpartition("/")[0]), file.rpartition("/")[2]) for file in files)
     for file, row in found.items():  # folders that fold to the same name are ambiguous, never wrong
-        sole = alike[fold(file.rpartition("/")[0]), file.rpartition("/")[2]] == 1
+        sole = alike[normalise_name(file.rpartition("/")[0]), file.rpartition("/")[2]] == 1
         assert row == (f"prefix/{file}" if sole else None)
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from shards import pack as packing
 from shards import tar
-from shards.files import read_json, write_json
+from shards.atomic_io import read_json, write_json
+from shards.errors import FairfaceError
 from shards.verify import Fault, verify
 
 
@@ -144,9 +145,9 @@ def test_a_list_that_is_none_is_one_clear_error_and_force_mends_it(drawn, pack, 
     elif change == "a shard less":
         done["shards"].pop()
     write_json(pack / "shards.json", done if isinstance(change, str) else change)
-    with pytest.raises(ValueError, match=r"shards\.json is not what this version of fairface writes"):
+    with pytest.raises(FairfaceError, match=r"shards\.json is not what this version of fairface writes"):
         verify(pack)
-    with pytest.raises(ValueError, match=r"shards\.json is not what this version of fairface writes"):
+    with pytest.raises(FairfaceError, match=r"shards\.json is not what this version of fairface writes"):
         packing.pack(drawn, pack, progress=False)
     assert packing.pack(drawn, pack, force=True, progress=False)["images"] == 240
     assert faults(pack) == []
@@ -159,5 +160,5 @@ def test_a_pipe_in_place_of_a_tar_is_not_waited_for(pack):
 
 
 def test_without_a_pack_there_is_nothing_to_verify(tmp_path):
-    with pytest.raises(ValueError, match="fairface shards"):
+    with pytest.raises(FairfaceError, match="fairface shards"):
         verify(tmp_path)

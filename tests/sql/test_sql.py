@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 import sql
+from shards.errors import FairfaceError
 
 PEOPLE = {  # key: gender, age, skin tone
     "0": ("female", "young", 1),
@@ -50,7 +51,7 @@ def test_every_question_answers_where_nothing_exists(tmp_path):
         assert question.title, name
         needed = [key for key, parameter in question.params.items() if parameter.default is None]
         if "other" in needed:
-            with pytest.raises(ValueError, match="no run 'x'; the runs are: none"):
+            with pytest.raises(FairfaceError, match="no run 'x'; the runs are: none"):
                 sql.ask(connection, name, other="x")
             continue
         given = dict.fromkeys(needed, "female")
@@ -195,7 +196,7 @@ def test_rejects_composition_and_keys(out):
     ],
 )
 def test_wrong_questions_are_one_clear_line(out, name, params, says):
-    with pytest.raises(ValueError, match=says) as caught:
+    with pytest.raises(FairfaceError, match=says) as caught:
         sql.ask(sql.connect(out), name, **params)
     assert "\n" not in str(caught.value)
 
@@ -203,7 +204,7 @@ def test_wrong_questions_are_one_clear_line(out, name, params, says):
 def test_a_session_variable_never_stands_in_for_a_parameter(out):
     connection = sql.connect(out)
     connection.execute("set variable seen = 5")
-    with pytest.raises(ValueError, match="seen"):
+    with pytest.raises(FairfaceError, match="seen"):
         sql.query(connection, "select $seen")
 
 
@@ -238,7 +239,7 @@ def test_a_session_variable_never_stands_in_for_a_parameter(out):
 def test_nothing_gets_out(out, text):
     (out.parent / "secret.txt").write_text("secret")
     connection, before = sql.connect(out), sorted(out.rglob("*"))
-    with pytest.raises(ValueError, match=r".+") as caught:
+    with pytest.raises(FairfaceError, match=r".+") as caught:
         sql.query(connection, text.format(out=out))
     assert "\n" not in str(caught.value)
     assert sorted(out.rglob("*")) == before
@@ -259,7 +260,7 @@ def test_folders_with_odd_names(out):
 
 def test_a_broken_file_is_named(out):
     (out / "shards" / "labels.parquet").write_bytes(b"not Parquet")
-    with pytest.raises(ValueError, match=r"labels\.parquet"):
+    with pytest.raises(FairfaceError, match=r"labels\.parquet"):
         sql.connect(out)
 
 
@@ -286,5 +287,5 @@ def test_folders_that_are_links_are_read_and_nothing_else_beside_them(out, tmp_p
     assert sql.ask(connection, "runs")["run"].to_list() == ["new", "old"]
     (disk / "x.txt").write_text("secret")
     for path in (disk / "shards" / "secret.txt", out / "shards" / "secret.txt", out / "shards" / ".." / "x.txt"):
-        with pytest.raises(ValueError, match=r".+"):
+        with pytest.raises(FairfaceError, match=r".+"):
             sql.query(connection, f"from read_text('{path}')")

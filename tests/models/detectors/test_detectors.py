@@ -5,14 +5,26 @@ import numpy as np
 import pytest
 import torch
 
-from models.detectors import ALIASES, DETECTORS, Labels, Making, Weights, backbones, build, kind_of, srm
+from models.detectors import (
+    ALIASES,
+    DETECTORS,
+    BuildConfig,
+    Labels,
+    Weights,
+    backbones,
+    build_detector_network,
+    find_detector,
+    srm,
+)
 from models.detectors.base import varied
-from models.detectors.disentangled import restyled
-from models.detectors.views import FrequencyBands, Noise, with_phase
-from pipeline import checkpoint
-from pipeline.detector import DetectorTrainer, Options
-from pipeline.feed import Shards, decode
-from pipeline.step import PRESETS, Trainer
+from models.detectors.input_transforms import FrequencyBands, NoiseResidual, with_phase
+from models.detectors.ucf import restyled
+from pipeline.data.loader import decode_all
+from pipeline.data.shard_set import ShardSet
+from pipeline.detection.trainer import DetectorOptions, DetectorTrainer
+from pipeline.gan.trainer import PRESETS, GanTrainer
+from pipeline.training import checkpoint
+from shards.errors import FairfaceError
 
 CPU = torch.device("cpu")
 PIXELS = dict.fromkeys(DETECTORS, 64) | {"univfd": 70}
@@ -31,8 +43,8 @@ SCRATCH = Weights(scratch=True)
 @pytest.fixture(scope="module")
 def faces(packed):
     """Four drawn faces, then four of an untrained DCGAN: uint8 [8, 64, 64, 3]; and what is known of them."""
-    drawn = next(decode(Shards.open(packed / "shards"), 64, CPU, 4)).clone()
-    made = Trainer(PRESETS["sketch"], CPU).grid()[:4]
+    drawn = next(decode_all(ShardSet.open(packed / "shards"), 64, CPU, 4)).clone()
+    made = GanTrainer(PRESETS["sketch"], CPU).grid()[:4]
     made = (made * 255).to(torch.uint8).permute(0, 2, 3, 1)
     known = Labels(
         torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]),
@@ -42,9 +54,9 @@ def faces(packed):
     return torch.cat([drawn, made]), known
 
 
-def options(name: str) -> Options:
+def options(name: str) -> DetectorOptions:
     batch = 4 if DETECTORS[name].paired else 8
-    return Options(
+    return DetectorOptions(
         name, PIXELS[name], batch, lr=RATES[name], from_scratch=True, precision="fp32", compile=False, feed="resident"
     )
 
@@ -62,7 +74,7 @@ def test_it_learns_and_goes_on_to_the_bit(name, faces, tmp_path):
     told += [whole.step(step, images, known) for step in range(1, STEPS)]
     assert torch.stack(told[-2:]).mean(0)[0] < 0.9 * told[0][0], [round(t[0].item(), 3) for t in told]
     after, went_on = whole.state(), trainer(name)
-    went_on.load(checkpoint.load(checkpoint.path_of(tmp_path, 1))["nets"])
+    went_on.load(checkpoint.load(checkpoint.checkpoint_path(tmp_path, 1))["nets"])
     again = [went_on.step(step, images, known) for step in range(1, STEPS)]
     assert torch.equal(torch.stack(again), torch.stack(told[1:]))
     for key, value in went_on.state()["net"].items():
@@ -79,7 +91,7 @@ def test_it_learns_and_goes_on_to_the_bit(name, faces, tmp_path):
 def test_a_step_is_one_graph(name, faces):
     """As torch.compile must see it: whatever depended on the data would break it."""
     images, known = faces
-    net = build(name, Making(SCRATCH, PIXELS[name]), 0)
+    net = build_detector_network(name, BuildConfig(SCRATCH, PIXELS[name]), 0)
     seen = DETECTORS[name].normalised(images, PIXELS[name])
     torch.manual_seed(0)
     plain = net.learn(seen, known)[0]
@@ -101,23 +113,25 @@ def test_names_of_the_benchmark_are_known():
         "dag_fdd",
         "fair_df_detector",
     ]
-    assert {kind_of(name)[0] for name in [*official, "vit", "clip"]} == set(DETECTORS)
-    assert kind_of("ViT-B/16")[0] == "vit"
-    assert kind_of("DAW-FDD")[0] == "daw_fdd"
+    assert {find_detector(name)[0] for name in [*official, "vit", "clip"]} == set(DETECTORS)
+    assert find_detector("ViT-B/16")[0] == "vit"
+    assert find_detector("DAW-FDD")[0] == "daw_fdd"
     assert set(ALIASES.values()) <= set(DETECTORS)
-    with pytest.raises(ValueError, match="no such detector; there are xception"):
-        kind_of("resnet")
+    with pytest.raises(FairfaceError, match="no such detector; there are xception"):
+        find_detector("resnet")
 
 
 def test_sizes_that_a_network_cannot_look_at_are_refused():
-    with pytest.raises(ValueError, match="ViT-B/16 takes 64 pixels or more, in multiples of 16"):
-        build("vit", Making(SCRATCH, 100), 0)
-    with pytest.raises(ValueError, match="64 pixels or more"):
-        build("xception", Making(SCRATCH, 32), 0)
+    with pytest.raises(FairfaceError, match="ViT-B/16 takes 64 pixels or more, in multiples of 16"):
+        build_detector_network("vit", BuildConfig(SCRATCH, 100), 0)
+    with pytest.raises(FairfaceError, match="64 pixels or more"):
+        build_detector_network("xception", BuildConfig(SCRATCH, 32), 0)
 
 
 def test_what_is_not_pretrained_is_a_function_of_the_seed():
-    one, same, other = (build("dag_fdd", Making(SCRATCH, 64), seed).state_dict() for seed in (0, 0, 1))
+    one, same, other = (
+        build_detector_network("dag_fdd", BuildConfig(SCRATCH, 64), seed).state_dict() for seed in (0, 0, 1)
+    )
     assert all(torch.equal(one[key], same[key]) for key in one)
     assert not torch.equal(one["net.fc.weight"], other["net.fc.weight"])
 
@@ -134,13 +148,13 @@ def test_weights_come_from_a_file_and_fit_other_inputs_and_heads(tmp_path):
     torch.save(flat, tmp_path / "xception.pth")
     for file in ("timm.safetensors", "xception.pth"):
         weights = Weights(str(tmp_path / file))
-        net = build("xception", Making(weights, 64), 0).net
+        net = build_detector_network("xception", BuildConfig(weights, 64), 0).net
         assert torch.equal(net.block7.rep[1].pointwise.weight, state["block7.rep.1.pointwise.weight"])
         assert net.fc.out_features == 1
-        phases = build("spsl", Making(weights, 64), 0).net
+        phases = build_detector_network("spsl", BuildConfig(weights, 64), 0).net
         assert phases.conv1.weight.shape[1] == 4
         assert torch.allclose(phases.conv1.weight[:, 0], state["conv1.weight"][:, 0] * 3 / 4)
-        both = build("srm", Making(weights, 64), 0)
+        both = build_detector_network("srm", BuildConfig(weights, 64), 0)
         assert torch.equal(both.noise.conv4.pointwise.weight, state["conv4.pointwise.weight"])
 
 
@@ -150,20 +164,20 @@ def test_weights_that_cannot_be_had_are_said(tmp_path, monkeypatch):
     with pytest.raises(
         click.ClickException, match=r"legacy_xception.tf_in1k are not here .* pass --pretrained .* --from-scratch"
     ):
-        build("xception", Making(Weights(), 64), 0)
+        build_detector_network("xception", BuildConfig(Weights(), 64), 0)
     monkeypatch.setattr(backbones.hub.huggingface_hub, "try_to_load_from_cache", lambda *_: None)
-    with pytest.raises(click.ClickException, match=r"hf download timm/efficientnet_b4.ra2_in1k model.safetensors"):
-        build("efficientnet", Making(Weights(), 64), 0)
-    with pytest.raises(click.ClickException, match=r"ViT-L-14-quickgelu/openai are not here .* --pretrained /path"):
-        build("univfd", Making(Weights(), 70), 0)
-    with pytest.raises(click.ClickException, match=r"'gone.pth' is no file and no tag of timm's legacy_xception"):
-        build("core", Making(Weights("gone.pth"), 64), 0)
+    with pytest.raises(FairfaceError, match=r"hf download timm/efficientnet_b4.ra2_in1k model.safetensors"):
+        build_detector_network("efficientnet", BuildConfig(Weights(), 64), 0)
+    with pytest.raises(FairfaceError, match=r"ViT-L-14-quickgelu/openai are not here .* --pretrained /path"):
+        build_detector_network("univfd", BuildConfig(Weights(), 70), 0)
+    with pytest.raises(FairfaceError, match=r"'gone.pth' is no file and no tag of timm's legacy_xception"):
+        build_detector_network("core", BuildConfig(Weights("gone.pth"), 64), 0)
     (tmp_path / "x.pth").write_bytes(b"nothing")
-    with pytest.raises(click.ClickException, match=r"x.pth is not a checkpoint of timm's legacy_xception"):
-        build("core", Making(Weights(str(tmp_path / "x.pth")), 64), 0)
+    with pytest.raises(FairfaceError, match=r"x.pth is not a checkpoint of timm's legacy_xception"):
+        build_detector_network("core", BuildConfig(Weights(str(tmp_path / "x.pth")), 64), 0)
     torch.save({"a": torch.zeros(1)}, tmp_path / "x.pth")
-    with pytest.raises(click.ClickException, match=r"x.pth is not a checkpoint of timm's vit_base_patch16_224"):
-        build("vit", Making(Weights(str(tmp_path / "x.pth")), 64), 0)
+    with pytest.raises(FairfaceError, match=r"x.pth is not a checkpoint of timm's vit_base_patch16_224"):
+        build_detector_network("vit", BuildConfig(Weights(str(tmp_path / "x.pth")), 64), 0)
 
 
 def test_frozen_features_do_not_learn_and_are_not_saved(faces):
@@ -200,10 +214,10 @@ def test_phases_keep_no_contrast():
 
 def test_noise_of_a_smooth_image_is_none():
     ramp = torch.linspace(0, 1, 16).expand(1, 3, 16, 16)
-    assert Noise()(ramp)[..., 2:-2, 2:-2].abs().max() < 1e-5
+    assert NoiseResidual()(ramp)[..., 2:-2, 2:-2].abs().max() < 1e-5
     spike = torch.zeros(1, 3, 16, 16)
     spike[0, :, 8, 8] = 1
-    noise = Noise()(spike)[0]
+    noise = NoiseResidual()(spike)[0]
     assert noise[:, 8, 8].tolist() == [-3.0, -3.0, -3.0]  # -4/4, -12/12, -2/2, of three channels
     assert noise[2, 8, 7] == 1.5
 

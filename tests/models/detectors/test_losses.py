@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from models.detectors import Labels, losses
-from models.detectors.base import Aware, agnostic
+from models.detectors.base import GroupAwareDetector, agnostic
 
 ALPHAS = (0.05, 0.5, 0.9, 1.0)
 
@@ -25,11 +25,11 @@ def searched(objective, losses_: np.ndarray) -> float:
 
 
 def test_the_worst_half_by_hand():
-    assert losses.worst(torch.tensor([1.0, 4.0, 2.0, 3.0]), 0.5) == pytest.approx(3.5)
-    assert losses.worst(torch.tensor([1.0, 3.0, 2.0]), 0.5) == pytest.approx((3 + 0.5 * 2) / 1.5)
-    assert losses.worst(torch.tensor([7.0]), 0.5) == pytest.approx(7)
-    assert losses.worst(torch.tensor([7.0, 9.0]), 0.5, torch.tensor([True, False])) == pytest.approx(7)
-    assert losses.worst(torch.tensor([7.0, 9.0]), 0.5, torch.tensor([False, False])) == 0
+    assert losses.cvar(torch.tensor([1.0, 4.0, 2.0, 3.0]), 0.5) == pytest.approx(3.5)
+    assert losses.cvar(torch.tensor([1.0, 3.0, 2.0]), 0.5) == pytest.approx((3 + 0.5 * 2) / 1.5)
+    assert losses.cvar(torch.tensor([7.0]), 0.5) == pytest.approx(7)
+    assert losses.cvar(torch.tensor([7.0, 9.0]), 0.5, torch.tensor([True, False])) == pytest.approx(7)
+    assert losses.cvar(torch.tensor([7.0, 9.0]), 0.5, torch.tensor([False, False])) == 0
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
@@ -37,12 +37,12 @@ def test_the_worst_losses_are_the_minimum_of_the_dual(alpha):
     rng = np.random.default_rng(0)
     for n in (1, 2, 3, 8, 17):
         values = rng.exponential(size=n)
-        assert losses.worst(torch.tensor(values), alpha) == pytest.approx(by_search(values, alpha), abs=1e-5), n
+        assert losses.cvar(torch.tensor(values), alpha) == pytest.approx(by_search(values, alpha), abs=1e-5), n
 
 
 def test_the_gradient_is_that_of_the_minimum():
     values = torch.tensor([0.3, 2.0, 1.1, 0.9, 1.7], requires_grad=True)
-    (slope,) = torch.autograd.grad(losses.worst(values, 0.5), values)
+    (slope,) = torch.autograd.grad(losses.cvar(values, 0.5), values)
     for i in range(5):
         step = np.eye(5)[i] * 1e-4
         ends = [by_search(values.detach().numpy().astype(float) + sign * step, 0.5) for sign in (1, -1)]
@@ -74,7 +74,7 @@ def test_daw_fdd_by_search_within_and_over_groups():
         logits, target, group = rng.normal(size=n), rng.integers(0, 2, n), rng.integers(-1, 4, n)
         each = each_loss(logits, target)
         of_groups = np.array([by_search(each[group == g], 0.9) for g in np.unique(group)])
-        ours = Aware(6)(torch.tensor(logits), labels(target.tolist(), group.tolist())).item()
+        ours = GroupAwareDetector(6)(torch.tensor(logits), labels(target.tolist(), group.tolist())).item()
         assert ours == pytest.approx(by_search(of_groups, 0.5), abs=1e-5)
 
 
@@ -88,7 +88,7 @@ def test_pg_fdds_smooth_worst_by_search():
             soft = tau * np.logaddexp(0, (among - level) / tau)
             return level + weight / (2 * 0.5) * level**2 + soft.mean() / 0.5
 
-        ours = losses.smoothed_worst(torch.tensor(values), torch.tensor(there), 0.5, tau, weight).item()
+        ours = losses.smoothed_cvar(torch.tensor(values), torch.tensor(there), 0.5, tau, weight).item()
         assert ours == pytest.approx(searched(objective, among), abs=2e-6)
 
 

@@ -1,0 +1,5 @@
+"""`python -m pipeline.cli` is the `fairface` command."""
+
+from pipeline.cli.main import main
+
+main()

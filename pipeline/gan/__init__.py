@@ -1,0 +1,1 @@
+"""Training the DCGAN and sampling from it."""

@@ -1,0 +1,1 @@
+"""Labelling images by CLIP, a probe and pixels."""

@@ -1,0 +1,83 @@
+"""Which of the images that were found are packed: by family or method, by split, by predicate, by chance."""
+
+import json
+from collections.abc import Sequence
+
+import duckdb
+import numpy as np
+import polars as pl
+
+from shards.annotations import intersection
+from shards.errors import FairfaceError
+from shards.match import normalise_name
+
+PREDICATE_COLUMNS = ("path", "family", "subset", "split", "gender", "age", "skin_tone", "skin_group", "race", "target")
+
+
+def in_subsets(frame: pl.DataFrame, names: Sequence[str], aliases: dict[str, str]) -> pl.Expr:
+    """Which rows are of one of `names`, families or methods, spelt as freely as the tables spell them."""
+
+    def canonical(name: str) -> str:
+        return aliases.get(normalise_name(name), normalise_name(name))
+
+    wanted = {canonical(name) for name in names}
+    known = {name for column in ("family", "subset") for name in frame[column].unique().drop_nulls()}
+    spelt = [name for name in known if canonical(name) in wanted]
+    return (pl.col("family").is_in(spelt) | pl.col("subset").is_in(spelt)).fill_null(False)
+
+
+def check_selection(
+    option: str, names: Sequence[str], frame: pl.DataFrame, wanted: pl.Expr, columns: Sequence[str]
+) -> None:
+    """FairfaceError where `wanted` selects nothing of `frame`, with what there is to select."""
+    if frame.select(wanted.any()).item():
+        return
+    known = sorted({str(name) for column in columns for name in frame[column].unique().drop_nulls()})
+    shown = ", ".join(known[:60]) or "nothing that is named"
+    raise FairfaceError(f"{option} {', '.join(names)} selects none of the {len(frame):,} images; there is {shown}")
+
+
+def rows_matching(frame: pl.DataFrame, predicate: str) -> pl.Series:
+    """Which rows (their numbers) a DuckDB predicate over COLUMNS and `intersection` selects.
+
+    FairfaceError for one that DuckDB does not take, that names no column, or that selects nothing.
+    """
+    if not predicate.strip():
+        raise FairfaceError("--where is empty: leave it out, or give a predicate")
+    known = ", ".join((*PREDICATE_COLUMNS, "intersection"))
+    closed = {"enable_external_access": False, "python_enable_replacements": False}
+    connection = duckdb.connect(":memory:", config=closed)
+    numbered = frame.select(
+        pl.int_range(pl.len()).alias("row number"), *PREDICATE_COLUMNS, intersection().alias("intersection")
+    )
+    connection.register("images", numbered.to_arrow())
+    text = f'select "row number" from images where (\n{predicate}\n)'
+    try:
+        tree = json.loads(connection.sql("select json_serialize_sql($1::varchar)", params=[text]).fetchall()[0][0])
+        parsed = [statement["node"] for statement in tree.get("statements", [])]
+        if len(parsed) != 1 or parsed[0]["type"] != "SELECT_NODE":
+            raise FairfaceError(
+                f"--where {predicate!r} is not one predicate: {tree.get('error_message', 'it is more')}"
+            )
+        if not references_column(parsed[0]["where_clause"]):
+            raise FairfaceError(f"--where {predicate!r} names no column; the columns are {known}")
+        chosen = connection.sql(text + ' order by "row number"').pl().to_series()
+    except duckdb.Error as error:
+        reason = str(error).strip().split("\n")[0]
+        hint = f"; the columns are {known}" if "column" in reason else ""
+        raise FairfaceError(f"--where {predicate!r}: {reason}{hint}") from error
+    if chosen.is_empty():
+        raise FairfaceError(f"--where {predicate!r} selects none of the {len(frame):,} images")
+    return chosen
+
+
+def references_column(tree: object) -> bool:
+    """Whether a parsed expression refers to a column anywhere."""
+    if isinstance(tree, dict):
+        return tree.get("class") == "COLUMN_REF" or any(map(references_column, tree.values()))
+    return isinstance(tree, list) and any(map(references_column, tree))
+
+
+def shuffled_sample(count: int, limit: int | None, seed: int) -> np.ndarray:
+    """The global shuffle: numbers below `count` in a seeded order, or the first `limit` of them, a random sample."""
+    return np.random.default_rng(seed).permutation(count)[:limit]

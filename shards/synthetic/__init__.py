@@ -1,0 +1,1 @@
+"""Drawn, annotated faces: the embedded default, whose truth is known."""

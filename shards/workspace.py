@@ -1,0 +1,245 @@
+"""Where every file below OUT lies. No other module spells a path of its own."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from shards.errors import FairfaceError
+
+RESERVED_NAMES = ("all",)  # `--model all` and the like would otherwise be ambiguous
+
+
+def check_name(name: str, option: str) -> str:
+    """`name`, if it can name a folder below OUT. Raises FairfaceError that starts with `option` otherwise."""
+    if not name or name != Path(name).name or name.startswith(".") or name in RESERVED_NAMES:
+        raise FairfaceError(f"{option} {name}: give the name of a single folder, other than {RESERVED_NAMES[0]!r}")
+    return name
+
+
+@dataclass(frozen=True)
+class LabelFiles:
+    """The label files of one folder of images: the shards or a run's samples."""
+
+    folder: Path
+
+    @property
+    def document(self) -> Path:
+        return self.folder / "labels.json"
+
+    @property
+    def labels(self) -> Path:
+        return self.folder / "labels.parquet"
+
+    @property
+    def pixels(self) -> Path:
+        return self.folder / "pixels.parquet"
+
+    @property
+    def embeddings(self) -> Path:
+        return self.folder / "embeddings.parquet"
+
+    @property
+    def probe_document(self) -> Path:
+        return self.folder / "probe.json"
+
+    @property
+    def probe_labels(self) -> Path:
+        return self.folder / "probe.parquet"
+
+    @property
+    def probe_weights(self) -> Path:
+        return self.folder / "probe.safetensors"
+
+    @property
+    def labellers(self) -> Path:
+        return self.folder / "labellers.parquet"
+
+    @property
+    def parts(self) -> Path:
+        """Labels of single shards until all of them are finished."""
+        return self.folder / ".labels"
+
+    def all(self) -> list[Path]:
+        """Every file that describes the images, the document first; they are removed when the images change."""
+        return [
+            self.document,
+            self.labels,
+            self.pixels,
+            self.embeddings,
+            self.probe_document,
+            self.probe_labels,
+            self.probe_weights,
+            self.labellers,
+        ]
+
+
+@dataclass(frozen=True)
+class ShardsFolder:
+    """`OUT/shards`, or any other folder that images are packed into."""
+
+    folder: Path
+
+    @property
+    def document(self) -> Path:
+        return self.folder / "shards.json"
+
+    @property
+    def images(self) -> Path:
+        return self.folder / "images.parquet"
+
+    @property
+    def unmatched(self) -> Path:
+        return self.folder / "unmatched.parquet"
+
+    @property
+    def unfinished(self) -> Path:
+        """Rows of finished shards until the whole pack is finished."""
+        return self.folder / ".unfinished"
+
+    @property
+    def label_files(self) -> LabelFiles:
+        return LabelFiles(self.folder)
+
+
+@dataclass(frozen=True)
+class TrainingFolder:
+    """What a training leaves, of the DCGAN or of a detector."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.json"
+
+    @property
+    def steps(self) -> Path:
+        return self.folder / "steps.parquet"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.folder / "tensorboard"
+
+    @property
+    def grids(self) -> Path:
+        return self.folder / "grids"
+
+
+@dataclass(frozen=True)
+class RunFolder(TrainingFolder):
+    """`OUT/runs/<name>`: a training of the DCGAN and its samples."""
+
+    @property
+    def samples(self) -> Path:
+        """The folder of the samples' tars."""
+        return self.folder / "samples"
+
+    @property
+    def samples_document(self) -> Path:
+        return self.folder / "samples.json"
+
+    @property
+    def samples_table(self) -> Path:
+        return self.folder / "samples.parquet"
+
+    @property
+    def new_samples(self) -> Path:
+        """Tars of samples until all of them are written."""
+        return self.folder / ".samples"
+
+    @property
+    def label_files(self) -> LabelFiles:
+        return LabelFiles(self.folder)
+
+
+@dataclass(frozen=True)
+class DetectorFolder(TrainingFolder):
+    """`OUT/detectors/<name>`: a trained or imported detector and its predictions."""
+
+    @property
+    def predictions(self) -> Path:
+        return self.folder / "predictions.parquet"
+
+    @property
+    def predictions_document(self) -> Path:
+        return self.folder / "predictions.json"
+
+    @property
+    def cached_predictions(self) -> Path:
+        """The folder of predictions by evaluation set: no set is evaluated twice."""
+        return self.folder / "cached_predictions"
+
+    @property
+    def detection(self) -> Path:
+        return self.folder / "detection.parquet"
+
+
+@dataclass(frozen=True)
+class ReportFolder:
+    """`OUT/report`, or the folder of a single run's page below it."""
+
+    folder: Path
+
+    @property
+    def page(self) -> Path:
+        return self.folder / "index.html"
+
+    @property
+    def document(self) -> Path:
+        return self.folder / "report.json"
+
+    def table(self, name: str) -> Path:
+        return self.folder / f"{name}.parquet"
+
+    def run(self, name: str) -> "ReportFolder":
+        """The page of one of several runs."""
+        return ReportFolder(self.folder / "runs" / name)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """All that lies below OUT; paths only: nothing is read or made."""
+
+    root: Path
+
+    @property
+    def synthetic(self) -> Path:
+        return self.root / "synthetic"
+
+    @property
+    def shards(self) -> ShardsFolder:
+        return ShardsFolder(self.root / "shards")
+
+    @property
+    def report(self) -> ReportFolder:
+        return ReportFolder(self.root / "report")
+
+    @property
+    def runs_folder(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def detectors_folder(self) -> Path:
+        return self.root / "detectors"
+
+    def run(self, name: str) -> RunFolder:
+        """Raises FairfaceError for a name that is not that of a single folder."""
+        return RunFolder(self.runs_folder / check_name(name, "--run"))
+
+    def detector(self, name: str) -> DetectorFolder:
+        """Raises FairfaceError for a name that is not that of a single folder."""
+        return DetectorFolder(self.detectors_folder / check_name(name, "--name"))
+
+    def runs(self) -> list[RunFolder]:
+        """Every run that has a config.json, by name."""
+        return [RunFolder(path.parent) for path in sorted(self.runs_folder.glob("*/config.json"))]
+
+    def detectors(self) -> list[DetectorFolder]:
+        """Every folder of a detector, by name."""
+        return [DetectorFolder(path) for path in sorted(self.detectors_folder.glob("*")) if path.is_dir()]
