@@ -1,10 +1,12 @@
-"""Zero-shot labels of gender, age and skin tone by any open_clip model, text encoded once."""
+"""Zero-shot labels of gender, age and skin tone by any open_clip model."""
 
 import difflib
 import hashlib
 import json
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 import open_clip
 import torch
@@ -20,17 +22,28 @@ CLASSES = {
     "skin_tone": tuple(str(tone) for tone in range(1, 11)),  # Monk 1-10
 }
 PROMPTS = Path(__file__).with_name("prompts.toml")
-WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # as open_clip names them on the hub
+WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # open_clip's names on the hub
+
+Prompts = dict[str, Any]  # "templates": list of sentences; attribute: {class: description}
 
 
 class Labeller:
-    """A CLIP model with its classes encoded as text.
+    """A CLIP model and the text embeddings of its classes, which are computed once.
 
-    `name` is "<name>@<8 hex>", the digits a hash of weights, preprocessing and prompts, so that labels of two
-    labellers can be told apart; `size` is the model's input in pixels, `dim` the width D of its embeddings.
+    `name` is "<name>@<8 hexadecimal digits>": the digits are a hash of weights, preprocessing and prompts, so that
+    different labellers have different names. `size` is the side of the model's input in pixels, `dim` the width D of
+    its embeddings, `bf16` whether images are encoded in bfloat16.
     """
 
-    def __init__(self, model: torch.nn.Module, tokenizer, prompts: dict, name: str, device: str | torch.device = "cpu"):
+    def __init__(
+        self,
+        model: open_clip.CLIP,
+        tokenizer: Callable[[list[str]], torch.Tensor],
+        *,
+        prompts: Prompts,
+        name: str,
+        device: str | torch.device = "cpu",
+    ):
         self.device = torch.device(device)
         preprocess = open_clip.get_model_preprocess_cfg(model)
         self.name = f"{name}@{weights_hash(model, preprocess, prompts)}"
@@ -45,8 +58,8 @@ class Labeller:
         self.dim = next(iter(self.text.values())).shape[0]
         self.scale = model.logit_scale.detach().exp()
 
-    def encode_text(self, tokenizer, prompts: dict) -> dict[str, torch.Tensor]:
-        """Per attribute float32 [D, K]: the mean of the L2-normalised templates, normalised again."""
+    def encode_text(self, tokenizer: Callable[[list[str]], torch.Tensor], prompts: Prompts) -> dict[str, torch.Tensor]:
+        """Text embeddings by attribute, float32 [D, K]: the L2-normalised mean of the L2-normalised templates."""
         return {
             attribute: open_clip.build_zero_shot_classifier(
                 self.model,
@@ -64,10 +77,10 @@ class Labeller:
     def label(self, images: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Class probabilities and embeddings of uint8 images [B, 3, S, S], on the labeller's device.
 
-        Returns {attribute: float32 [B, K], ordered as CLASSES, rows summing to 1} and float16 [B, D] of
-        length 1. The probabilities are a softmax over the attribute's classes with the model's own logit
-        scale (Radford et al. 2021, section 3.1.2); all NaN where the prompts leave the attribute out. Raises
-        FairfaceError for other images.
+        Returns {attribute: float32 [B, K]}, in the order of CLASSES and with rows that sum to 1, and embeddings of
+        length 1, float16 [B, D]. The probabilities are a softmax over the attribute's classes with the model's own
+        logit scale (Radford et al. 2021, section 3.1.2), and NaN where the prompts leave the attribute out. Raises
+        ValueError for images of another shape or type.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"expected uint8 images [B, 3, S, S], got {images.dtype} {list(images.shape)}")
@@ -79,15 +92,18 @@ class Labeller:
         return unknown | known, embeddings.half()
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        """float32 [B, 3, size, size]: resized on the device (bicubic, antialiased), then standardised."""
+        """Images as the model expects them, on its device: resized (bicubic, antialiased) and standardised.
+
+        Takes uint8 [B, 3, S, S], returns float32 [B, 3, size, size].
+        """
         pixels = images.to(self.device, non_blocking=True).float() / 255
         if pixels.shape[2:] != (self.size, self.size):
             pixels = F.interpolate(pixels, (self.size, self.size), mode="bicubic", antialias=True).clamp(0, 1)
         return (pixels - self.mean) / self.std
 
 
-def weights_hash(model: torch.nn.Module, *settings) -> str:
-    """8 hexadecimal digits of the weights (as float32, wherever they lie) and of `settings` (JSON)."""
+def weights_hash(model: torch.nn.Module, *settings: Any) -> str:
+    """8 hexadecimal digits of the SHA-256 of the weights, as float32 from any device, and of `settings`, as JSON."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for key, value in sorted(model.state_dict().items()):
         digest.update(key.encode())
@@ -95,25 +111,28 @@ def weights_hash(model: torch.nn.Module, *settings) -> str:
     return digest.hexdigest()[:8]
 
 
-def read_prompts(prompts: str | Path = "faces") -> dict:
-    """The prompt set of that name in prompts.toml, or the one set that a TOML file of the same form holds.
+def read_prompts(prompts: str | Path = "faces") -> Prompts:
+    """The prompt set of that name in prompts.toml, or the single set in a TOML file of the same form.
 
-    Returns {"templates": [str, ...], attribute: {class: description}}. Raises FairfaceError for an unknown
-    set, for a file that is not such a set and for missing classes.
+    Returns {"templates": [str, ...], attribute: {class: description}}. Raises FairfaceError for an unknown set, and
+    for a file that is not a valid set.
     """
-    ours = tomllib.loads(PROMPTS.read_text(encoding="utf-8"))
-    if str(prompts) in ours:
-        return validate_prompts(ours[str(prompts)], str(prompts))
+    sets = tomllib.loads(PROMPTS.read_text(encoding="utf-8"))
+    if str(prompts) in sets:
+        return validate_prompts(sets[str(prompts)], str(prompts))
     try:
         return validate_prompts(tomllib.loads(Path(prompts).read_text(encoding="utf-8")), str(prompts))
     except OSError:
-        raise FairfaceError(f"no prompt set and no file '{prompts}'; the sets are {', '.join(ours)}") from None
+        raise FairfaceError(f"no prompt set and no file '{prompts}'; the sets are {', '.join(sets)}") from None
     except ValueError as error:  # includes TOML and UTF-8 errors
         raise FairfaceError(f"{prompts} is not a TOML file of prompts: {error}") from None
 
 
-def validate_prompts(prompts: dict, source: str) -> dict:
-    """`prompts`, if they have templates with one {} and just the classes of at least one attribute."""
+def validate_prompts(prompts: Prompts, source: str) -> Prompts:
+    """`prompts`, if they have templates with one {} each, and all classes of every attribute that they have.
+
+    Raises FairfaceError, which names the `source`, otherwise.
+    """
     templates = prompts.get("templates")
     if not isinstance(templates, list) or not templates or not all(map(is_template, templates)):
         raise FairfaceError(f"prompts {source}: 'templates' must be sentences with one {{}} each")
@@ -126,27 +145,27 @@ def validate_prompts(prompts: dict, source: str) -> dict:
     for attribute in attributes:
         described = prompts[attribute]
         if not isinstance(described, dict) or not all(isinstance(text, str) for text in described.values()):
-            raise FairfaceError(f"prompts {source}: {attribute} must be a table of classes with a description each")
-        if wrong := prompts[attribute].keys() ^ set(CLASSES[attribute]):
+            raise FairfaceError(f"prompts {source}: {attribute} must be a table with a description of each class")
+        if wrong := described.keys() ^ set(CLASSES[attribute]):
             raise FairfaceError(
-                f"prompts {source}: {attribute} needs just the classes "
+                f"prompts {source}: {attribute} needs exactly the classes "
                 f"{', '.join(CLASSES[attribute])}; check {', '.join(sorted(wrong))}"
             )
     return prompts
 
 
 def is_template(text: object) -> bool:
-    """Whether a sentence has one place to fill in, and no other braces."""
+    """Whether `text` is a sentence with exactly one placeholder {}, and no other braces."""
     return isinstance(text, str) and text.count("{}") == text.count("{") == text.count("}") == 1
 
 
 def load_labeller(
-    name: str, pretrained: str | Path, prompts: str | Path = "faces", device: str | torch.device = "cpu"
+    name: str, pretrained: str | Path, *, prompts: str | Path = "faces", device: str | torch.device = "cpu"
 ) -> Labeller:
-    """The labeller of one of `open_clip.list_models()` with the weights of a tag or of a local file.
+    """The labeller of a model of `open_clip.list_models()` with the weights of a tag or of a local file.
 
-    Raises FairfaceError with one line for an unknown model or tag, a file that is no checkpoint of it,
-    unknown prompts, and, within seconds, for a tag whose weights are neither here nor to be fetched.
+    Raises FairfaceError for an unknown model, tag or prompt set. Raises WeightsUnavailable for a file that is not a
+    checkpoint of the model, and, within seconds, for weights that are neither cached nor can be downloaded.
     """
     prompt_set = read_prompts(prompts)
     if name not in open_clip.list_models():
@@ -154,49 +173,56 @@ def load_labeller(
         raise FairfaceError(f"open_clip has no model '{name}'; did you mean {' or '.join(close)}?")
     path = find_weights(name, str(pretrained))
     try:
-        preprocess = preprocessing(name, str(pretrained), path)
+        preprocess = preprocess_config(name, str(pretrained), path)
         model = open_clip.create_model(name, str(path), force_preprocess_cfg=preprocess)
         tokenizer = open_clip.get_tokenizer(name)
-    except Exception as error:  # unpickling and safetensors fail in many ways; every one means the same here
+    except Exception as error:  # torch.load and safetensors raise many types, all of which mean the same here
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsUnavailable(f"{path} is not a checkpoint of {name} ({reason})") from error
     tag = path.stem if path == Path(pretrained) else str(pretrained)
-    return Labeller(model, tokenizer, prompt_set, f"{name}-{tag}", device)
+    return Labeller(model, tokenizer, prompts=prompt_set, name=f"{name}-{tag}", device=device)
 
 
-def preprocessing(name: str, pretrained: str, path: Path) -> dict:
-    """Mean and deviation for the weights: the tag's, the file's own, or the model's first tag's."""
-    beside = path.with_name("open_clip_config.json")
+def preprocess_config(name: str, pretrained: str, path: Path) -> dict[str, Any]:
+    """Mean, standard deviation and size for the weights in `path`.
+
+    They are those of the tag; of a local file, those of the open_clip_config.json in its folder, or else those of the
+    model's first tag.
+    """
+    config_file = path.with_name("open_clip_config.json")
     if config := open_clip.get_pretrained_cfg(name, pretrained):
         return config
-    if beside.is_file():
-        return json.loads(beside.read_text(encoding="utf-8")).get("preprocess_cfg", {})
+    if config_file.is_file():
+        return json.loads(config_file.read_text(encoding="utf-8")).get("preprocess_cfg", {})
     tags = open_clip.list_pretrained_tags_by_model(name)
     return open_clip.get_pretrained_cfg(name, tags[0]) if tags else {}
 
 
 def find_weights(name: str, pretrained: str) -> Path:
-    """The weights' file: `pretrained` itself, a tag's file in the cache, or fetched from the hub."""
+    """The file of the weights: `pretrained` itself, or the tag's file, which is downloaded if it is not cached.
+
+    Raises FairfaceError for an unknown tag, WeightsUnavailable where the file cannot be downloaded.
+    """
     config = open_clip.get_pretrained_cfg(name, pretrained)
     if not config:
         if Path(pretrained).is_file():
             return Path(pretrained)
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
-        raise FairfaceError(f"'{pretrained}' is no file and no tag of {name}, whose tags are: {tags}")
+        raise FairfaceError(f"'{pretrained}' is neither a file nor a tag of {name}, whose tags are: {tags}")
     repo, _, file = config["hf_hub"].rpartition("/")
-    if found := hub.cached_file(repo, (file,) if file else WEIGHTS):
-        return found
+    if cached := hub.cached_file(repo, (file,) if file else WEIGHTS_FILES):
+        return cached
     try:
-        hub.check_reachable(repo, file or WEIGHTS[0])
+        hub.check_reachable(repo, file or WEIGHTS_FILES[0])
         return Path(open_clip.download_pretrained(config))
     except (OSError, RuntimeError) as error:
-        raise unreachable(name, pretrained, repo, file, error) from error
+        raise_unavailable(f"{name}/{pretrained}", repo, file=file or WEIGHTS_FILES[0], error=error)
 
 
-def unreachable(name: str, tag: str, repo: str, file: str, error: Exception) -> WeightsUnavailable:
-    file = file or WEIGHTS[0]
-    return WeightsUnavailable(
-        f"the weights of {name}/{tag} are not here and could not be fetched ({str(error).splitlines()[0]}). "
-        f"Where there is a network run `hf download {repo} {file}`, copy the file here and pass "
+def raise_unavailable(model: str, repo: str, *, file: str, error: Exception) -> NoReturn:
+    """Raise WeightsUnavailable with the commands that bring the weights to this machine."""
+    raise WeightsUnavailable(
+        f"the weights of {model} are not cached and could not be downloaded ({str(error).splitlines()[0]}). "
+        f"On a machine with a network run `hf download {repo} {file}`, copy the file here and pass "
         f"--clip-pretrained /path/to/{file}"
-    )
+    ) from error

@@ -15,12 +15,12 @@ IMAGE_SIZES = (32, 64, 128)
 class Generator(nn.Module):
     """Latents [B, latent_dim] and, if there are `classes`, int64 [B] -> images [B, 3, S, S] in [-1, 1].
 
-    S is `image_size`. Transposed convolutions of kernel 4 double the side from 4x4 on; the widest layer has
+    S is `image_size`. Transposed convolutions of kernel 4 double the side, starting from 4x4; the widest layer has
     `width * S / 8` channels (paper, section 3: no pooling, no hidden fully connected layer, BatchNorm and ReLU, tanh
-    at the end). A class joins its latent as a one-hot vector (Mirza and Osindero 2014, arXiv:1411.1784).
+    at the end). The class is appended to the latent as a one-hot vector (Mirza and Osindero 2014, arXiv:1411.1784).
     """
 
-    def __init__(self, latent_dim: int = 128, width: int = 64, image_size: int = 64, classes: int = 0):
+    def __init__(self, latent_dim: int = 128, width: int = 64, *, image_size: int = 64, classes: int = 0):
         super().__init__()
         self.latent_dim, self.image_size, self.classes = latent_dim, image_size, classes
         channels = [width * 2**i for i in reversed(range(doublings(image_size)))]
@@ -32,6 +32,7 @@ class Generator(nn.Module):
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         if self.classes:
+            assert labels is not None
             one_hot = labels[:, None] == torch.arange(self.classes, device=labels.device)
             z = torch.cat([z, one_hot.to(z.dtype)], 1)
         return self.net(z[:, :, None, None])
@@ -40,12 +41,12 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Images [B, 3, S, S] in [-1, 1] and, if there are `classes`, int64 [B] -> logits [B] of being real.
 
-    The generator's mirror, with LeakyReLU 0.2. The published network ends in a sigmoid; here it is part of the loss,
-    which is exact for large logits. A class adds the inner product of its embedding with the features, summed over
-    their places (Miyato and Koyama 2018, arXiv:1802.05637, equation 6).
+    The mirror image of the generator, with LeakyReLU 0.2. The published network ends in a sigmoid; here the sigmoid is
+    part of the loss, which is exact for large logits. A class adds the inner product of its embedding with the
+    features, summed over their positions (Miyato and Koyama 2018, arXiv:1802.05637, equation 6).
     """
 
-    def __init__(self, width: int = 64, image_size: int = 64, classes: int = 0):
+    def __init__(self, width: int = 64, image_size: int = 64, *, classes: int = 0):
         super().__init__()
         channels = [width * 2**i for i in range(doublings(image_size))]
         layers = [nn.Conv2d(3, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, True)]
@@ -64,30 +65,30 @@ class Discriminator(nn.Module):
 
 
 def doublings(image_size: int) -> int:
-    """How often 4x4 doubles to reach `image_size`."""
+    """How often the side doubles from 4 to `image_size`. Raises ValueError for a size that is not supported."""
     if image_size not in IMAGE_SIZES:
         raise ValueError(f"image size {image_size}: choose one of {', '.join(map(str, IMAGE_SIZES))}")
     return int(math.log2(image_size)) - 2
 
 
 class FromPoint(nn.ConvTranspose2d):
-    """The transposed convolution of [B, C, 1, 1]: a matrix product, and computed as one, 5 times as fast on a CPU."""
+    """The transposed convolution of [B, C, 1, 1] as the matrix product that it is: 5 times as fast on a CPU."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return (x.flatten(1) @ self.weight.flatten(1)).unflatten(1, self.weight.shape[1:])
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        return (input.flatten(1) @ self.weight.flatten(1)).unflatten(1, self.weight.shape[1:])
 
 
 class ToPoint(nn.Conv2d):
-    """The convolution of a whole [B, C, k, k] with a kernel of its size: [B, O, 1, 1], a matrix product too."""
+    """The convolution of [B, C, k, k] with a kernel of the same size, as a matrix product: [B, O, 1, 1]."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return (x.flatten(1) @ self.weight.flatten(1).T)[:, :, None, None]
+    def forward(self, input: Tensor) -> Tensor:
+        return (input.flatten(1) @ self.weight.flatten(1).T)[:, :, None, None]
 
 
 class ToImage(nn.Module):
-    """The generator's last layer for drawing: a matrix product whose 4x4 patches are summed where they overlap.
+    """The generator's last layer for inference: a matrix product whose 4x4 patches are summed where they overlap.
 
-    Nearly twice as fast on a CPU as the transposed convolution, which is made for many more channels than three.
+    Nearly twice as fast on a CPU as the transposed convolution, which is optimised for many more channels than three.
     """
 
     def __init__(self, convolution: nn.ConvTranspose2d):
@@ -96,32 +97,35 @@ class ToImage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         patches = self.weight.flatten(1).T @ x.flatten(2)
-        return fold(patches, [2 * side for side in x.shape[2:]], kernel_size=4, padding=1, stride=2)
+        height, width = x.shape[2:]
+        return fold(patches, (2 * height, 2 * width), kernel_size=4, padding=1, stride=2)
 
 
 def optimise_for_inference(net: Generator) -> Generator:
-    """A copy of `net`, which is in evaluation mode, that draws the same images faster, up to rounding.
+    """A copy of `net`, which is in evaluation mode, that generates the same images faster, up to rounding.
 
-    BatchNorm's scale and shift become part of the convolution before it.
+    The scale and shift of every BatchNorm are merged into the convolution before it.
     """
-    layers = [net.net[0]]
+    layers: list[nn.Module] = [net.net[0]]
     for layer in net.net[1:]:
         if isinstance(layer, nn.BatchNorm2d) and type(layers[-1]) is nn.ConvTranspose2d:
             layers[-1] = fuse_conv_bn_eval(layers[-1], layer, transpose=True)
         else:
             layers.append(layer)
-    layers[-2] = ToImage(layers[-2])
-    drawing = copy.deepcopy(net)
-    drawing.net = nn.Sequential(*layers)
-    return drawing.requires_grad_(False)
+    last = layers[-2]
+    assert isinstance(last, nn.ConvTranspose2d)
+    layers[-2] = ToImage(last)
+    optimised = copy.deepcopy(net)
+    optimised.net = nn.Sequential(*layers)
+    return optimised.requires_grad_(False)
 
 
-def block(convolution: nn.Module, activation: nn.Module) -> list[nn.Module]:
+def block(convolution: nn.Conv2d | nn.ConvTranspose2d, activation: nn.Module) -> list[nn.Module]:
     return [convolution, nn.BatchNorm2d(convolution.out_channels), activation]
 
 
 def initialise(module: nn.Module) -> None:
-    """Weights from N(0, 0.02), BatchNorm's scale from N(1, 0.02) (paper, section 4)."""
+    """Sample weights from N(0, 0.02), and BatchNorm's scale from N(1, 0.02) (paper, section 4)."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Embedding):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):
@@ -129,10 +133,10 @@ def initialise(module: nn.Module) -> None:
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """-log s(real) - log(1 - s(fake)) of logits [B], averaged (Goodfellow et al. 2014, equation 1), in float32."""
+    """Mean of -log s(real) - log(1 - s(fake)) over logits [B], in float32 (Goodfellow et al. 2014, equation 1)."""
     return softplus(-real.float()).mean() + softplus(fake.float()).mean()
 
 
 def generator_loss(fake: Tensor) -> Tensor:
-    """-log s(fake) of logits [B], averaged: the non-saturating loss (Goodfellow et al. 2014, section 3)."""
+    """Mean of -log s(fake) over logits [B], the non-saturating loss, in float32 (Goodfellow et al. 2014, section 3)."""
     return softplus(-fake.float()).mean()

@@ -1,4 +1,4 @@
-"""Pretrained weights: out of a cache, or fetched from the Hugging Face hub or the web where there is a network."""
+"""Pretrained weights: from a cache, or downloaded from the Hugging Face hub or another web server."""
 
 import urllib.error
 import urllib.request
@@ -9,41 +9,41 @@ from pathlib import Path
 import huggingface_hub
 import torch
 
-PROBE_SECONDS = 5
+REQUEST_SECONDS = 5  # how long to wait for a server's first answer
 
 
 def cached_file(repo: str, files: Sequence[str]) -> Path | None:
-    """The first of a repository's `files` that the hub's cache holds."""
+    """The first of a repository's `files` that is in the hub's cache."""
     for file in files:
-        if isinstance(found := huggingface_hub.try_to_load_from_cache(repo, file), str):
-            return Path(found)
+        if isinstance(path := huggingface_hub.try_to_load_from_cache(repo, file), str):
+            return Path(path)
     return None
 
 
 def check_reachable(repo: str, file: str) -> None:
-    """OSError where nobody answers for the hub: its own client tries for 47 s before it gives up."""
-    probe(huggingface_hub.hf_hub_url(repo, file))
+    """Raise OSError if the hub does not answer: its own client tries for 47 s before it gives up."""
+    check_server(huggingface_hub.hf_hub_url(repo, file))
 
 
-def probe(url: str) -> None:
-    """OSError where nobody answers."""
-    with suppress(urllib.error.HTTPError):  # somebody answers; what is there is for others to find out
-        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PROBE_SECONDS).close()
+def check_server(url: str) -> None:
+    """Raise OSError if no server answers. An HTTP error is an answer: the download itself will report it."""
+    with suppress(urllib.error.HTTPError):
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=REQUEST_SECONDS).close()
 
 
 def download_file(repo: str, file: str) -> Path:
-    """A file of the hub. OSError or RuntimeError where it can't be had."""
-    if found := cached_file(repo, [file]):
-        return found
+    """A file of the hub, from the cache or downloaded. Raises OSError or RuntimeError if it is unavailable."""
+    if cached := cached_file(repo, [file]):
+        return cached
     check_reachable(repo, file)
     return Path(huggingface_hub.hf_hub_download(repo, file))
 
 
 def download_url(url: str) -> Path:
-    """A file of the web, kept where torch keeps such. OSError or RuntimeError where it can't be had."""
+    """A file of the web, cached where torch.hub caches its own. Raises OSError or RuntimeError if it is unavailable."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if not path.is_file():
-        probe(url)
+        check_server(url)
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), progress=False)
     return path

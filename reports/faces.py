@@ -1,6 +1,7 @@
-"""Which faces the page shows: the first, those of every group, the most and least certain, the nearest to training."""
+"""Which faces the page shows: the first ones, those of each group, those of extreme confidence, nearest neighbours."""
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,32 +10,69 @@ import polars as pl
 from PIL import Image
 
 import sql
+from reports.figures.contact_sheet import contact_sheet
+from reports.run_report import RunReport
 from shards import tar
+from shards.atomic_io import atomic_write
 from shards.errors import FairfaceError
+from shards.workspace import ReportFolder, Workspace
 
-FIRST = 48  # of either side, unchosen
-OF_A_GROUP, CERTAIN, NEAREST = 8, 8, 8
+SIDES = ("generated", "train")
+FIRST_FACES = 48  # of either side
+GROUP_FACES = 8  # of each group and side
+
+GroupFaces = dict[str, dict[str, dict[str, list[bytes]]]]  # attribute -> group -> side -> encoded images
 
 
-def folder_of(out: Path, run: str, side: str) -> Path:
-    """Where the tars of a side are."""
-    return out / "runs" / run / "samples" if side == "generated" else out / "shards"
+@dataclass(frozen=True)
+class RunFaces:
+    """The encoded images on the page of a run; those that cannot be read are left out."""
+
+    first: dict[str, list[bytes]]  # by side
+    by_group: GroupFaces
+    confidence: list[dict[str, Any]]  # rows of question `confidence`, with `image`
+    neighbours: list[dict[str, Any]]  # rows of question `neighbours`, with `image` and `train_image`
 
 
-def images(folder: Path, wanted: pl.DataFrame) -> dict[str, bytes]:
-    """The encoded images of `wanted` (key, shard) by key; those are missing whose shard was moved away or cut."""
+def collect_faces(connection: duckdb.DuckDBPyConnection, workspace: Workspace, report: RunReport) -> RunFaces:
+    """Read every face on the page of a run."""
+    reader = FaceReader(connection, workspace, report.run)
+    return RunFaces(
+        first={side: reader.first(side) for side in SIDES},
+        by_group=reader.by_group(),
+        confidence=reader.with_images(report.confidence),
+        neighbours=reader.with_neighbours(report.neighbours),
+    )
+
+
+def save_contact_sheets(faces: RunFaces, folder: ReportFolder) -> None:
+    """Write the first faces of each side and the faces of each attribute's groups as PNG files."""
+    sheets = {f"faces-{side}.png": images for side, images in faces.first.items()}
+    for attribute, groups in faces.by_group.items():
+        sheets[f"faces-{attribute}.png"] = [
+            image for sides in groups.values() for images in sides.values() for image in images
+        ]
+    for name, images in sheets.items():
+        if images:
+            with atomic_write(folder.figure(name)) as file:
+                file.write(contact_sheet(images))
+
+
+def read_images(folder: Path, wanted: pl.DataFrame) -> dict[str, bytes]:
+    """The encoded images of `wanted` (key, shard) by key, without those whose shard is missing or damaged."""
     found: dict[str, bytes] = {}
-    for shard, keys in wanted.drop_nulls().unique(maintain_order=True).group_by("shard", maintain_order=True):
+    for (shard,), rows in wanted.drop_nulls().unique(maintain_order=True).group_by("shard", maintain_order=True):
+        name = str(shard)
         try:
-            there = tar.index(folder / shard[0])
-            found |= tar.read(folder, shard[0], [key for key in keys["key"] if key in there])
+            index = tar.read_index(folder / name)
+            found |= tar.read_members(folder / name, [key for key in rows["key"] if key in index])
         except (OSError, FairfaceError):  # a lost shard costs its pictures, not the report
             continue
-    return {key: data for key, data in found.items() if decodes(data)}
+    return {key: data for key, data in found.items() if is_decodable(data)}
 
 
-def decodes(data: bytes) -> bool:
-    """Whether an image is whole."""
+def is_decodable(data: bytes) -> bool:
+    """Whether an encoded image can be decoded to its end."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
@@ -43,72 +81,79 @@ def decodes(data: bytes) -> bool:
     return True
 
 
-def first(connection: duckdb.DuckDBPyConnection, out: Path, run: str, side: str) -> list[bytes]:
-    """The first images of a side: samples by index, training images as packing has shuffled them."""
-    if side == "generated":
-        asked, params = "from samples where run = $run order by seed, index", {"run": run}
-    else:
-        asked, params = "from images where status = 'packed' order by key", {}
-    wanted = sql.select(connection, f"select key, shard {asked} limit {FIRST}", params)
-    there = images(folder_of(out, run, side), wanted)
-    return [there[key] for key in wanted["key"] if key in there]
+@dataclass(frozen=True)
+class FaceReader:
+    """A reader of the faces of one run and of its training images; a side is `generated` or `train`."""
 
+    connection: duckdb.DuckDBPyConnection
+    workspace: Workspace
+    run: str
 
-def by_group(
-    connection: duckdb.DuckDBPyConnection, out: Path, run: str
-) -> dict[str, dict[str, dict[str, list[bytes]]]]:
-    """attribute -> group -> side -> the first images of it, unchosen; an empty list where no image is here.
+    def folder(self, side: str) -> Path:
+        """The folder of a side's tars."""
+        return self.workspace.run(self.run).samples if side == "generated" else self.workspace.shards.folder
 
-    Samples are told by the labeller that counts; training images by their annotations where there are any. A side that
-    has no such face is left out.
-    """
-    asked = f"""
-        select attribute, "group", source, coalesce(rank, 1000) as rank, min(key, {OF_A_GROUP}) as key
-        from classes left join vocabulary using (attribute, "group")
-        where attribute <> 'intersection_age' and (source <> 'generated' or run = $run) group by all"""
-    wanted = sql.select(connection, asked, {"run": run}).explode("key").sort("attribute", "rank", "group", "key")
-    annotated = wanted.filter(source="annotated")["attribute"].unique().to_list()
-    real = pl.when(pl.col("attribute").is_in(annotated)).then(pl.lit("annotated")).otherwise(pl.lit("train"))
-    sides = {"generated": wanted.filter(source="generated"), "train": wanted.filter(pl.col("source") == real)}
-    there = {
-        side: images(folder_of(out, run, side), placed(connection, run, side, rows["key"]))
-        for side, rows in sides.items()
-    }
-    found: dict[str, dict[str, dict[str, list[bytes]]]] = {}
-    for row in wanted.iter_rows(named=True):
-        found.setdefault(row["attribute"], {}).setdefault(row["group"], {})
-    for side, rows in sides.items():
-        for row in rows.iter_rows(named=True):
-            faces = found[row["attribute"]][row["group"]].setdefault(side, [])
-            if row["key"] in there[side]:
-                faces.append(there[side][row["key"]])
-    return found
+    def first(self, side: str) -> list[bytes]:
+        """The first images of a side: samples by index, training images in the order shuffled by packing."""
+        params: dict[str, object] = {}
+        source = "from images where status = 'packed' order by key"
+        if side == "generated":
+            source, params = "from samples where run = $run order by seed, index", {"run": self.run}
+        wanted = sql.select(self.connection, f"select key, shard {source} limit {FIRST_FACES}", params)
+        images = read_images(self.folder(side), wanted)
+        return [images[key] for key in wanted["key"] if key in images]
 
+    def by_group(self) -> GroupFaces:
+        """The first images of every group, unselected; an empty list where none of them can be read.
 
-def placed(connection: duckdb.DuckDBPyConnection, run: str, side: str, keys: pl.Series) -> pl.DataFrame:
-    """key and shard of images named by their keys."""
-    of, params = ("samples where run = $run and", {"run": run}) if side == "generated" else ("images where", {})
-    asked = f"select key, shard from {of} key in (select unnest($keys::varchar[]))"
-    return sql.select(connection, asked, params | {"keys": keys.unique().to_list()})
+        A sample's group is by the selected labeller; a training image's is by its annotation, or by the labeller where
+        nothing is annotated. A side without any face of the group is left out.
+        """
+        wanted = self._group_keys()
+        annotated = wanted.filter(source="annotated")["attribute"].unique().to_list()
+        training = pl.when(pl.col("attribute").is_in(annotated)).then(pl.lit("annotated")).otherwise(pl.lit("train"))
+        sides = {"generated": wanted.filter(source="generated"), "train": wanted.filter(pl.col("source") == training)}
+        found: GroupFaces = {}
+        for row in wanted.iter_rows(named=True):
+            found.setdefault(row["attribute"], {}).setdefault(row["group"], {})
+        for side, rows in sides.items():
+            images = self._images(side, rows["key"])
+            for row in rows.iter_rows(named=True):
+                faces = found[row["attribute"]][row["group"]].setdefault(side, [])
+                if row["key"] in images:
+                    faces.append(images[row["key"]])
+        return found
 
+    def with_images(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The `rows` (of question `confidence`) whose image can be read, with `image`."""
+        wanted = pl.DataFrame(rows, {"key": pl.String, "shard": pl.String})
+        images = read_images(self.folder("generated"), wanted)
+        return [row | {"image": images[row["key"]]} for row in rows if row["key"] in images]
 
-def certain(
-    connection: duckdb.DuckDBPyConnection, out: Path, run: str, rows: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """Those of the `rows` (of question `confidence`) whose image is here, with it."""
-    there = images(folder_of(out, run, "generated"), pl.DataFrame(rows, {"key": pl.String, "shard": pl.String}))
-    return [row | {"image": there[row["key"]]} for row in rows if row["key"] in there]
+    def with_neighbours(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The `rows` (of question `neighbours`) whose two images can be read, with `image` and `train_image`."""
+        keys, nearest = (pl.Series([row[name] for row in rows], dtype=pl.String) for name in ("key", "nearest"))
+        samples, training = self._images("generated", keys), self._images("train", nearest)
+        return [
+            row | {"image": samples[row["key"]], "train_image": training[row["nearest"]]}
+            for row in rows
+            if row["key"] in samples and row["nearest"] in training
+        ]
 
+    def _group_keys(self) -> pl.DataFrame:
+        """attribute, group, source, rank, key of the first images of every group, in the order of the page."""
+        text = f"""
+            select attribute, "group", source, coalesce(rank, 1000) as rank, min(key, {GROUP_FACES}) as key
+            from selected_labels left join vocabulary using (attribute, "group")
+            where attribute <> 'intersection_age' and (source <> 'generated' or run = $run) group by all"""
+        rows = sql.select(self.connection, text, {"run": self.run})
+        return rows.explode("key").sort("attribute", "rank", "group", "key")
 
-def nearest(
-    connection: duckdb.DuckDBPyConnection, out: Path, run: str, rows: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """Those of the `rows` (of question `neighbours`) whose two images are here, with them."""
-    keys = [pl.Series([row[name] for row in rows], dtype=pl.String) for name in ("key", "nearest")]
-    ours = images(folder_of(out, run, "generated"), placed(connection, run, "generated", keys[0]))
-    theirs = images(folder_of(out, run, "train"), placed(connection, run, "train", keys[1]))
-    return [
-        row | {"image": ours[row["key"]], "train_image": theirs[row["nearest"]]}
-        for row in rows
-        if row["key"] in ours and row["nearest"] in theirs
-    ]
+    def _images(self, side: str, keys: pl.Series) -> dict[str, bytes]:
+        """The images of a side by their keys."""
+        source, params = "images where", {}
+        if side == "generated":
+            source, params = "samples where run = $run and", {"run": self.run}
+        text = f"select key, shard from {source} key in (select unnest($keys::varchar[]))"
+        wanted = sql.select(self.connection, text, params | {"keys": keys.unique().to_list()})
+        return read_images(self.folder(side), wanted)

@@ -1,226 +1,191 @@
-"""The report: every estimate of one run, on one page that opens anywhere and in one JSON file."""
+"""Build the report: every estimate of a run on one self-contained page, with the same numbers in report.json."""
 
 import hashlib
-import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import duckdb
-import polars as pl
-from jinja2 import Environment, FileSystemLoader
-from markupsafe import Markup
 
 import sql
-from reports import comparison, contents, detection, estimate, faces, figures
-from shards.atomic_io import (
-    LABELS,
-    atomic_write,
-    exclusive_lock,
-    fingerprint,
-    is_complete_parquet,
-    read_json,
-    write_json,
+from reports.comparison_page import build_comparison_page
+from reports.comparison_report import ComparisonReport, gather_comparison
+from reports.estimation.detection_metrics import update_all_metrics
+from reports.estimation.estimates import choose_run, discard_estimates, write_estimates
+from reports.estimation.labelled_sides import LabelledSides, MissingLabels, check_labels
+from reports.faces import collect_faces, save_contact_sheets
+from reports.figures.canvas import RUN_COLOURS
+from reports.figures.run_figures import draw_run_figures
+from reports.render import write_page
+from reports.run_page import build_run_page
+from reports.run_report import RunDocuments, RunReport, gather_run
+from shards.atomic_io import exclusive_lock, fingerprint, is_complete_parquet
+from shards.documents import (
+    LabelsDocument,
+    RunConfig,
+    SamplesDocument,
+    ShardsDocument,
+    read_document,
+    write_document,
 )
 from shards.errors import FairfaceError
+from shards.workspace import REPORT_TABLES, ReportFolder, Workspace
 
-HERE = Path(__file__).parent
-FIGURES = ("comparison-*", "runs-*", "ratios.*", "losses.*", "discriminator.*", "faces-*.png")  # what `draw` saves
+CODE = Path(__file__).parent  # with its subfolders, the code that a page depends on; so are the SQL files
+R = TypeVar("R", RunReport, ComparisonReport)
 
 
-def build(out: Path, runs: Sequence[str] = (), force: bool = False) -> tuple[Path, bool]:
-    """Writes the page, `report.json`, the estimates and the figures of a run, the newest when none is named.
+@dataclass(frozen=True)
+class BuildResult:
+    """A page that is up to date."""
 
-    Of several runs each has its own page below `report/runs/`, and the page that is returned has them side by side.
-    Returns it and whether it was built: where the inputs are as they were for the last one, it is left alone unless
-    `force`. What a run lacks so far is said on its page, with the command to run; FairfaceError where there is none to
-    make a page of, or where labels can't be compared.
+    page: Path
+    rebuilt: bool  # False where the page was up to date before
+    missing: list[str] = field(default_factory=list)  # of each run without estimates, the stage that is missing
+
+
+def build(workspace: Workspace, *, runs: Sequence[str] = (), force: bool = False) -> BuildResult:
+    """Write the page, `report.json`, the estimates and the figures of a run; without `runs` of the newest one.
+
+    Of several runs each gets a page of its own below `report/runs/`, and the page in the result compares them. A page
+    whose inputs have not changed is left alone unless `force`. A run that lacks a stage still gets a page, which names
+    the command to run. Raises FairfaceError where there is no run, or where labels cannot be compared.
     """
-    out = Path(out)
-    with exclusive_lock(out / "report", "writing it"):
-        return built(out, runs, force)
+    with exclusive_lock(workspace.report.folder, "writing it"):
+        update_all_metrics(workspace)  # the groups of faces may have changed since the metrics were written
+        connection = sql.connect(workspace)
+        names = [choose_run(connection, workspace, run=run) for run in runs or (None,)]
+        if len(names) == 1:
+            return build_run(workspace, names[0], folder=workspace.report, force=force)
+        return build_comparison(workspace, names, force=force)
 
 
-def built(out: Path, runs: Sequence[str], force: bool) -> tuple[Path, bool]:
-    """As `build` says, by the only process that is at it."""
-    detection.keep_all(out)  # what is known of faces may have changed since they were written
-    connection = sql.connect(out)
-    names = [estimate.choose_run(connection, out, run) for run in runs or (None,)]
-    if len(names) == 1:
-        return single(out, names[0], out / "report", force)
+def build_comparison(workspace: Workspace, names: list[str], *, force: bool) -> BuildResult:
+    """The page that compares several runs, and the page of each one."""
     if len(set(names)) < len(names):
         raise FairfaceError("--run names a run twice")
-    if len(names) > len(figures.RUNS):
-        raise FairfaceError(f"{len(names)} runs side by side are too many to read: name {len(figures.RUNS)} at most")
-    folder = out / "report"
-    again = [single(out, run, folder / "runs" / run, force)[1] for run in names]
-    mark = fingerprint([inputs(out, run) for run in names])
-    if not any(again) and not force and current(folder, mark):
-        return folder / "index.html", False
-    connection = sql.connect(out)
-    facts = [read_json(folder / "runs" / run / "report.json") for run in names]
-    clear(folder)
-    said = comparison.gather(connection, facts)
-    write(out, folder, "comparison.html.j2", mark, said, comparison.draw(connection, out, said))
-    return folder / "index.html", True
+    if len(names) > len(RUN_COLOURS):
+        raise FairfaceError(f"{len(names)} runs side by side are too many to read: name {len(RUN_COLOURS)} at most")
+    folder = workspace.report
+    results = [build_run(workspace, run, folder=folder.run(run), force=force) for run in names]
+    missing = [message for result in results for message in result.missing]
+    inputs = fingerprint([input_fingerprint(workspace, run) for run in names])
+    if not force and not any(result.rebuilt for result in results):
+        last = last_report(folder, ComparisonReport)
+        if last and last.fingerprint == inputs:
+            return BuildResult(folder.page, False, missing)
+    connection = sql.connect(workspace)
+    pages = [read_document(folder.run(run).document, RunReport) for run in names]
+    report = gather_comparison(connection, [page for page in pages if page], fingerprint=inputs)
+    remove_figures(folder)
+    page = build_comparison_page(connection, workspace, report)
+    write_page(folder, "comparison.html.j2", page=page, workspace=workspace)
+    write_document(folder.document, report)
+    return BuildResult(folder.page, True, missing)
 
 
-def single(out: Path, run: str, folder: Path, force: bool) -> tuple[Path, bool]:
-    """The page of one run in `folder`, and whether it was built."""
-    mark, connection = inputs(out, run), sql.connect(out)  # of what is there now: another run's page may have left more
-    if not force and current(folder, mark) and estimated(out, connection, run, folder):
-        return folder / "index.html", False
-    config = read_json(out / "runs" / run / "config.json")
-    shards, samples = (
-        read_json(p) or {} for p in (out / "shards" / "shards.json", out / "runs" / run / "samples.json")
-    )
-    labels = read_json(out / "runs" / run / "labels.json") or {}
-    check_manifest(run, config, shards, samples)
+def build_run(workspace: Workspace, run: str, *, folder: ReportFolder, force: bool) -> BuildResult:
+    """The page of one run in `folder`."""
+    # read again: the page of another run may have changed the tables
+    inputs, connection = input_fingerprint(workspace, run), sql.connect(workspace)
+    if not force:
+        last = last_report(folder, RunReport)
+        if last and last.fingerprint == inputs and has_estimates(workspace, connection, last):
+            return BuildResult(folder.page, False, [last.missing] if last.missing else [])
+    documents = read_run_documents(workspace, run)
+    check_manifest(run, documents)
+    labelling: LabelledSides | None = None
+    missing = None
     try:
-        labelled, missing = finished(out, connection, run), None
-        estimate.write(out, connection, run)
-    except estimate.NotYet as error:
-        labelled, missing = None, str(error)
-        estimate.forget(out, connection, run)
-    connection = sql.connect(out)  # the estimates are there now
-    facts = contents.gather(connection, run, config, shards, labelled, samples, labels, missing)
-    clear(folder)
-    write(out, folder, "page.html.j2", mark, facts, draw(connection, out, run, folder, facts))
-    return folder / "index.html", True
+        labelling = finished_labelling(workspace, connection, run)
+        write_estimates(workspace, connection, run=run)
+    except MissingLabels as error:
+        labelling, missing = None, str(error)
+        discard_estimates(workspace, connection, run=run)
+    connection = sql.connect(workspace)  # the tables of estimates exist now
+    report = gather_run(connection, documents, run=run, labelling=labelling, missing=missing, fingerprint=inputs)
+    remove_figures(folder)
+    figures = draw_run_figures(connection, folder, run=run, synthetic=bool(report.synthetic))
+    faces = collect_faces(connection, workspace, report)
+    save_contact_sheets(faces, folder)
+    write_page(folder, "run.html.j2", page=build_run_page(report, figures, faces), workspace=workspace)
+    write_document(folder.document, report)
+    return BuildResult(folder.page, True, [missing] if missing else [])
 
 
-def estimated(out: Path, connection: duckdb.DuckDBPyConnection, run: str, folder: Path) -> bool:
-    """Whether the tables hold what the page in `folder` says of a run: they are written for others, too."""
-    if not all(is_complete_parquet(out / "report" / f"{name}.parquet") for name in estimate.TABLES):
+def last_report(folder: ReportFolder, kind: type[R]) -> R | None:
+    """The report of the page in `folder`; None without a page, and where another version or kind of page wrote it."""
+    if not folder.page.exists():
+        return None
+    try:
+        return read_document(folder.document, kind)
+    except FairfaceError:  # it is written anew
+        return None
+
+
+def has_estimates(workspace: Workspace, connection: duckdb.DuckDBPyConnection, last: RunReport) -> bool:
+    """Whether the tables hold what the last page says of a run: the pages of other runs write them, too."""
+    if not all(is_complete_parquet(workspace.report.table(name)) for name in REPORT_TABLES):
         return False
-    there = sql.select(connection, "select count(*) as n from estimates where run = $run", {"run": run})["n"][0]
-    return bool(there) != bool((read_json(folder / "report.json") or {}).get("missing"))
+    rows = sql.select(connection, "select count(*) as n from estimates where run = $run", {"run": last.run})
+    return bool(rows["n"][0]) != bool(last.missing)
 
 
-def current(folder: Path, mark: str) -> bool:
-    """Whether the page in `folder` was made of just that."""
-    last = read_json(folder / "report.json") or {}
-    return (folder / "index.html").exists() and last.get("fingerprint") == mark
+def remove_figures(folder: ReportFolder) -> None:
+    """Remove the figures of the previous page: they may be another run's."""
+    for path in folder.figures():
+        path.unlink()
 
 
-def clear(folder: Path) -> None:
-    """Takes away the figures of the page before: they may be another run's."""
-    for kind in FIGURES:
-        for path in folder.glob(kind):
-            path.unlink()
+def read_run_documents(workspace: Workspace, run: str) -> RunDocuments:
+    """The documents of a run."""
+    run_folder = workspace.run(run)
+    config = read_document(run_folder.config, RunConfig)
+    if config is None:
+        raise FairfaceError(f"{run_folder.config} is missing: train the run again with `fairface train`")
+    return RunDocuments(
+        config=config,
+        shards=read_document(workspace.shards.document, ShardsDocument),
+        samples=read_document(run_folder.samples_document, SamplesDocument),
+        labels=read_document(run_folder.label_files.document, LabelsDocument),
+    )
 
 
-def write(out: Path, folder: Path, template: str, mark: str, facts: dict[str, Any], drawn: dict[str, Any]) -> None:
-    """The page and, with the same numbers, report.json."""
-    where = "" if out == Path("outputs") else f" --out {shlex.quote(figures.short(out, 300))}"
-    options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
-    html = Environment(loader=FileSystemLoader(HERE), **options)
-    html.filters.update(percent=figures.percent, times=figures.times, title=figures.TITLES.get, shell=typed)
-    text = html.get_template(template).render(**facts, **drawn, order=contents.ORDER, where=where)
-    with atomic_write(folder / "index.html") as file:
-        file.write(text.encode(errors="replace"))
-    write_json(folder / "report.json", {"fingerprint": mark, **facts})
+def finished_labelling(workspace: Workspace, connection: duckdb.DuckDBPyConnection, run: str) -> LabelledSides:
+    """What labelled both sides. Raises MissingLabels where a side is not labelled, or not to the end."""
+    labelling = check_labels(connection, run)
+    sides = ((workspace.shards.label_files, "the training images"), (workspace.run(run).label_files, f"run {run}"))
+    for files, name in sides:
+        document = read_document(files.document, LabelsDocument)
+        if document and document.skin_version and not document.evaluated:  # by `fairface label`, not imported
+            raise MissingLabels(f"the labelling of {name} was not finished: run `fairface label --run {run}` again")
+    return labelling
 
 
-def typed(text: str) -> str:
-    """A word as it's typed in a shell."""
-    return shlex.quote(figures.short(text, 200))
-
-
-def finished(out: Path, connection: duckdb.DuckDBPyConnection, run: str) -> dict[str, Any]:
-    """What labelled both sides. NotYet where a side is not labelled, or not to the end."""
-    labelled = estimate.labelling(connection, run)
-    for folder, name in ((out / "shards", "the training images"), (out / "runs" / run, f"run {run}")):
-        done = read_json(folder / "labels.json") or {}
-        if "judged" not in done and done.get("skin"):  # of our own labelling
-            raise estimate.NotYet(f"the labelling of {name} was not finished: run `fairface label --run {run}` again")
-    return labelled
-
-
-def inputs(out: Path, run: str) -> str:
-    """A fingerprint of what the report is made from: sizes and times of the files, and the code."""
-    files = [out / "shards" / name for name in ("images.parquet", "shards.json", *LABELS)]
-    names = ("config.json", "steps.parquet", "samples.json", "samples.parquet", *LABELS)
-    files += [out / "runs" / run / name for name in names]
-    files += sorted((out / "detectors").glob("*/detection.parquet"))
-    files += sorted((*(out / "shards").glob("*.tar"), *(out / "runs" / run / "samples").glob("*.tar")))
-    states = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files if p.exists()]
-    code = [
-        hashlib.sha256(path.read_bytes()).hexdigest()
-        for folder in (HERE, sql.HERE)
-        for path in sorted(folder.iterdir())
-        if path.suffix in (".py", ".sql", ".j2")
-    ]
-    return fingerprint([run, states, code])
-
-
-def check_manifest(run: str, config: dict[str, Any], shards: dict[str, Any], samples: dict[str, Any]) -> None:
-    """FairfaceError where the labelled training images aren't those that the run, or what was sampled, was trained on."""
-    trained, packed = (config.get("data") or {}).get("manifest"), shards.get("manifest")
-    if trained and packed and trained != packed:
+def check_manifest(run: str, documents: RunDocuments) -> None:
+    """Raise FairfaceError where the run, or its samples, are of other training images than the packed ones."""
+    data, shards, samples = documents.config.data, documents.shards, documents.samples
+    if shards and data and data.manifest != shards.manifest:
         raise FairfaceError(
-            f"run {run} was trained on other shards than those that are there now: train again with "
+            f"run {run} was trained on other shards than the present ones: train again with "
             "`fairface train`, or pack the old data again with `fairface shards`"
         )
-    if packed and samples.get("manifest", packed) != packed:
+    if shards and samples and samples.manifest != shards.manifest:
         raise FairfaceError(
-            f"the samples of run {run} were drawn before it went on with other images: run "
+            f"the samples of run {run} were generated before it continued on other images: run "
             f"`fairface sample --run {run}`, then `fairface label --run {run}`"
         )
 
 
-def draw(
-    connection: duckdb.DuckDBPyConnection, out: Path, run: str, folder: Path, facts: dict[str, Any]
-) -> dict[str, Any]:
-    """Saves every figure into `folder` and returns them ready for the page."""
-
-    def figure(made: Any, name: str, description: str) -> Markup:
-        # text inside the SVG is escaped by matplotlib, the description by inline
-        return Markup(figures.inline(figures.save(made, folder, name, bool(facts["drawn"])), description))
-
-    rows = contents.shown(sql.ask(connection, "comparison", run=run).filter(pl.col("attribute") != "intersection_age"))
-    panels, losses, ratios = {}, [], None
-    for attribute in contents.ORDER if len(rows) else ():
-        made, said = figures.comparison(rows.filter(attribute=attribute)), "shares of training and generated faces"
-        panels[attribute] = figure(made, f"comparison-{attribute}", f"{figures.TITLES[attribute]}: {said}")
-    if len(rows):
-        ratios = figure(figures.ratios(rows), "ratios", "Generated over training share of every group")
-    steps = sql.ask(connection, "loss_curves", run=run)
-    lines = {"Losses": {"loss_d": "discriminator", "loss_g": "generator"}}
-    lines["Discriminator's mean output"] = {"d_real": "real", "d_fake": "generated"}
-    for title, columns in lines.items() if len(steps) else ():
-        losses.append(figure(figures.curves(steps, columns, title), title.split("'")[0].lower(), title))
-    return {"panels": panels, "losses": losses, "ratios": ratios, **pictures(connection, out, run, folder, facts)}
-
-
-def pictures(
-    connection: duckdb.DuckDBPyConnection, out: Path, run: str, folder: Path, facts: dict[str, Any]
-) -> dict[str, Any]:
-    """The faces, ready for the page: the first ones, those of every group, the most and least certain, the nearest."""
-    first, counts = {}, {}
-    for side in ("generated", "train"):
-        images = faces.first(connection, out, run, side)
-        counts[side] = len(images)
-        for name, count in ((f"{side}_few", 24), (f"{side}_all", faces.FIRST)):
-            first[name] = figures.sheet(images[:count]) if images else None
-        if images:
-            with atomic_write(folder / f"faces-{side}.png") as file:
-                file.write(figures.grid(images))
-    grouped = {}
-    for attribute, names in faces.by_group(connection, out, run).items():
-        grouped[attribute] = {
-            group: {side: figures.sheet(images) if images else "" for side, images in sides.items()}
-            for group, sides in names.items()
-        }
-        rows = [images for sides in names.values() for images in sides.values() if images]
-        if rows:
-            with atomic_write(folder / f"faces-{attribute}.png") as file:
-                file.write(figures.grid([image for images in rows for image in images]))
-    certain = [
-        row | {"image": figures.sheet([row["image"]])} for row in faces.certain(connection, out, run, facts["certain"])
-    ]
-    near = faces.nearest(connection, out, run, facts["near"])
-    for pair in near:
-        pair |= {name: figures.sheet([pair[name]]) for name in ("image", "train_image")}
-    about = {"pictures": first, "pictured": counts, "grouped": grouped}
-    return about | {"certain_faces": certain, "near_faces": near}
+def input_fingerprint(workspace: Workspace, run: str) -> str:
+    """A fingerprint of what the page is made from: sizes and times of the files, and the code."""
+    shards, run_folder = workspace.shards, workspace.run(run)
+    files = [shards.images, shards.document, *shards.label_files.all()]
+    files += [run_folder.config, run_folder.steps, run_folder.samples_document, run_folder.samples_table]
+    files += run_folder.label_files.all()
+    files += [detector.detection_metrics for detector in workspace.detectors()]
+    files += [*shards.tars(), *run_folder.sample_tars()]
+    states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()]
+    code = [path for path in sorted(CODE.rglob("*")) if path.suffix in (".py", ".j2")] + list(sql.source_files())
+    return fingerprint([run, states, [hashlib.sha256(path.read_bytes()).hexdigest() for path in code]])

@@ -1,94 +1,137 @@
-"""The verdict as a person would say it: sentences made from rows of `estimates`."""
+"""The verdict in sentences, from rows of `estimates`."""
 
 import math
+from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
 
-from reports import figures
+from reports.formats import conjunction, percent, ratio, short
 
-WORDS = {"female": "women", "male": "men", "child": "children", "young": "young faces", "adult": "adults"}
-WORDS |= {"middle": "middle-aged faces", "senior": "old faces"}
-WORDS |= {group: f"{group}-skinned faces" for group in ("light", "medium", "dark")}
+WORDS = {
+    "female": "women",
+    "male": "men",
+    "child": "children",
+    "young": "young faces",
+    "adult": "adults",
+    "middle": "middle-aged faces",
+    "senior": "old faces",
+    "light": "light-skinned faces",
+    "medium": "medium-skinned faces",
+    "dark": "dark-skinned faces",
+}
+HEADLINES = {  # attribute -> (what is balanced, the plural of its groups)
+    "gender": ("gender balance", "genders"),
+    "skin_group": ("balance of skin groups", "skin groups"),
+    "age": ("balance of ages", "ages"),
+}
+CHANGED = ("amplified", "reduced")
 
 
-def sentences(rows: pl.DataFrame, foreign: bool = False, asked_for: bool = False) -> list[str]:
-    """The verdict as a person would say it, a sentence or two for each thing that people ask about first.
+@dataclass(kw_only=True)
+class Verdict:
+    """The answer to the page's question and what it rests on."""
 
-    Of labels that mean nothing (`foreign`) nothing is claimed; what was `asked` for is not blamed on the generator.
+    answer: str  # one sentence
+    sentences: list[str] = field(default_factory=list)  # one for each attribute of HEADLINES
+    undecided: str | None = None  # how many groups are too rare for a verdict
+
+    def text(self) -> str:
+        """Everything after the answer."""
+        return " ".join([*self.sentences, *([self.undecided] if self.undecided else [])])
+
+
+NOT_ANSWERED = Verdict(answer="Not answered yet.")
+NOT_ANSWERABLE = Verdict(
+    answer="No answer: this labeller is not valid for real faces. Its labels are shown without a verdict."
+)
+
+
+def run_verdict(rows: pl.DataFrame, *, is_foreign: bool = False, is_requested: bool = False) -> Verdict:
+    """The verdict on a run, from its rows of `estimates`.
+
+    Nothing is claimed from a labeller that was made for other faces (`is_foreign`). Where the samples were generated
+    for requested classes (`is_requested`), the answer does not attribute the changes to the generator.
     """
-    if foreign:
-        return ["No answer: these labels say nothing about real faces. They are shown as they are."]
-    asked = {"gender": ("gender balance", "genders"), "skin_group": ("balance of skin groups", "skin groups")}
-    asked["age"] = ("balance of ages", "ages")
-    said = [clause(*names, rows.filter(attribute=attribute)) for attribute, names in asked.items()]
-    rare, total = (rows["verdict"] == "inconclusive").sum(), len(rows)
-    last = f"{rare} of {total} groups {'is' if rare == 1 else 'are'} too rare to tell." if rare else ""
-    opening = answer(rows)
-    if asked_for:
-        moved = rows["verdict"].is_in(["amplified", "reduced"]).sum()
-        opening = f"It was asked to: {moved} of {len(rows)} groups are more or less frequent than it was shown them."
-    return [opening, *said, last or f"None of {total} groups is too rare to tell."]
+    if is_foreign:
+        return NOT_ANSWERABLE
+    sentences = [attribute_sentence(*names, rows.filter(attribute=attribute)) for attribute, names in HEADLINES.items()]
+    rare, total = int((rows["verdict"] == "inconclusive").sum()), len(rows)
+    undecided = f"None of {total} groups is too rare for a verdict."
+    if rare:
+        undecided = f"{rare} of {total} groups {'is' if rare == 1 else 'are'} too rare for a verdict."
+    answer = requested_answer(rows) if is_requested else answer_sentence(rows)
+    return Verdict(answer=answer, sentences=sentences, undecided=undecided)
 
 
-def answer(rows: pl.DataFrame) -> str:
-    """The question answered in one sentence; "no" only of shifts that chance among so many groups does not explain."""
-    moved = (rows["shifted"] & rows["verdict"].is_in(["amplified", "reduced"])).sum()
-    if moved:
-        return f"No: it drew {moved} of {len(rows)} groups more or less often than it was shown them."
+def requested_answer(rows: pl.DataFrame) -> str:
+    """The answer for samples of requested classes."""
+    changed = rows["verdict"].is_in(CHANGED).sum()
+    return (
+        f"The samples follow a request: {changed} of {len(rows)} groups are more or less frequent "
+        "than in the training data."
+    )
+
+
+def answer_sentence(rows: pl.DataFrame) -> str:
+    """The answer in one sentence; "no" only for changes that chance among so many groups does not explain."""
+    changed = (rows["significant"] & rows["verdict"].is_in(CHANGED)).sum()
+    if changed:
+        return (
+            f"No: {changed} of {len(rows)} groups are generated more or less often than "
+            "they occur in the training data."
+        )
     if (rows["verdict"] == "preserved").all():
-        return "Yes: it drew every group about as often as it was shown it."
+        return "Yes: every group is generated about as often as it occurs in the training data."
     if (rows["verdict"] == "inconclusive").all():
-        return "It can not be told: there are too few samples, or labels that say too little."
-    if rows["verdict"].is_in(["amplified", "reduced"]).any():
-        return "It can not be told: what looks moved may be chance among so many groups."
-    asked = rows.filter(pl.col("attribute").is_in(["gender", "skin_group"]))
-    if len(asked) and (asked["verdict"] == "preserved").all():
-        return "Yes for gender and skin group, as far as these samples can tell; of other groups there are too few."
-    return "It can not be told: for most groups there are too few samples, or the labels disagree."
+        return "Undecided: there are too few samples, or the labels carry too little information."
+    if rows["verdict"].is_in(CHANGED).any():
+        return "Undecided: the apparent changes may be chance among so many groups."
+    headline = rows.filter(pl.col("attribute").is_in(["gender", "skin_group"]))
+    if len(headline) and (headline["verdict"] == "preserved").all():
+        return "Yes for gender and skin group, as far as these samples can show; there are too few of the other groups."
+    return "Undecided: for most groups there are too few samples, or the labels disagree."
 
 
-def clause(name: str, plural: str, rows: pl.DataFrame) -> str:
-    """One sentence on one attribute, from its rows of `estimates`."""
+def attribute_sentence(name: str, plural: str, rows: pl.DataFrame) -> str:
+    """One sentence on one attribute, from its rows of `estimates`; `name` and `plural` as in HEADLINES."""
     groups = rows.to_dicts()
-    moved = [row for row in groups if row["verdict"] in ("amplified", "reduced")]
-    unclear = [word(row) for row in groups if row["verdict"] == "inconclusive"]
-    if moved:
-        moved.sort(key=size_of, reverse=True)
-        return f"Of {plural}, it drew {listed([told(row) for row in moved[:3]])}."
-    if groups and all(row.get("why") == "no labels" for row in groups):
-        return f"The {name} is not known: no face was labelled for it."
-    if len(unclear) == len(groups):
-        return f"The samples are too few to tell whether it kept the {name}."
-    if unclear:
-        kept = [f"{word(row)} {shares(row)}" for row in groups if row["verdict"] == "preserved"]
-        return f"Of {plural}, it kept {listed(kept)}; there are too few {listed(unclear)} to tell."
+    changed = sorted((row for row in groups if row["verdict"] in CHANGED), key=effect_size, reverse=True)
+    undecided = [group_word(row) for row in groups if row["verdict"] == "inconclusive"]
+    if changed:
+        return f"Of {plural}, it generates {conjunction([change_phrase(row) for row in changed[:3]])}."
+    if groups and all(row.get("inconclusive_reason") == "no labels" for row in groups):
+        return f"The {name} is unknown: no face has a label for it."
+    if len(undecided) == len(groups):
+        return f"There are too few samples to decide whether it preserves the {name}."
+    if undecided:
+        preserved = [f"{group_word(row)} {both_shares(row)}" for row in groups if row["verdict"] == "preserved"]
+        return (
+            f"Of {plural}, it preserves {conjunction(preserved)}; there are too few {conjunction(undecided)} to decide."
+        )
     example = groups[0] if plural == "genders" else max(groups, key=lambda row: row["share"] or 0)
-    said = f"{figures.percent(example['share'])} {word(example)}, training {figures.percent(example['reference'])}"
-    return f"It kept the {name} of its training data ({said})."
+    shares = f"{percent(example['share'])} {group_word(example)}, training {percent(example['reference'])}"
+    return f"It preserves the {name} of its training data ({shares})."
 
 
-def size_of(row: dict[str, Any]) -> float:
-    """How far a row's ratio is from 1, on a log scale; none and 0 count as a hundredfold change."""
+def effect_size(row: dict[str, Any]) -> float:
+    """The distance of a row's ratio from 1 on a log scale; a missing ratio and 0 count as a hundredfold change."""
     return abs(math.log(max(row["ratio"] or 0.01, 0.01)))
 
 
-def word(row: dict[str, Any]) -> str:
-    """What people call a group."""
-    return WORDS.get(row["group"], figures.short(row["group"], 40))
+def group_word(row: dict[str, Any]) -> str:
+    """The everyday name of a group."""
+    return WORDS.get(row["group"], short(row["group"], 40))
 
 
-def shares(row: dict[str, Any]) -> str:
-    return f"({figures.percent(row['share'])}, training {figures.percent(row['reference'])})"
+def both_shares(row: dict[str, Any]) -> str:
+    return f"({percent(row['share'])}, training {percent(row['reference'])})"
 
 
-def told(row: dict[str, Any]) -> str:
+def change_phrase(row: dict[str, Any]) -> str:
+    """How much more or less often a group is generated."""
     if not row["count"]:
-        return f"no {word(row)} at all {shares(row)}"
+        return f"no {group_word(row)} at all {both_shares(row)}"
     if row["ratio"] is None:
-        return f"{word(row)}, whom its training data lack {shares(row)}"
-    return f"{figures.times(row['ratio']).removeprefix('×')} times as many {word(row)} {shares(row)}"
-
-
-def listed(words: list[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+        return f"{group_word(row)}, who are absent from its training data {both_shares(row)}"
+    return f"{ratio(row['ratio']).removeprefix('×')} times as many {group_word(row)} {both_shares(row)}"

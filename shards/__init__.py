@@ -1,1 +1,1 @@
-"""Images on disk become shards that a GPU can eat."""
+"""Images on disk become tar shards, which DALI reads, and a table of their annotations."""

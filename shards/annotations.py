@@ -1,7 +1,7 @@
-"""Every AI-Face table layout becomes one tidy frame."""
+"""Reads the annotation tables of every AI-Face release into one tidy frame."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,8 +14,8 @@ AGES = ("child", "young", "adult", "middle", "senior")
 SKIN_TONES = tuple(range(1, 11))  # the Monk Skin Tone scale
 SKIN_GROUPS = ("light", "medium", "dark")  # Monk 1-3, 4-6, 7-10, as AI-Face groups them
 
-# A table's own name of each column, in all the layouts in which AI-Face has been released.
-COLUMNS = {
+# Our column -> its names, in lower case, in the layouts in which AI-Face has been released.
+COLUMN_NAMES = {
     "path": ("image path",),
     "gender": ("gender", "predicted gender", "ground truth gender"),
     "age": ("age", "predicted age", "ground truth age"),
@@ -28,14 +28,14 @@ COLUMNS = {
 AGE_CODES = {
     "readme": {0: "child", 1: "young", 3: "adult", 4: "middle", 5: "senior"},
     "released": dict(enumerate(AGES)),
-    "first": {0: "young", 1: "middle", 2: "senior"},  # 3, "others", is no age of ours
+    "first": {0: "young", 1: "middle", 2: "senior"},  # 3, "others", is not an age
 }
 SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 RACES = {0: "Asian", 1: "White", 2: "Black", 3: "others"}
 TARGETS = ("real", "fake")
 LABELS = ("gender", "age", "skin_tone", "skin_group", "race", "target", "split")
 
-TYPES = {  # of the tidy columns: a byte each, for a table has a million rows
+TYPES: dict[str, pl.DataType | type[pl.DataType]] = {  # a byte a value: a table has a million rows
     "gender": pl.Enum(GENDERS),
     "age": pl.Enum(AGES),
     "skin_tone": pl.Int8,
@@ -48,14 +48,14 @@ TYPES = {  # of the tidy columns: a byte each, for a table has a million rows
 
 @dataclass
 class Tables:
-    """What the annotation tables of a data set say: one row a path, and what was odd about them."""
+    """The annotation tables of a data set: one row a path, and counts of what was irregular about them."""
 
-    frame: pl.DataFrame  # path (absolute or as written), gender, age, skin_tone, skin_group, race, target, split
+    frame: pl.DataFrame  # path (absolute or as written) and LABELS
     files: list[str] = field(default_factory=list)
     rows: int = 0
-    repeated: int = 0  # rows whose path had been seen
+    repeated: int = 0  # rows whose path an earlier row has
     disagreeing: int = 0  # rows whose Intersection is not gender x skin group
-    uncoded: int = 0  # rows with a label that is none of the codes
+    uncoded: int = 0  # rows with a label that is not one of the codes
 
 
 def skin_group(tone: str = "skin_tone") -> pl.Expr:
@@ -81,17 +81,17 @@ def intersection_age() -> pl.Expr:
     return pl.concat_str(intersection(), pl.lit("-"), pl.col("age").cast(pl.String))
 
 
-def columns_of(path: Path) -> dict[str, str]:
-    """Our column names -> the table's own, as far as the CSV at `path` has them."""
+def find_columns(path: Path) -> dict[str, str]:
+    """Our column names -> the table's own, for those that the CSV at `path` has."""
     try:
-        header = scan(path).collect_schema().names()
+        header = scan_csv(path).collect_schema().names()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise csv_error(path, error) from error
     known = {name.strip().lower(): name for name in header}
-    return {ours: known[name] for ours, names in COLUMNS.items() for name in names if name in known}
+    return {ours: known[name] for ours, names in COLUMN_NAMES.items() for name in names if name in known}
 
 
-def scan(path: Path) -> pl.LazyFrame:
+def scan_csv(path: Path) -> pl.LazyFrame:
     """The CSV as text columns, lazily."""
     return pl.scan_csv(path, infer_schema=False, encoding="utf8-lossy", glob=False)
 
@@ -101,86 +101,78 @@ def csv_error(path: Path, error: Exception) -> FairfaceError:
 
 
 def find_tables(root: Path) -> tuple[list[Path], list[str]]:
-    """Annotation tables in `root` and in its folders' first level, sorted, and other CSV files there.
+    """The annotation tables in `root` and its immediate subfolders, sorted, and the other CSV files there.
 
-    Where no CSV file looks like a table, all count as tables: reading them will say what is wrong.
+    Where no CSV file looks like a table, all count as tables: reading them will raise an error that says why.
     """
-    found = sorted(path for path in [*root.glob("*.csv"), *root.glob("*/*.csv")] if not path.name.startswith("."))
-    named = [path for path in found if is_text(str(path))]
-    tables = [path for path in named if is_table(path)] or named
-    return tables, [str(path).encode(errors="backslashreplace").decode() for path in found if path not in tables]
+    files = sorted(path for path in [*root.glob("*.csv"), *root.glob("*/*.csv")] if not path.name.startswith("."))
+    readable = [path for path in files if is_unicode(str(path))]
+    tables = [path for path in readable if is_table(path)] or readable
+    return tables, [str(path).encode(errors="backslashreplace").decode() for path in files if path not in tables]
 
 
-def is_text(path: str) -> bool:
-    """Whether a path is valid Unicode: no other fits into a table or a tar of ours."""
+def is_unicode(path: str) -> bool:
+    """Whether a path is valid Unicode: no other fits into a Parquet table or a tar index."""
     return path.encode(errors="replace").decode() == path
 
 
 def is_table(path: Path) -> bool:
+    """Whether a file is a CSV with a column of image paths."""
     try:
-        return "path" in columns_of(path)
-    except FairfaceError:  # no CSV at all
+        return "path" in find_columns(path)
+    except FairfaceError:  # not a CSV
         return False
 
 
 def read_tables(paths: Iterable[Path], age_codes: str = "auto") -> Tables:
-    """Reads annotation tables of any AI-Face layout, told by their columns.
+    """Read annotation tables of any AI-Face layout, recognised by their columns.
 
     `age_codes` is `auto` (by the values present), `readme`, `released` or `first`. Relative image paths are
-    returned as the table has them. Raises FairfaceError for a table without the needed columns.
+    returned as the table has them. Raises FairfaceError for a table without the required columns.
     """
-    tables, frames = Tables(empty()), []
+    tables, frames = Tables(empty_frame()), []
     for path in paths:
         frame = read_table(path, age_codes)
-        frames.append(frame.drop("contradicts", "uncoded"))
+        frames.append(frame.drop("disagrees", "uncoded"))
         tables.files.append(str(path))
-        tables.disagreeing += frame["contradicts"].sum()
-        tables.uncoded += frame["uncoded"].sum()
+        tables.disagreeing += int(frame["disagrees"].sum())
+        tables.uncoded += int(frame["uncoded"].sum())
     if frames:
-        every = pl.concat(frames)
-        tables.rows, tables.repeated = len(every), len(every) - every["path"].n_unique()
-        tables.frame = every.unique("path", keep="first", maintain_order=True) if tables.repeated else every
+        rows = pl.concat(frames)
+        tables.rows, tables.repeated = len(rows), len(rows) - rows["path"].n_unique()
+        tables.frame = rows.unique("path", keep="first", maintain_order=True) if tables.repeated else rows
     return tables
 
 
 def read_table(path: Path, age_codes: str) -> pl.DataFrame:
-    """One table's tidy frame, and for each row whether it contradicts its own `Intersection` or holds unknown codes."""
-    columns = columns_of(path)
+    """One table's tidy frame, with two more columns: `disagrees` with its own Intersection, has `uncoded` labels."""
+    columns = find_columns(path)
     if "path" not in columns or not columns.keys() & {"gender", "age", "skin_tone", "race", "target"}:
-        header = ", ".join(scan(path).collect_schema().names()[:12])
+        header = ", ".join(scan_csv(path).collect_schema().names()[:12])
         raise FairfaceError(
-            f"{path} is no AI-Face annotation table: it needs `Image Path` and at least one of Gender, Age, Skin Tone, "
-            f"Target; it has {header}. Name the right one with --annotations, or pass --no-annotations"
+            f"{path} is not an AI-Face annotation table: it needs `Image Path` and at least one of Gender, Age, Skin "
+            f"Tone, Target; it has {header}. Name the right one with --annotations, or pass --no-annotations"
         )
-    codes = {
-        name: code(columns[name]) if name in columns else pl.lit(None, pl.Int64)
-        for name in ("gender", "age", "race", "skin_tone", "intersection", "target")
-    }
-    told = [name for name in ("gender", "age", "skin_tone", "race", "target") if name in columns]
-    split = pl.col(columns["split"]) if "split" in columns else pl.lit(split_of(path))
-    picked = scan(path).select(
-        local_path(columns["path"]).alias("path"),
-        split.cast(pl.String).alias("split"),
-        *[expression.alias(name) for name, expression in codes.items()],
-        *[(pl.col(columns[name]).str.strip_chars() != "").alias(f"{name} said") for name in told],
-    )
-    words = {"gender": dict(enumerate(GENDERS)), "race": RACES, "target": dict(enumerate(TARGETS))}
+    labels = [name for name in ("gender", "age", "skin_tone", "race", "target") if name in columns]
     try:
-        layout = age_code_set(path, columns, age_codes)
-        words["age"] = AGE_CODES[layout]
+        codes = choose_age_codes(path, columns, age_codes)
         return (
-            picked.drop_nulls("path")
+            scan_codes(path, columns, labels)
+            .drop_nulls("path")
             .with_columns(pl.col("age").alias("age code"))
             .with_columns(
-                *[pl.col(n).replace_strict(w, default=None, return_dtype=TYPES[n]) for n, w in words.items()],
+                *[
+                    pl.col(name).replace_strict(words, default=None, return_dtype=TYPES[name])
+                    for name, words in class_names(codes).items()
+                ],
                 skin_tone=pl.when(pl.col("skin_tone").is_between(1, 10)).then("skin_tone").cast(pl.Int8),
             )
             .with_columns(skin_group=skin_group().cast(TYPES["skin_group"]))
             .select(
                 "path",
                 *LABELS,
-                contradicts=intersection_disagrees() if "skin_tone" in columns else False,
-                uncoded=uncoded(told, layout),
+                disagrees=intersection_disagrees() if "skin_tone" in columns else False,
+                uncoded=has_unknown_code(labels, codes),
             )
             .collect(engine="streaming")
         )
@@ -188,16 +180,41 @@ def read_table(path: Path, age_codes: str) -> pl.DataFrame:
         raise csv_error(path, error) from error
 
 
-def uncoded(told: list[str], layout: str) -> pl.Expr:
-    """Whether one of the labels that a row tells is no code; the first release's age 3, "others", is one."""
-    lost = {name: pl.col(f"{name} said") & pl.col(name).is_null() for name in told}
-    if "age" in lost and layout == "first":
-        lost["age"] &= pl.col("age code").ne_missing(3)
-    return pl.any_horizontal(list(lost.values())).fill_null(False)
+def scan_codes(path: Path, columns: dict[str, str], labels: Sequence[str]) -> pl.LazyFrame:
+    """path, split, the code of every label, and for each of `labels` whether its cell is filled (`<label> filled`)."""
+    split = pl.col(columns["split"]) if "split" in columns else pl.lit(split_from_name(path))
+    codes = [
+        (parse_code(columns[name]) if name in columns else pl.lit(None, pl.Int64)).alias(name)
+        for name in ("gender", "age", "race", "skin_tone", "intersection", "target")
+    ]
+    return scan_csv(path).select(
+        local_path(columns["path"]).alias("path"),
+        split.cast(pl.String).alias("split"),
+        *codes,
+        *[(pl.col(columns[name]).str.strip_chars() != "").alias(f"{name} filled") for name in labels],
+    )
+
+
+def class_names(age_codes: str) -> dict[str, dict[int, str]]:
+    """Label -> code -> class."""
+    return {
+        "gender": dict(enumerate(GENDERS)),
+        "race": RACES,
+        "target": dict(enumerate(TARGETS)),
+        "age": AGE_CODES[age_codes],
+    }
+
+
+def has_unknown_code(labels: Sequence[str], age_codes: str) -> pl.Expr:
+    """Whether a row has a label that is not one of the codes. The first release's age 3, "others", is one."""
+    unknown = {name: pl.col(f"{name} filled") & pl.col(name).is_null() for name in labels}
+    if "age" in unknown and age_codes == "first":
+        unknown["age"] &= pl.col("age code").ne_missing(3)
+    return pl.any_horizontal(list(unknown.values())).fill_null(False)
 
 
 def local_path(column: str) -> pl.Expr:
-    """A path without blanks around it; one of Windows' with our slashes."""
+    """A path without surrounding blanks; the backslashes of a Windows path become slashes."""
     path = pl.col(column).str.strip_chars()
     return (
         pl.when(path.str.contains("/", literal=True))
@@ -206,25 +223,29 @@ def local_path(column: str) -> pl.Expr:
     )
 
 
-def code(column: str) -> pl.Expr:
-    """Whole numbers out of text such as `1`, `1.0` or ` 1 `; null for anything else."""
+def parse_code(column: str) -> pl.Expr:
+    """The integer in text such as `1`, `1.0` or ` 1 `; null for anything else."""
     number = pl.col(column).str.strip_chars().cast(pl.Float64, strict=False)
     return pl.when(number == number.round()).then(number).cast(pl.Int64, strict=False)
 
 
-def split_of(path: Path) -> str | None:
-    """`train`, `val` or `test` where a table's file name says so."""
+def split_from_name(path: Path) -> str | None:
+    """`train`, `val` or `test` where a table's file name contains such a word."""
     words = re.split("[^a-z]+", path.stem.lower())
     return next((SPLITS[word] for word in words if word in SPLITS), None)
 
 
-def age_code_set(path: Path, columns: dict[str, str], wanted: str) -> str:
-    """Which of AGE_CODES a table uses: by --age-codes, else by the values present, else by its column's name."""
-    if wanted != "auto":
-        return wanted
+def choose_age_codes(path: Path, columns: dict[str, str], option: str) -> str:
+    """Which of AGE_CODES a table uses: by `option`, else by the values present, else by its column's name.
+
+    Raises FairfaceError for a table with values that no release mixes.
+    """
+    if option != "auto":
+        return option
     if "race" in columns or "age" not in columns:
         return "first" if "race" in columns else "released"
-    present = set(scan(path).select(code(columns["age"]).unique()).collect(engine="streaming").to_series().drop_nulls())
+    codes = scan_csv(path).select(parse_code(columns["age"]).unique()).collect(engine="streaming")
+    present = set(codes.to_series().drop_nulls())
     if {2, 5} <= present:
         raise FairfaceError(
             f"{path} mixes the age codes 2 and 5, which no release does: say which it uses with --age-codes"
@@ -235,7 +256,7 @@ def age_code_set(path: Path, columns: dict[str, str], wanted: str) -> str:
 
 
 def intersection_disagrees() -> pl.Expr:
-    """Whether a row's stated Intersection (0-2 female light, medium, dark; 3-5 male) is not gender x skin group."""
+    """Whether a row's Intersection (0-2 female light, medium, dark; 3-5 male) is not its gender x skin group."""
     group = (
         pl.col("skin_group")
         .cast(pl.String)
@@ -245,6 +266,6 @@ def intersection_disagrees() -> pl.Expr:
     return (group + 3 * male != pl.col("intersection")).fill_null(False)
 
 
-def empty() -> pl.DataFrame:
+def empty_frame() -> pl.DataFrame:
     """A tidy frame without rows."""
     return pl.DataFrame(schema={"path": pl.String} | {name: TYPES[name] for name in LABELS})

@@ -1,4 +1,7 @@
-"""Every file of ours is written beside its final name, synced and renamed: a reader sees the old one or the new one."""
+"""Files and folders in which no reader and no other process sees a half-finished state.
+
+Every file is written under a temporary name, synced and renamed: a reader sees the old one or the new one.
+"""
 
 import fcntl
 import hashlib
@@ -12,25 +15,16 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from shards.errors import FairfaceError
 
-if TYPE_CHECKING:  # a worker process would start later for it
+if TYPE_CHECKING:  # importing it would slow down the start of every worker process
     import polars as pl
-
-
-LABELS = (  # what describes the images of a folder, and goes when they do
-    "labels.json",
-    "labels.parquet",
-    "pixels.parquet",
-    "embeddings.parquet",
-    "probe.json",
-    "probe.parquet",
-    "probe.safetensors",
-    "labellers.parquet",
-)
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Opens `path` for writing under a temporary name; renames it when the block ends, removes it when it fails."""
+    """Open `path` for writing under a temporary name; rename it when the block ends, remove it when the block fails.
+
+    The folder is created if need be.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -45,13 +39,13 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, atomically."""
+    """Write `value` as indented JSON, atomically."""
     with atomic_write(path) as file:
         file.write(json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n")
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value of a file; None where there is no such file."""
+    """The JSON value of a file; None where there is no such file. Raises FairfaceError for invalid JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -60,27 +54,31 @@ def read_json(path: Path) -> Any:
         raise FairfaceError(f"{path} is not valid JSON ({error}): remove it and run the stage again") from error
 
 
-def write_parquet(path: Path, frame: "pl.DataFrame", packed: bool = True) -> None:
-    """Writes `frame` as Parquet, atomically: `packed` by zstd, or in row groups of 16,384 that are read at once.
+def write_parquet(path: Path, frame: "pl.DataFrame", *, compress: bool = True) -> None:
+    """Write `frame` as Parquet, atomically: compressed by zstd, or in row groups of 16,384 that are read at once.
 
-    What the system refuses is an OSError, as for every other file.
+    An error of the file system is raised as OSError, as for every other file.
     """
     import polars as pl
 
     with atomic_write(path) as file:
         try:
-            if packed:
+            if compress:
                 frame.write_parquet(file, compression="zstd")
             else:
                 frame.write_parquet(file, compression="uncompressed", row_group_size=16_384)
         except pl.exceptions.ComputeError as error:
-            if found := re.search(r"\(os error (\d+)\)", str(error)):
-                raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+            if match := re.search(r"\(os error (\d+)\)", str(error)):
+                number = int(match[1])
+                raise OSError(number, os.strerror(number), str(path)) from error
             raise
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> "pl.DataFrame":
-    """The one file of that name, whatever characters are in it. FairfaceError where it is missing or damaged."""
+    """The table in the file of exactly that name: no character of it is a wildcard.
+
+    Raises FairfaceError where the file is missing or damaged.
+    """
     import polars as pl
 
     try:
@@ -95,7 +93,7 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> "pl.DataFrame"
 
 
 def is_complete_parquet(path: Path) -> bool:
-    """Whether a Parquet file is there with its end, which is written last."""
+    """Whether a Parquet file exists and has its footer, which is written last."""
     import polars as pl
 
     try:
@@ -107,26 +105,27 @@ def is_complete_parquet(path: Path) -> bool:
 
 
 @contextmanager
-def exclusive_lock(folder: Path, what: str) -> Iterator[None]:
-    """Keeps other processes that ask for the same out of `folder` for the time of a block.
+def exclusive_lock(folder: Path, purpose: str) -> Iterator[None]:
+    """Hold the lock of `folder`, which is created if need be, for the time of a block.
 
-    FairfaceError where another one is in it. Nothing is locked on file systems that know no locks.
+    Raises FairfaceError, which names the `purpose` (such as "packing"), where another process holds it. Does nothing
+    on file systems without locks.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    place = os.open(folder, os.O_RDONLY)  # the system lets go of it whatever becomes of us
+    descriptor = os.open(folder, os.O_RDONLY)  # the system releases the lock even if this process is killed
     try:
-        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        os.close(place)
+        os.close(descriptor)
         raise FairfaceError(
-            f"another process is at work in {folder}: wait for it, or stop it, before {what}"
+            f"another process is at work in {folder}: wait for it, or stop it, before {purpose}"
         ) from error
     except OSError:
-        pass  # no locks here: NFS says EBADF of a folder, others ENOLCK or ENOTSUP
+        pass  # no locks here: NFS raises EBADF for a folder, others ENOLCK or ENOTSUP
     try:
         yield
     finally:
-        os.close(place)
+        os.close(descriptor)
 
 
 def file_sha256(path: Path) -> str:
@@ -136,6 +135,6 @@ def file_sha256(path: Path) -> str:
 
 
 def fingerprint(value: Any) -> str:
-    """16 hexadecimal digits that change whenever the JSON form of `value` does."""
+    """16 hexadecimal digits of the SHA-256 of the JSON form of `value`."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,23 +1,27 @@
-"""How many cores this process may use, and work done in order by a pool of them."""
+"""How many cores this process may use, and jobs that a pool of workers does in order."""
 
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
+from typing import TypeVar
+
+J = TypeVar("J", bound=tuple)
+R = TypeVar("R")
 
 
 def available_cpus() -> int:
-    """Cores for this process: those that SLURM leaves it, shared with the other ranks that torchrun started here."""
+    """Cores for this process: those that SLURM allots, divided among the ranks that torchrun started on this node."""
     return max(len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
 
 
-def map_in_order(pool: Executor, work: Callable, jobs: Iterable[tuple], ahead: int) -> Iterator[tuple]:
-    """(job, work(*job)) of each job, in order, with at most `ahead` jobs in memory: a million need not be."""
-    waiting: deque = deque()
+def map_in_order(pool: Executor, work: Callable[..., R], jobs: Iterable[J], *, ahead: int) -> Iterator[tuple[J, R]]:
+    """(job, work(*job)) of each job, in order, with at most `ahead` jobs in memory: there may be a million."""
+    pending: deque[tuple[J, Future[R]]] = deque()
     for job in jobs:
-        waiting.append((job, pool.submit(work, *job)))
-        if len(waiting) >= ahead:
-            job, future = waiting.popleft()
+        pending.append((job, pool.submit(work, *job)))
+        if len(pending) >= ahead:
+            job, future = pending.popleft()
             yield job, future.result()
-    for job, future in waiting:
+    for job, future in pending:
         yield job, future.result()

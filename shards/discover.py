@@ -1,7 +1,8 @@
-"""Which images lie below a folder: a walk that survives whatever it meets, and what the folders' names say."""
+"""Finds the image files below a folder, whatever else lies there, and reads family and method from folder names."""
 
 import os
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -10,95 +11,107 @@ from pathlib import Path
 import polars as pl
 
 FAMILIES = ("deepfakes", "GANs", "DMs", "Real")
-# The last of them no decoder here takes: they are found, and rejected as unsupported rather than lost.
+# From .gif on, no decoder of ours reads them: they are listed, and rejected as unsupported instead of left out.
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".jp2")
-SCHEMA = {"path": pl.String, "size": pl.Int64, "mtime": pl.Int64}
-PARALLEL_FOLDERS = 16  # folders
-SLOW_SECONDS_PER_FILE = (
-    50e-6  # seconds a file, as on a network's disk: there many questions at a time are answered as fast as one
-)
+FILES_SCHEMA: dict[str, type[pl.DataType]] = {"path": pl.String, "size": pl.Int64, "mtime": pl.Int64}
+PARALLEL_FOLDERS = 16
+SLOW_SECONDS_PER_FILE = 50e-6  # above it, as on a network file system, folders are read in parallel
 
 
 @dataclass
 class Tree:
-    """What a walk found: `files` has `path` (relative), `size` in bytes, `mtime` in ns (null: gone), sorted."""
+    """The image files below a folder, sorted by path."""
 
-    files: pl.DataFrame
-    unreadable: list[str] = field(default_factory=list)  # folders without permission, names that are no text
+    files: pl.DataFrame  # path (relative), size in bytes, mtime in ns (both null for a broken link)
+    unreadable: list[str] = field(default_factory=list)  # folders without permission, names that are not valid Unicode
 
 
 @dataclass
 class Folder:
-    """One folder's share of a Tree, and the folders in it: real ones, and links to others."""
+    """The content of one folder."""
 
     identity: tuple[int, int] = (0, 0)  # device and inode
-    files: list[tuple[str, int | None, int | None]] = field(default_factory=list)
+    files: list[tuple[str, int | None, int | None]] = field(default_factory=list)  # path, size, mtime
     folders: list[str] = field(default_factory=list)
-    links: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)  # to folders
     unreadable: list[str] = field(default_factory=list)
 
 
-def find_images(root: Path, but: Path | None = None) -> Tree:
-    """Every image file below `root`, hidden ones left out, and those in the folder `but`.
+def find_images(root: Path, *, exclude: Path | None = None) -> Tree:
+    """Every image file below `root`, except hidden ones and those in the folder `exclude`.
 
-    Links to folders are followed, each real folder once.
+    Links to folders are followed; each real folder is read once.
     """
-    parts, unreadable, seen = [], [], set()
-    if but and but.is_dir():
-        seen.add((but.stat().st_dev, but.stat().st_ino))
-    waiting, links, slow = {"": None}, {}, False  # dicts, for they keep an order
+    frames: list[pl.DataFrame] = []
+    unreadable: list[str] = []
+    visited: set[tuple[int, int]] = set()
+    if exclude and exclude.is_dir():
+        visited.add((exclude.stat().st_dev, exclude.stat().st_ino))
+    pending: dict[str, None] = {"": None}  # dicts, because they keep an order
+    links: dict[str, None] = {}
+    slow = False
     with ThreadPoolExecutor(PARALLEL_FOLDERS) as pool:
-        while waiting or links:
-            if not waiting:  # real folders come first: their names are the ones that the tables know
-                waiting, links = dict.fromkeys(sorted(links)), {}
-            names = list(islice(waiting, PARALLEL_FOLDERS))
+        while pending or links:
+            if not pending:  # real folders come first: the tables know the images by their names
+                pending, links = dict.fromkeys(sorted(links)), {}
+            names = list(islice(pending, PARALLEL_FOLDERS))
             for name in names:
-                del waiting[name]
+                del pending[name]
             started = time.perf_counter()
-            found = list((pool.map if slow else map)(lambda name: scan_folder(root, name), names))
-            found = [folder for folder in found if not (folder.identity in seen or seen.add(folder.identity))]
-            files = [file for folder in found for file in folder.files]
+            folders = new_folders((pool.map if slow else map)(lambda name: scan_folder(root, name), names), visited)
+            files = [file for folder in folders for file in folder.files]
             slow = time.perf_counter() - started > SLOW_SECONDS_PER_FILE * (len(files) + 4 * len(names))
-            parts.append(pl.DataFrame(files, schema=SCHEMA, orient="row"))
-            for folder in found:
-                waiting |= dict.fromkeys(folder.folders)
+            frames.append(pl.DataFrame(files, schema=FILES_SCHEMA, orient="row"))
+            for folder in folders:
+                pending |= dict.fromkeys(folder.folders)
                 links |= dict.fromkeys(folder.links)
                 unreadable += folder.unreadable
-    return Tree(pl.concat(parts).sort("path"), sorted(unreadable))
+    return Tree(pl.concat(frames).sort("path"), sorted(unreadable))
+
+
+def new_folders(folders: Iterable[Folder], visited: set[tuple[int, int]]) -> list[Folder]:
+    """The folders that were not `visited` before; they are added to it."""
+    new = []
+    for folder in folders:
+        if folder.identity not in visited:
+            visited.add(folder.identity)
+            new.append(folder)
+    return new
 
 
 def scan_folder(root: Path, name: str) -> Folder:
-    """Reads one folder; `name` is its path below `root`, empty or with a slash at its end."""
-    found, files = Folder(), []
+    """Read one folder; `name` is its path below `root`, empty or with a trailing slash."""
+    folder = Folder()
+    files: list[tuple[str, int | None, int | None]] = []
     try:
         status = os.stat(root / name)
-        found.identity = status.st_dev, status.st_ino
+        folder.identity = status.st_dev, status.st_ino
         with os.scandir(root / name) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
                 path = name + entry.name
                 if not path.isascii() and (text := path.encode(errors="backslashreplace").decode()) != path:
-                    found.unreadable.append(text)  # no valid Unicode: it fits in no table and in no tar of ours
+                    folder.unreadable.append(text)  # not valid Unicode: it fits into no table and no tar index
                 elif is_folder(entry):
-                    (found.links if entry.is_symlink() else found.folders).append(path + "/")
+                    (folder.links if entry.is_symlink() else folder.folders).append(path + "/")
                 elif path.endswith(SUFFIXES) or path.lower().endswith(SUFFIXES):
                     files.append((path, *size_and_time(entry)))
     except OSError:
-        found.unreadable.append(name or str(root))
-        found.identity = (-1, hash(name))  # seen by nobody else
-    found.files = files
-    return found
+        folder.unreadable.append(name or str(root))
+        folder.identity = (-1, hash(name))  # of no real folder
+    folder.files = files
+    return folder
 
 
-def is_folder(entry: os.DirEntry) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
 
 
-def size_and_time(entry: os.DirEntry) -> tuple[int | None, int | None]:
+def size_and_time(entry: os.DirEntry[str]) -> tuple[int | None, int | None]:
     try:
         status = entry.stat()
         return status.st_size, status.st_mtime_ns
@@ -107,30 +120,30 @@ def size_and_time(entry: os.DirEntry) -> tuple[int | None, int | None]:
 
 
 def describe(paths: pl.Series, root: Path) -> pl.DataFrame:
-    """path, family, subset, reach of each path, relative to `root` or absolute, as `place` reads its folders."""
+    """path, family, subset, depth of each path, relative to `root` or absolute, by `locate_subset` of its folders."""
     frame = pl.DataFrame({"path": paths}).with_columns(folder=pl.col("path").str.replace(r"/?[^/]*$", ""))
-    folders, top = frame["folder"].unique().to_list(), root.resolve().parts[1:]
-    parts = {folder: tuple(filter(None, folder.split("/"))) for folder in folders}
-    places = [
-        (f, *(locate_subset(parts[f], ()) if f.startswith("/") else locate_subset(top, parts[f]))) for f in folders
-    ]
-    schema = {"folder": pl.String, "family": pl.String, "subset": pl.String, "reach": pl.Int16}
-    known = pl.DataFrame(places, schema=schema, orient="row")
-    return frame.join(known, on="folder", how="left", maintain_order="left").drop("folder")
+    names, root_parts = frame["folder"].unique().to_list(), root.resolve().parts[1:]
+    rows = []
+    for name in names:
+        parts = tuple(filter(None, name.split("/")))
+        rows.append((name, *(locate_subset(parts, ()) if name.startswith("/") else locate_subset(root_parts, parts))))
+    schema = {"folder": pl.String, "family": pl.String, "subset": pl.String, "depth": pl.Int16}
+    folders = pl.DataFrame(rows, schema=schema, orient="row")
+    return frame.join(folders, on="folder", how="left", maintain_order="left").drop("folder")
 
 
-def locate_subset(top: tuple[str, ...], folders: tuple[str, ...]) -> tuple[str | None, str | None, int]:
-    """Family, subset, and how many folders from the subset's on a path has; `folders` lie below those of `top`.
+def locate_subset(root_parts: tuple[str, ...], folders: tuple[str, ...]) -> tuple[str | None, str | None, int]:
+    """Family, subset, and the number of folders of a path from the subset's on; `folders` are those below the root.
 
-    The family is the first of `folders` named so, else the last such of `top`; the subset is the folder below it.
-    Without a family the innermost folder is the subset.
+    The family is the first of `folders` with a family's name, else the last such of `root_parts`; the subset is the
+    folder below it. Without a family the innermost folder is the subset.
     """
-    known = {family.lower(): family for family in FAMILIES}
-    every = top + folders
-    order = [*range(len(top), len(every)), *reversed(range(len(top)))]
-    if (i := next((i for i in order if every[i].lower() in known), None)) is not None:
-        subset = min(i + 1, len(every) - 1)
-        while subset + 1 < len(every) and every[subset + 1].lower() == every[subset].lower():
+    families = {family.lower(): family for family in FAMILIES}
+    parts = root_parts + folders
+    order = [*range(len(root_parts), len(parts)), *reversed(range(len(root_parts)))]
+    if (i := next((i for i in order if parts[i].lower() in families), None)) is not None:
+        subset = min(i + 1, len(parts) - 1)
+        while subset + 1 < len(parts) and parts[subset + 1].lower() == parts[subset].lower():
             subset += 1  # an archive unpacked into a folder of its own name
-        return known[every[i].lower()], every[subset], len(every) - subset
-    return None, every[-1] if every else None, 1
+        return families[parts[i].lower()], parts[subset], len(parts) - subset
+    return None, parts[-1] if parts else None, 1

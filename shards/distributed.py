@@ -1,28 +1,28 @@
-"""Several processes on one job, as torchrun starts them: who this one is, and what they do for each other."""
+"""Processes that share one job, as torchrun starts them: their rank, and what they exchange."""
 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 
 T = TypeVar("T")
-PATIENCE = timedelta(days=1)  # a million files on a network's disk may keep one rank busy for long
+TIMEOUT = timedelta(days=1)  # a million files on a network file system may keep one rank busy for hours
 
 
 def rank() -> int:
-    """This process's number, 0 for the only one."""
+    """This process's number; 0 where it is the only one."""
     return int(os.environ.get("RANK", 0))
 
 
 def world_size() -> int:
-    """How many processes work on the job."""
+    """The number of processes that share the job."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Joins the others for the time of a block; does nothing for the only process, nor within such a block."""
+    """Join the process group for the time of a block. A single process, or a nested block, has nothing to do."""
     if world_size() == 1:
         yield
         return
@@ -32,39 +32,43 @@ def process_group() -> Iterator[None]:
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    torch.distributed.init_process_group(backend, timeout=PATIENCE)
+    torch.distributed.init_process_group(backend, timeout=TIMEOUT)
     try:
         yield
     finally:
         torch.distributed.destroy_process_group()
 
 
-def run_on_rank0(work: Callable[[], T], told: Callable[[T], T] = lambda result: result) -> T:
-    """What `work` returns on rank 0, and on the others as much of it as they are `told`.
+def run_on_rank0(work: Callable[[], T], *, share: Callable[[T], T] = lambda result: result) -> T:
+    """Run `work` on rank 0 only, and return its result on every rank.
 
-    Its error is rank 0's to tell; the others end quietly.
+    The other ranks get `share(result)`, for results that are large or that cannot be pickled. An exception is raised
+    on rank 0; the other ranks exit without a message of their own.
     """
     if world_size() == 1:
         return work()
     import torch.distributed
 
-    result, error, box = None, None, [None, None]
+    result: T | None = None
+    error: Exception | None = None
+    message: list = [False, None]  # whether the work succeeded, and what the other ranks get
     if rank() == 0:
         try:
             result = work()
-            box = [True, told(result)]
+            message = [True, share(result)]
         except Exception as caught:
             error = caught
-    torch.distributed.broadcast_object_list(box)
+    torch.distributed.broadcast_object_list(message)
     if error:
         raise error
-    if not box[0]:
+    succeeded, shared = message
+    if not succeeded:
         raise SystemExit(1)
-    return result if rank() == 0 else box[1]
+    return cast(T, result if rank() == 0 else shared)
 
 
 def all_gather(value: T) -> list[T]:
-    """Every rank's value, in their order."""
+    """Every rank's value, in the order of the ranks."""
     if world_size() == 1:
         return [value]
     import torch.distributed
@@ -75,12 +79,16 @@ def all_gather(value: T) -> list[T]:
 
 
 def run_on_all_ranks(work: Callable[[], T]) -> T:
-    """What each rank's own `work` returns, once all are done; where one fails it says why, and the others end."""
+    """Run `work` on every rank, and return this rank's result when all of them have finished.
+
+    Where one fails, that rank raises its exception and the others exit.
+    """
     if world_size() == 1:
         return work()
     import torch.distributed
 
-    result, error = None, None
+    result: T | None = None
+    error: Exception | None = None
     try:
         result = work()
     except Exception as caught:
@@ -91,4 +99,4 @@ def run_on_all_ranks(work: Callable[[], T]) -> T:
         raise error
     if any(failed):
         raise SystemExit(1)
-    return result
+    return cast(T, result)

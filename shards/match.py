@@ -1,8 +1,8 @@
-"""Which annotation row belongs to which image: by the longest path suffix, with every miss accounted for."""
+"""Joins annotation rows to images by their longest common path suffix, and lists everything left unmatched."""
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
@@ -11,8 +11,8 @@ from shards.annotations import LABELS
 from shards.discover import describe
 from shards.errors import FairfaceError
 
-MAX_SUFFIX_DEPTH = 12  # folders and name that a suffix may have
-# Folders that AI-Face's tables and archives spell differently, folded (lower case, no "_" or "-").
+MAX_SUFFIX_DEPTH = 12  # parts of a suffix: folders and the name
+# Folders that AI-Face's tables and archives spell differently, as normalise_name spells them.
 ALIASES = {
     "stylegan2ffhq": "stylegan2",
     "mmdganceleba": "mmdgan",
@@ -21,149 +21,167 @@ ALIASES = {
     "tamingtransformer": "vqgan",
 }
 COMPARED_LABELS = [name for name in LABELS if name != "split"]  # a row may be in the tables of two splits
-UNMATCHED = dict.fromkeys(("what", "reason", "path", "family", "subset"), pl.String)
+UNMATCHED_SCHEMA = pl.Schema(dict.fromkeys(("what", "reason", "path", "family", "subset"), pl.String))
 
 
 @dataclass
 class Matched:
-    """`files`: path, family, subset, LABELS, matched, in the order given. `unmatched`: an UNMATCHED row each."""
+    """Images with the labels of their rows, and what could not be matched."""
 
-    files: pl.DataFrame
-    unmatched: pl.DataFrame
+    files: pl.DataFrame  # path, family, subset, LABELS, matched; in the order of the input
+    unmatched: pl.DataFrame  # UNMATCHED_SCHEMA
 
 
 def normalise_name(name: str) -> str:
-    """A folder's name without case, `_` and `-`."""
+    """A folder's name in lower case, without `_` and `-`."""
     return name.lower().replace("_", "").replace("-", "")
 
 
 def with_aliases(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """ALIASES and a user's own pairs of folder names, all folded; a name stands for the last one of its chain."""
+    """ALIASES and a user's own pairs of folder names, normalised; chains of aliases are resolved.
+
+    Raises FairfaceError for a cycle.
+    """
     aliases = ALIASES | {
         normalise_name(one): normalise_name(other)
         for one, other in pairs
         if normalise_name(one) != normalise_name(other)
     }
-    ends = {}
+    resolved = {}
     for name, end in aliases.items():
-        passed = {name}
-        while end in aliases and end not in passed:
-            passed.add(end)
+        visited = {name}
+        while end in aliases and end not in visited:
+            visited.add(end)
             end = aliases[end]
-        if end in passed:
+        if end in visited:
             raise FairfaceError(f"the aliases of {name} lead back to it: give each pair of names once")
-        ends[name] = end
-    return ends
+        resolved[name] = end
+    return resolved
 
 
 @dataclass
-class Side:
-    """Files or rows that wait for a counterpart, by the number of their folder: folders are far fewer than paths."""
+class PathIndex:
+    """Paths of one side of the join that are not matched yet, by their folders: folders are far fewer than paths."""
 
-    waiting: pl.DataFrame  # number, folder (number), name
-    exact: pl.Series  # each folder's full path
-    folded: pl.Series  # without case, "_", "-" and aliases
-    reach: pl.Series  # how many folders a suffix must hold at least
+    pending: pl.DataFrame  # number of the path, folder (its number), name
+    full_paths: pl.Series  # of each folder
+    normalised_paths: pl.Series  # of each folder: without case, "_", "-" and aliases
+    min_depth: pl.Series  # of each folder: folders that a suffix must contain at least
 
     @classmethod
-    def of(cls, paths: pl.Series, root: Path, top: str, aliases: dict[str, str]) -> "Side":
-        """Paths below `root`; `top` is put before those that are relative, for their full path."""
+    def build(cls, paths: pl.Series, *, root: Path, prefix: str, aliases: dict[str, str]) -> "PathIndex":
+        """Index paths below `root`; `prefix` makes a relative path a full one."""
         parts = pl.DataFrame({"path": paths}).select(
             folder=pl.col("path").str.extract(r"(?s)^(.*/)").fill_null(""), name=pl.col("path").str.extract(r"([^/]*)$")
         )
         folders = parts.select(pl.col("folder").unique(maintain_order=True))
         full = folders.select(
-            pl.when(pl.col("folder").str.starts_with("/")).then("folder").otherwise(top + pl.col("folder"))
+            pl.when(pl.col("folder").str.starts_with("/")).then("folder").otherwise(prefix + pl.col("folder"))
         )
         numbered = folders.with_columns(number=pl.int_range(pl.len(), dtype=pl.UInt32))
-        waiting = parts.join(numbered, on="folder", how="left", maintain_order="left").select(
+        pending = parts.join(numbered, on="folder", how="left", maintain_order="left").select(
             number=pl.int_range(pl.len(), dtype=pl.UInt32), folder="number", name="name"
         )
-        seen = full.to_series() if str(root) != "/" else folders.to_series()
-        return cls(
-            waiting,
-            full.to_series(),
-            normalise_folders(seen, aliases),
-            describe(folders["folder"] + "x", root)["reach"],
-        )
+        visible = full.to_series() if str(root) != "/" else folders.to_series()
+        depths = describe(folders["folder"] + "x", root)["depth"]
+        return cls(pending, full.to_series(), normalise_folders(visible, aliases), depths)
 
-    def keyed(self, keys: pl.Series, numbers: pl.DataFrame) -> pl.DataFrame:
-        """number, key (of the folder), name of what waits in a folder whose key is one of `numbers`."""
-        found = keys.alias("text").to_frame().join(numbers, on="text", how="left", maintain_order="left")["key"]
-        return self.waiting.select("number", found.gather(self.waiting["folder"]).alias("key"), "name").drop_nulls(
-            "key"
-        )
+    def select_folders(self, keys: pl.Series, numbers: pl.DataFrame) -> pl.DataFrame:
+        """number, key (of the folder), name of the pending paths in folders whose key is in `numbers` (text, key)."""
+        folder_keys = keys.alias("text").to_frame().join(numbers, on="text", how="left", maintain_order="left")["key"]
+        keyed = self.pending.select("number", folder_keys.gather(self.pending["folder"]).alias("key"), "name")
+        return keyed.drop_nulls("key")
 
     def suffixes(self, count: int) -> pl.Series:
-        """The last `count` folders of each folder's path; null where it has fewer, or they don't reach far enough."""
-        last = self.folded.str.extract(f"((?:[^/]*/){{{count}}})$")
-        return last.to_frame("last").select(pl.when(self.reach <= count).then("last")).to_series()
+        """The last `count` folders of each folder's path; null where it has fewer, or more are needed."""
+        last = self.normalised_paths.str.extract(f"((?:[^/]*/){{{count}}})$")
+        return last.to_frame("last").select(pl.when(self.min_depth <= count).then("last")).to_series()
 
-    def drop(self, numbers: pl.Series) -> None:
-        self.waiting = self.waiting.join(numbers.to_frame("number"), on="number", how="anti", maintain_order="left")
+    def remove(self, numbers: pl.Series) -> None:
+        """Take paths out of `pending`."""
+        self.pending = self.pending.join(numbers.to_frame("number"), on="number", how="anti", maintain_order="left")
 
 
 def normalise_folders(folders: pl.Series, aliases: dict[str, str]) -> pl.Series:
-    """Folders' paths, folded and aliased, without a slash before them."""
+    """Folders' paths, normalised and with aliases applied, without a leading slash."""
     text = folders.str.strip_chars_start("/").str.to_lowercase().str.replace_all("[_-]", "")
     for alias, name in aliases.items():
         text = text.str.replace_all(f"(^|/){re.escape(alias)}/", f"${{1}}{name.replace('$', '$$')}/")
     return text
 
 
-def match_rows(files: pl.DataFrame, rows: pl.DataFrame, root: Path, aliases: dict[str, str] = ALIASES) -> Matched:
-    """Gives each file (`path` relative to `root`, and its `describe`) its row's labels, by the longest path suffix.
+@dataclass
+class MatchState:
+    """The join of files and rows, from the longest suffix to the shortest."""
 
-    A row that names a file exactly (absolute, or relative to `root`) takes it; otherwise the suffix must hold at
-    least one folder, and the subset's where either path names a family, for names repeat across methods. A suffix
-    that fits several files or several rows is `ambiguous` and joins none of them, but rows that say the same are one,
-    and the others `repeated`; what nothing fits is `missing` its counterpart.
-    """
-    top = str(root.resolve()).rstrip("/") + "/"
-    ours, theirs = Side.of(files["path"], root, top, aliases), Side.of(rows["path"], Path("/"), top, aliases)
-    pairs, vague_files, vague_rows, repeated = [], [], [], []
-    said = rows.select(pl.struct(COMPARED_LABELS).hash()).to_series()
-    deepest = min(MAX_SUFFIX_DEPTH, theirs.folded.str.count_matches("/").max() or 0)
-    for count in range(deepest + 1, 0, -1):
-        keys = (ours.exact, theirs.exact) if count > deepest else (ours.suffixes(count), theirs.suffixes(count))
-        shared = keys[0].alias("text").to_frame().join(keys[1].alias("text").to_frame(), on="text", how="semi")
+    files: PathIndex
+    rows: PathIndex
+    labels_hash: pl.Series  # of each row's COMPARED_LABELS
+    pairs: list[pl.DataFrame] = field(default_factory=list)  # file, row: numbers
+    ambiguous_files: list[pl.Series] = field(default_factory=list)  # numbers
+    ambiguous_rows: list[pl.Series] = field(default_factory=list)  # numbers
+    repeated_rows: list[pl.Series] = field(default_factory=list)  # numbers
+
+    def match(self, file_keys: pl.Series, row_keys: pl.Series) -> None:
+        """Match pending files and rows that share a folder's key and a name."""
+        shared = file_keys.alias("text").to_frame().join(row_keys.alias("text").to_frame(), on="text", how="semi")
         numbers = shared.unique().with_columns(key=pl.int_range(pl.len(), dtype=pl.UInt32))
-        left, right = ours.keyed(keys[0], numbers), theirs.keyed(keys[1], numbers)
+        left, right = self.files.select_folders(file_keys, numbers), self.rows.select_folders(row_keys, numbers)
         # counted before they are joined: a suffix that fits a thousand of each would make a million pairs
         counted = pl.len().over("key", "name").alias("n")
-        hit_files = left.join(right, on=["key", "name"], how="semi").with_columns(counted)
-        hit_rows = right.join(left, on=["key", "name"], how="semi", maintain_order="left")
-        theirs.drop(hit_rows["number"])
-        fresh = (
-            hit_rows.with_columns(said=said.gather(hit_rows["number"]))
-            .select(pl.struct("key", "name", "said").is_first_distinct())
+        files = left.join(right, on=["key", "name"], how="semi").with_columns(counted)
+        rows = right.join(left, on=["key", "name"], how="semi", maintain_order="left")
+        self.rows.remove(rows["number"])
+        distinct = (
+            rows.with_columns(labels=self.labels_hash.gather(rows["number"]))
+            .select(pl.struct("key", "name", "labels").is_first_distinct())
             .to_series()
         )
-        repeated.append(hit_rows.filter(~fresh)["number"])
-        hit_rows = hit_rows.filter(fresh).with_columns(counted)
-        sole = hit_files.filter(pl.col("n") == 1).join(hit_rows.filter(pl.col("n") == 1), on=["key", "name"])
-        pairs.append(sole.select(file="number", row="number_right"))
-        vague_files.append(hit_files.join(pairs[-1], left_on="number", right_on="file", how="anti")["number"])
-        vague_rows.append(hit_rows.join(pairs[-1], left_on="number", right_on="row", how="anti")["number"])
-        ours.drop(hit_files["number"])
-    matched = pl.concat(pairs)
+        self.repeated_rows.append(rows.filter(~distinct)["number"])
+        rows = rows.filter(distinct).with_columns(counted)
+        unique = files.filter(pl.col("n") == 1).join(rows.filter(pl.col("n") == 1), on=["key", "name"])
+        pairs = unique.select(file="number", row="number_right")
+        self.pairs.append(pairs)
+        self.ambiguous_files.append(files.join(pairs, left_on="number", right_on="file", how="anti")["number"])
+        self.ambiguous_rows.append(rows.join(pairs, left_on="number", right_on="row", how="anti")["number"])
+        self.files.remove(files["number"])
+
+
+def match_rows(files: pl.DataFrame, rows: pl.DataFrame, *, root: Path, aliases: dict[str, str] = ALIASES) -> Matched:
+    """Give each file (`path` relative to `root`, and its `describe`) its row's labels, by the longest path suffix.
+
+    A row that names a file exactly (absolute, or relative to `root`) takes it; otherwise the suffix must contain at
+    least one folder, and the subset's where either path names a family, because names repeat across methods. A suffix
+    that fits several files or several rows is `ambiguous` and matches none of them, but rows with the same labels
+    count as one, and the others are `repeated`. What nothing fits is `missing` its counterpart.
+    """
+    prefix = str(root.resolve()).rstrip("/") + "/"
+    state = MatchState(
+        PathIndex.build(files["path"], root=root, prefix=prefix, aliases=aliases),
+        PathIndex.build(rows["path"], root=Path("/"), prefix=prefix, aliases=aliases),
+        rows.select(pl.struct(COMPARED_LABELS).hash()).to_series(),
+    )
+    state.match(state.files.full_paths, state.rows.full_paths)
+    deepest = max(state.rows.normalised_paths.str.count_matches("/").to_list(), default=0)
+    for count in range(min(MAX_SUFFIX_DEPTH, deepest), 0, -1):
+        state.match(state.files.suffixes(count), state.rows.suffixes(count))
     numbers = files.select(file=pl.int_range(pl.len(), dtype=pl.UInt32))
-    row = numbers.join(matched, on="file", how="left", maintain_order="left")["row"]
+    row = numbers.join(pl.concat(state.pairs), on="file", how="left", maintain_order="left")["row"]
     labels = rows.select(pl.col(LABELS).gather(row)) if len(rows) else rows.select(LABELS).clear(len(files))
-    missed = [
-        unmatched("row", "missing", rows[theirs.waiting["number"]]),
-        unmatched("row", "ambiguous", rows[pl.concat(vague_rows)]),
-        unmatched("row", "repeated", rows[pl.concat(repeated)]),
-        unmatched("image", "missing", files[ours.waiting["number"]]),
-        unmatched("image", "ambiguous", files[pl.concat(vague_files)]),
+    unmatched = [
+        describe_unmatched("row", "missing", frame=rows[state.rows.pending["number"]]),
+        describe_unmatched("row", "ambiguous", frame=rows[pl.concat(state.ambiguous_rows)]),
+        describe_unmatched("row", "repeated", frame=rows[pl.concat(state.repeated_rows)]),
+        describe_unmatched("image", "missing", frame=files[state.files.pending["number"]]),
+        describe_unmatched("image", "ambiguous", frame=files[pl.concat(state.ambiguous_files)]),
     ]
-    joined = files.drop("reach").hstack(labels).with_columns(matched=row.is_not_null())
-    return Matched(joined, pl.concat(missed))
+    joined = files.drop("depth").hstack(labels).with_columns(matched=row.is_not_null())
+    return Matched(joined, pl.concat(unmatched))
 
 
-def unmatched(what: str, reason: str, frame: pl.DataFrame) -> pl.DataFrame:
-    """UNMATCHED rows for the paths of a frame; a table's paths name their family and subset themselves."""
+def describe_unmatched(what: str, reason: str, *, frame: pl.DataFrame) -> pl.DataFrame:
+    """UNMATCHED_SCHEMA of the paths of a frame; a table's paths contain their family and subset."""
     if "subset" not in frame.columns:
         frame = describe(frame["path"], Path("/"))
-    found = frame.select(pl.lit(what).alias("what"), pl.lit(reason).alias("reason"), "path", "family", "subset")
-    return found.cast(UNMATCHED).sort("path")
+    columns = frame.select(pl.lit(what).alias("what"), pl.lit(reason).alias("reason"), "path", "family", "subset")
+    return columns.cast(UNMATCHED_SCHEMA).sort("path")

@@ -1,4 +1,4 @@
-"""Which of the images that were found are packed: by family or method, by split, by predicate, by chance."""
+"""Selects the images to pack: by family or method, by split, by predicate, by random sample."""
 
 import json
 from collections.abc import Sequence
@@ -14,38 +14,41 @@ from shards.match import normalise_name
 PREDICATE_COLUMNS = ("path", "family", "subset", "split", "gender", "age", "skin_tone", "skin_group", "race", "target")
 
 
-def in_subsets(frame: pl.DataFrame, names: Sequence[str], aliases: dict[str, str]) -> pl.Expr:
-    """Which rows are of one of `names`, families or methods, spelt as freely as the tables spell them."""
+def in_subsets(frame: pl.DataFrame, names: Sequence[str], *, aliases: dict[str, str]) -> pl.Expr:
+    """Whether a row is of one of `names`, families or methods. Case, `_`, `-` and aliases make no difference."""
 
     def canonical(name: str) -> str:
         return aliases.get(normalise_name(name), normalise_name(name))
 
     wanted = {canonical(name) for name in names}
-    known = {name for column in ("family", "subset") for name in frame[column].unique().drop_nulls()}
-    spelt = [name for name in known if canonical(name) in wanted]
-    return (pl.col("family").is_in(spelt) | pl.col("subset").is_in(spelt)).fill_null(False)
+    present = {name for column in ("family", "subset") for name in frame[column].unique().drop_nulls()}
+    selected = [name for name in present if canonical(name) in wanted]
+    return (pl.col("family").is_in(selected) | pl.col("subset").is_in(selected)).fill_null(False)
 
 
 def check_selection(
-    option: str, names: Sequence[str], frame: pl.DataFrame, wanted: pl.Expr, columns: Sequence[str]
+    option: str, names: Sequence[str], *, frame: pl.DataFrame, selected: pl.Expr, columns: Sequence[str]
 ) -> None:
-    """FairfaceError where `wanted` selects nothing of `frame`, with what there is to select."""
-    if frame.select(wanted.any()).item():
+    """Raise FairfaceError where `selected` holds for no row of `frame`; it lists the names in `columns`."""
+    if frame.select(selected.any()).item():
         return
-    known = sorted({str(name) for column in columns for name in frame[column].unique().drop_nulls()})
-    shown = ", ".join(known[:60]) or "nothing that is named"
-    raise FairfaceError(f"{option} {', '.join(names)} selects none of the {len(frame):,} images; there is {shown}")
+    present = sorted({str(name) for column in columns for name in frame[column].unique().drop_nulls()})
+    choices = ", ".join(present[:60]) or "no name at all"
+    raise FairfaceError(f"{option} {', '.join(names)} selects none of the {len(frame):,} images; there is {choices}")
 
 
 def rows_matching(frame: pl.DataFrame, predicate: str) -> pl.Series:
-    """Which rows (their numbers) a DuckDB predicate over COLUMNS and `intersection` selects.
+    """The numbers of the rows that a DuckDB predicate over PREDICATE_COLUMNS and `intersection` selects.
 
-    FairfaceError for one that DuckDB does not take, that names no column, or that selects nothing.
+    Raises FairfaceError for an invalid predicate, one that names no column, and one that selects nothing.
     """
     if not predicate.strip():
         raise FairfaceError("--where is empty: leave it out, or give a predicate")
-    known = ", ".join((*PREDICATE_COLUMNS, "intersection"))
-    closed = {"enable_external_access": False, "python_enable_replacements": False}
+    columns = ", ".join((*PREDICATE_COLUMNS, "intersection"))
+    closed: dict[str, str | bool | int | float | list[str]] = {
+        "enable_external_access": False,
+        "python_enable_replacements": False,
+    }
     connection = duckdb.connect(":memory:", config=closed)
     numbered = frame.select(
         pl.int_range(pl.len()).alias("row number"), *PREDICATE_COLUMNS, intersection().alias("intersection")
@@ -57,18 +60,18 @@ def rows_matching(frame: pl.DataFrame, predicate: str) -> pl.Series:
         parsed = [statement["node"] for statement in tree.get("statements", [])]
         if len(parsed) != 1 or parsed[0]["type"] != "SELECT_NODE":
             raise FairfaceError(
-                f"--where {predicate!r} is not one predicate: {tree.get('error_message', 'it is more')}"
+                f"--where {predicate!r} is not one predicate: {tree.get('error_message', 'it is more than one')}"
             )
         if not references_column(parsed[0]["where_clause"]):
-            raise FairfaceError(f"--where {predicate!r} names no column; the columns are {known}")
-        chosen = connection.sql(text + ' order by "row number"').pl().to_series()
+            raise FairfaceError(f"--where {predicate!r} names no column; the columns are {columns}")
+        selected = connection.sql(text + ' order by "row number"').pl().to_series()
     except duckdb.Error as error:
         reason = str(error).strip().split("\n")[0]
-        hint = f"; the columns are {known}" if "column" in reason else ""
+        hint = f"; the columns are {columns}" if "column" in reason else ""
         raise FairfaceError(f"--where {predicate!r}: {reason}{hint}") from error
-    if chosen.is_empty():
+    if selected.is_empty():
         raise FairfaceError(f"--where {predicate!r} selects none of the {len(frame):,} images")
-    return chosen
+    return selected
 
 
 def references_column(tree: object) -> bool:
@@ -78,6 +81,6 @@ def references_column(tree: object) -> bool:
     return isinstance(tree, list) and any(map(references_column, tree))
 
 
-def shuffled_sample(count: int, limit: int | None, seed: int) -> np.ndarray:
-    """The global shuffle: numbers below `count` in a seeded order, or the first `limit` of them, a random sample."""
+def shuffled_sample(count: int, limit: int | None, *, seed: int) -> np.ndarray:
+    """The numbers below `count` in a seeded random order, or the first `limit` of them, int64 [N]."""
     return np.random.default_rng(seed).permutation(count)[:limit]

@@ -5,38 +5,40 @@ import tarfile
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from shards.errors import FairfaceError
 
-BLOCK = 512
-BUFFER = 1 << 20  # bytes: image by image, writing is much slower
+BLOCK = 512  # bytes
+BUFFER = 1 << 20  # bytes: writing image by image is much slower
 END = b"\0" * (2 * BLOCK)
-BARE = tarfile.TarInfo("")  # a header of ours but for name, size and checksum, and what its bytes sum up to
-BARE = BARE.tobuf(tarfile.USTAR_FORMAT)
-BARE = BARE[:124] + b"\0" * 12 + BARE[136:148] + b" " * 8 + BARE[156:]
-BARE_SUM = sum(BARE)
+_HEADER = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT)
+TEMPLATE = _HEADER[:124] + b"\0" * 12 + _HEADER[136:148] + b" " * 8 + _HEADER[156:]  # no name, size and checksum
+TEMPLATE_SUM = sum(TEMPLATE)
 
 
 def header(name: str, size: int) -> bytes:
     """The USTAR header of a file of `size` bytes, as tarfile writes it, but faster.
 
-    Times and owners are zero. FairfaceError for a name or a size that needs an extension of the format.
+    Times and owners are zero. Raises ValueError for a name or a size that needs an extension of the format.
     """
     coded, length = name.encode(), b"%011o" % size
     if len(coded) > 100 or len(length) > 11 or not name.isascii():
         raise ValueError(f"{name!r} of {size} bytes does not fit into a plain USTAR header")
-    checksum = b"%06o\0 " % (BARE_SUM + sum(coded) + sum(length))
-    return b"".join((coded.ljust(100, b"\0"), BARE[100:124], length, b"\0", BARE[136:148], checksum, BARE[156:]))
+    checksum = b"%06o\0 " % (TEMPLATE_SUM + sum(coded) + sum(length))
+    return b"".join(
+        (coded.ljust(100, b"\0"), TEMPLATE[100:124], length, b"\0", TEMPLATE[136:148], checksum, TEMPLATE[156:])
+    )
 
 
 class TarWriter:
-    """Writes `<path>` and `<path>.idx` side by side; neither exists under its name before `close`.
+    """Writes a tar and its index, `<stem>.idx`; neither exists under its name before `close`.
 
-    Plain USTAR headers only (GNU and PAX names break DALI's own indexing), so that equal images give equal bytes.
-    The index is DALI's v1.2: a line a sample, `extension offset size name`.
+    The headers are plain USTAR: GNU and PAX extensions break DALI's own indexing. They hold no times, so that equal
+    images give equal bytes. The index has DALI's format v1.2: a line a sample, `extension offset size name`.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self.path, self.index_path = path, path.with_suffix(".idx")
         self.partials = [p.with_name(f".{p.name}.partial") for p in (self.path, self.index_path)]
         self.file = open(self.partials[0], "wb", BUFFER)  # noqa: SIM115 - closed by close() or __exit__
@@ -44,7 +46,7 @@ class TarWriter:
         self.offset = 0
 
     def add(self, key: str, extension: str, data: bytes) -> None:
-        """Appends one member `<key>.<extension>`; keys hold no dot and no slash."""
+        """Append one member `<key>.<extension>`; keys contain no dot and no slash."""
         name = f"{key}.{extension}"
         self.file.write(header(name, len(data)))
         self.file.write(data)
@@ -53,7 +55,7 @@ class TarWriter:
         self.offset += BLOCK + len(data) + (-len(data) % BLOCK)
 
     def close(self) -> None:
-        """Ends the archive, syncs both files and gives them their names, the index first."""
+        """End the archive, sync both files and rename them to their final names, the index first."""
         self.file.write(END)
         sync_close(self.file)
         with open(self.partials[1], "wb") as index:
@@ -66,34 +68,41 @@ class TarWriter:
     def __enter__(self) -> "TarWriter":
         return self
 
-    def __exit__(self, kind, *_) -> None:
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
         try:
-            if kind is None:
+            if error_type is None:
                 self.close()
         finally:
-            with suppress(OSError):  # a full disk fails once more when what is buffered is flushed
+            with suppress(OSError):  # a full disk fails once more when the buffer is flushed
                 self.file.close()
             for partial in self.partials:
                 partial.unlink(missing_ok=True)
 
 
-def sync_close(file) -> None:
+def sync_close(file: BinaryIO) -> None:
+    """Flush a file to the disk and close it."""
     file.flush()
     os.fsync(file.fileno())
     file.close()
 
 
-def index(path: Path) -> dict[str, tuple[int, int]]:
-    """key -> (offset, size in bytes) of every member that the `.idx` beside tar `path` names, in tar order."""
+def read_index(path: Path) -> dict[str, tuple[int, int]]:
+    """key -> (offset, size in bytes) of every member that the index of the tar at `path` lists, in tar order.
+
+    Raises FairfaceError for an incomplete index.
+    """
     lines = path.with_suffix(".idx").read_text().splitlines()
     if not lines or not lines[0].startswith("v1.2 ") or int(lines[0].split()[1]) != len(lines) - 1:
-        raise FairfaceError(f"{path.with_suffix('.idx')} is not a whole DALI v1.2 index: pack the shards again")
+        raise FairfaceError(f"{path.with_suffix('.idx')} is not a complete DALI v1.2 index: pack the shards again")
     entries = (line.split() for line in lines[1:])
     return {name.split(".")[0]: (int(offset), int(size)) for _, offset, size, name in entries}
 
 
-def read(folder: Path, shard: str, keys: Iterable[str]) -> dict[str, bytes]:
-    """The bytes of the members `keys` of one shard, found by its index. KeyError for an unknown key."""
-    places = index(folder / shard)
-    with open(folder / shard, "rb") as file:
+def read_members(path: Path, keys: Iterable[str]) -> dict[str, bytes]:
+    """key -> bytes of the members `keys` of the tar at `path`, located by its index.
+
+    Raises KeyError for a key that the index does not list.
+    """
+    places = read_index(path)
+    with open(path, "rb") as file:
         return {key: os.pread(file.fileno(), places[key][1], places[key][0]) for key in keys}

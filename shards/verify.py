@@ -1,41 +1,34 @@
-"""Holds finished shards against images.parquet, byte by byte: bits rot, copies break off, files get mixed up."""
+"""Checks finished shards against images.parquet, byte by byte: bits flip, copies break off, files get mixed up."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import polars as pl
 from tqdm import tqdm
 
 from shards import image_check, tar
-from shards.atomic_io import file_sha256, read_json, read_parquet
+from shards.atomic_io import file_sha256, read_parquet
 from shards.concurrency import available_cpus, map_in_order
-from shards.errors import FairfaceError
+from shards.containers import is_plainly_safe
+from shards.dali_decoder import DaliDecoder
+from shards.documents import ShardsDocument, load_shards_json
+from shards.images_table import manifest_hash, tar_size
+from shards.workspace import ShardsFolder
 
-REQUIRED_KEYS = {
-    "fingerprint",
-    "order",
-    "manifest",
-    "files",
-    "drawn",
-    "root",
-    "options",
-    "images",
-    "shards",
-}  # of shards.json
 KNOWN_EXTENSIONS = set(image_check.EXTENSIONS.values())
 
 
 class Fault(NamedTuple):
-    """One thing that is not as it was packed."""
+    """One difference between a file and what was packed."""
 
     file: str
     what: str
     offset: int | None = None  # bytes into the file
-    key: str | None = None
+    key: str | None = None  # of the image
 
     def __str__(self) -> str:
         place = f" at byte {self.offset:,}" if self.offset is not None else ""
@@ -43,127 +36,119 @@ class Fault(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What images.parquet says of one member."""
+    """One member of a tar, by images.parquet."""
 
     key: str
     bytes: int
     sha256: str
 
 
-def load_shards_json(folder: Path) -> dict:
-    """What shards.json says of the pack in `folder`. FairfaceError where nothing was packed, or it can't be read."""
-    done = read_json(folder / "shards.json")
-    if done is None:
-        raise FairfaceError(f"no finished shards in {folder}: run `fairface shards` first")
-    shards = done.get("shards") if isinstance(done, dict) else None
-    known = isinstance(shards, list) and done.keys() >= REQUIRED_KEYS
-    kinds = {"name": str, "images": int, "bytes": int}
-    good = known and all(isinstance(s, dict) and all(isinstance(s.get(k), t) for k, t in kinds.items()) for s in shards)
-    if not good or sum(shard["images"] for shard in shards) != done["images"]:
-        raise FairfaceError(
-            f"{folder / 'shards.json'} is not what this version of fairface writes: run `fairface shards --force`"
-        )
-    return done
+class VerifyResult(NamedTuple):
+    """The faults of a pack, in the order of its shards, and how many images it should hold."""
+
+    faults: list[Fault]
+    images: int
 
 
-def verify(folder: Path, workers: int | None = None, progress: bool = True) -> tuple[list[Fault], int]:
-    """Every fault of the pack in `folder`, in the order of its shards, and how many images it should hold.
+def verify(shards: ShardsFolder, *, workers: int | None = None, progress: bool = True) -> VerifyResult:
+    """Find every fault of a pack.
 
-    Sizes, headers, checksums, padding and ends of the tars, their indices, and whether tables and shards.json are of
-    the same pack. Images that were packed without being decoded are decoded. FairfaceError where nothing was packed.
+    Compares sizes, headers, checksums, padding and ends of the tars, their indices, and whether tables and
+    shards.json belong to the same pack. Images that were packed without being decoded are decoded. Raises
+    FairfaceError where nothing was packed.
     """
-    done = load_shards_json(folder)
-    named = {shard["name"]: shard for shard in done["shards"]}
-    faults = [table_fault(folder / name, sha256) for name, sha256 in done["files"].items()]
-    faults += [
-        Fault(path.name, "is no part of this pack")
-        for path in sorted([*folder.glob("shard-*.tar"), *folder.glob("shard-*.idx")])
-        if path.with_suffix(".tar").name not in named
-    ]
-    faults = [fault for fault in faults if fault]
-    if any(fault.file == "images.parquet" for fault in faults):  # nothing says what the tars should hold
-        for name, shard in named.items():
-            path = folder / name
-            if not path.is_file() or path.stat().st_size != shard["bytes"]:
-                faults.append(Fault(name, "is missing, or of another size than was packed"))
-        return faults, done["images"]
-    images = read_parquet(folder / "images.parquet").filter(status="packed")
-    held = images.group_by("shard", maintain_order=True).agg(pl.len(), tar_size())
-    right = [(shard["name"], shard["images"], shard["bytes"]) for shard in done["shards"]]
-    if manifest_hash(images) != done["manifest"] or held.rows() != right:
-        faults.append(Fault("shards.json", "does not say what images.parquet says"))
-    return faults + find_damage(folder, images, not done["options"]["check"], workers, progress), done["images"]
+    document = load_shards_json(shards)
+    faults = find_foreign_files(shards, document)
+    if any(fault.file == shards.images.name for fault in faults):  # nothing else lists what the tars should hold
+        return VerifyResult([*faults, *find_wrong_sizes(shards, document)], document.images)
+    images = read_parquet(shards.images).filter(status="packed")
+    counted = images.group_by("shard", maintain_order=True).agg(pl.len(), tar_size())
+    listed = [(entry.name, entry.images, entry.bytes) for entry in document.shards]
+    if manifest_hash(images) != document.manifest or counted.rows() != listed:
+        faults.append(Fault(shards.document.name, "does not agree with images.parquet"))
+    decode = not document.options["check"]
+    faults += find_damage(shards, images, decode=decode, workers=workers, progress=progress)
+    return VerifyResult(faults, document.images)
 
 
-def tar_size() -> pl.Expr:
-    """Bytes of a tar of members of so many `bytes` each."""
-    blocks = (pl.col("bytes") + (tar.BLOCK - 1)) // tar.BLOCK + 1  # its header is one
-    return blocks.sum() * tar.BLOCK + len(tar.END)
+def find_foreign_files(shards: ShardsFolder, document: ShardsDocument) -> list[Fault]:
+    """The faults of the tables, and the tars and indices that are no part of the pack."""
+    faults = []
+    for name, sha256 in document.files.items():
+        path = shards.folder / name
+        if not path.is_file():
+            faults.append(Fault(name, "is missing"))
+        elif file_sha256(path) != sha256:
+            faults.append(Fault(name, "is not the table that was written with these shards"))
+    names = {entry.name for entry in document.shards}
+    foreign = [path for path in shards.tars_and_indices() if path.with_suffix(".tar").name not in names]
+    return faults + [Fault(path.name, "is no part of this pack") for path in foreign]
 
 
-def table_fault(path: Path, sha256: str) -> Fault | None:
-    if not path.is_file():
-        return Fault(path.name, "is missing")
-    return (
-        Fault(path.name, "is not the table that was written with these shards") if file_sha256(path) != sha256 else None
-    )
-
-
-def manifest_hash(packed: pl.DataFrame) -> str:
-    """A hash of all that training and report depend on: each packed image's place, bytes and labels."""
-    digest = hashlib.sha256()
-    for part in packed.drop("path", "status", "reason").iter_slices(10_000):
-        digest.update(part.write_csv(include_header=False).encode())
-    return digest.hexdigest()
+def find_wrong_sizes(shards: ShardsFolder, document: ShardsDocument) -> Iterator[Fault]:
+    """The tars that are missing or do not have their sizes."""
+    for entry in document.shards:
+        path = shards.tar(entry.name)
+        if not path.is_file() or path.stat().st_size != entry.bytes:
+            yield Fault(entry.name, "is missing, or of another size than was packed")
 
 
 def find_damage(
-    folder: Path, packed: pl.DataFrame, decode: bool = False, workers: int | None = None, progress: bool = False
+    shards: ShardsFolder,
+    packed: pl.DataFrame,
+    *,
+    decode: bool = False,
+    workers: int | None = None,
+    progress: bool = False,
 ) -> list[Fault]:
-    """The faults of the shards that hold the images `packed` (shard, key, bytes, sha256)."""
-    shards = packed.group_by("shard", maintain_order=True).agg("key", "bytes", "sha256")
-    examine = partial(shard_faults, folder, decode=decode)
-    found: list[Fault] = []
-    # threads: hashing and decoding hold no lock of Python's
+    """The faults of the shards that hold the images `packed` (shard, key, bytes, sha256); `decode` decodes them."""
+    workers = workers or available_cpus()
+    members = packed.group_by("shard", maintain_order=True).agg("key", "bytes", "sha256")
+    faults: list[Fault] = []
     with (
-        ThreadPoolExecutor(workers or available_cpus()) as pool,
+        DaliDecoder(workers) as dali,
+        ThreadPoolExecutor(workers) as pool,  # hashing and decoding release Python's lock
         tqdm(total=len(packed), unit="img", desc="checking", disable=not progress, leave=False) as bar,
     ):
-        jobs = ((name, [*map(Row, *columns)]) for name, *columns in shards.iter_rows())
-        for (_, rows), faults in map_in_order(pool, examine, jobs, 2 * (workers or available_cpus())):
-            found += faults
+        check = partial(shard_faults, dali=dali if decode else None)
+        jobs = ((shards.tar(name), [*map(Row, *columns)]) for name, *columns in members.iter_rows())
+        for (_, rows), found in map_in_order(pool, check, jobs, ahead=2 * workers):
+            faults += found
             bar.update(len(rows))
-    return found
+    return faults
 
 
-def shard_faults(folder: Path, name: str, rows: Iterable[Row], decode: bool = False) -> list[Fault]:
-    """The faults of one tar and its index."""
-    path, index, faults = folder / name, (folder / name).with_suffix(".idx"), []
-    for file in (path, index):
-        if not file.is_file():  # opening a pipe would wait for ever
-            faults.append(Fault(file.name, "is missing"))
-    if faults:
-        return faults
+def shard_faults(path: Path, rows: Sequence[Row], *, dali: DaliDecoder | None) -> list[Fault]:
+    """The faults of one tar and its index; with a decoder, its images are decoded, too."""
+    index = path.with_suffix(".idx")
+    missing = [Fault(file.name, "is missing") for file in (path, index) if not file.is_file()]  # a pipe would block
+    if missing:
+        return missing
     try:
         with open(path, "rb") as file:
-            faults, lines = member_faults(file, name, rows, decode)
+            faults, lines = member_faults(file, path.name, rows=rows, dali=dali)
         written = index.read_bytes().split(b"\n")
     except OSError as error:
-        return [Fault(name, f"can't be read: {error.strerror}")]
+        return [Fault(path.name, f"can't be read: {error.strerror}")]
+    return faults + index_faults(index.name, written, lines)
+
+
+def index_faults(name: str, written: list[bytes], lines: list[tuple[str, str | None]]) -> list[Fault]:
+    """The faults of an index: its `written` lines against those that its tar asks for, as `member_faults` has them."""
     if written[0] != f"v1.2 {len(lines)}".encode() or len(written) != len(lines) + 2 or written[-1]:
-        return [*faults, Fault(index.name, f"is not an index of {len(lines):,} images", 0)]
-    offset = len(written[0]) + 1
+        return [Fault(name, f"is not an index of {len(lines):,} images", 0)]
+    faults, offset = [], len(written[0]) + 1
     for (key, right), line in zip(lines, written[1:-1], strict=True):
         if right and line != right.encode():
-            faults.append(Fault(index.name, f"says {line.decode(errors='replace')!r}, not {right!r}", offset, key))
+            faults.append(Fault(name, f"has {line.decode(errors='replace')!r} instead of {right!r}", offset, key))
         offset += len(line) + 1
     return faults
 
 
 def member_faults(
-    file, name: str, rows: Iterable[Row], decode: bool
+    file: BinaryIO, name: str, *, rows: Iterable[Row], dali: DaliDecoder | None
 ) -> tuple[list[Fault], list[tuple[str, str | None]]]:
-    """The faults of an open tar, and (key, line) of the index that it should have, None where its header is lost."""
+    """The faults of an open tar, and (key, line) of the index that it needs, None where a header is damaged."""
     faults, lines, offset, cut = [], [], 0, False
     for row in rows:
         head, data = file.read(tar.BLOCK), file.read(row.bytes)
@@ -171,19 +156,56 @@ def member_faults(
         kind = head[:100].rstrip(b"\0").removeprefix(row.key.encode()).removeprefix(b".").decode(errors="replace")
         line = f"{kind} {offset + tar.BLOCK} {row.bytes} {row.key}.{kind}" if kind in KNOWN_EXTENSIONS else None
         lines.append((row.key, line))
-        found = partial(Fault, name, offset=offset, key=row.key)
         cut = cut or len(data) < row.bytes
+        what = None
         if cut:
-            faults.append(found("is cut off"))
+            what = "is cut off"
         elif kind not in KNOWN_EXTENSIONS or head != tar.header(f"{row.key}.{kind}", row.bytes):
-            faults.append(found("has another header than was packed"))
+            what = "has another header than was packed"
         elif hashlib.sha256(data).hexdigest() != row.sha256:
-            faults.append(found("has other bytes than were packed"))
-        elif decode and (reason := image_check.inspect(data).reason):
-            faults.append(found(f"can't be decoded ({reason}); it was packed with --no-check"))
+            what = "has other bytes than were packed"
+        elif dali and (reason := decoding_fault(data, dali)):
+            what = f"can't be decoded ({reason}); it was packed with --no-check"
         elif any(padding):
-            faults.append(found("is followed by other bytes than zeros"))
+            what = "is followed by other bytes than zeros"
+        if what:
+            faults.append(Fault(name, what, offset, row.key))
         offset += tar.BLOCK + row.bytes + len(padding)
     if not cut and file.read(len(tar.END) + 1) != tar.END:
         faults.append(Fault(name, "does not end where it should", offset))
     return faults, lines
+
+
+def decoding_fault(data: bytes, dali: DaliDecoder) -> str | None:
+    """Why training can't decode an image; None if it can. What is not plainly safe is decoded by DALI itself."""
+    if is_plainly_safe(data):
+        return image_check.inspect(data).reason
+    return dali.find_rejection(data)
+
+
+def find_undecodable(tars: Sequence[Path], *, workers: int | None = None) -> Fault | None:
+    """The first image of some tars that DALI can't decode on the CPU, to name it when a training fails.
+
+    The images that are not plainly safe come first: it is hardly ever another one. Raises FairfaceError for an
+    incomplete index.
+    """
+    workers = workers or available_cpus()
+    with DaliDecoder(workers) as dali, ThreadPoolExecutor(workers) as pool:
+        for plainly_safe in (False, True):
+            check = partial(first_undecodable, plainly_safe=plainly_safe, dali=dali)
+            for _, fault in map_in_order(pool, check, ((path,) for path in tars), ahead=workers):
+                if fault:
+                    pool.shutdown(cancel_futures=True)
+                    return fault
+    return None
+
+
+def first_undecodable(path: Path, *, plainly_safe: bool, dali: DaliDecoder) -> Fault | None:
+    """The first image of one tar that DALI can't decode, among those that are `plainly_safe` or those that are not."""
+    with open(path, "rb") as file:
+        for key, (offset, size) in tar.read_index(path).items():
+            file.seek(offset)
+            data = file.read(size)
+            if is_plainly_safe(data) == plainly_safe and (reason := dali.find_error(data)):
+                return Fault(path.name, f"can't be decoded ({reason})", offset - tar.BLOCK, key)
+    return None

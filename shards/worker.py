@@ -1,17 +1,22 @@
-"""What a worker process of the packer does: one whole shard, and nothing that is slow to start."""
+"""What a worker process of the packer does: it writes one whole shard, and imports nothing that is slow to start."""
 
 import csv
+import faulthandler
 import hashlib
 import io
 import multiprocessing
 import os
 import signal
 import stat
+import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,23 +24,34 @@ from shards import image_check
 from shards.errors import FairfaceError
 from shards.tar import TarWriter
 
-ROW_COLUMNS = ("key", "width", "height", "bytes", "sha256", "orientation", "reason")  # of the row that a worker gives
+ROW_COLUMNS = ("key", "width", "height", "bytes", "sha256", "orientation", "reason")  # that a worker writes
 
 
 class ImageRecipe(NamedTuple):
-    """What becomes of every image."""
+    """What is done to every image."""
 
     check: bool  # decode it once
-    size: int | None  # pixels of the shorter side, encoded again; None keeps the bytes
-    quality: int  # JPEG's, with `size`
+    size: int | None  # pixels of the shorter side of a re-encoded image; None keeps the original size
+    quality: int  # of the JPEG, with `size`
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """One shard to write."""
+
+    root: str  # of the images
+    tar: Path
+    rows: Path  # CSV, a row of ROW_COLUMNS an image; a shard that has it is finished
+    images: list[tuple[str, str]]  # key, path relative to the root
+    recipe: ImageRecipe
 
 
 @contextmanager
 def worker_pool(count: int) -> Iterator[ProcessPoolExecutor]:
-    """`count` processes, forked by a server that has loaded this module and nothing else.
+    """`count` processes, forked by a server that has imported this module and nothing else.
 
-    A fork of our own could inherit a lock that one of Polars' threads holds. An error in the block drops what has
-    not begun; what has is finished.
+    A fork of this process could inherit a lock that one of Polars' threads holds. When the block fails, jobs that
+    have not started are dropped, and those that have are finished. Raises FairfaceError where a process crashes.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", __name__])
@@ -44,8 +60,8 @@ def worker_pool(count: int) -> Iterator[ProcessPoolExecutor]:
             yield pool
         except BrokenProcessPool as error:
             raise FairfaceError(
-                "a worker process ended by itself, perhaps killed for want of memory: what was finished is kept, and "
-                "the same command goes on, with fewer --workers if need be"
+                "a worker process crashed, or was killed for lack of memory. Progress is saved; rerun the same "
+                "command to resume, with fewer --workers if need be"
             ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
@@ -53,61 +69,78 @@ def worker_pool(count: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def warm_up(pool: ProcessPoolExecutor, count: int) -> None:
-    """Starts `count` of the pool's processes now; they would start with their first shards."""
+    """Start `count` of the pool's processes now; they would start with their first shards."""
     for _ in range(count):
         pool.submit(os.getpid)
 
 
-def initialise_worker() -> None:
-    """Signals to the whole group are the parent's to handle, and its death ends the worker: nobody waits for it."""
+def initialise_worker(report_crashes: bool = True) -> None:
+    """Leave signals to the parent, end when the parent dies, and keep the decoders' warnings off the terminal."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    assert parent
+    threading.Thread(target=exit_after, args=(parent,), daemon=True).start()
+    if sys.stderr is not None:  # where it is closed, its descriptor may be something else
+        silence_decoders()
+        if report_crashes:
+            faulthandler.enable(sys.stderr)
 
 
-def write_shard(root: str, tar: Path, table: Path, images: list[tuple[str, str]], recipe: ImageRecipe) -> int:
-    """Writes one tar of the good ones among (key, relative path), then `table`, a row of COLUMNS an image.
+def exit_after(process: BaseProcess) -> None:
+    """End this process, whatever it is doing, when another one has ended."""
+    process.join()
+    os._exit(1)
 
-    A shard whose table exists is finished. Returns the number of images.
+
+def silence_decoders() -> None:
+    """Discard the warnings of Pillow, and what libtiff and others write to file descriptor 2.
+
+    What is wrong with an image is in its verdict. Python's own `sys.stderr` still goes to the terminal.
     """
+    warnings.simplefilter("ignore")
+    sys.stderr = open(os.dup(2), "w", buffering=1, errors="backslashreplace")  # noqa: SIM115 - open as long as we live
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
+
+
+def write_shard(job: ShardJob) -> int:
+    """Write the tar of a shard's good images, then its rows. Returns the number of images."""
     rows = io.StringIO()
     writer = csv.writer(rows)
-    with TarWriter(tar) as shard:
-        for key, name in images:
+    with TarWriter(job.tar) as shard:
+        for key, name in job.images:
             try:
-                data, size = read_regular_file(f"{root}/{name}")
+                data, size = read_regular_file(f"{job.root}/{name}")
             except OSError:  # vanished, no permission, a pipe or a folder of that name, a failing disk
                 writer.writerow((key, None, None, None, None, None, "unreadable"))
                 continue
-            verdict, data = check_and_encode(data, recipe)
+            verdict, data = check_and_encode(data, job.recipe)
             digest = hashlib.sha256(data).hexdigest() if data else None
             if verdict.reason is None:
                 size = len(data)
                 shard.add(key, verdict.extension, data)
             writer.writerow((key, verdict.width, verdict.height, size, digest, verdict.orientation, verdict.reason))
-    partial = table.with_suffix(".partial")
+    partial = job.rows.with_suffix(".partial")
     with open(partial, "w") as file:
         file.write(rows.getvalue())
         file.flush()
         os.fsync(file.fileno())
-    os.replace(partial, table)
-    return len(images)
+    os.replace(partial, job.rows)
+    return len(job.images)
 
 
 def read_regular_file(path: str) -> tuple[bytes, int]:
-    """The bytes of a regular file, no more than decide that it is too large, and its size.
-
-    OSError for any other thing.
-    """
-    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a pipe would wait for ever
+    """The bytes of a regular file, at most one more than MAX_BYTES, and its size. Raises OSError for anything else."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a pipe would block for ever
     try:
         status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(f"{path} is not a file")
         wanted = min(status.st_size, image_check.MAX_BYTES + 1)
         data = os.read(file, wanted)
-        while len(data) < wanted and (more := os.read(file, wanted - len(data))):  # a network's disk gives less
+        while len(data) < wanted and (more := os.read(file, wanted - len(data))):  # a network disk may return less
             data += more
         return data, status.st_size
     finally:
@@ -115,10 +148,11 @@ def read_regular_file(path: str) -> tuple[bytes, int]:
 
 
 def check_and_encode(data: bytes, recipe: ImageRecipe) -> tuple[image_check.Verdict, bytes]:
-    """The verdict on an image, and the bytes that go into the shard; a rejected image's are its own, or none."""
+    """The verdict on an image, and the bytes to pack; those of a rejected image are its own, or none if too large."""
     if len(data) > image_check.MAX_BYTES:
         return image_check.Verdict("too_large"), b""
     if recipe.size:
-        verdict, small = image_check.inspect_and_resize(data, recipe.size, recipe.quality)
-        return verdict, data if verdict.reason else small
-    return (image_check.inspect if recipe.check else image_check.identify)(data), data
+        return image_check.inspect_and_resize(data, recipe.size, quality=recipe.quality)
+    if recipe.check:
+        return image_check.inspect_and_convert(data)
+    return image_check.identify(data), data

@@ -1,11 +1,14 @@
-"""Where every file below OUT lies. No other module spells a path of its own."""
+"""Where every file below OUT lies. No other module spells such a path."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from shards.errors import FairfaceError
 
+SYNTHETIC_MARKER = "synthetic.json"  # in every folder of faces that `fairface synth` rendered
+REPORT_TABLES = ("estimates", "method_estimates", "distances", "quality", "neighbours", "confusion")
 RESERVED_NAMES = ("all",)  # `--model all` and the like would otherwise be ambiguous
+REPORT_FIGURES = ("comparison-*", "runs-*", "ratios.*", "losses.*", "discriminator.*", "faces-*.png")
 
 
 def check_name(name: str, option: str) -> str:
@@ -92,17 +95,40 @@ class ShardsFolder:
 
     @property
     def unfinished(self) -> Path:
-        """Rows of finished shards until the whole pack is finished."""
+        """The folder of what is known about the finished shards of an unfinished pack."""
         return self.folder / ".unfinished"
+
+    @property
+    def unfinished_document(self) -> Path:
+        return self.unfinished / "plan.json"
+
+    def finished_rows(self, shard: str) -> Path:
+        """The rows of a finished shard's images, until the whole pack is finished."""
+        return self.unfinished / f"{shard}.csv"
+
+    def tar(self, shard: str) -> Path:
+        return self.folder / shard
+
+    def index(self, shard: str) -> Path:
+        """The index of a tar, in DALI's format."""
+        return self.tar(shard).with_suffix(".idx")
+
+    def tars_and_indices(self) -> list[Path]:
+        """Every tar and every index in the folder, by name."""
+        return sorted([*self.folder.glob("shard-*.tar"), *self.folder.glob("shard-*.idx")])
 
     @property
     def label_files(self) -> LabelFiles:
         return LabelFiles(self.folder)
 
+    def tars(self) -> list[Path]:
+        """Every shard, by name."""
+        return sorted(self.folder.glob("*.tar"))
+
 
 @dataclass(frozen=True)
 class TrainingFolder:
-    """What a training leaves, of the DCGAN or of a detector."""
+    """The files of a training, of the DCGAN or of a detector."""
 
     folder: Path
 
@@ -130,6 +156,10 @@ class TrainingFolder:
     def grids(self) -> Path:
         return self.folder / "grids"
 
+    def grid(self, step: int) -> Path:
+        """The grid of samples rendered after a step."""
+        return self.grids / f"step_{step:09d}.png"
+
 
 @dataclass(frozen=True)
 class RunFolder(TrainingFolder):
@@ -139,6 +169,10 @@ class RunFolder(TrainingFolder):
     def samples(self) -> Path:
         """The folder of the samples' tars."""
         return self.folder / "samples"
+
+    def sample_tars(self) -> list[Path]:
+        """Every tar of samples, by name."""
+        return sorted(self.samples.glob("*.tar"))
 
     @property
     def samples_document(self) -> Path:
@@ -176,8 +210,8 @@ class DetectorFolder(TrainingFolder):
         return self.folder / "cached_predictions"
 
     @property
-    def detection(self) -> Path:
-        return self.folder / "detection.parquet"
+    def detection_metrics(self) -> Path:
+        return self.folder / "detection_metrics.parquet"
 
 
 @dataclass(frozen=True)
@@ -197,6 +231,14 @@ class ReportFolder:
     def table(self, name: str) -> Path:
         return self.folder / f"{name}.parquet"
 
+    def figure(self, name: str) -> Path:
+        """A figure by its file name."""
+        return self.folder / name
+
+    def figures(self) -> list[Path]:
+        """Every figure of a page, whichever run's it is."""
+        return [path for pattern in REPORT_FIGURES for path in self.folder.glob(pattern)]
+
     def run(self, name: str) -> "ReportFolder":
         """The page of one of several runs."""
         return ReportFolder(self.folder / "runs" / name)
@@ -204,7 +246,7 @@ class ReportFolder:
 
 @dataclass(frozen=True)
 class Workspace:
-    """All that lies below OUT; paths only: nothing is read or made."""
+    """The paths of everything below OUT; nothing is read or created."""
 
     root: Path
 
@@ -243,3 +285,22 @@ class Workspace:
     def detectors(self) -> list[DetectorFolder]:
         """Every folder of a detector, by name."""
         return [DetectorFolder(path) for path in sorted(self.detectors_folder.glob("*")) if path.is_dir()]
+
+    def view_files(self) -> dict[str, list[Path]]:
+        """The existing files of every SQL view, by view."""
+        runs = [RunFolder(path) for path in sorted(self.runs_folder.glob("*"))]
+        detectors = [DetectorFolder(path) for path in sorted(self.detectors_folder.glob("*"))]
+        labels = [self.shards.label_files, *(run.label_files for run in runs)]
+        files = {
+            "images": [self.shards.images],
+            "unmatched": [self.shards.unmatched],
+            "labels": [path for one in labels for path in (one.labels, one.probe_labels, one.pixels)],
+            "labellers": [self.shards.label_files.labellers],
+            "samples": [run.samples_table for run in runs],
+            "steps": [run.steps for run in runs],
+            "runs": [run.config for run in runs],
+            **{name: [self.report.table(name)] for name in REPORT_TABLES},
+            "predictions": [detector.predictions for detector in detectors],
+            "detection_metrics": [detector.detection_metrics for detector in detectors],
+        }
+        return {view: [path for path in paths if path.exists()] for view, paths in files.items()}

@@ -1,13 +1,14 @@
--- How often two labellers say the same of an image, and where they differ.
+-- How often two labelling methods agree on an image, and which groups they confuse.
 -- param attribute (default skin_group): one of gender, age, skin_tone, skin_group, intersection, intersection_age
 -- param source (default generated): one of train, generated
--- param run (default newest): whose samples the generated side is
-with mine as (
-    from said where source = $source and attribute = $attribute and (source <> 'generated' or run = the_run($run))
+-- param run (default newest): the run whose samples are counted, for source generated
+with labels_of_source as (
+    from labels_long
+    where source = $source and attribute = $attribute and (source <> 'generated' or run = resolve_run($run))
 ), pairs as (
-    select a.method as one, b.method as other, a."group" as one_says, b."group" as other_says, count(*) as images
-    from mine as a join mine as b on a.key = b.key and a.method < b.method
+    select a.method, b.method as other_method, a."group", b."group" as other_group, count(*) as images
+    from labels_of_source as a join labels_of_source as b on a.key = b.key and a.method < b.method
     group by all
 )
-select *, images / sum(images) over (partition by one, other) as share
-from pairs order by one, other, images desc, one_says, other_says;
+select *, images / sum(images) over (partition by method, other_method) as share
+from pairs order by method, other_method, images desc, "group", other_group;

@@ -1,4 +1,4 @@
--- What the packed data consist of: images, annotations and demographics of every subset.
+-- Images, annotations and demographics of every subset of the packed data.
 select family, subset, count(*) as images, count(*) / sum(count(*)) over () as share,
     count(coalesce(gender, age, skin_group)) as annotated,
     count(*) filter (gender = 'female') / nullif(count(gender), 0) as female,

@@ -1,2 +1,2 @@
--- How often each labeller is right on annotated images that it was not fitted to, and which of CLIP and probe counts.
+-- Accuracy of each labeller on annotated images that it was not fitted to, and which of them is selected.
 select * from labellers order by attribute, method;

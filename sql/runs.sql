@@ -1,2 +1,2 @@
--- Every training run: when, on what, with which options, on which data.
+-- Every training run: when and where it was trained, its options and its data.
 from runs order by started desc nulls last, run desc;

@@ -1,5 +1,5 @@
--- What a run's training took: steps, images seen, seconds, images a second, the share of time waiting for data.
+-- Steps, images, seconds, images per second and the share of time spent waiting for data of a run's training.
 -- param run (default newest): the run
 select max(step) as steps, max(images) as images, max(seconds) as seconds,
     median(images_per_s) as images_per_s, avg(data_wait) as data_wait
-from steps where run = the_run($run);
+from steps where run = resolve_run($run);

@@ -1,4 +1,10 @@
-"""What tests of several folders share: a small drawn data set, packed once, and a labeller fitted in seconds."""
+"""Fixtures of several folders: a small synthetic data set, packed once, and a labeller fitted in seconds."""
+
+import os
+
+# One torch thread each: threads of several busy processes that spin while they wait slow each other many times over.
+# Before any import of torch, and inherited by the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
 
@@ -6,37 +12,40 @@ import pytest
 from hypothesis import settings
 
 from shards import pack
+from shards.plan import PackConfig
 from shards.synthetic import dataset
+from shards.synthetic.dataset import SyntheticConfig
+from shards.workspace import Workspace
 
 settings.register_profile("patient", deadline=None)  # a slow machine is no failure
 settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
-def drawn(tmp_path_factory) -> Path:
-    """240 drawn faces in AI-Face's layout."""
-    root = tmp_path_factory.mktemp("drawn")
-    dataset.write_dataset(root, count=240, size=64, progress=False)
+def synthetic_root(tmp_path_factory) -> Path:
+    """240 synthetic faces in AI-Face's layout."""
+    root = tmp_path_factory.mktemp("synthetic")
+    dataset.write_dataset(root, SyntheticConfig(count=240, size=64), progress=False)
     return root
 
 
 @pytest.fixture(scope="session")
-def packed(drawn, tmp_path_factory) -> Path:
-    """An OUT folder whose shards/ holds the drawn faces in three tars."""
-    out = tmp_path_factory.mktemp("out")
-    pack.pack(drawn, out / "shards", pack.PackConfig(shard_images=100), progress=False)
-    return out
+def packed(synthetic_root, tmp_path_factory) -> Path:
+    """An OUT folder whose shards/ holds the synthetic faces in three tars."""
+    workspace = Workspace(tmp_path_factory.mktemp("out"))
+    pack.pack(synthetic_root, workspace.shards, PackConfig(shard_images=100), progress=False)
+    return workspace.root
 
 
 @pytest.fixture(scope="session")
 def quick_labeller(tmp_path_factory):
-    """The embedded labeller by its own code, with a fit short enough for a test: well above chance, no more."""
+    """The embedded labeller, fitted by its own code for seconds: well above chance, no more."""
     import torch
     from safetensors.torch import load_file
 
-    from pipeline.labelling import embedded
+    from pipeline.labelling import embedded, embedded_model
 
     path = embedded.fit(tmp_path_factory.mktemp("cache"), steps=40, faces=400, progress=False)
-    model = embedded.build_model()
+    model = embedded_model.build_model()
     model.load_state_dict(load_file(path))
-    return embedded.make_labeller(model, torch.device("cpu"))
+    return embedded_model.make_labeller(model, torch.device("cpu"))

@@ -1,7 +1,8 @@
-"""The networks that detectors are built on: from timm and open_clip, pretrained or from scratch."""
+"""The backbones of the detectors: from timm and open_clip, pretrained or with random weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import timm
@@ -14,92 +15,109 @@ XCEPTION = "legacy_xception.tf_in1k"  # the conversion of the original weights t
 EFFICIENTNET = "efficientnet_b4.ra2_in1k"
 VIT = "vit_base_patch16_224.augreg2_in21k_ft_in1k"
 CLIP, CLIP_TAG = "ViT-L-14-quickgelu", "openai"
+MAX_MISSING_SHARE = 0.1  # of a network's weights that a checkpoint of it may lack, as its head
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Where a backbone's weights come from: `named` is a tag or a file, the detector's own tag when None."""
+    """Where a backbone's weights come from."""
 
-    named: str | None = None
-    scratch: bool = False
+    tag_or_path: str | None = None  # None: the detector's own tag
+    from_scratch: bool = False  # random weights
 
 
-def from_timm(tag: str, weights: Weights, classes: int, channels: int = 3, dropout: float = 0.0, **more) -> nn.Module:
-    """A model of timm with a new head of `classes` and an input of `channels`, which share the pretrained filters.
+def timm_model(
+    tag: str, weights: Weights, *, classes: int, channels: int = 3, dropout: float = 0.0, **options: Any
+) -> Any:
+    """A model of timm with a new head of `classes` and an input of `channels`, to which pretrained filters are adapted.
 
-    Raises FairfaceError with one line where its weights can't be had or are another model's.
+    Raises WeightsUnavailable if its weights cannot be had or belong to another model.
     """
     name = tag.partition(".")[0]
-    if weights.named and not Path(weights.named).is_file():
-        tag = weights.named if "." in weights.named else f"{name}.{weights.named}"
-    settings = {"num_classes": classes, "in_chans": channels, "drop_rate": dropout} | more
-    if weights.scratch:
-        return timm.create_model(name, **settings)
-    path = timm_file(name, tag, weights.named)
+    if weights.tag_or_path and not Path(weights.tag_or_path).is_file():
+        tag = weights.tag_or_path if "." in weights.tag_or_path else f"{name}.{weights.tag_or_path}"
+    options = {"num_classes": classes, "in_chans": channels, "drop_rate": dropout} | options
+    if weights.from_scratch:
+        return timm.create_model(name, **options)
+    path = timm_checkpoint(name, tag, tag_or_path=weights.tag_or_path)
     try:
-        state = timm.models.load_state_dict(str(path))
-        for key, value in state.items():
-            if "pointwise" in key and value.ndim == 2:  # as the oldest files of Xception have it
-                state[key] = value[:, :, None, None]
-        # timm drops the old head by its name, and sums or repeats the filters of the first layer
-        overlay = {"state_dict": state, "url": "", "hf_hub_id": None}
-        net = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings)
-        wanted = [key for key in net.state_dict() if not key.endswith("num_batches_tracked")]
-        if (lacking := [key for key in wanted if key not in state]) and len(lacking) > len(wanted) / 10:
-            raise ValueError(f"it lacks {lacking[0]} and {len(lacking) - 1:,} more")
-        return net
-    except Exception as error:  # unpickling fails in many ways; every one means the same here
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise WeightsUnavailable(f"{path} is not a checkpoint of timm's {name} ({reason})") from error
+        return load_timm_checkpoint(name, path, options=options)
+    except Exception as error:  # unpickling fails in many ways, all of which mean the same here
+        raise WeightsUnavailable(f"{path} is not a checkpoint of timm's {name} ({first_line(error)})") from error
 
 
-def timm_file(name: str, tag: str, named: str | None) -> Path:
-    """The file of a tag's weights, or the one that is `named`."""
-    if named and Path(named).is_file():
-        return Path(named)
+def load_timm_checkpoint(name: str, path: Path, *, options: dict[str, Any]) -> Any:
+    """The model with the weights in `path`. Raises ValueError if the file lacks too many of them."""
+    state = timm.models.load_state_dict(str(path))
+    for key, value in state.items():
+        if "pointwise" in key and value.ndim == 2:  # as in the oldest files of Xception
+            state[key] = value[:, :, None, None]
+    # timm drops the old head by its name, and sums or repeats the filters of the first layer
+    overlay = {"state_dict": state, "url": "", "hf_hub_id": None}
+    net = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    expected = [key for key in net.state_dict() if not key.endswith("num_batches_tracked")]
+    missing = [key for key in expected if key not in state]
+    if missing and len(missing) > len(expected) * MAX_MISSING_SHARE:
+        raise ValueError(f"it lacks {missing[0]} and {len(missing) - 1:,} more")
+    return net
+
+
+def timm_checkpoint(name: str, tag: str, *, tag_or_path: str | None) -> Path:
+    """The file `tag_or_path`, or that of the tag's weights, downloaded if necessary."""
+    if tag_or_path and Path(tag_or_path).is_file():
+        return Path(tag_or_path)
     known = timm.list_pretrained(f"{name}.*")
     if tag not in known:
         raise WeightsUnavailable(
-            f"'{named}' is no file and no tag of timm's {name}, whose tags are: {', '.join(known)}"
+            f"'{tag_or_path}' is neither a file nor a tag of timm's {name}, whose tags are: {', '.join(known)}"
         )
     config = timm.get_pretrained_cfg(tag)
+    assert config is not None  # the tag is known
+    repo, url = config.hf_hub_id, str(config.url)
     try:
-        if config.hf_hub_id:
-            return hub.download_file(config.hf_hub_id, "model.safetensors")
-        return hub.download_url(config.url)
+        return hub.download_file(repo, "model.safetensors") if repo else hub.download_url(url)
     except (OSError, RuntimeError) as error:
-        where = f"run `hf download {config.hf_hub_id} model.safetensors`" if config.hf_hub_id else f"fetch {config.url}"
+        download = f"run `hf download {repo} model.safetensors`" if repo else f"download {url}"
         raise WeightsUnavailable(
-            f"the weights of {tag} are not here and could not be fetched ({str(error).splitlines()[0]}). Where there "
-            f"is a network {where}, copy the file here and pass --pretrained /path/to/it; or train --from-scratch"
+            f"the weights of {tag} are not on this machine and could not be downloaded ({str(error).splitlines()[0]}). "
+            f"On a machine with network access, {download}, copy the file here and pass --pretrained /path/to/it; or "
+            "train with --from-scratch"
         ) from error
 
 
-def xception(weights: Weights, classes: int = 1, channels: int = 3, dropout: float = 0.0) -> nn.Module:
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def xception(weights: Weights, *, classes: int = 1, channels: int = 3, dropout: float = 0.0) -> Any:
     """Xception (Chollet, CVPR 2017) with a head of `classes`."""
-    return from_timm(XCEPTION, weights, classes, channels, dropout)
+    return timm_model(XCEPTION, weights, classes=classes, channels=channels, dropout=dropout)
 
 
 class ClipFeatures(nn.Module):
-    """The image features of CLIP ViT-L/14, [B, 768], with weights that stay as they are."""
+    """The image features of CLIP ViT-L/14, [B, 3, S, S] -> [B, 768], with frozen weights and always in evaluation mode.
 
-    def __init__(self, weights: Weights, size: int):
+    Raises WeightsUnavailable if its weights cannot be had or belong to another model.
+    """
+
+    def __init__(self, weights: Weights, image_size: int):
         super().__init__()
-        named = weights.named or CLIP_TAG
+        tag = weights.tag_or_path or CLIP_TAG
         try:
-            path = None if weights.scratch else str(clip.find_weights(CLIP, named))
+            path = None if weights.from_scratch else str(clip.find_weights(CLIP, tag))
         except FairfaceError as error:
-            line = str(error).replace("--clip-pretrained", "--pretrained")
-            raise WeightsUnavailable(f"{line}; or see what it does --from-scratch") from error
+            message = str(error).replace("--clip-pretrained", "--pretrained")
+            raise WeightsUnavailable(f"{message}; or train with --from-scratch to try it out") from error
         try:
-            model = open_clip.create_model(CLIP, path, force_image_size=size)
+            model = open_clip.create_model(CLIP, path, force_image_size=image_size)
         except Exception as error:  # as above
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            raise WeightsUnavailable(f"{path} is not a checkpoint of {CLIP} ({reason})") from error
+            raise WeightsUnavailable(f"{path} is not a checkpoint of {CLIP} ({first_line(error)})") from error
         self.visual, self.dim = model.visual.requires_grad_(False), model.visual.output_dim
 
     def train(self, mode: bool = True) -> "ClipFeatures":
         return super().train(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.visual(images)
+        features: Tensor = self.visual(images)
+        return features

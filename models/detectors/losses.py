@@ -1,77 +1,90 @@
-"""The losses of the detectors, on logits and labels of one batch. All shapes are static, so that they compile."""
+"""The detectors' losses over one batch. All shapes are static, so that they compile into one graph."""
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+BISECTION_STEPS = 50
 
-def bce(logits: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+
+def bce(logits: Tensor, target: Tensor, *, reduction: Literal["mean", "none"] = "mean") -> Tensor:
     """Binary cross entropy of logits [B] (0 or more: fake) and the target [B], 1 for fake."""
     return F.binary_cross_entropy_with_logits(logits.float(), target.float(), reduction=reduction)
 
 
-def cvar(losses: Tensor, alpha: float, among: Tensor | None = None) -> Tensor:
-    """The mean of the largest `alpha` of the losses [N], or of those `among` (bool [N]); the last one counts in part.
+def cvar(losses: Tensor, alpha: float, *, mask: Tensor | None = None) -> Tensor:
+    """Conditional value at risk: the mean of the largest `alpha` of the losses [N], the last of which counts in part.
 
-    That is the conditional value at risk, min over l of l + mean(max(losses - l, 0)) / alpha (Rockafellar and Uryasev,
-    J. Risk 2 (2000) 21-41), at its minimum, which lies at one of the losses: no search is needed. 0 among none.
+    CVaR is min over l of l + mean(max(losses - l, 0)) / alpha (Rockafellar and Uryasev, J. Risk 2 (2000) 21-41). The
+    minimum lies at one of the losses, so that it is exact without a search. `mask`, bool [N], selects the losses that
+    are considered; the result is 0 if it selects none.
     """
-    losses, among = losses.float(), torch.ones_like(losses, dtype=torch.bool) if among is None else among
-    order = losses.detach().masked_fill(~among, -torch.inf).argsort(descending=True)
-    room = alpha * among.sum()  # of losses that count, whole or in part
-    before = torch.arange(len(losses), device=losses.device)
-    weights = (room - before).clamp(0, 1)
-    return (weights * losses[order].where(among[order], 0)).sum() / room.clamp(min=1e-12)
+    losses, mask = losses.float(), torch.ones_like(losses, dtype=torch.bool) if mask is None else mask
+    order = losses.detach().masked_fill(~mask, -torch.inf).argsort(descending=True)
+    tail = alpha * mask.sum()  # how many losses count, the last one in part
+    rank = torch.arange(len(losses), device=losses.device)
+    weights = (tail - rank).clamp(0, 1)
+    return (weights * losses[order].where(mask[order], 0)).sum() / tail.clamp(min=1e-12)
 
 
-def group_cvar(losses: Tensor, group: Tensor, groups: int, alpha: float) -> tuple[Tensor, Tensor]:
-    """`worst` of each group's losses [groups], and which groups there are, bool [groups]; group is int64 [N]."""
-    members = [group == number for number in range(groups)]
-    each = torch.stack([cvar(losses, alpha, one) for one in members])
-    return each, torch.stack([one.any() for one in members])
+def group_cvar(losses: Tensor, group: Tensor, *, groups: int, alpha: float) -> tuple[Tensor, Tensor]:
+    """The CVaR of each group's losses, float32 [groups], and which groups are in the batch, bool [groups].
 
-
-def smoothed_cvar(losses: Tensor, among: Tensor, alpha: float, tau: float, weight: float) -> Tensor:
-    """PG-FDD's smooth `worst` of the losses [N] `among` (bool [N]).
-
-    min over l of l + weight / (2 alpha) l^2 + mean(tau log(1 + exp((losses - l) / tau))) / alpha. The minimum is found
-    by bisection of the derivative, which rises; no gradient flows through l, for there it is 0.
+    `group` is int64 [N] in 0 to `groups` - 1.
     """
-    losses, count = losses.float(), among.sum().clamp(min=1)
-    fixed = losses.detach()
-    low = fixed.where(among, torch.inf).min() - 40 * tau - weight / alpha
-    high = fixed.where(among, -torch.inf).max() + 40 * tau
-    for _ in range(50):
+    masks = [group == number for number in range(groups)]
+    group_losses = torch.stack([cvar(losses, alpha, mask=mask) for mask in masks])
+    return group_losses, torch.stack([mask.any() for mask in masks])
+
+
+def smoothed_cvar(losses: Tensor, mask: Tensor, *, alpha: float, temperature: float, penalty: float) -> Tensor:
+    """PG-FDD's smooth CVaR of those losses [N] that `mask`, bool [N], selects.
+
+    min over l of l + penalty / (2 alpha) l^2 + mean(temperature log(1 + exp((losses - l) / temperature))) / alpha. The
+    minimum is found by bisection of the derivative, which is increasing; no gradient flows through l, as it is 0 there.
+    """
+    losses, count = losses.float(), mask.sum().clamp(min=1)
+    values = losses.detach()
+    low = values.where(mask, torch.inf).min() - 40 * temperature - penalty / alpha
+    high = values.where(mask, -torch.inf).max() + 40 * temperature
+    for _ in range(BISECTION_STEPS):
         middle = (low + high) / 2
-        slope = 1 + weight / alpha * middle - (((fixed - middle) / tau).sigmoid() * among).sum() / count / alpha
+        slope = (
+            1 + penalty / alpha * middle - (((values - middle) / temperature).sigmoid() * mask).sum() / count / alpha
+        )
         low, high = torch.where(slope < 0, middle, low), torch.where(slope < 0, high, middle)
     level = (low + high) / 2
-    over = (tau * F.softplus((losses - level) / tau) * among).sum() / count
-    return level + weight / (2 * alpha) * level**2 + over / alpha
+    excess = (temperature * F.softplus((losses - level) / temperature) * mask).sum() / count
+    return level + penalty / (2 * alpha) * level**2 + excess / alpha
 
 
-def additive_margin(cosines: Tensor, target: Tensor, margin: float = 0.45, scale: float = 30.0) -> Tensor:
-    """AM-Softmax of cosines [B, 2] to the classes' directions: cross entropy of scale (cosine - the true one's margin).
+def additive_margin(cosines: Tensor, target: Tensor, *, margin: float = 0.45, scale: float = 30.0) -> Tensor:
+    """AM-Softmax (Wang et al., IEEE Signal Process. Lett. 25 (2018) 926-930).
 
-    Wang et al., IEEE Signal Process. Lett. 25 (2018) 926-930.
+    The cross entropy of scale x (cosine - margin of the true class), for cosines [B, 2] to the classes' directions.
     """
     margins = margin * F.one_hot(target, cosines.shape[1])
     return F.cross_entropy(scale * (cosines.float() - margins), target)
 
 
 def label_distribution_aware(
-    logits: Tensor, target: Tensor, counts: Tensor, margin: float = 0.5, scale: float = 30.0
+    logits: Tensor, target: Tensor, *, counts: Tensor, margin: float = 0.5, scale: float = 30.0
 ) -> Tensor:
-    """LDAM (Cao et al., NeurIPS 2019): margins [K] fall with the fourth root of `counts`, the rarest has `margin`.
+    """LDAM (Cao et al., NeurIPS 2019): the rarer the class, the larger its margin.
 
-    Targets of -1 are left out; 0 where there are no others.
+    Margins fall with the fourth root of the classes' `counts` [K], of which the rarest that occurs has `margin`. Faces
+    with a target of -1 are ignored; the loss is 0 if all are.
     """
     margins = counts.clamp(min=1).float() ** -0.25
     margins = margin * margins / margins.where(counts > 0, 0).max().clamp(min=1e-12)
     known = target >= 0
-    wanted = F.one_hot(target.clamp(min=0), logits.shape[1])
-    each = F.cross_entropy(scale * (logits.float() - margins * wanted), target, ignore_index=-1, reduction="none")
-    return each.sum() / known.sum().clamp(min=1)
+    true_class = F.one_hot(target.clamp(min=0), logits.shape[1])
+    face_losses = F.cross_entropy(
+        scale * (logits.float() - margins * true_class), target, ignore_index=-1, reduction="none"
+    )
+    return face_losses.sum() / known.sum().clamp(min=1)
 
 
 def consistency(features: Tensor, others: Tensor) -> Tensor:
@@ -79,32 +92,36 @@ def consistency(features: Tensor, others: Tensor) -> Tensor:
     return ((1 - F.cosine_similarity(features.float(), others.float())) ** 2).mean()
 
 
-def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Tensor:
+def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, *, margin: float) -> Tensor:
     """The mean of max(|anchor - positive| - |anchor - negative| + margin, 0) over rows [B, D]."""
     near, far = F.pairwise_distance(anchor, positive), F.pairwise_distance(anchor, negative)
     return (near - far + margin).clamp(min=0).mean()
 
 
-def contrastive(common: Tensor, specific: Tensor, family: Tensor, margin: float = 3.0) -> Tensor:
-    """UCF's contrastive loss of features [B, D] whose first half is of real images, and family int64 [B].
+def contrastive(common: Tensor, specific: Tensor, *, family: Tensor, margin: float = 3.0) -> Tensor:
+    """UCF's contrastive loss of features [B, D], the first half of real images and the second of fakes.
 
-    Common features are nearer to others of their target than of the other one; specific ones nearer to others of
-    their family. Which ones is random.
+    Common features are pulled towards others of the same target and away from those of the other one; specific ones
+    towards others of the same family, int64 [B]. The partners are random.
     """
     half = len(common) // 2
     real, fake = (torch.randperm(half, device=common.device) for _ in range(2))
-    alike = torch.cat([real, half + fake])
-    within = shuffled_within(family)
-    loss = 0
-    for features, partners in ((common, alike), (specific, within)):
-        (one, other), (near, near_other) = features.float().chunk(2), features.float()[partners].chunk(2)
-        loss = loss + triplet(one, near, near_other, margin) + triplet(other, near_other, near, margin)
+    same_target = torch.cat([real, half + fake])
+    same_family = shuffle_within_groups(family)
+    loss = torch.zeros((), device=common.device)
+    for features, partners in ((common, same_target), (specific, same_family)):
+        (first, second), (first_partner, second_partner) = (
+            features.float().chunk(2),
+            features.float()[partners].chunk(2),
+        )
+        loss = loss + triplet(first, first_partner, second_partner, margin=margin)
+        loss = loss + triplet(second, second_partner, first_partner, margin=margin)
     return loss
 
 
-def shuffled_within(group: Tensor) -> Tensor:
-    """A random permutation of the places of `group`, int64 [N], that maps every place to one of the same group."""
-    places = torch.randperm(len(group), device=group.device)
-    mixed = places[group[places].argsort(stable=True)]  # by group, in random order
+def shuffle_within_groups(group: Tensor) -> Tensor:
+    """A random permutation of the positions in `group`, int64 [N], that maps each to one of the same group."""
+    positions = torch.randperm(len(group), device=group.device)
+    shuffled = positions[group[positions].argsort(stable=True)]  # by group, in random order
     ordered = group.argsort(stable=True)
-    return torch.empty_like(ordered).scatter_(0, ordered, mixed)
+    return torch.empty_like(ordered).scatter_(0, ordered, shuffled)

@@ -1,1 +1,1 @@
-"""Benchmarks: every figure next to a plain baseline in the same run."""
+"""Benchmarks: every measurement next to a plain baseline in the same run."""

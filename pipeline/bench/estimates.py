@@ -1,30 +1,44 @@
-"""What the estimates are worth: intervals and corrections in simulated worlds."""
+"""Benchmark of the estimates' quality in simulated studies: coverage of intervals, error of corrected shares."""
 
 from collections.abc import Iterator
 
+from pipeline.bench.context import BenchContext
 from pipeline.bench.measure import Row
-from reports import worlds
+from reports.estimation import simulation
 
 CLASSES = (2, 3, 5, 10)
-WORLDS = 400
+STUDIES = 400
 
 
-def bench_estimates() -> Iterator[Row]:
-    """Coverage and accuracy of corrected shares beside those of the labels alone."""
+def bench_estimates(_: BenchContext) -> Iterator[Row]:
+    """Measure coverage and accuracy of the corrected shares next to those of the labels alone."""
     for classes in CLASSES:
-        ours, naive = worlds.coverage(classes, WORLDS, seed=classes)
-        figure = f"{classes} classes: truths that 95 % intervals hold, against the labels' own"
-        yield Row("estimates", figure, "%", 100 * ours, 100 * naive, ours / naive, f"{WORLDS} worlds")
+        corrected, raw = simulation.interval_coverage(classes, STUDIES, seed=classes)
+        yield Row(
+            "estimates",
+            f"{classes} classes: true shares in 95 % intervals, vs intervals of the labels alone",
+            unit="%",
+            value=100 * corrected,
+            baseline=100 * raw,
+            ratio=corrected / raw,
+            note=f"{STUDIES} simulated studies",
+        )
     for classes in CLASSES:
-        yield errors(classes, "20,000 samples, 5,000 calibrated", worlds.accuracy(classes, WORLDS // 4, classes))
-    few = worlds.accuracy(10, WORLDS // 4, 1, n=2000, calibration=500, accuracies=(0.95, 0.95))
-    yield errors(10, "2,000 samples, 500 calibrated, accuracy 0.95", few)
+        errors = simulation.estimate_errors(classes, STUDIES // 4, seed=classes)
+        yield error_row(classes, errors, note="20,000 samples, 5,000 calibrated")
+    errors = simulation.estimate_errors(10, STUDIES // 4, seed=1, n=2000, calibration=500, accuracies=(0.95, 0.95))
+    yield error_row(10, errors, note="2,000 samples, 500 calibrated, accuracy 0.95")
 
 
-def errors(classes: int, where: str, found: dict[str, float]) -> Row:
-    """Mean total variation from the truth: of the corrected shares, beside that of the raw ones."""
-    other = ", ".join(f"{name} {1000 * found[name]:.0f}" for name in ("best", "probabilistic", "maximisation"))
-    figure, left = f"{classes} classes: error of corrected shares, against raw", found["corrected"]
+def error_row(classes: int, errors: dict[str, float], *, note: str) -> Row:
+    """Return the mean total variation from the truth of corrected shares, next to that of uncorrected ones."""
+    others = ", ".join(f"{name} {1000 * errors[name]:.0f}" for name in ("best", "probabilistic", "maximisation"))
     return Row(
-        "estimates", figure, "permille", 1000 * left, 1000 * found["raw"], found["raw"] / left, f"{where}; {other}"
+        "estimates",
+        f"{classes} classes: error of corrected shares, vs uncorrected",
+        unit="permille",
+        value=1000 * errors["corrected"],
+        baseline=1000 * errors["raw"],
+        ratio=errors["raw"] / errors["corrected"],
+        note=f"{note}; {others}",
     )

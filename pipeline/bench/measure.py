@@ -1,4 +1,4 @@
-"""How speed is measured: ours and a plain baseline in turns, in one run, and the table that says so."""
+"""Measurements: ours and a plain baseline take turns in one run."""
 
 import json
 import statistics
@@ -8,39 +8,35 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import click
-
-from shards.atomic_io import atomic_write
-
-if TYPE_CHECKING:  # a fresh process that is measured must not carry it
+if TYPE_CHECKING:  # the memory of a fresh process that imports a benchmark is measured without torch
     import torch
 
-ROUNDS = 3  # ours and the baseline take turns; the median of the rounds is reported
+ROUNDS = 3  # in which ours and the baseline take turns; the median of the rounds is reported
+POLL_SECONDS = 0.02  # between two looks at the memory of a process
 
 
-@dataclass
+@dataclass(frozen=True)
 class Row:
-    """One figure: `value` is ours, `baseline` the plain way's; `ratio` is how many times better ours is.
+    """One measurement.
 
-    Where the baseline is ours at a smaller size, the ratio is how many times as much the larger size takes.
+    `ratio` is how many times better ours is. Where the baseline is ours at a smaller size, it is how many times as much
+    the larger size takes.
     """
 
     stage: str
-    figure: str
+    title: str
     unit: str
-    value: float
+    value: float  # ours
     baseline: float | None = None
     ratio: float | None = None
     note: str = ""
 
 
-def rate(work: Callable[[], int], device: "torch.device | None" = None) -> float:
-    """Images a second of `work`, which returns how many it did."""
+def measure_rate(work: Callable[[], int], device: "torch.device | None" = None) -> float:
+    """Return images per second of `work`, which returns their number."""
     started = time.perf_counter()
     count = work()
     if device and device.type == "cuda":
@@ -52,88 +48,52 @@ def rate(work: Callable[[], int], device: "torch.device | None" = None) -> float
 
 def compare(
     stage: str,
-    figure: str,
-    ours: Callable,
-    theirs: Callable,
+    title: str,
+    *,
+    ours: Callable[[], int],
+    baseline: Callable[[], int],
     device: "torch.device | None" = None,
     note: str = "",
     rounds: int = ROUNDS,
 ) -> Row:
-    """Runs ours and the baseline in turns and keeps the median of each one's rates, and of the rounds' ratios."""
-    rates = [(rate(ours, device), rate(theirs, device)) for _ in range(rounds)]
-    value, baseline = (statistics.median(side) for side in zip(*rates, strict=True))
-    return Row(stage, figure, "img/s", value, baseline, statistics.median(a / b for a, b in rates), note)
+    """Measure ours and the baseline in turns; return the median of each one's rates and of the rounds' ratios."""
+    rates = [(measure_rate(ours, device), measure_rate(baseline, device)) for _ in range(rounds)]
+    return row_of_rounds(stage, title, unit="img/s", rounds=rates, note=note)
 
 
-def apart(function: Callable, *arguments: object) -> tuple[object, float]:
-    """What a module's function returns in a fresh process of its own, and the peak memory of it and its children.
+def row_of_rounds(stage: str, title: str, *, unit: str, rounds: list[tuple[float, float]], note: str = "") -> Row:
+    """Return the row of (ours, baseline) rates, higher is better, of each round."""
+    value, baseline = (statistics.median(side) for side in zip(*rounds, strict=True))
+    ratio = statistics.median(ours / theirs for ours, theirs in rounds)
+    return Row(stage, title, unit, value, baseline, ratio, note)
 
-    Bytes: the sum over the processes of each one's largest resident set. Arguments and result go through JSON.
+
+def run_in_process(function: Callable[..., Any], *arguments: object) -> tuple[Any, int]:
+    """Call a module's function in a fresh process; return its result and the peak memory of it and its children.
+
+    The memory, in bytes, is the sum over the processes of each one's largest resident set. Arguments and result are
+    passed as JSON.
     """
-    text = f"import json, sys\nfrom {function.__module__} import {function.__name__} as work\n"
-    text += "if __name__ == '__main__': print(json.dumps(work(*json.loads(sys.argv[1]))))"
-    words = [sys.executable, "-c", text, json.dumps(arguments)]
-    process, peaks = subprocess.Popen(words, stdout=subprocess.PIPE, start_new_session=True), {}
-    while process.poll() is None:
-        peaks |= resident_sets(process.pid)
-        time.sleep(0.02)
-    printed = process.stdout.read()
+    program = f"import json, sys\nfrom {function.__module__} import {function.__name__} as work\n"
+    program += "if __name__ == '__main__': print(json.dumps(work(*json.loads(sys.argv[1]))))"
+    command = [sys.executable, "-c", program, json.dumps(arguments)]
+    peaks: dict[int, int] = {}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+        while process.poll() is None:
+            peaks |= resident_sets(process.pid)
+            time.sleep(POLL_SECONDS)
+        output, _ = process.communicate()
     if process.returncode:
-        raise RuntimeError(f"{function.__name__} failed with {process.returncode}")
-    return json.loads(printed), sum(peaks.values())
+        raise RuntimeError(f"{function.__name__} failed with exit code {process.returncode}")
+    return json.loads(output), sum(peaks.values())
 
 
 def resident_sets(session: int) -> dict[int, int]:
-    """Largest resident set so far, in bytes, of each process of a session."""
+    """Return the largest resident set so far, in bytes, of each process of a session."""
     peaks = {}
     for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError, IndexError, StopIteration):  # it ended meanwhile
+        with suppress(OSError, IndexError, StopIteration):  # the process ended meanwhile
             if int((folder / "stat").read_text().rpartition(")")[2].split()[3]) == session:
                 lines = (folder / "status").read_text().splitlines()
                 peaks[int(folder.name)] = next(int(s.split()[1]) * 1024 for s in lines if s.startswith("VmHWM"))
     return peaks
-
-
-def cells(row: Row) -> str:
-    """Value, baseline and ratio for a person."""
-    against = f"{number(row.baseline):>12} {row.ratio:8.2f} x" if row.baseline else " " * 23
-    return f"{number(row.value):>12} {row.unit:8} {against}  {row.note}"
-
-
-def number(value: float) -> str:
-    """A figure with the digits that tell something."""
-    return f"{value:,.0f}" if abs(value) >= 20 else f"{value:.1f}"
-
-
-def write_section(path: Path, title: str, rows: list[Row], images: str) -> None:
-    """Puts the table under `## title`, with what an older one says of other stages; other machines' sections stay."""
-    head = f"""# Speed
-
-Written by `make bench`. Ours and a plain baseline take turns in one run; each figure is the
-median of {ROUNDS} rounds or more, and the ratio (the rounds' median too) says how many times faster ours is.
-Rates are images a second. Where the baseline is ours at a smaller size, the ratio says how many times as much the
-larger takes.
-"""
-    from pipeline.runtime import versions
-
-    old = path.read_text(encoding="utf-8").split("\n## ")[1:] if path.exists() else []
-    mine = next((section for section in old if section.startswith(f"{title}\n")), "")
-    used = ", ".join(
-        f"{name} {number}" for name, number in versions().items() if name in ("python", "torch") or "dali" in name
-    )
-    lines: dict[str, list[str]] = {}  # by stage: those that were not run again stay
-    for line in mine.splitlines():
-        if line.startswith("| ") and not line.startswith("| stage |"):
-            lines.setdefault(line.split(" | ")[0][2:], []).append(line)
-    lines |= {row.stage: [] for row in rows}
-    for row in rows:
-        unit = "" if row.unit == "img/s" else f" {row.unit}"
-        against = f"{number(row.baseline)}{unit} | {row.ratio:.2f}" if row.baseline else "|"
-        lines[row.stage].append(f"| {row.stage} | {row.figure} | {number(row.value)}{unit} | {against} | {row.note} |")
-    about = f"{date.today().isoformat()}, {images}; {used}."
-    table = ["| stage | figure | ours | baseline | ratio | |", "|---|---|---:|---:|---:|---|", *chain(*lines.values())]
-    section = "\n".join([f"{title}\n", f"{about}\n", *table])
-    sections = [text.rstrip("\n") for text in old if not text.startswith(f"{title}\n")] + [section]
-    with atomic_write(path) as file:
-        file.write("\n## ".join([head, *(f"{section}\n" for section in sections)]).encode())
-    click.echo(f"{path}: written")

@@ -1,1 +1,1 @@
-"""Shards become batches of images on the training device."""
+"""From shards to batches of images on the training device."""

@@ -1,112 +1,139 @@
-"""The packed tars that are read: one pack, or several as one."""
+"""Packed tars to read images from: one pack, or several packs as one."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import polars as pl
 
 from shards.atomic_io import file_sha256, read_parquet
+from shards.documents import ShardEntry, load_shards_json
 from shards.errors import FairfaceError
-from shards.verify import find_damage, load_shards_json
+from shards.verify import find_damage, find_undecodable
+from shards.workspace import ShardsFolder
 
 
 class ShardSet:
-    """A folder of packed tars: what `shards.json` (or a list of tar names and sizes) says of it."""
+    """Tars in one folder, and how many images each of them holds."""
 
     def __init__(
-        self, folder: Path, shards: list[dict], table: Path | None, command: str, whole: "ShardSet | None" = None
-    ):
-        self.folder, self.shards, self.table, self.command = folder, shards, table, command
-        self.whole = whole or self  # those that these are some of
-        self.names, self.images = [shard["name"] for shard in shards], sum(shard["images"] for shard in shards)
-        self.sound = False  # whether every byte has been looked at
+        self,
+        folder: Path,
+        shards: Sequence[ShardEntry],
+        *,
+        table: Path | None,  # images.parquet, with the hash of every image; None for samples
+        command: str,  # that writes the tars again
+        parent: "ShardSet | None" = None,  # the full set that this is a subset of
+    ) -> None:
+        self.folder, self.shards, self.table, self.command = folder, list(shards), table, command
+        self.parent = parent or self
+        self.names = [shard.name for shard in self.shards]
+        self.sizes = [shard.images for shard in self.shards]  # images of each tar
+        self.images = sum(self.sizes)
+        self.verified = False  # whether every byte was checked
 
     @classmethod
-    def open(cls, folder: Path) -> "ShardSet":
-        """The finished pack in `folder`. Raises FairfaceError where there is none."""
-        packed = load_shards_json(folder)
-        return cls(folder, packed["shards"], folder / "images.parquet", "fairface shards --force").checked()
+    def open(cls, shards: ShardsFolder) -> "ShardSet":
+        """Open a finished pack. Raises FairfaceError where there is none or a tar is missing or cut off."""
+        document = load_shards_json(shards)
+        opened = cls(shards.folder, document.shards, table=shards.images, command="fairface shards --force")
+        opened.check_files()
+        return opened
 
     @classmethod
-    def of_samples(cls, folder: Path, shards: list[dict]) -> "ShardSet":
-        """Tars of samples, which are drawn again rather than verified."""
-        return cls(folder, shards, None, "fairface sample --force").checked()
+    def from_samples(cls, folder: Path, shards: Sequence[ShardEntry]) -> "ShardSet":
+        """Open tars of samples. Raises FairfaceError where one of them is missing or cut off."""
+        opened = cls(folder, shards, table=None, command="fairface sample --force")
+        opened.check_files()
+        return opened
 
-    def checked(self) -> "ShardSet":
-        """Itself, if the tars have their sizes: DALI 2.4 may crash the process on a cut file."""
+    def check_files(self) -> None:
+        """Raise FairfaceError unless the tars have their sizes: DALI 2.4 may crash the process on a cut file."""
         for shard in self.shards:
-            path = self.folder / shard["name"]
-            if not path.exists() or path.stat().st_size != shard["bytes"] or not path.with_suffix(".idx").exists():
-                raise FairfaceError(f"{path} is missing or not as it was written{self.remedy()}")
+            path = self.folder / shard.name
+            if not path.exists() or path.stat().st_size != shard.bytes or not path.with_suffix(".idx").exists():
+                raise FairfaceError(f"{path} is missing or was changed after it was written{self.remedy()}")
         if self.table and not self.table.is_file():
-            raise FairfaceError(f"{self.table} is missing: `fairface shards` makes it again")
-        return self
+            raise FairfaceError(f"{self.table} is missing: run `fairface shards` to write it again")
 
     def remedy(self) -> str:
-        """What to do about a damaged shard."""
+        """Return what to do about a damaged shard, as the end of a message."""
         verify = f"`fairface verify --out {self.folder.parent}` lists every fault, " if self.table else ""
         return f": {verify}`{self.command}` writes it again"
 
-    def holding(self, numbers: range) -> tuple["ShardSet", int]:
-        """The shards that hold the images `numbers` (in tar order), and the number of the first image in them."""
-        kept, start, first = [], 0, 0
+    def covering(self, indices: range) -> "tuple[ShardSet, int]":
+        """Return the tars that hold the images `indices` (in tar order), and the index of the first image in them."""
+        kept: list[ShardEntry] = []
+        start = first = 0
         for shard in self.shards:
-            if start < numbers.stop and start + shard["images"] > numbers.start:
+            if start < indices.stop and start + shard.images > indices.start:
                 first = first if kept else start
                 kept.append(shard)
-            start += shard["images"]
-        return ShardSet(self.folder, kept, self.table, self.command, self.whole), first
+            start += shard.images
+        return ShardSet(self.folder, kept, table=self.table, command=self.command, parent=self.parent), first
 
     @cached_property
     def packed(self) -> pl.DataFrame:
-        """What was packed: shard, key, bytes and sha256 of every image."""
+        """The packed images: shard, key, bytes and sha256 of each."""
+        if self.table is None:
+            raise TypeError("samples have no table of packed images")
         return read_parquet(self.table, ["shard", "key", "bytes", "sha256"])
 
-    def verify(self, workers: int | None = None, decode: bool = False) -> None:
-        """Looks at every byte, once, and decodes it if asked to.
+    def verify(self, *, workers: int | None = None) -> None:
+        """Check every byte once.
 
-        What rots after packing makes DALI's decoder on a CPU crash the process. Raises FairfaceError that names the first
-        fault.
+        Bytes that changed after packing make DALI's decoder on a CPU crash the process. Raises FairfaceError that names
+        the first fault.
         """
-        if self.sound:
+        if self.verified:
             return
-        if not self.table:
+        if self.table:
+            packed = self.parent.packed.filter(pl.col("shard").is_in(self.names))
+            if faults := find_damage(ShardsFolder(self.folder), packed, workers=workers):
+                raise FairfaceError(f"{self.folder}/{faults[0]}{self.remedy()}")
+        else:
             for shard in self.shards:
-                if "sha256" in shard and file_sha256(self.folder / shard["name"]) != shard["sha256"]:
-                    raise FairfaceError(f"{self.folder / shard['name']} is not as it was written{self.remedy()}")
-            self.sound = True
-            return
-        packed = self.whole.packed.filter(pl.col("shard").is_in(self.names))
-        if faults := find_damage(self.folder, packed, decode, workers):
-            raise FairfaceError(f"{self.folder}/{faults[0]}{self.remedy()}")
-        self.sound = True
+                if file_sha256(self.folder / shard.name) != shard.sha256:
+                    raise FairfaceError(f"{self.folder / shard.name} was changed after it was written{self.remedy()}")
+        self.verified = True
+
+    def check_decodable(self, *, workers: int | None = None) -> None:
+        """Raise FairfaceError that names the first image that DALI cannot decode, if there is one."""
+        if fault := find_undecodable([self.folder / name for name in self.names], workers=workers):
+            raise FairfaceError(f"{self.folder}/{fault}{self.remedy()}")
 
 
 class ConcatShards(ShardSet):
-    """Several packs as one, in their order: the images' numbers go on from one to the next."""
+    """Several packs as one: the images of each are numbered on from those of the one before."""
 
-    def __init__(self, parts: Sequence[ShardSet]):
-        listed = [{**shard, "name": str(part.folder / shard["name"])} for part in parts for shard in part.shards]
-        super().__init__(parts[0].folder, listed, None, parts[0].command)
-        self.parts = parts
+    def __init__(self, parts: Sequence[ShardSet]) -> None:
+        listed = [replace(shard, name=str(part.folder / shard.name)) for part in parts for shard in part.shards]
+        super().__init__(parts[0].folder, listed, table=None, command=parts[0].command)
+        self.parts = list(parts)
 
-    def holding(self, numbers: range) -> tuple["ShardSet", int]:
-        """As of one pack."""
-        kept, start, first = [], 0, 0
+    def covering(self, indices: range) -> "tuple[ConcatShards, int]":
+        """Return the tars that hold the images `indices` (in tar order), and the index of the first image in them."""
+        kept: list[ShardSet] = []
+        start = first = 0
         for part in self.parts:
-            mine = range(max(numbers.start - start, 0), min(numbers.stop - start, part.images))
-            if mine:
-                some, before = part.holding(mine)
+            own = range(max(indices.start - start, 0), min(indices.stop - start, part.images))
+            if own:
+                subset, before = part.covering(own)
                 first = first if kept else start + before
-                kept.append(some)
+                kept.append(subset)
             start += part.images
         return ConcatShards(kept), first
 
-    def verify(self, workers: int | None = None, decode: bool = False) -> None:
-        """As of one pack."""
-        if not self.sound:
+    def verify(self, *, workers: int | None = None) -> None:
+        """Check every byte of every pack once."""
+        if not self.verified:
             for part in self.parts:
-                part.sound = False
-                part.verify(workers, decode)
-            self.sound = True
+                part.verified = False
+                part.verify(workers=workers)
+            self.verified = True
+
+    def check_decodable(self, *, workers: int | None = None) -> None:
+        """Raise FairfaceError that names the first image that DALI cannot decode, if there is one."""
+        for part in self.parts:
+            part.check_decodable(workers=workers)

@@ -1,192 +1,243 @@
-"""The faces that detectors learn from and are judged by: real ones and fakes, from the shards or a run's samples."""
+"""The faces that detectors are trained and evaluated on: real ones and fakes, from the shards or a run's samples."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import polars as pl
 import torch
 from torch import Tensor
 
 import sql
-from models.detectors import FAMILIES
+from models.detectors import FAMILIES, Labels
 from pipeline.data.random_streams import TEST_SPLIT, seeded_generator
-from pipeline.data.sampler import RankSlice
+from pipeline.data.sampler import NaturalSampler, PairedSampler, RankSlice, Sampler, iterate_batches
 from pipeline.data.shard_set import ConcatShards, ShardSet
+from pipeline.detection.options import DetectorOptions
 from pipeline.training import run_directory
 from shards.annotations import intersection
-from shards.atomic_io import fingerprint, read_json, read_parquet
+from shards.atomic_io import fingerprint, read_parquet
+from shards.documents import SamplesDocument, ShardsDocument, load_shards_json, read_document
 from shards.errors import FairfaceError
-from shards.verify import load_shards_json
+from shards.workspace import RunFolder, Workspace
 
-TEST_SHARE = 0.2  # of the images, where no split says which ones are for testing
-VALIDATION = ("val", "valid", "validation")  # faces of these splits are left alone
+TEST_SHARE = 0.2  # of the faces, where no split names the test faces
+VALIDATION_SPLITS = ("val", "valid", "validation")  # used neither for training nor for testing
 GROUPS = tuple(f"{gender}-{skin}" for gender in ("female", "male") for skin in ("light", "medium", "dark"))
 ATTRIBUTES = ("gender", "skin_group", "age")
-# what the labellers that count say of training images and of samples
-LABELLED = "select source, run, key, {} from classes where source in ('train', 'generated') group by all".format(
-    ", ".join(f"max(\"group\") filter (attribute = '{name}') as {name}" for name in ATTRIBUTES)
-)
+# the selected labels of training images and of samples, one row per image
+SELECTED_LABELS = (
+    "select source, run, key, {} from selected_labels where source in ('train', 'generated') group by all"
+).format(", ".join(f"max(\"group\") filter (attribute = '{name}') as {name}" for name in ATTRIBUTES))
 
 
-@dataclass
+@dataclass(frozen=True)
 class FacePool:
     """All faces in tar order.
 
-    `rows` has source (images, samples), run, key, fake, test, family (its place in FAMILIES; -1 unknown), group (its
-    place in GROUPS; -1 unknown), and how the groups are known: `annotated` or `labelled`.
+    `rows` has one row per face: source (images, samples), run, key, fake (null: not used), test, family (its position
+    in FAMILIES; -1: unknown), group (its position in GROUPS; -1: unknown), gender, skin_group and age.
     """
 
     shards: ConcatShards
     rows: pl.DataFrame
-    grouped_by: str
-    image_size: int | None  # that all are shown at, at most: the samples' own
-    manifest: str  # changes when any of that does
+    grouped_by: str  # where the groups come from: annotated, labelled
+    image_size: int | None  # pixels of the samples, to which real faces are reduced; None without samples
+    manifest: str  # hash of all of it
     run: str | None  # whose samples are the fakes
 
-    def mask(self, fake: bool, test: bool = False) -> Tensor:
-        """Which faces are that, bool [N]."""
-        chosen = (self.rows["fake"] == fake).fill_null(False) & (self.rows["test"] == test)
-        return torch.from_numpy(chosen.to_numpy().copy())
+    def mask(self, *, fake: bool, test: bool = False) -> Tensor:
+        """Which faces are real or fake and for training or testing, bool [N]."""
+        selected = (self.rows["fake"] == fake).fill_null(False) & (self.rows["test"] == test)
+        return torch.from_numpy(selected.to_numpy().copy())
 
     def counts(self) -> dict[str, int]:
-        """Faces to learn from and to be judged by."""
-        sides = {
-            f"{part}_{'fake' if fake else 'real'}": (fake, part == "test")
-            for part in ("train", "test")
-            for fake in (0, 1)
+        """The number of faces by purpose and target: train_real, train_fake, test_real, test_fake."""
+        return {
+            f"{purpose}_{target}": int(self.mask(fake=target == "fake", test=purpose == "test").sum())
+            for purpose in ("train", "test")
+            for target in ("real", "fake")
         }
-        return {name: int(self.mask(bool(fake), test).sum()) for name, (fake, test) in sides.items()}
 
-    def groups(self) -> list[int]:
-        """Faces to learn from in each of GROUPS."""
-        learnt = self.rows.filter(~pl.col("test"), pl.col("fake").is_not_null())
-        known = dict(learnt["group"].value_counts().iter_rows())
-        return [known.get(number, 0) for number in range(len(GROUPS))]
+    def training_groups(self) -> pl.Series:
+        """The groups of the training faces."""
+        return self.rows.filter(~pl.col("test"), pl.col("fake").is_not_null())["group"]
 
-    def share(self, part: RankSlice) -> "FacePool":
-        """A rank's share of the images and of the samples each: neighbours, with whole tars around them.
+    def group_counts(self) -> list[int]:
+        """The number of training faces of each of GROUPS."""
+        counts = dict(self.training_groups().value_counts().iter_rows())
+        return [counts.get(number, 0) for number in range(len(GROUPS))]
 
-        Faces of those tars that are another rank's are neither real nor fakes there.
+    def groups_hash(self) -> str:
+        """A hash of the groups of the training faces."""
+        return hashlib.sha256(self.training_groups().to_numpy().tobytes()).hexdigest()[:16]
+
+    def rank_share(self, rank_slice: RankSlice) -> "FacePool":
+        """A rank's share of the images and of the samples: neighbouring ones, with the whole tars that hold them.
+
+        Faces in those tars that belong to another rank have no target there.
         """
-        if part.world == 1:
+        if rank_slice.world_size == 1:
             return self
-        kept, rows, start = [], [], 0
-        for side in self.shards.parts:
-            mine = part.of(side.images)
-            some, before = side.holding(mine)
-            number = pl.int_range(pl.len()) + before
-            here = self.rows.slice(start + before, some.images).with_columns(
-                fake=pl.when((number >= mine.start) & (number < mine.stop)).then("fake")
-            )
-            kept, rows, start = [*kept, some], [*rows, here], start + side.images
-        return replace(self, shards=ConcatShards(kept), rows=pl.concat(rows))
-
-    def group_mark(self) -> str:
-        """Changes when the groups of the faces to learn from do."""
-        learnt = self.rows.filter(~pl.col("test"), pl.col("fake").is_not_null())["group"]
-        return hashlib.sha256(learnt.to_numpy().tobytes()).hexdigest()[:16]
-
-    @property
-    def sizes(self) -> list[int]:
-        """Images a tar."""
-        return [shard["images"] for shard in self.shards.shards]
+        shards, rows, start = [], [], 0
+        for part in self.shards.parts:
+            mine = rank_slice.indices(part.images)
+            covering, first = part.covering(mine)
+            index = pl.int_range(pl.len()) + first
+            is_mine = (index >= mine.start) & (index < mine.stop)
+            part_rows = self.rows.slice(start + first, covering.images)
+            rows.append(part_rows.with_columns(fake=pl.when(is_mine).then("fake")))
+            shards.append(covering)
+            start += part.images
+        return replace(self, shards=ConcatShards(shards), rows=pl.concat(rows))
 
 
-def build_pool(out: Path, fakes: str = "auto", run: str | None = None) -> FacePool:
-    """The faces in the shards of OUT where some are real and some fake (`images`), else with a run's (`samples`).
+def build_pool(workspace: Workspace, fakes: str = "auto", *, run: str | None = None) -> FacePool:
+    """The faces in the shards where some are real and some fake (`images`), otherwise with a run's (`samples`).
 
-    Against samples, the real ones are the training images that are not fakes themselves; of drawn faces, all are. The
-    test faces are those of the split `test`, if the tables name one, or a fifth, the same for every detector; those of
-    a split for validation are left alone. FairfaceError where one of both kinds is missing.
+    With samples, the real faces are the training images that are not fakes themselves; of synthetic images, all are.
+    The test faces are those of the split `test` if the tables name one, otherwise a fifth of the faces, the same for
+    every detector; those of a validation split are not used. Raises FairfaceError if there are no real faces or no
+    fakes to train or test with.
     """
-    packed, shards = load_shards_json(out / "shards"), ShardSet.open(out / "shards")
-    images = read_parquet(shards.table).filter(status="packed")
-    known = dict(images["target"].value_counts().iter_rows())
+    packed, shards = load_shards_json(workspace.shards), ShardSet.open(workspace.shards)
+    images = read_parquet(workspace.shards.images).filter(status="packed")
+    targets = set(images["target"].drop_nulls().unique())
     if fakes == "auto":
-        fakes = "images" if known.get("real") and known.get("fake") else "samples"
+        fakes = "images" if targets >= {"real", "fake"} else "samples"
     if fakes == "images":
         if run:
             raise FairfaceError("--run names the samples that serve as fakes: give --fakes samples with it")
-        return pool_from_images(shards, images, packed["manifest"])
-    return pool_from_samples(out, run, shards, images, packed)
+        return pool_from_images(shards, images, manifest=packed.manifest)
+    return pool_from_samples(workspace, run, shards=shards, images=images, packed=packed)
 
 
-def pool_from_images(shards: ShardSet, images: pl.DataFrame, manifest: str) -> FacePool:
-    """Real images and fakes by their annotation; images of unknown target are left alone."""
+def pool_from_images(shards: ShardSet, images: pl.DataFrame, *, manifest: str) -> FacePool:
+    """Real images and fakes by their annotation; images of unknown target are not used."""
     rows = images.select(
         "key",
         *ATTRIBUTES,
         "split",
-        family=pl.col("family"),
+        "family",
         source=pl.lit("images"),
         run=pl.lit(None, pl.String),
         fake=pl.col("target") == "fake",
     )
-    return assemble_pool(ConcatShards([shards]), rows, "annotated", None, manifest, None)
+    pool = FacePool(ConcatShards([shards]), rows, "annotated", None, manifest, None)
+    return assign_faces(pool)
 
 
-def pool_from_samples(out: Path, run: str | None, shards: ShardSet, images: pl.DataFrame, packed: dict) -> FacePool:
-    """Training images as the real faces, and a run's samples as the fakes."""
-    folder = run_directory.folder_of(out, run)
-    samples = read_json(folder / "samples.json")
+def pool_from_samples(
+    workspace: Workspace, run: str | None, *, shards: ShardSet, images: pl.DataFrame, packed: ShardsDocument
+) -> FacePool:
+    """Training images as the real faces, and a run's samples as the fakes.
+
+    Both are grouped by the labels of the same labeller, so that its errors are the same on either side.
+    """
+    folder = run_directory.find_run(workspace, run)
+    samples = read_document(folder.samples_document, SamplesDocument)
     if not samples:
         raise FairfaceError(
-            f"the shards hold real faces or fakes only, and {folder} has no samples to tell them from: run `fairface "
-            "sample` first, or pack both kinds"
+            f"the shards hold only real faces or only fakes, and {folder.folder} has no samples to compare them with: "
+            "run `fairface sample` first, or pack both kinds"
         )
-    images = images.with_columns(fake=pl.col("target") == "fake")
-    real = images.filter(~pl.col("fake").fill_null(False))
-    if not packed["drawn"] and not len(real):
-        raise FairfaceError("every image in the shards is a fake: pack real faces, too, for a detector to learn them")
-    fakes = pl.lit(False) if packed["drawn"] else pl.when(pl.col("fake").fill_null(False)).then(None).otherwise(False)
-    rows = [
-        images.select(
-            "key", "split", family=pl.lit("Real"), source=pl.lit("images"), run=pl.lit(None, pl.String), fake=fakes
-        ),
-        read_parquet(folder / "samples.parquet").select(
-            "key",
-            split=pl.lit(None, pl.String),
-            family=pl.lit("GANs"),
-            source=pl.lit("samples"),
-            run=pl.lit(folder.name),
-            fake=pl.lit(True),
-        ),
-    ]
-    # a label is a labeller's word on either side, so that both err alike
-    said = sql.select(sql.connect(out), LABELLED).with_columns(
+    is_fake = (pl.col("target") == "fake").fill_null(False)
+    if not packed.synthetic and images.select(is_fake.all()).item():
+        raise FairfaceError("every image in the shards is a fake: pack real faces as well to train a detector")
+    fake = pl.lit(False) if packed.synthetic else pl.when(is_fake).then(None).otherwise(False)
+    real_rows = images.select(
+        "key", "split", family=pl.lit("Real"), source=pl.lit("images"), run=pl.lit(None, pl.String), fake=fake
+    )
+    rows = pl.concat([real_rows, sample_rows(folder)])
+    labels = sql.select(sql.connect(workspace), SELECTED_LABELS).with_columns(
         source=pl.col("source").replace_strict({"train": "images", "generated": "samples"})
     )
-    rows = pl.concat(rows).join(said, on=["source", "run", "key"], how="left", nulls_equal=True, maintain_order="left")
-    joined = ConcatShards([shards, ShardSet.of_samples(folder / "samples", samples["shards"])])
-    manifest = fingerprint([packed["manifest"], samples["fingerprint"]])
-    return assemble_pool(joined, rows, "labelled", samples["image_size"], manifest, folder.name)
+    rows = rows.join(labels, on=["source", "run", "key"], how="left", nulls_equal=True, maintain_order="left")
+    both = ConcatShards([shards, ShardSet.from_samples(folder.samples, samples.shards)])
+    manifest = fingerprint([packed.manifest, samples.fingerprint])
+    return assign_faces(FacePool(both, rows, "labelled", samples.image_size, manifest, folder.name))
 
 
-def assemble_pool(
-    shards: ConcatShards, rows: pl.DataFrame, grouped_by: str, size: int | None, manifest: str, run: str | None
-) -> FacePool:
-    """The pool of these rows, with its test faces chosen. FairfaceError where a kind is missing."""
-    split = pl.col("split").str.to_lowercase()
-    by_split = "test" in set(rows.filter(source="images").select(split)["split"])
-    chance = torch.rand(len(rows), generator=seeded_generator("cpu", 0, TEST_SPLIT)).numpy()
-    held_out = pl.Series("chance", chance) < TEST_SHARE
-    if by_split:
-        of_split = (split == "test").fill_null(False)
-        held_out = rows.select(pl.when(source="images").then(of_split).otherwise(held_out).alias("test"))["test"]
-        rows = rows.with_columns(fake=pl.when(split.is_in(VALIDATION).fill_null(False)).then(None).otherwise("fake"))
-    names = {name.lower(): number for number, name in enumerate(FAMILIES)}
-    numbers = {name: number for number, name in enumerate(GROUPS)}
-    family = pl.col("family").str.to_lowercase().replace_strict(names, default=-1, return_dtype=pl.Int64)
-    rows = rows.with_columns(
-        test=held_out,
-        family=pl.when(pl.col("fake")).then(family.fill_null(-1).replace(0, -1)).otherwise(0),
-        group=intersection().replace_strict(numbers, default=-1, return_dtype=pl.Int64).fill_null(-1),
+def sample_rows(run: RunFolder) -> pl.DataFrame:
+    """A run's samples as fakes."""
+    return read_parquet(run.samples_table).select(
+        "key",
+        split=pl.lit(None, pl.String),
+        family=pl.lit("GANs"),
+        source=pl.lit("samples"),
+        run=pl.lit(run.name),
+        fake=pl.lit(True),
     )
-    found = FacePool(shards, rows.drop("split"), grouped_by, size, fingerprint([manifest, grouped_by]), run)
-    if lacking := [name for name, count in found.counts().items() if not count]:
+
+
+def assign_faces(pool: FacePool) -> FacePool:
+    """The pool with its test faces selected, and families and groups as numbers.
+
+    Raises FairfaceError if there are no real faces or no fakes to train or test with.
+    """
+    rows = assign_test_faces(pool.rows)
+    families = {name.lower(): number for number, name in enumerate(FAMILIES)}
+    groups = {name: number for number, name in enumerate(GROUPS)}
+    family = pl.col("family").str.to_lowercase().replace_strict(families, default=-1, return_dtype=pl.Int64)
+    rows = rows.with_columns(
+        family=pl.when(pl.col("fake")).then(family.fill_null(-1).replace(0, -1)).otherwise(0),
+        group=intersection().replace_strict(groups, default=-1, return_dtype=pl.Int64).fill_null(-1),
+    )
+    assigned = replace(pool, rows=rows.drop("split"), manifest=fingerprint([pool.manifest, pool.grouped_by]))
+    if missing := [name for name, count in assigned.counts().items() if not count]:
+        purpose, target = missing[0].split("_")
         raise FairfaceError(
-            f"there is no face to {lacking[0].split('_')[0]} a detector with that is {lacking[0].split('_')[1]}: pack "
-            "real faces and fakes, or name a run's samples with --fakes samples --run NAME"
+            f"there is no {target} face to {purpose} a detector with: pack real faces and fakes, or name a run's "
+            "samples with --fakes samples --run NAME"
         )
-    return found
+    return assigned
+
+
+def assign_test_faces(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows with `test`; `fake` becomes null for faces of a validation split.
+
+    Images are split by the tables if they name a split `test`; all other faces are split at random.
+    """
+    split = pl.col("split").str.to_lowercase()
+    uniform = torch.rand(len(rows), generator=seeded_generator("cpu", 0, TEST_SPLIT)).numpy()
+    test = pl.Series(uniform) < TEST_SHARE
+    if "test" in set(rows.filter(source="images").select(split)["split"]):
+        by_split = pl.when(source="images").then((split == "test").fill_null(False)).otherwise(test)
+        test = rows.select(test=by_split)["test"]
+        is_validation = split.is_in(VALIDATION_SPLITS).fill_null(False)
+        rows = rows.with_columns(fake=pl.when(is_validation).then(None).otherwise("fake"))
+    return rows.with_columns(test=test)
+
+
+def build_sampler(options: DetectorOptions, faces: FacePool, *, world_size: int) -> NaturalSampler | PairedSampler:
+    """The order of a rank's share of the training faces. Raises FairfaceError if they do not fill a batch."""
+    images, paired = options.images_per_step, options.spec.paired_batches
+    if images % (world_size * (2 if paired else 1)):
+        raise FairfaceError(
+            f"a batch of {images} can't be shared by {world_size} processes: give another --train-batchsize"
+        )
+    rank_images = images // world_size
+    real, fake = faces.mask(fake=False), faces.mask(fake=True)
+    sampler: NaturalSampler | PairedSampler
+    if paired:
+        sampler = PairedSampler(faces.shards.sizes, options.seed, batch_size=rank_images, real=real, fake=fake)
+    else:
+        sampler = NaturalSampler(faces.shards.sizes, options.seed, kept=real | fake)
+    if sampler.images_per_epoch < rank_images:
+        raise FairfaceError(
+            f"there are fewer training faces than a batch of {images} needs: give a smaller --train-batchsize"
+        )
+    return sampler
+
+
+def iterate_labels(
+    faces: FacePool, sampler: Sampler, *, batch_size: int, first_step: int, device: torch.device
+) -> Iterator[Labels]:
+    """The labels of the faces of `first_step` and of every later step, int64 [batch_size] each, on `device`."""
+    columns = [
+        torch.from_numpy(faces.rows[column].cast(pl.Int64).fill_null(-1).to_numpy().copy()).to(device)
+        for column in ("fake", "family", "group")
+    ]
+    for indices in iterate_batches(sampler, batch_size, first_step=first_step):
+        batch = indices.to(device)
+        yield Labels(*(column[batch] for column in columns))

@@ -1,196 +1,171 @@
-"""Evaluates a trained detector: its logits of the test faces, as they are and perturbed, and of our samples."""
+"""Evaluates a trained detector on the test faces, as they are and perturbed, and on our samples."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
-from itertools import chain, repeat
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
 from models.detectors import Detector
-from pipeline.data.loader import DecoderConfig, decode_batches
-from pipeline.data.random_streams import PERTURBATION_NOISE, seeded_generator
-from pipeline.data.shard_set import ConcatShards, ShardSet
+from pipeline.data.shard_set import ShardSet
 from pipeline.detection.dataset import FacePool
-from pipeline.detection.perturbations import CROP, MILD, PERTURBATIONS, RANDOM_NUMBERS, RANDOM_PERTURBATIONS, STRONG
-from pipeline.detection.trainer import (
-    EXECUTION_OPTIONS,
-    DetectorOptions,
-    build_detector,
-    check_frozen_weights,
-    detector_logits,
-    load_trainable,
-)
+from pipeline.detection.network import build_detector, check_frozen_weights, load_trainable
+from pipeline.detection.options import DETECTOR_EXECUTION_OPTIONS, DetectorOptions
+from pipeline.detection.perturbations import PERTURBATIONS
+from pipeline.detection.predict import EvalSet, InferenceConfig, predict_logits
 from pipeline.runtime import command_line, utc_now
 from pipeline.training import checkpoint
 from shards import distributed
-from shards.atomic_io import fingerprint, is_complete_parquet, read_json, read_parquet, write_json, write_parquet
+from shards.atomic_io import fingerprint, is_complete_parquet, read_parquet, write_parquet
+from shards.documents import DetectorConfig, PredictionsDocument, SamplesDocument, read_document, write_document
 from shards.errors import FairfaceError
+from shards.workspace import DetectorFolder, RunFolder, Workspace
+
+FACE_COLUMNS = ("source", "run", "key", "fake")
 
 
-@dataclass
+@dataclass(frozen=True)
 class EvaluationConfig:
-    """How a detector is looked at when it is trained."""
+    """How a detector is evaluated after it has been trained."""
 
-    batch_size: int = 32
-    changes: tuple[str, ...] = ()  # of postprocess.CHANGES, beside the faces as they are
-
-
-@dataclass
-class EvalSet:
-    """Faces that a trained detector is asked about, once."""
-
-    part: str  # test, or samples that it did not learn from
-    shards: ShardSet | ConcatShards
-    numbers: Tensor  # of the faces, in tar order
-    about: pl.DataFrame  # source, run, key, fake of each
-    change: str  # none, or one of postprocess.CHANGES
-    mark: str  # changes when the answers may
+    batch_size: int = 32  # faces
+    perturbations: tuple[str, ...] = ()  # keys of PERTURBATIONS, in addition to the unperturbed faces
 
 
-def evaluation_sets(out: Path, faces: FacePool) -> Iterator[EvalSet]:
-    """The test faces as they are and changed, and the samples of every run that are not among the pool's."""
-    columns = ["source", "run", "key", "fake"]
-    test = torch.from_numpy(faces.rows["test"].arg_true().to_numpy().astype("int64"))
-    test = test[torch.from_numpy(faces.rows["fake"].is_not_null().to_numpy())[test]]
-    for change in ("none", *PERTURBATIONS):
-        mark = fingerprint([faces.manifest, faces.run])
-        yield EvalSet("test", faces.shards, test, faces.rows.select(columns)[test.numpy()], change, mark)
-    for path in sorted((out / "runs").glob("*/samples.json")):
-        if path.parent.name != faces.run:
-            samples, keys = read_json(path), read_parquet(path.with_name("samples.parquet")).select("key")
-            about = keys.select(source=pl.lit("samples"), run=pl.lit(path.parent.name), key="key", fake=pl.lit(True))
-            shards = ShardSet.of_samples(path.with_name("samples"), samples["shards"])
-            yield EvalSet(
-                "samples",
-                shards,
-                torch.arange(len(keys)),
-                about,
-                "none",
-                fingerprint([path.parent.name, samples["fingerprint"]]),
-            )
+@dataclass(frozen=True)
+class TrainedDetector:
+    """A trained detector, whose newest checkpoint is loaded when it is first needed."""
+
+    config: DetectorConfig
+    checkpoint: Path
+    device: torch.device
+
+    @property
+    def options(self) -> DetectorOptions:
+        return DetectorOptions(**(self.config.options or {}))
+
+    @cached_property
+    def net(self) -> Detector:
+        """The network in evaluation mode. All ranks have to ask for it together."""
+        net = distributed.run_on_all_ranks(
+            lambda: build_detector(self.options, self.config.group_counts, resuming=True)
+        )
+        check_frozen_weights(net, self.config)
+        load_trainable(net, checkpoint.load(self.checkpoint)["networks"]["net"])
+        return net.to(self.device).eval()
+
+    def cache_name(self, eval_set: EvalSet, *, pre_resize: int | None) -> str:
+        """The name of a set's cached predictions: a hash of what determines them."""
+        options = {
+            name: value for name, value in asdict(self.options).items() if name not in DETECTOR_EXECUTION_OPTIONS
+        }
+        detector = [self.config.started, self.checkpoint.name, options, pre_resize]
+        return fingerprint([detector, eval_set.part, eval_set.perturbation, eval_set.fingerprint])
 
 
 def evaluate(
-    out: Path,
-    folder: Path,
-    config: dict,
+    workspace: Workspace,
+    folder: DetectorFolder,
+    *,
+    config: DetectorConfig,
     faces: FacePool,
-    judging: EvaluationConfig,
-    device: torch.device,
-    decoding: DecoderConfig,
-    progress: bool,
+    perturbations: Sequence[str],
+    inference: InferenceConfig,
 ) -> bool:
-    """Writes predictions.parquet: key, detector, target, logit of every face asked about; each is looked at once.
+    """Write predictions.parquet: key, detector, target and logit of every face of every evaluation set.
 
-    Answers are kept by themselves until the detector or the faces change: what was asked before is not asked again.
-    Returns whether anything was new.
+    Each set's predictions are cached until the detector or the faces change, so that none is evaluated twice; cached
+    ones of perturbations that are not requested now stay in the table. Returns whether anything is new.
     """
-    options, newest = DetectorOptions(**config["options"]), checkpoint.list_checkpoints(folder / "checkpoints")
-    if not newest:
-        raise FairfaceError(f"{folder} has no checkpoint: train it again with --force")
-    net, parts, kept = None, [], folder / "answers"
-    for sight in evaluation_sets(out, faces):
-        deciding = {key: value for key, value in config["options"].items() if key not in EXECUTION_OPTIONS}
-        who = [config["started"], newest[-1].name, deciding, decoding.through]
-        path = kept / f"{fingerprint([who, sight.part, sight.change, sight.mark])}.parquet"
-        known = distributed.run_on_rank0(lambda path=path: is_complete_parquet(path))
-        if known or sight.change in ("none", *judging.changes):
-            parts.append(path)
-        if known or path not in parts:
+    checkpoints = checkpoint.list_checkpoints(folder.checkpoints)
+    if not checkpoints:
+        raise FairfaceError(f"{folder.folder} has no checkpoint: train it again with --force")
+    detector, parts = TrainedDetector(config, checkpoints[-1], inference.device), []
+    for eval_set in evaluation_sets(workspace, faces):
+        name = detector.cache_name(eval_set, pre_resize=inference.decoder.pre_resize)
+        path = folder.cached_predictions / f"{name}.parquet"
+        cached = distributed.run_on_rank0(partial(is_complete_parquet, path))
+        if not cached and eval_set.perturbation not in ("none", *perturbations):
             continue
-        net = net or load_detector(options, config, newest[-1], device)
-        asked = (net, options, sight, judging.batch_size, device, decoding, progress)
-        said = distributed.run_on_all_ranks(lambda asked=asked: predict_logits(*asked))
-        distributed.run_on_rank0(
-            lambda path=path, s=sight, said=said: write_parquet(path, prediction_rows(folder.name, s, said, faces))
-        )
+        parts.append(path)
+        if not cached:
+            cache_predictions(path, eval_set, detector=detector, faces=faces, inference=inference)
     return distributed.run_on_rank0(lambda: merge_predictions(folder, parts))
 
 
-def load_detector(options: DetectorOptions, config: dict, path: Path, device: torch.device) -> Detector:
-    """The detector of a checkpoint, in evaluation mode."""
-    net = distributed.run_on_all_ranks(lambda: build_detector(options, config["groups"], True))
-    check_frozen_weights(net, config)
-    load_trainable(net, checkpoint.load(path)["nets"]["net"])
-    return net.to(device).eval()
+def evaluation_sets(workspace: Workspace, faces: FacePool) -> Iterator[EvalSet]:
+    """The test faces as they are and perturbed, and the samples of every run that the pool does not use."""
+    indices = torch.from_numpy(faces.rows["test"].arg_true().to_numpy().astype("int64"))
+    indices = indices[torch.from_numpy(faces.rows["fake"].is_not_null().to_numpy())[indices]]
+    rows = faces.rows.select(FACE_COLUMNS)[indices.numpy()]
+    for perturbation in ("none", *PERTURBATIONS):
+        yield EvalSet("test", faces.shards, indices, rows, perturbation, fingerprint([faces.manifest, faces.run]))
+    for run in workspace.runs():
+        if run.name != faces.run and (samples := read_document(run.samples_document, SamplesDocument)):
+            yield samples_set(run, samples)
 
 
-def predict_logits(
-    net: Detector,
-    options: DetectorOptions,
-    sight: EvalSet,
-    batch: int,
-    device: torch.device,
-    decoding: DecoderConfig,
-    progress: bool,
-) -> np.ndarray:
-    """The logits of a sight's faces, float64 [N]; each rank asks about its share of them."""
-    mine = sight.numbers[
-        slice(*(len(sight.numbers) * (distributed.rank() + i) // distributed.world_size() for i in (0, 1)))
-    ]
-    chances = None
-    if sight.change in RANDOM_PERTURBATIONS:
-        place = seeded_generator("cpu", 0, PERTURBATION_NOISE, list(PERTURBATIONS).index(sight.change))
-        chances = torch.rand(sight.shards.images, RANDOM_NUMBERS, generator=place).numpy()
-    found = []
-    if len(mine):
-        numbers = chain(mine.split(batch), repeat(mine[:1]))  # what is read ahead of the end is thrown away
-        size, resize = options.image_size, True
-        change = PERTURBATIONS.get(sight.change)
-        if change:
-            change = partial(change, MILD if options.kind.mild else STRONG)
-        if sight.change == "random_crop":
-            # those that the benchmark shows 224 pixels get them out of 256, and keep them as they are
-            size = round(size / CROP) if options.kind.mild else size
-            resize = options.kind.fixed and not options.kind.mild
-        images = decode_batches(sight.shards, numbers, size, device, decoding, True, change, chances)
-        what = (
-            f"{sight.part} faces, {sight.change.replace('_', ' ')}" if sight.change != "none" else f"{sight.part} faces"
-        )
-        with tqdm(total=len(mine), unit="img", desc=what, disable=not progress, leave=False) as bar:
-            for some, _ in zip(images, range(-(-len(mine) // batch)), strict=False):
-                found.append(detector_logits(net, options, some, resize).cpu())
-                bar.update(len(some))
-    everyone = distributed.all_gather(torch.cat(found).double().numpy() if found else np.empty(0))
-    return np.concatenate(everyone)
+def samples_set(run: RunFolder, samples: SamplesDocument) -> EvalSet:
+    """All samples of a run."""
+    keys = read_parquet(run.samples_table).select("key")
+    rows = keys.select(source=pl.lit("samples"), run=pl.lit(run.name), key="key", fake=pl.lit(True))
+    shards = ShardSet.from_samples(run.samples, samples.shards)
+    content = fingerprint([run.name, samples.fingerprint])
+    return EvalSet("samples", shards, torch.arange(len(keys)), rows, "none", content)
 
 
-def prediction_rows(detector: str, sight: EvalSet, logits: np.ndarray, faces: FacePool) -> pl.DataFrame:
-    """Rows of predictions.parquet."""
+def cache_predictions(
+    path: Path, eval_set: EvalSet, *, detector: TrainedDetector, faces: FacePool, inference: InferenceConfig
+) -> None:
+    """Predict a set's logits on all ranks, and write them to `path`."""
+    net, options = detector.net, detector.options
+    logits = distributed.run_on_all_ranks(lambda: predict_logits(net, eval_set, options=options, inference=inference))
+    grouped_by = faces.grouped_by if eval_set.part == "test" else "labelled"
+    name = detector.config.name
+    distributed.run_on_rank0(
+        lambda: write_parquet(path, prediction_rows(eval_set, logits, detector=name, grouped_by=grouped_by))
+    )
+
+
+def prediction_rows(eval_set: EvalSet, logits: np.ndarray, *, detector: str, grouped_by: str) -> pl.DataFrame:
+    """Rows of predictions.parquet. Raises FairfaceError for logits that are not finite."""
     if not np.isfinite(logits).all():
         raise FairfaceError("the detector's logits are not finite: train it again with a lower --lr")
-    return sight.about.select(
+    return eval_set.faces.select(
         "key",
         detector=pl.lit(detector),
-        part=pl.lit(sight.part),
+        part=pl.lit(eval_set.part),
         source="source",
         run="run",
-        change=pl.lit(sight.change),
-        grouped_by=pl.lit(faces.grouped_by if sight.part == "test" else "labelled"),
+        perturbation=pl.lit(eval_set.perturbation),
+        grouped_by=pl.lit(grouped_by),
         target=pl.when("fake").then(pl.lit("fake")).otherwise(pl.lit("real")),
         logit=pl.Series(logits),
     )
 
 
-def merge_predictions(folder: Path, parts: list[Path]) -> bool:
-    """Puts the answers together, if they are others than before; those that no longer count go."""
-    marks, done = [path.stem for path in parts], read_json(folder / "predictions.json") or {}
-    written = folder / "predictions.parquet"
-    if done.get("answers") == marks and is_complete_parquet(written):
+def merge_predictions(folder: DetectorFolder, parts: list[Path]) -> bool:
+    """Merge cached predictions into the table, and remove outdated ones. Returns whether any have changed."""
+    names, previous = [path.stem for path in parts], read_document(folder.predictions_document, PredictionsDocument)
+    if previous and previous.parts == names and is_complete_parquet(folder.predictions):
         return False
-    (folder / "detection.parquet").unlink(missing_ok=True)  # it described others
-    found = pl.concat([read_parquet(path) for path in parts])
-    write_parquet(written, found)
-    counts = dict(found.filter(part="test", change="none")["target"].value_counts().iter_rows())
-    about = {"answers": marks, "when": utc_now(), "command": command_line(), "images": len(found)}
-    write_json(folder / "predictions.json", about | {"real": counts.get("real", 0), "fake": counts.get("fake", 0)})
-    for path in parts[0].parent.glob("*.parquet"):
+    folder.detection_metrics.unlink(missing_ok=True)  # computed from the previous predictions
+    predictions = pl.concat([read_parquet(path) for path in parts])
+    write_parquet(folder.predictions, predictions)
+    counts = dict(predictions.filter(part="test", perturbation="none")["target"].value_counts().iter_rows())
+    document = PredictionsDocument(
+        images=len(predictions),
+        real=counts.get("real", 0),
+        fake=counts.get("fake", 0),
+        created=utc_now(),
+        command=command_line(),
+        parts=names,
+    )
+    write_document(folder.predictions_document, document)
+    for path in folder.cached_predictions.glob("*.parquet"):
         if path not in parts:
             path.unlink()
     return True

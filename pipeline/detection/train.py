@@ -1,312 +1,250 @@
-"""Trains a detector of generated faces, and writes down what it says of the test faces and of our own samples."""
+"""Trains a detector of generated faces and evaluates it; the same command resumes a training that was interrupted."""
 
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import asdict, fields, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
 
-import polars as pl
 import torch
 
-from models.detectors import DETECTORS, Labels
-from models.precision import bf16_is_fast
-from pipeline.data.loader import FEEDS, DecoderConfig, choose_feed
-from pipeline.data.sampler import NaturalSampler, PairedSampler, RankSlice, iterate_batches
-from pipeline.detection.dataset import FacePool, build_pool
+from pipeline.data.decoder import DecoderConfig
+from pipeline.data.loader import FEEDS, FeedConfig, choose_feed
+from pipeline.data.sampler import NaturalSampler, PairedSampler, RankSlice
+from pipeline.detection.dataset import FacePool, build_pool, build_sampler, iterate_labels
+from pipeline.detection.defaults import SKETCH_STEPS, resolve_auto
 from pipeline.detection.evaluate import EvaluationConfig, evaluate
-from pipeline.detection.trainer import (
-    EXECUTION_OPTIONS,
-    DetectorOptions,
-    DetectorTrainer,
-    check_frozen_weights,
-    frozen_hash,
-)
-from pipeline.gan.train import PreparedRun, finalize_interrupted, has_compiler, ready
-from pipeline.runtime import command_line, device_name, resolve_device, tune_allocator, utc_now, versions
-from pipeline.training import checkpoint
-from pipeline.training.loop import StopSignals, TrainingLoop
+from pipeline.detection.network import check_frozen_weights, frozen_hash
+from pipeline.detection.options import DETECTOR_EXECUTION_OPTIONS, DetectorOptions
+from pipeline.detection.predict import InferenceConfig
+from pipeline.detection.trainer import DetectorTrainer
+from pipeline.training import checkpoint, lifecycle
+from pipeline.training.lifecycle import PreparedRun, Session, TrainingJob
+from pipeline.training.loop import Batches, LoopConfig
 from shards import distributed
-from shards.atomic_io import exclusive_lock, read_json, read_parquet, write_json
+from shards.documents import DetectorConfig, DetectorData, PredictionsDocument, read_document
 from shards.errors import FairfaceError
-from shards.verify import load_shards_json
+from shards.workspace import DetectorFolder, Workspace
 
-SKETCH_STEPS = 300
-
-
-def sketch_options(options: DetectorOptions) -> DetectorOptions:
-    """The same for a minute of a laptop's time: small images and batches."""
-    kind = options.kind
-    return replace(options, image_size=-(-64 // kind.step) * kind.step, batch_size=16, epochs=1, lr=5e-3)
+SAVE_EVERY_SECONDS = 300  # between two checkpoints
+GPU_LOG_EVERY = 20  # steps between two rows of steps.parquet on a GPU; on a CPU each step has one
 
 
-def options_of(out: Path, model: str, preset: str, given: dict) -> DetectorOptions:
-    """The options of a detector: the preset's, and what was `given` beside them."""
-    options = replace(DetectorOptions(model), image_size=DETECTORS[model].size)
-    if preset == "sketch":
-        options = sketch_options(options)
-    if (
-        load_shards_json(out / "shards").get("drawn") and "pretrained" not in given
-    ):  # photographs teach nothing of drawn faces
-        options = replace(options, from_scratch=True)
-    return replace(options, **given)
+@dataclass(frozen=True)
+class DetectConfig:
+    """A detector's training and evaluation."""
+
+    options: DetectorOptions
+    name: str
+    preset: str = "benchmark"  # benchmark | sketch: where the options come from
+    steps: int | None = None  # of the whole training; None: the options' epochs
+    is_short: bool = False  # take at most SKETCH_STEPS where `steps` is None
+    fakes: str = "auto"  # auto | images | samples
+    run: str | None = None  # whose samples are the fakes; None: the newest, or the one that the training started with
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    device: str = "auto"  # auto | cpu | cuda | cuda:N
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    force: bool = False  # replace a detector of the same name
+    progress: bool = True  # show progress bars
 
 
-def preset_for(out: Path, name: str, device: str) -> str:
-    """That of the detector `name`, if it is there; else `benchmark` for real faces on a GPU, and `sketch` elsewhere."""
-    if begun := read_json(out / "detectors" / name / "config.json"):
-        return begun["preset"]
-    real = not load_shards_json(out / "shards").get("drawn")
-    return "benchmark" if resolve_device(device).type == "cuda" and real else "sketch"
+@dataclass(frozen=True)
+class DetectResult:
+    """A trained and evaluated detector."""
+
+    config: DetectorConfig
+    steps: int  # that were taken, perhaps more than requested now
+    counts: dict[str, int]  # faces: train_real, train_fake, test_real, test_fake
+    grouped_by: str  # where the faces' groups come from: annotated, labelled
+    unchanged: bool  # whether it was trained and evaluated already
 
 
-def train_and_evaluate(
-    out: Path,
-    options: DetectorOptions,
-    name: str,
-    preset: str = "benchmark",
-    steps: int | None = None,
-    short: bool = False,
-    fakes: str = "auto",
-    run: str | None = None,
-    judging: EvaluationConfig | None = None,
-    device: str = "auto",
-    decoding: DecoderConfig | None = None,
-    force: bool = False,
-    progress: bool = True,
-) -> dict:
-    """Trains, or continues, the detector `name`, and judges it; returns its config.json with `counts` and `unchanged`.
+@dataclass(frozen=True)
+class TrainingFaces:
+    """The faces of a training, and this rank's part of them."""
 
-    Without `steps`, the options' epochs are trained, but where it is to be `short` no more than SKETCH_STEPS. A
-    detector goes on with the samples that it began with, whatever run is the newest now.
+    pool: FacePool  # of all ranks
+    share: FacePool  # of this rank
+    sampler: NaturalSampler | PairedSampler
+    rank_slice: RankSlice
+    batch_size: int  # images of a step on this rank
 
-    Raises FairfaceError for faces that can't be learnt from and for a detector of other options or faces, ClickException
-    where pretrained weights can't be had, FloatingPointError for a loss that is not finite, Stopped on SIGTERM or
-    SIGINT, after saving.
+    @classmethod
+    def build(cls, pool: FacePool, options: DetectorOptions) -> "TrainingFaces":
+        """Raises FairfaceError where the faces don't fill a batch, and where the ranks can't share one."""
+        rank_slice = RankSlice(distributed.rank(), distributed.world_size())
+        world_size, share = rank_slice.world_size, pool.rank_share(rank_slice)
+        sampler = distributed.run_on_all_ranks(lambda: build_sampler(options, share, world_size=world_size))
+        sampler.images_per_epoch = min(distributed.all_gather(sampler.images_per_epoch))  # the same on every rank
+        return cls(pool, share, sampler, rank_slice, options.images_per_step // world_size)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.sampler.images_per_epoch // self.batch_size
+
+
+def train_detector(workspace: Workspace, config: DetectConfig) -> DetectResult:
+    """Train, or resume, the detector that a config names, and evaluate it.
+
+    Raises FairfaceError for faces that a detector can't be trained with, for an existing detector of other options or
+    faces, and for a loss that is not finite; WeightsUnavailable where pretrained weights can't be had, and nothing is
+    replaced then; TrainingInterrupted on SIGTERM or SIGINT, with a checkpoint saved.
     """
-    if name != Path(name).name or name.startswith(".") or name == "all":
-        raise FairfaceError(f"--name {name}: a detector's name is the name of one folder, and not `all`")
-    with distributed.process_group(), ExitStack() as stack:
-        target = resolve_device(device)
-        if target.index:
-            torch.cuda.set_device(target)
-        tune_allocator()
-        torch.backends.cudnn.benchmark = True
-        folder, part = out / "detectors" / name, RankSlice(distributed.rank(), distributed.world_size())
-        if fakes == "auto" and not run and not force:
-            run = ((read_json(folder / "config.json") or {}).get("data") or {}).get("run")
-        faces = build_pool(out, "samples" if run and fakes == "auto" else fakes, run)
-        decoding = replace(decoding or DecoderConfig(), through=faces.image_size)
-        share = faces.share(part)
-        order = distributed.run_on_all_ranks(lambda: order_of(options, share, part.world))
-        order.length = min(distributed.all_gather(order.length))  # the same on every rank
-        per_epoch = order.length // (options.images // part.world)
-        steps = steps or min(options.epochs * per_epoch, SKETCH_STEPS if short else sys.maxsize)
-        begun = distributed.run_on_rank0(
-            lambda: prepare_run(folder, options, preset, steps, faces, per_epoch, target, force)
-        )
-        distributed.run_on_rank0(lambda: stack.enter_context(exclusive_lock(folder, "training")), lambda _: None)
-        shown = progress and part.rank == 0
-        if not begun.finished:
-            train_steps(begun, share, order, part, target, decoding, shown, force)
-        config = distributed.run_on_rank0(lambda: read_json(folder / "config.json"))
-        judged = evaluate(out, folder, config, faces, judging or EvaluationConfig(), target, decoding, shown)
-        done = checkpoint.checkpoint_step(checkpoint.list_checkpoints(folder / "checkpoints")[-1])
-        return config | {
-            "steps": done,
-            "counts": faces.counts(),
-            "unchanged": begun.finished and not judged,
-            "grouped_by": faces.grouped_by,
-        }
-
-
-def order_of(options: DetectorOptions, faces: FacePool, world: int) -> NaturalSampler | PairedSampler:
-    """The order in which a rank's share of the faces is learnt from. FairfaceError where that fills no batch."""
-    images, paired = options.images, options.kind.paired
-    if images % (world * (2 if paired else 1)):
-        raise FairfaceError(f"a batch of {images} can't be shared by {world} processes: give another --train-batchsize")
-    local = images // world
-    if paired:
-        order = PairedSampler(faces.sizes, options.seed, local, faces.mask(False), faces.mask(True))
-    else:
-        order = NaturalSampler(faces.sizes, options.seed, kept=faces.mask(False) | faces.mask(True))
-    if order.length < local:
-        raise FairfaceError(
-            f"there are fewer faces to learn from than a batch of {images}: give a smaller --train-batchsize"
-        )
-    return order
-
-
-def prepare_run(
-    folder: Path,
-    options: DetectorOptions,
-    preset: str,
-    steps: int,
-    faces: FacePool,
-    per_epoch: int,
-    device: torch.device,
-    force: bool,
-) -> PreparedRun:
-    """Finds the training in `folder`, or settles what a new one is; nothing is written yet."""
-    old = None if force else read_json(folder / "config.json")
-    if not force and "imported" in (read_json(folder / "predictions.json") or {}):
-        raise FairfaceError(
-            f"{folder} has predictions that were imported: choose another --name, or replace them with --force"
-        )
-    if options.kind.by_group and not sum(faces.groups()):
-        raise FairfaceError(
-            f"{options.kind.title} learns from groups, and no face has one: run `fairface label`, or pack annotated "
-            "faces"
-        )
-    if old:
-        check_resumable(old, options, faces, folder)
-        feed = choose_feed(faces.shards, options.image_size, device) if options.feed == "auto" else options.feed
-        config = old | {"options": old["options"] | {"feed": feed}}
-    else:
-        config = {
-            "run": folder.name,
-            "detector": folder.name,
-            "status": "running",
-            "started": utc_now(),
-            "finished": None,
-            "command": command_line(),
-            "asked": asdict(options),
-            "options": asdict(resolve_auto(options, faces, device)),
-            "data": {
-                "manifest": faces.manifest,
-                "run": faces.run,
-                "grouped_by": faces.grouped_by,
-                "groups": faces.group_mark() if options.kind.by_group else None,
-            }
-            | faces.counts(),
-            "groups": faces.groups(),
-            "classes": None,
-            "versions": versions(),
-            "device": device_name(device),
-            "preset": preset,
-            "steps": steps,
-            "per_epoch": per_epoch,
-        }
-    saved = checkpoint.list_checkpoints(folder / "checkpoints") if old else []
-    done = bool(saved) and checkpoint.checkpoint_step(saved[-1]) >= steps
-    if not done:
-        config |= {"status": "running", "steps": steps}
-    return PreparedRun(folder, config, saved, done)
-
-
-def resolve_auto(options: DetectorOptions, faces: FacePool | None, device: torch.device) -> DetectorOptions:
-    """The options with every `auto` chosen for this machine, the feed's by the faces."""
-    if options.precision == "auto":
-        options = replace(options, precision="bf16" if bf16_is_fast(device) else "fp32")
-    if options.compile is None:  # on a CPU convolutions are all of it, and compiled ones are slower
-        options = replace(options, compile=device.type == "cuda" and has_compiler())
-    if options.feed == "auto":
-        options = replace(options, feed=choose_feed(faces.shards, options.image_size, device))
-    return options
-
-
-def check_resumable(config: dict, options: DetectorOptions, faces: FacePool, folder: Path) -> None:
-    """A detector's folder takes no other options and no other faces."""
-    if config["data"]["manifest"] != faces.manifest:
-        of = f", the samples of run {config['data']['run']} among them" if config["data"]["run"] else ""
-        raise FairfaceError(
-            f"{folder} learnt from other faces than these{of}: choose another --name, or replace it with --force"
-        )
-    if options.kind.by_group and config["data"]["groups"] != faces.group_mark():
-        raise FairfaceError(
-            f"{folder} learnt from faces that were labelled otherwise: choose another --name, or replace it with "
-            "--force"
-        )
-    asked = {f.name: config["asked"].get(f.name, f.default) for f in fields(DetectorOptions)}
-    if differing := [
-        n for n, value in asked.items() if n not in (*EXECUTION_OPTIONS, "epochs") and value != getattr(options, n)
-    ]:
-        raise FairfaceError(
-            f"{folder} was trained with another {', '.join(differing)}: choose another --name, or replace it with "
-            "--force"
+    folder = workspace.detector(config.name)
+    with distributed.process_group():
+        device = lifecycle.select_device(config.device)
+        faces = TrainingFaces.build(build_faces(workspace, folder, config), config.options)
+        job = DetectorJob(folder, config, faces=faces, device=device)
+        prepared = lifecycle.prepare(job)
+        with lifecycle.locked(folder):
+            trained = prepared.config if prepared.is_finished else lifecycle.train_to_end(job, prepared)
+            is_new = evaluate(
+                workspace,
+                folder,
+                config=trained,
+                faces=faces.pool,
+                perturbations=config.evaluation.perturbations,
+                inference=InferenceConfig(device, job.decoder, config.evaluation.batch_size, job.progress),
+            )
+        return DetectResult(
+            config=trained,
+            steps=checkpoint.checkpoint_step(checkpoint.list_checkpoints(folder.checkpoints)[-1]),
+            counts=faces.pool.counts(),
+            grouped_by=faces.pool.grouped_by,
+            unchanged=prepared.is_finished and not is_new,
         )
 
 
-def train_steps(
-    begun: PreparedRun,
-    faces: FacePool,
-    order: NaturalSampler | PairedSampler,
-    part: RankSlice,
-    device: torch.device,
-    decoding: DecoderConfig,
-    progress: bool,
-    force: bool,
-) -> None:
-    """Takes the steps that are left.
+def build_faces(workspace: Workspace, folder: DetectorFolder, config: DetectConfig) -> FacePool:
+    """The faces that a config names; a training continues with the samples that it started with."""
+    fakes, run = config.fakes, config.run
+    if fakes == "auto" and not run and not config.force:
+        existing = read_document(folder.config, DetectorConfig)
+        run = existing.data.run if existing else None
+    return build_pool(workspace, "samples" if run and fakes == "auto" else fakes, run=run)
 
-    ClickException where pretrained weights can't be had; nothing is replaced then.
-    """
-    config = begun.config
-    options = DetectorOptions(**config["options"])
 
-    def start() -> tuple[DetectorTrainer, int, list[dict], Iterator]:
-        trainer = DetectorTrainer(options, config["groups"], device, config["per_epoch"], part, bool(begun.saved))
-        check_frozen_weights(trainer.net, config)
-        done, rows = restore(trainer, begun.saved)
-        local, size = trainer.batch // part.world, options.image_size
-        feed = FEEDS[options.feed](faces.shards, order, size, local, device, how=decoding, progress=progress)
-        return trainer, done, rows, zip(feed(done), labels(faces, order, local, done, device), strict=False)
+class DetectorJob(TrainingJob[DetectorConfig]):
+    """A training of a detector."""
 
-    trainer, done, rows, batches = distributed.run_on_all_ranks(start)
-    config |= {"parameters": sum(weight.numel() for weight in trainer.net.parameters())}
-    config |= {"frozen": config.get("frozen") or frozen_hash(trainer.net)}
-    distributed.run_on_rank0(lambda: ready(begun.folder, config, force))
-    if part.rank == 0:
-        data, how = config["data"], "compiled" if options.compile else "eager"
+    document = DetectorConfig
+    name_option = "--name"
+    execution_options = DETECTOR_EXECUTION_OPTIONS
+
+    def __init__(self, folder: DetectorFolder, config: DetectConfig, *, faces: TrainingFaces, device: torch.device):
+        steps = config.options.epochs * faces.steps_per_epoch
+        if config.is_short:
+            steps = min(steps, SKETCH_STEPS)
+        super().__init__(folder, steps=config.steps or steps, force=config.force)
+        self.config, self.faces, self.device = config, faces, device
+        self.predictions = folder.predictions_document
+        self.decoder = replace(config.decoder, pre_resize=faces.pool.image_size)
+        self.progress = config.progress and faces.rank_slice.rank == 0
+
+    def check(self) -> None:
+        """Raise FairfaceError where predictions were imported, and where a loss by group has no groups."""
+        predictions = None if self.force else read_document(self.predictions, PredictionsDocument)
+        if predictions and predictions.imported is not None:
+            raise FairfaceError(
+                f"{self.folder.folder} has predictions that were imported: choose another --name, or replace them with "
+                "--force"
+            )
+        spec = self.config.options.spec
+        if spec.uses_groups and not sum(self.faces.pool.group_counts()):
+            raise FairfaceError(
+                f"{spec.title} is trained on groups, and no face has one: run `fairface label`, or pack annotated faces"
+            )
+
+    def create(self) -> DetectorConfig:
+        """The config.json of a new detector."""
+        options, pool = self.config.options, self.faces.pool
+        return DetectorConfig(
+            name=self.folder.name,
+            preset=self.config.preset,
+            requested_options=asdict(options),
+            options=asdict(resolve_auto(options, shards=pool.shards, device=self.device)),
+            data=DetectorData(
+                manifest=pool.manifest,
+                run=pool.run,
+                grouped_by=pool.grouped_by,
+                groups_hash=pool.groups_hash() if options.spec.uses_groups else None,
+                **pool.counts(),
+            ),
+            group_counts=pool.group_counts(),
+            steps_per_epoch=self.faces.steps_per_epoch,
+            **lifecycle.provenance(self.device),
+        )
+
+    def resume(self, config: DetectorConfig) -> DetectorConfig:
+        """The config.json of an existing detector when it continues, perhaps with another feed."""
+        self._check_resumable(config)
+        options = self.config.options
+        feed = options.feed
+        if feed == "auto":
+            feed = choose_feed(self.faces.pool.shards, options.image_size, device=self.device)
+        return replace(config, options=(config.options or {}) | {"feed": feed})
+
+    def announce(self, config: DetectorConfig) -> None:
+        """Print the detector's name, faces and length, and what was resolved."""
+        options, data = DetectorOptions(**(config.options or {})), config.data
         print(
-            f"{begun.folder.name}: {options.kind.title}, {data['train_real']:,} real faces and {data['train_fake']:,} "
-            f"fakes, {config['steps']:,} steps of {options.images} at {options.image_size} pixels on "
-            f"{config['device']}; {options.precision}, {how}, {options.feed} feed",
+            f"{config.name}: {options.spec.title}, {data.train_real:,} real faces and {data.train_fake:,} fakes, "
+            f"{self.steps:,} steps of {options.images_per_step} at {options.image_size} pixels on {config.device}; "
+            f"{options.precision}, {'compiled' if options.compile else 'eager'}, {options.feed} feed",
             flush=True,
         )
-    often = 20 if device.type == "cuda" else 1
-    loop = TrainingLoop(
-        trainer,
-        begun.folder,
-        config,
-        rows,
-        config["per_epoch"],
-        None,
-        None,
-        1,
-        progress,
-        save_every=300,
-        log_every=often,
-    )
-    try:
-        with StopSignals() as signals:
-            loop.run(batches, done, config["steps"], signals)
-    except BaseException:
-        finalize_interrupted(begun.folder, config, part)
-        raise
-    distributed.run_on_rank0(
-        lambda: write_json(begun.folder / "config.json", config | {"status": "finished", "finished": utc_now()})
-    )
 
+    def start(self, prepared: PreparedRun[DetectorConfig]) -> Session[DetectorConfig]:
+        """The network as the newest checkpoint left it, and the batches to come."""
+        config = prepared.config
+        options = DetectorOptions(**(config.options or {}))
+        trainer = DetectorTrainer(
+            options,
+            config.group_counts,
+            device=self.device,
+            steps_per_epoch=config.steps_per_epoch,
+            rank_slice=self.faces.rank_slice,
+            resuming=bool(prepared.checkpoints),
+        )
+        check_frozen_weights(trainer.net, config)
+        first_step, rows = lifecycle.restore(trainer, self.folder, prepared.checkpoints)
+        return Session(
+            config=replace(
+                config,
+                parameters=sum(weight.numel() for weight in trainer.net.parameters()),
+                frozen=config.frozen or frozen_hash(trainer.net),
+            ),
+            trainer=trainer,
+            batches=self._batches(options, first_step),
+            first_step=first_step,
+            rows=rows,
+            loop=LoopConfig(
+                steps_per_epoch=config.steps_per_epoch,
+                save_every_seconds=SAVE_EVERY_SECONDS,
+                log_every=GPU_LOG_EVERY if self.device.type == "cuda" else 1,
+                keep=1,
+                progress=self.progress,
+            ),
+        )
 
-def restore(trainer: DetectorTrainer, saved: list[Path]) -> tuple[int, list[dict]]:
-    """Loads the newest checkpoint, if any; returns the steps done and the rows logged until then."""
-    if not saved:
-        return 0, []
-    state = checkpoint.load(saved[-1], trainer.device)
-    trainer.load(state["nets"])
-    rows = read_parquet(saved[-1].parent.parent / "steps.parquet").filter(pl.col("step") <= state["step"])
-    return state["step"], rows.to_dicts()
+    def _batches(self, options: DetectorOptions, first_step: int) -> Batches:
+        """Images and labels of `first_step` and of every later step."""
+        faces = self.faces
+        feed = FeedConfig(
+            image_size=options.image_size,
+            batch_size=faces.batch_size,
+            device=self.device,
+            decoder=self.decoder,
+            progress=self.progress,
+        )
+        images = FEEDS[options.feed](faces.share.shards, faces.sampler, feed)(first_step)
+        labels = iterate_labels(
+            faces.share, faces.sampler, batch_size=faces.batch_size, first_step=first_step, device=self.device
+        )
+        return zip(images, labels, strict=False)
 
-
-def labels(
-    faces: FacePool, order: NaturalSampler | PairedSampler, batch: int, step: int, device: torch.device
-) -> Iterator[Labels]:
-    """What is known of the faces of `step` and of every later step."""
-    known = [
-        torch.from_numpy(faces.rows[column].cast(pl.Int64).fill_null(-1).to_numpy().copy()).to(device)
-        for column in ("fake", "family", "group")
-    ]
-    for numbers in iterate_batches(order, batch, step):
-        chosen = numbers.to(device)
-        yield Labels(*(column[chosen] for column in known))
+    def _check_resumable(self, config: DetectorConfig) -> None:
+        """Raise FairfaceError for a detector of other options, faces or groups."""
+        folder, pool, options = self.folder.folder, self.faces.pool, self.config.options
+        if config.data.manifest != pool.manifest:
+            samples = f", the samples of run {config.data.run} among them" if config.data.run else ""
+            raise FairfaceError(f"{folder} was trained on other faces than these{samples}: {self.remedy}")
+        if options.spec.uses_groups and config.data.groups_hash != pool.groups_hash():
+            raise FairfaceError(f"{folder} was trained on faces with other labels: {self.remedy}")
+        self.check_same_options(config, asdict(options), ignored=("epochs",))

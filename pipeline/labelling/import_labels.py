@@ -1,6 +1,7 @@
-"""Takes labels that were made elsewhere for a run: the original FairFace Generator's CSV, or one of our own."""
+"""Imports labels that were made elsewhere: the original FairFace Generator's CSV, or one of `fairface label`."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -8,119 +9,153 @@ import polars as pl
 from models.clip import CLASSES
 from pipeline.labelling import tables
 from pipeline.runtime import utc_now
-from shards.atomic_io import LABELS, file_sha256, read_json, read_parquet, write_json
+from shards.atomic_io import file_sha256, read_parquet
+from shards.documents import LabelsDocument, RunConfig, read_document, write_document
 from shards.errors import FairfaceError
+from shards.workspace import RunFolder, Workspace
 
 ORIGINAL_COLUMNS = {"Image Path", "GenderIdx", "SkinTonePred"}
 OUR_COLUMNS = {"Image Path", *CLASSES}
-DUPLICATED = re.compile(r"_duplicated_\d+$")  # Polars' name for a column that comes again
-PICTURE = re.compile(r"sample_(\d+)\.\w+$")  # how samples are named, the original's and ours
+DUPLICATE_COLUMN = re.compile(r"_duplicated_\d+$")  # Polars' suffix for a column whose name occurs again
+SAMPLE_NAME = re.compile(r"sample_(\d+)\.\w+$")  # the file name of a sample, the original's and ours
+MAX_PROBABILITY = 1.001  # leaves room for rounding
 
 
-def import_labels(out: Path, csv: Path, run: str | None, force: bool = False) -> dict:
-    """Writes the labels in `csv` as those of `run`, a new one of the file's name when left out.
+@dataclass
+class ImportResult:
+    """The run that labels were imported for, and how many."""
 
-    Of a run that has samples, every one must be named. Returns `folder` and `images`. FairfaceError for another kind of
-    file, for classes that are none of ours, for samples that don't match, and for labels that are there already.
+    folder: RunFolder
+    images: int
+
+
+def import_labels(workspace: Workspace, csv: Path, *, run: str | None = None, force: bool = False) -> ImportResult:
+    """Write the labels in `csv` as those of `run`, by default of a new run with the name of the file.
+
+    If the run has samples, the file must name exactly these. Raises FairfaceError for a file that is not a table of
+    labels, for unknown classes, for samples that do not match, and for other labels that exist already.
     """
+    check_csv(csv)
+    folder, labeller = workspace.run(run or csv.stem), f"imported {csv.name}@{file_sha256(csv)[:8]}"
+    labels = add_keys(read_labels_csv(csv), folder)
+    files = folder.label_files
+    old = None if force else read_document(files.document, LabelsDocument)
+    if old and old.labeller != labeller:
+        raise FairfaceError(
+            f"{folder.folder} has labels of {old.labeller}: choose another --run, or replace them with --force"
+        )
+    document = LabelsDocument(
+        source="generated", run=folder.name, labeller=labeller, size=None, images=len(labels), fingerprint=labeller
+    )
+    if not folder.config.exists():
+        config = RunConfig(name=folder.name, status="imported", started=utc_now(), imported=str(csv))
+        write_document(folder.config, config)
+    # before older files are removed: a full disk then costs nothing
+    tables.write_label_table(files.labels, labels, document=document, method="imported", labeller=labeller)
+    for path in files.all():
+        if path != files.labels:
+            path.unlink(missing_ok=True)
+    write_document(files.document, document)
+    return ImportResult(folder, len(labels))
+
+
+def check_csv(csv: Path) -> None:
+    """Raise FairfaceError for a file that does not exist or whose name could not be written to a document."""
     if not csv.is_file():
         raise FairfaceError(f"--import {csv}: there is no such file")
     try:
         str(csv).encode()
     except UnicodeEncodeError as error:
         raise FairfaceError(f"--import {str(csv)!r}: give the file a name in UTF-8") from error
-    name = run or csv.stem
-    if name != Path(name).name or name.startswith("."):
-        raise FairfaceError(f"--run {name}: a run's name is the name of one folder")
-    folder, labeller = out / "runs" / name, f"imported {csv.name}@{file_sha256(csv)[:8]}"
-    labels = add_keys(read_labels_csv(csv), folder)
-    done = read_json(folder / "labels.json") or {}
-    if done and done.get("labeller") != labeller and not force:
-        raise FairfaceError(
-            f"{folder} has labels of {done.get('labeller')}: choose another --run, or replace them with --force"
-        )
-    stamp = {"source": "generated", "run": name, "labeller": labeller, "size": None, "images": len(labels)}
-    if not (folder / "config.json").exists():
-        write_json(
-            folder / "config.json", {"run": name, "status": "imported", "started": utc_now(), "imported": str(csv)}
-        )
-    tables.write_label_table(
-        folder / "labels.parquet", labels, stamp, "imported", labeller
-    )  # first: a full disk costs nothing
-    for old in LABELS:
-        if old != "labels.parquet":
-            (folder / old).unlink(missing_ok=True)
-    write_json(folder / "labels.json", stamp | {"fingerprint": labeller})
-    return {"folder": str(folder), "images": len(labels)}
 
 
 def read_csv_text(csv: Path) -> pl.DataFrame:
-    """A CSV as text. FairfaceError where it is none, or has a column twice."""
+    """A CSV with all values as text. Raises FairfaceError for another file, and for a column that occurs twice."""
     try:
         table = pl.read_csv(csv, infer_schema=False, glob=False)
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
         raise FairfaceError(f"{csv} can't be read as CSV ({str(error).splitlines()[0]})") from error
-    if twice := next((name for name in table.columns if DUPLICATED.search(name)), None):
-        raise FairfaceError(f"{csv} has the column {DUPLICATED.sub('', twice)!r} twice")
+    if twice := next((name for name in table.columns if DUPLICATE_COLUMN.search(name)), None):
+        raise FairfaceError(f"{csv} has the column {DUPLICATE_COLUMN.sub('', twice)!r} twice")
     return table
 
 
 def read_labels_csv(csv: Path) -> pl.DataFrame:
-    """path, gender, age, skin_tone, and the probabilities that the file has."""
+    """path, gender, age, skin_tone, and those of the probabilities that the file has.
+
+    Raises FairfaceError for missing columns, unknown classes and invalid probabilities.
+    """
     table = read_csv_text(csv)
     if set(table.columns) >= ORIGINAL_COLUMNS:
-        labels = from_original_columns(table)
+        labels = rename_original_columns(table)
     elif set(table.columns) >= OUR_COLUMNS:
-        labels = table.select(
-            pl.col("Image Path").alias("path"), *CLASSES, *(c for c in tables.PROBABILITY_COLUMNS if c in table.columns)
-        )
+        probabilities = [name for name in tables.PROBABILITY_COLUMNS if name in table.columns]
+        labels = table.select(pl.col("Image Path").alias("path"), *CLASSES, *probabilities)
     else:
         raise FairfaceError(
-            f"{csv} has neither the original FairFace Generator's columns ({', '.join(sorted(ORIGINAL_COLUMNS))}) nor ours "
-            f"({', '.join(sorted(OUR_COLUMNS))})"
+            f"{csv} has neither the original FairFace Generator's columns ({', '.join(sorted(ORIGINAL_COLUMNS))}) "
+            f"nor ours ({', '.join(sorted(OUR_COLUMNS))})"
         )
     if (nameless := labels["path"].is_null() | (labels["path"] == "")).any():
-        raise FairfaceError(f"{csv}: row {nameless.arg_max() + 1} names no image")
-    labels = labels.with_columns(pl.col(name).str.strip_chars().replace("", None) for name in CLASSES)
-    for name, classes in CLASSES.items():
-        if wrong := set(labels[name].drop_nulls()) - set(classes):
-            raise FairfaceError(f"{csv}: {sorted(wrong)[0]!r} is no {name}; they are {', '.join(classes)}")
-    if not len(labels):
-        raise FairfaceError(f"{csv} holds no labels")
-    try:
-        shares = [pl.col(name).cast(pl.Float32) for name in tables.PROBABILITY_COLUMNS if name in labels.columns]
-        labels = labels.with_columns(pl.col("skin_tone").cast(pl.Int8), *shares)
-    except pl.exceptions.InvalidOperationError as error:
-        raise FairfaceError(f"{csv}: a probability is no number") from error
-    for name in set(labels.columns) & set(tables.PROBABILITY_COLUMNS):
-        if not labels[name].drop_nulls().drop_nans().is_between(0, 1.001).all():
-            raise FairfaceError(f"{csv}: a probability of {name} is not between 0 and 1")
-    return labels
+        raise FairfaceError(f"{csv}: row {(nameless.arg_max() or 0) + 1} names no image")
+    return parse_probabilities(parse_classes(labels, csv), csv)
 
 
-def from_original_columns(table: pl.DataFrame) -> pl.DataFrame:
-    """The original's columns in our words: GenderIdx counts man, woman from 0; it has no ages."""
-    both = {"p_female": "GenderProb_woman", "p_male": "GenderProb_man"}
+def rename_original_columns(table: pl.DataFrame) -> pl.DataFrame:
+    """The original's columns under our names. GenderIdx is 0 for a man and 1 for a woman; there are no ages."""
+    probabilities = {"p_female": "GenderProb_woman", "p_male": "GenderProb_man"}
     return table.select(
         pl.col("Image Path").alias("path"),
         pl.col("GenderIdx").replace({"0": "male", "1": "female"}).alias("gender"),
         pl.lit(None, pl.String).alias("age"),
         pl.col("SkinTonePred").alias("skin_tone"),
-        *(pl.col(theirs).alias(ours) for ours, theirs in both.items() if theirs in table.columns),
+        *(pl.col(theirs).alias(ours) for ours, theirs in probabilities.items() if theirs in table.columns),
     )
 
 
-def add_keys(labels: pl.DataFrame, folder: Path) -> pl.DataFrame:
-    """The labels with their samples' keys: the number in a name such as sample_00012.png, otherwise the path itself."""
-    numbers = [PICTURE.search(path or "") for path in labels["path"]]
-    keys = [f"{int(found[1]):08d}" for found in numbers] if all(numbers) else labels["path"].to_list()
+def parse_classes(labels: pl.DataFrame, csv: Path) -> pl.DataFrame:
+    """`labels` without surrounding spaces, null where empty.
+
+    Raises FairfaceError for an unknown class, and for a table without rows.
+    """
+    labels = labels.with_columns(pl.col(name).str.strip_chars().replace("", None) for name in CLASSES)
+    for name, classes in CLASSES.items():
+        if unknown := set(labels[name].drop_nulls()) - set(classes):
+            raise FairfaceError(f"{csv}: {min(unknown)!r} is no {name}; they are {', '.join(classes)}")
+    if labels.is_empty():
+        raise FairfaceError(f"{csv} has no labels")
+    return labels
+
+
+def parse_probabilities(labels: pl.DataFrame, csv: Path) -> pl.DataFrame:
+    """`labels` with numbers instead of text. Raises FairfaceError for what is not a number or not a probability."""
+    names = [name for name in tables.PROBABILITY_COLUMNS if name in labels.columns]
+    try:
+        labels = labels.with_columns(pl.col("skin_tone").cast(pl.Int8), pl.col(names).cast(pl.Float32))
+    except pl.exceptions.InvalidOperationError as error:
+        raise FairfaceError(f"{csv}: a probability is not a number") from error
+    for name in names:
+        if not labels[name].drop_nulls().drop_nans().is_between(0, MAX_PROBABILITY).all():
+            raise FairfaceError(f"{csv}: a probability of {name} is not between 0 and 1")
+    return labels
+
+
+def add_keys(labels: pl.DataFrame, folder: RunFolder) -> pl.DataFrame:
+    """`labels` with the keys of the samples instead of paths.
+
+    The key is the number in a file name such as sample_00012.png if all have one, otherwise the path itself. Raises
+    FairfaceError for keys that occur twice, and if the run has samples with other keys.
+    """
+    matches = [SAMPLE_NAME.search(path) for path in labels["path"]]
+    numbers = [int(match[1]) for match in matches if match]
+    keys = [f"{n:08d}" for n in numbers] if len(numbers) == len(labels) else labels["path"].to_list()
     labels = labels.drop("path").insert_column(0, pl.Series("key", keys, dtype=pl.String))
     if labels["key"].n_unique() < len(labels):
         raise FairfaceError("the file names an image twice")
-    if (folder / "samples.parquet").exists():
-        samples = read_parquet(folder / "samples.parquet")["key"]
-        if missing := len(set(samples) ^ set(labels["key"])):
+    if folder.samples_table.exists():
+        samples = read_parquet(folder.samples_table)["key"]
+        if different := len(set(samples) ^ set(labels["key"])):
             raise FairfaceError(
-                f"{missing:,} of {folder.name}'s samples and of the file's images don't match: choose another --run"
+                f"{different:,} of {folder.name}'s samples and of the file's images don't match: choose another --run"
             )
     return labels

@@ -1,100 +1,119 @@
-"""Fits the probe to the annotated training images, labels both sides with it, and judges the labellers.
+"""Fits the probe to annotated training images, labels both sides with it, and evaluates the labellers.
 
-Of the annotated images half are for fitting; what a labeller is worth is measured on the others, which alone stand for
-the training side wherever the probe's labels count.
+Half of the training images are for the fit. The accuracy of every labeller is measured on the others, which alone
+represent the training side wherever the probe's labels are used.
 """
-
-from pathlib import Path
 
 import polars as pl
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import Tensor
 
-from models import clip, probe
+from models import clip
+from models.probe import VERSION, Probe
 from pipeline.labelling import tables
-from shards.annotations import intersection, intersection_age, skin_group
-from shards.atomic_io import (
-    atomic_write,
-    fingerprint,
-    is_complete_parquet,
-    read_json,
-    read_parquet,
-    write_json,
-    write_parquet,
-)
+from pipeline.labelling.accuracy import accuracy_table, annotations_of
+from shards.atomic_io import atomic_write, fingerprint, is_complete_parquet, read_parquet, write_parquet
+from shards.documents import LabelsDocument, ProbeDocument, read_document, write_document
+from shards.errors import FairfaceError
+from shards.workspace import LabelFiles, ShardsFolder
 
-MAX_FIT_IMAGES = 50_000  # images at most that the probe is fitted to
-FITTED_FILES = ("probe.safetensors", "probe.parquet", "labellers.parquet")
-EVALUATED_ATTRIBUTES = ("gender", "age", "skin_tone", "skin_group", "intersection", "intersection_age")
+MAX_FIT_IMAGES = 50_000  # annotated images that the probe is fitted to, at most
 
 
-def evaluate_labellers(shards: Path, samples: Path, force: bool = False) -> pl.DataFrame | None:
-    """Probes and judges the labels in `shards` (the training side), and probes those in `samples`.
+def evaluate_labellers(shards: ShardsFolder, samples: LabelFiles, *, force: bool = False) -> pl.DataFrame | None:
+    """Label the training images and a run's samples with the probe, and evaluate the labellers.
 
-    Writes probe.safetensors and labellers.parquet into `shards` and probe.parquet into both; returns the latter's
-    rows: attribute, method, labeller, n, accuracy, balanced_accuracy, chosen. None, and none of the files, where
-    too few images are annotated.
+    Writes labellers.parquet and the probe's weights for the training side, the probe's labels for both sides. Returns
+    the rows of labellers.parquet: attribute, method, labeller, n, accuracy, balanced_accuracy, selected. Where too few
+    images are annotated, none of these files is written and the result is None.
     """
-    images = read_parquet(shards / "images.parquet").filter(status="packed")
-    labelled = read_json(shards / "labels.json")
-    stamp = fingerprint([probe.VERSION, labelled["fingerprint"]])
-    old = read_json(shards / "probe.json") or {}
-    there = all(is_complete_parquet(shards / name) for name in ("probe.parquet", "labellers.parquet"))
-    if old.get("fingerprint") != stamp or force or not there or not load_probe(shards, old):
-        for name in ("probe.json", *FITTED_FILES):
-            (shards / name).unlink(missing_ok=True)
-        if not (fitted := fit(shards, images, labelled)):
-            (samples / "probe.parquet").unlink(missing_ok=True)
-            (samples / "probe.json").unlink(missing_ok=True)
-            mark_evaluated(shards, samples)
-            return None
-        old = {"fingerprint": stamp, "hash": fitted.hash}
-        write_json(shards / "probe.json", old)
-    probe_samples(samples, load_probe(shards, old), force)
-    mark_evaluated(shards, samples)
-    return read_parquet(shards / "labellers.parquet")
+    files = shards.label_files
+    labels = load_labels_document(files)
+    key = fingerprint([VERSION, labels.fingerprint])
+    probe = None if force else load_current_probe(files, key)
+    if probe is None:
+        for path in (files.probe_document, files.probe_weights, files.probe_labels, files.labellers):
+            path.unlink(missing_ok=True)
+        probe = fit(shards, labels)
+        if probe is None:
+            samples.probe_labels.unlink(missing_ok=True)
+            samples.probe_document.unlink(missing_ok=True)
+        else:
+            write_document(files.probe_document, ProbeDocument(fingerprint=key, hash=probe.hash))
+    if probe:
+        label_samples(samples, probe, force=force)
+    for side in (files, samples):
+        mark_evaluated(side)
+    return read_parquet(files.labellers) if probe else None
 
 
-def mark_evaluated(*folders: Path) -> None:
-    """Marks labels as judged: what was killed before is not taken for whole."""
-    for folder in folders:
-        labelled = read_json(folder / "labels.json")
-        if not labelled.get("judged"):
-            write_json(folder / "labels.json", labelled | {"judged": True})
+def load_labels_document(files: LabelFiles) -> LabelsDocument:
+    """labels.json of labelled images. Raises FairfaceError where there is none."""
+    document = read_document(files.document, LabelsDocument)
+    if document is None:
+        raise FairfaceError(f"{files.document} is missing: run `fairface label`")
+    return document
 
 
-def load_probe(shards: Path, about: dict) -> probe.Probe | None:
-    """The probe in `shards`, if it is whole and the one that probe.json is `about`."""
+def mark_evaluated(files: LabelFiles) -> None:
+    """Record in labels.json that the evaluation is complete: a killed one must not pass for complete."""
+    document = load_labels_document(files)
+    if not document.evaluated:
+        document.evaluated = True
+        write_document(files.document, document)
+
+
+def load_current_probe(files: LabelFiles, key: str) -> Probe | None:
+    """The probe of the training side; None unless it was fitted to the same labels and all its files are complete."""
+    document = read_document(files.probe_document, ProbeDocument)
+    complete = is_complete_parquet(files.probe_labels) and is_complete_parquet(files.labellers)
+    if document is None or document.fingerprint != key or not complete:
+        return None
     try:
-        fitted = probe.Probe(load_file(shards / "probe.safetensors"))
+        probe = Probe(load_file(files.probe_weights))
     except (SafetensorError, OSError):
         return None
-    return fitted if fitted.hash == about.get("hash") else None
+    return probe if probe.hash == document.hash else None
 
 
-def annotations_of(images: pl.DataFrame, keys: pl.Series) -> pl.DataFrame:
-    """key, gender, age, skin_tone (text), skin_group and the intersections of the images `keys`, in their order."""
-    columns = [name for name in ("gender", "age", "skin_tone") if name in images.columns]
-    table = keys.to_frame("key").join(images.select("key", *columns), on="key", how="left", maintain_order="left")
-    return add_derived_attributes(
-        table.with_columns(pl.lit(None, pl.Int8).alias(n) for n in clip.CLASSES if n not in columns)
-    )
+def fit(shards: ShardsFolder, labels: LabelsDocument) -> Probe | None:
+    """Fit and save the probe, label the images that it was not fitted to, and evaluate all labellers on them.
 
-
-def add_derived_attributes(table: pl.DataFrame) -> pl.DataFrame:
-    """Adds skin_group and the intersections; everything as text."""
-    table = table.with_columns(skin_group=skin_group()).with_columns(
-        intersection=intersection(), intersection_age=intersection_age()
-    )
-    return table.with_columns(pl.col(*EVALUATED_ATTRIBUTES).cast(pl.String))
-
-
-def fit(shards: Path, images: pl.DataFrame, labelled: dict) -> probe.Probe | None:
-    """Fits and saves the probe, labels the images that it has not seen, and judges; None for too few annotations."""
-    embeddings = read_parquet(shards / "embeddings.parquet")
+    Returns None, and saves nothing, if too few images are annotated.
+    """
+    files = shards.label_files
+    images = read_parquet(shards.images).filter(status="packed")
+    embeddings = read_parquet(files.embeddings)
     truth = annotations_of(images, embeddings["key"])
-    numbers = {
+    classes = class_indices(truth)
+    annotated = torch.stack(list(classes.values())).ge(0).any(0)
+    if not annotated.any():
+        return None
+    in_fit_half = choose_fit_half(annotated)
+    fitted_to = in_fit_half & annotated
+    vectors = embedding_tensor(embeddings)
+    probe = Probe.fit(vectors[fitted_to], {name: values[fitted_to] for name, values in classes.items()})
+    if not probe.attributes:
+        return None
+    with atomic_write(files.probe_weights) as file:
+        file.write(save(probe.state))
+    held_out = pl.Series((~in_fit_half).numpy())
+    methods = {
+        "clip": read_parquet(files.labels).filter(held_out),
+        "probe": write_probe_labels(
+            files, embeddings["key"].filter(held_out), vectors=vectors[~in_fit_half], probe=probe, labels=labels
+        ),
+        "pixels": read_parquet(files.pixels).filter(held_out),
+    }
+    write_parquet(files.labellers, accuracy_table(truth.filter(held_out), methods))
+    return probe
+
+
+def class_indices(truth: pl.DataFrame) -> dict[str, Tensor]:
+    """By attribute the indices of the classes in CLASSES, int64 [N], -1 where an image is not annotated."""
+    return {
         name: torch.from_numpy(
             truth[name]
             .replace_strict(dict(zip(names, range(len(names)), strict=True)), default=-1, return_dtype=pl.Int64)
@@ -104,75 +123,41 @@ def fit(shards: Path, images: pl.DataFrame, labelled: dict) -> probe.Probe | Non
         )
         for name, names in clip.CLASSES.items()
     }
-    known = torch.stack(list(numbers.values())).ge(0).any(0)
-    if not known.any():
-        return None
-    # every second image, annotated or not: those that are left are like the whole, whichever of them are annotated
-    aside = torch.arange(len(known)) % 2 == 0
-    aside &= (aside & known).cumsum(0) <= MAX_FIT_IMAGES
-    seen = aside & known
-    vectors = torch.from_numpy(embeddings["embedding"].to_numpy().copy())
-    fitted = probe.Probe.fit(vectors[seen], {name: values[seen] for name, values in numbers.items()})
-    if not fitted.attributes:
-        return None
-    with atomic_write(shards / "probe.safetensors") as file:
-        file.write(save(fitted.state))
-    left = pl.Series((~aside).numpy())
-    labels = write_labels(shards, embeddings["key"].filter(left), vectors[~aside], fitted, labelled)
-    clips, pixels = (read_parquet(shards / f"{name}.parquet").filter(left) for name in ("labels", "pixels"))
-    table = accuracy_table(truth.filter(left), {"clip": clips, "probe": labels, "pixels": pixels})
-    write_parquet(shards / "labellers.parquet", table)
-    return fitted
 
 
-def write_labels(
-    folder: Path, keys: pl.Series, vectors: torch.Tensor, fitted: probe.Probe, labelled: dict
-) -> pl.DataFrame:
-    """Writes and returns what the probe says of embeddings [N, D], as probe.parquet."""
-    said = fitted.probabilities(vectors)
-    labels = tables.label_frame(keys, torch.cat([said[name] for name in clip.CLASSES], 1).numpy())
-    labeller = f"probe-{fitted.hash} of {labelled['labeller']}"
-    return tables.write_label_table(folder / "probe.parquet", labels, labelled, "probe", labeller)
+def choose_fit_half(annotated: Tensor) -> Tensor:
+    """Which images are set aside for the fit, bool [N]; of these, the annotated ones are fitted to.
 
-
-def accuracy_table(truth: pl.DataFrame, methods: dict[str, pl.DataFrame]) -> pl.DataFrame:
-    """Accuracy and balanced accuracy (mean recall) of each method, by attribute, on images that neither was fitted to.
-
-    The better one of CLIP and probe by balanced accuracy is chosen, CLIP on a tie; the pixels are a check only.
+    They are every second image, annotated or not, so that the others represent all images, whichever of them are
+    annotated; and only as many as it takes for MAX_FIT_IMAGES annotated ones.
     """
-    rows = []
-    for method, labels in methods.items():
-        columns = [name for name in clip.CLASSES if name in labels.columns]
-        missing = [pl.lit(None, pl.String).alias(name) for name in clip.CLASSES if name not in columns]
-        said = add_derived_attributes(labels.select("key", *columns).with_columns(missing))
-        for attribute in EVALUATED_ATTRIBUTES:
-            pairs = pl.DataFrame({"truth": truth[attribute], "said": said[attribute]}).drop_nulls("truth")
-            hits = pairs.with_columns(hit=(pl.col("truth") == pl.col("said")).fill_null(False))
-            recalls = hits.group_by("truth").agg(pl.col("hit").mean())["hit"]
-            if len(pairs) and said[attribute].null_count() < len(said):
-                rows.append(
-                    (attribute, method, labels["labeller"][0], len(pairs), hits["hit"].mean(), round(recalls.mean(), 9))
-                )
-    names = {"attribute": pl.String, "method": pl.String, "labeller": pl.String, "n": pl.Int64, "accuracy": pl.Float64}
-    table = pl.DataFrame(rows, schema=names | {"balanced_accuracy": pl.Float64}, orient="row")
-    best = (
-        table.filter(pl.col("method") != "pixels")
-        .sort("balanced_accuracy", "method", descending=[True, False])
-        .unique("attribute", keep="first", maintain_order=True)
-    )
-    return table.join(
-        best.select("attribute", "method", chosen=True), on=["attribute", "method"], how="left"
-    ).with_columns(pl.col("chosen").fill_null(False))
+    in_fit_half = torch.arange(len(annotated)) % 2 == 0
+    return in_fit_half & ((in_fit_half & annotated).cumsum(0) <= MAX_FIT_IMAGES)
 
 
-def probe_samples(samples: Path, fitted: probe.Probe, force: bool) -> None:
-    """Labels a run's samples with the probe, unless they are."""
-    labelled = read_json(samples / "labels.json")
-    stamp = fingerprint([fitted.hash, labelled["fingerprint"]])
-    done = read_json(samples / "probe.json") or {}
-    if done.get("fingerprint") == stamp and is_complete_parquet(samples / "probe.parquet") and not force:
+def embedding_tensor(embeddings: pl.DataFrame) -> Tensor:
+    """The column `embedding` as a float16 tensor [N, D]."""
+    return torch.from_numpy(embeddings["embedding"].to_numpy().copy())
+
+
+def write_probe_labels(
+    files: LabelFiles, keys: pl.Series, *, vectors: Tensor, probe: Probe, labels: LabelsDocument
+) -> pl.DataFrame:
+    """Label embeddings [N, D] with the probe, write probe.parquet and return it."""
+    probabilities = probe.probabilities(vectors)
+    table = tables.label_frame(keys, torch.cat([probabilities[name] for name in clip.CLASSES], 1).numpy())
+    labeller = f"probe-{probe.hash} of {labels.labeller}"
+    return tables.write_label_table(files.probe_labels, table, document=labels, method="probe", labeller=labeller)
+
+
+def label_samples(samples: LabelFiles, probe: Probe, *, force: bool) -> None:
+    """Label a run's samples with the probe, unless that was done."""
+    labels = load_labels_document(samples)
+    key = fingerprint([probe.hash, labels.fingerprint])
+    old = None if force else read_document(samples.probe_document, ProbeDocument)
+    if old and old.fingerprint == key and is_complete_parquet(samples.probe_labels):
         return
-    embeddings = read_parquet(samples / "embeddings.parquet")
-    vectors = torch.from_numpy(embeddings["embedding"].to_numpy().copy())
-    write_labels(samples, embeddings["key"], vectors, fitted, labelled)
-    write_json(samples / "probe.json", {"fingerprint": stamp})
+    embeddings = read_parquet(samples.embeddings)
+    vectors = embedding_tensor(embeddings)
+    write_probe_labels(samples, embeddings["key"], vectors=vectors, probe=probe, labels=labels)
+    write_document(samples.probe_document, ProbeDocument(fingerprint=key, hash=probe.hash))

@@ -1,4 +1,4 @@
-"""What labellers said of images, as tables: one row an image, the class of every attribute and all probabilities."""
+"""Tables of labels: one row per image, with the class of every attribute and the probabilities of all classes."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import polars as pl
 
 from models import clip
 from shards.atomic_io import write_parquet
+from shards.documents import LabelsDocument
 
 PROBABILITY_COLUMNS = [
     f"p_{'tone_' if attribute == 'skin_tone' else ''}{name}"
@@ -16,7 +17,10 @@ PROBABILITY_COLUMNS = [
 
 
 def label_frame(keys: pl.Series, probabilities: np.ndarray) -> pl.DataFrame:
-    """key, the most probable gender, age and skin_tone (null where nothing was asked), and probabilities [N, 17]."""
+    """key, gender, age, skin_tone and the probabilities [N, 17] of their classes, in the order of CLASSES.
+
+    The class of an attribute is the most probable one, or null where its probabilities are NaN.
+    """
     columns, start = {}, 0
     for attribute, names in clip.CLASSES.items():
         part = probabilities[:, start : start + len(names)]
@@ -27,15 +31,20 @@ def label_frame(keys: pl.Series, probabilities: np.ndarray) -> pl.DataFrame:
     return table.hstack(pl.DataFrame(probabilities, schema=dict.fromkeys(PROBABILITY_COLUMNS, pl.Float32)))
 
 
-def write_label_table(path: Path, labels: pl.DataFrame, about: dict, method: str, labeller: str) -> pl.DataFrame:
-    """Writes a table of labels with who made them; `about` holds source (train, generated), run and size in pixels."""
-    constants = [
-        pl.lit(about["source"], pl.String).alias("source"),
-        pl.lit(about["run"], pl.String).alias("run"),
+def write_label_table(
+    path: Path, labels: pl.DataFrame, *, document: LabelsDocument, method: str, labeller: str
+) -> pl.DataFrame:
+    """Write a table of labels with columns that say where they come from; return it.
+
+    `document` supplies the source (train, generated), the run and the size in pixels.
+    """
+    provenance = [
+        pl.lit(document.source, pl.String).alias("source"),
+        pl.lit(document.run, pl.String).alias("run"),
         pl.lit(method).alias("method"),
         pl.lit(labeller).alias("labeller"),
-        pl.lit(about["size"], pl.Int32).alias("size"),
+        pl.lit(document.size, pl.Int32).alias("size"),
     ]
-    table = labels.select("key", *constants, pl.exclude("key"))
+    table = labels.select("key", *provenance, pl.exclude("key"))
     write_parquet(path, table)
     return table

@@ -1,1 +1,1 @@
-"""The training loop, checkpoints and run directories that the DCGAN and the detectors share."""
+"""The training loop, checkpoints and the lifecycle of a run, shared by the DCGAN and the detectors."""

@@ -1,34 +1,38 @@
-"""Checkpoints: written atomically, read as plain tensors, the last few kept."""
+"""Checkpoints: written atomically, read as plain tensors, the newest few kept."""
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from shards.atomic_io import atomic_write
 from shards.errors import FairfaceError
 
-FORMAT = 1
-NAME = re.compile(r"step_(\d{9})\.pt")
+FORMAT = 2  # 2: the key of the networks' state is `networks`
+FILE_NAME = re.compile(r"step_(\d{9})\.pt")
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint of `step` goes."""
+    """The file of the checkpoint of `step`."""
     return folder / f"step_{step:09d}.pt"
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, oldest first."""
-    return sorted(path for path in folder.glob("step_*.pt") if NAME.fullmatch(path.name))
+    return sorted(path for path in folder.glob("step_*.pt") if FILE_NAME.fullmatch(path.name))
 
 
 def checkpoint_step(path: Path) -> int:
-    """The step in a checkpoint's file name, by the pattern of `path_of`."""
-    return int(NAME.fullmatch(path.name)[1])
+    """The step in a checkpoint's file name. Raises ValueError for a name that `checkpoint_path` does not give."""
+    match = FILE_NAME.fullmatch(path.name)
+    if match is None:
+        raise ValueError(f"{path.name} is not the file name of a checkpoint")
+    return int(match[1])
 
 
-def save(folder: Path, step: int, state: dict, keep: int) -> Path:
-    """Writes `state` as the checkpoint of `step` and removes all but the newest `keep`."""
+def save(folder: Path, step: int, state: dict[str, Any], *, keep: int) -> Path:
+    """Write `state` as the checkpoint of `step` and remove all checkpoints but the newest `keep`."""
     path = checkpoint_path(folder, step)
     with atomic_write(path) as file:
         torch.save({"fairface": FORMAT, "step": step} | state, file)
@@ -37,16 +41,22 @@ def save(folder: Path, step: int, state: dict, keep: int) -> Path:
     return path
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> dict:
-    """A checkpoint's state on `device`; nothing in it is executed. Raises FairfaceError for any other file."""
+def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The state of a checkpoint on `device`; no code in the file is executed.
+
+    Raises FairfaceError for a file that is missing, damaged or not a checkpoint of this version. The message names
+    the newest other checkpoint in the same folder, if there is one.
+    """
     others = [other.name for other in list_checkpoints(path.parent) if other != path]
     hint = f"; the newest other one is {others[-1]}" if others else ""
     if not path.is_file():
         raise FairfaceError(f"there is no checkpoint {path}: train first with `fairface train`{hint}")
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch raises half a dozen types for a foreign or cut file
-        raise FairfaceError(f"{path} is not a whole checkpoint of fairface ({type(error).__name__}){hint}") from error
+    except Exception as error:  # torch raises half a dozen types for a foreign or truncated file
+        raise FairfaceError(
+            f"{path} is not a complete checkpoint of fairface ({type(error).__name__}){hint}"
+        ) from error
     if not isinstance(state, dict) or state.get("fairface") != FORMAT:
         raise FairfaceError(f"{path} is not a checkpoint that this version of fairface wrote{hint}")
     return state

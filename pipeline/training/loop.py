@@ -1,10 +1,9 @@
-"""The loop around the training steps: what is counted, shown, drawn and saved while a run goes on, and what ends it."""
+"""The training loop: takes the steps and logs, renders and saves in between, for every kind of network."""
 
 import math
-import signal
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import polars as pl
@@ -15,199 +14,211 @@ from tqdm import tqdm
 
 from pipeline.data.sampler import RankSlice
 from pipeline.training import checkpoint
+from pipeline.training.signals import StopSignals, TrainingInterrupted
 from shards.atomic_io import atomic_write, write_parquet
 from shards.errors import FairfaceError
+from shards.workspace import TrainingFolder
 
-LOG_LINE_SECONDS = 20  # seconds between lines where no progress bar is shown
+LOG_LINE_SECONDS = 20  # between lines where no progress bar is shown
 
-
-class TrainingInterrupted(FairfaceError):
-    """A signal asked for an end; `code` is the exit code that says so."""
-
-    def __init__(self, message: str, code: int):
-        super().__init__(message)
-        self.exit_code = code
+Batches = Iterator[tuple[Tensor, Any]]  # images uint8 [B, S, S, 3] and what the trainer takes as their labels
 
 
 class Trainer(Protocol):
-    """What a loop takes its steps with."""
+    """What the loop takes its steps with."""
 
-    part: RankSlice
+    rank_slice: RankSlice
     device: torch.device
-    batch: int  # images of a step, of all ranks
-    figures: tuple[str, ...]  # the names of what a step returns
+
+    @property
+    def batch_size(self) -> int:
+        """Images of a step, over all ranks."""
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The names of what `step` returns."""
 
     def step(self, step: int, images: Tensor, labels: Any) -> Tensor:
-        """One update; returns its figures, on the device."""
+        """Update the weights once; returns the metrics, float32 [len(metric_names)] on the device."""
 
-    def line(self, values: Sequence[float]) -> str:
-        """The figures for a person."""
+    def summary(self, values: Sequence[float]) -> str:
+        """The metrics as text for the progress bar."""
 
-    def state(self) -> dict:
-        """All that continuing needs."""
+    def state(self) -> dict[str, Any]:
+        """Everything that resuming needs."""
 
-    def grid(self) -> Tensor:
-        """Images to look at, float32 [N, 3, S, S] in [0, 1]; asked for where images are to be drawn."""
+    def load(self, state: dict[str, Any]) -> None:
+        """Restore what `state` returned."""
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """What the loop does between the steps."""
+
+    steps_per_epoch: int
+    sample_every: int | None = None  # steps between two grids of samples; None: no grids
+    save_every_epoch: int | None = None  # epochs between two checkpoints; None: by time
+    save_every_seconds: float = 30  # between two checkpoints, where save_every_epoch is None
+    log_every: int = 20  # steps between two rows of steps.parquet; metrics are read from the device only then
+    keep: int = 3  # checkpoints
+    progress: bool = True  # show a progress bar rather than a line now and then
 
 
 class TrainingLoop:
-    """The loop around the steps: what is counted, shown, drawn and saved while a run goes on."""
+    """The loop around the steps of a trainer; only rank 0 writes."""
 
     def __init__(
         self,
         trainer: Trainer,
-        folder: Path,
-        config: dict,
-        rows: list[dict],
-        per_epoch: int,
-        sample_every: int | None,
-        save_every_epoch: int | None,
-        keep: int,
-        progress: bool,
-        save_every: float = 30,
-        log_every: int = 20,
+        folder: TrainingFolder,
+        config: LoopConfig,
+        *,
+        rows: list[dict[str, Any]],
+        header: Mapping[str, Any],
+        render_grid: Callable[[], Tensor] | None = None,
     ):
-        """`sample_every` and `log_every` are steps, `save_every` is seconds."""
+        """`rows` are those of steps.parquet until now, `header` goes into every checkpoint.
+
+        `render_grid` returns images to look at, float32 [N, 3, S, S] in [0, 1].
+        """
         from torch.utils.tensorboard import SummaryWriter
 
-        self.trainer, self.folder, self.config, self.rows, self.per_epoch = trainer, folder, config, rows, per_epoch
-        self.sample_every, self.save_every_epoch, self.keep, self.progress = (
-            sample_every,
-            save_every_epoch,
-            keep,
-            progress,
-        )
-        self.writes = trainer.part.rank == 0  # the others compute alike, and keep nothing
-        self.log_every, self.save_every, self.told = log_every, save_every, time.monotonic()
-        self.batch = trainer.batch
-        self.seconds = rows[-1]["seconds"] if rows else 0.0
-        if self.writes:
-            self.board = SummaryWriter(folder / "tensorboard", purge_step=rows[-1]["step"] + 1 if rows else None)
+        self.trainer, self.folder, self.config = trainer, folder, config
+        self.rows, self.header, self.render_grid = rows, header, render_grid
+        self.board: SummaryWriter | None = None
+        if trainer.rank_slice.rank == 0:  # the other ranks compute the same state and save nothing
+            purge_step = rows[-1]["step"] + 1 if rows else None
+            self.board = SummaryWriter(folder.tensorboard, purge_step=purge_step)
+        self._metrics: list[Tensor] = []  # of the steps since the last row
+        self._data_wait = 0.0  # seconds since the last row
+        self._train_seconds: float = rows[-1]["seconds"] if rows else 0.0
+        self._row_time = self._save_time = self._line_time = time.monotonic()
 
-    def run(self, batches: Iterator[tuple[Tensor, Any]], first: int, last: int, signals: "StopSignals") -> None:
-        """Steps `first` to `last`, counted from 0; saves at the end, at every signal, and in between."""
-        losses, waited, saved_at, began = [], 0.0, time.monotonic(), time.monotonic()
-        bar = tqdm(total=last, initial=first, unit="step", desc="training", disable=not self.progress)
-        with bar:
+    def run(self, batches: Batches, *, first: int, last: int, signals: StopSignals) -> None:
+        """Take the steps from `first` to `last` (exclusive), counted from 0.
+
+        Saves at the end, at a signal, and in between as configured. Raises TrainingInterrupted after a signal and
+        FairfaceError for a metric that is not finite.
+        """
+        self._row_time = self._save_time = time.monotonic()
+        with tqdm(total=last, initial=first, unit="step", desc="training", disable=not self.config.progress) as bar:
             for step in range(first, last):
-                asked = time.monotonic()
-                images, labels = next(batches)
-                waited += time.monotonic() - asked
-                losses.append(self.trainer.step(step, images, labels))
+                images, labels = self._next_batch(batches)
+                self._metrics.append(self.trainer.step(step, images, labels))
                 done = step + 1
-                stopping = self.agreed(signals.seen, done)
-                saving = done == last or stopping or self.due(done, saved_at)
-                if saving or done % self.log_every == 0:  # a loss is looked at before it is saved
-                    elapsed = time.monotonic() - began
-                    self.log(done, losses, waited, elapsed, bar)
-                    losses, waited, began = [], 0.0, time.monotonic()
+                interrupted = self._is_interrupted(signals.received, done)
+                saving = done == last or interrupted or self._is_save_due(done)
+                if saving or done % self.config.log_every == 0:  # metrics are checked before weights are saved
+                    self._log(done, last, bar)
                 bar.update()
-                if self.writes and self.sample_every and (done % self.sample_every == 0 or done == last):
-                    self.draw(done)
+                if self._is_grid_due(done, last):
+                    self._save_grid(done)
                 if saving:
-                    self.save(done)
-                    saved_at = time.monotonic()
-                if stopping and done < last:
+                    self._save(done)
+                if interrupted and done < last:
                     raise TrainingInterrupted(
-                        f"stopped at step {done:,} of {last:,}, saved: the same command continues",
-                        signals.code or EXIT_CODES[signal.SIGTERM],  # another rank's signal, perhaps
+                        f"interrupted at step {done:,} of {last:,}. Progress is saved; rerun the same command to "
+                        "resume.",
+                        exit_code=signals.exit_code,
                     )
-        if self.writes:
+        if self.board:
             self.board.close()
 
-    def agreed(self, seen: bool, step: int) -> bool:
-        """Whether a signal ends the run after this step; several ranks ask each other.
+    def _next_batch(self, batches: Batches) -> tuple[Tensor, Any]:
+        start = time.monotonic()
+        batch = next(batches)
+        self._data_wait += time.monotonic() - start
+        return batch
 
-        After every step on CPUs, where a step is long and nothing waits; on GPUs that would stop them each time.
+    def _is_interrupted(self, received: bool, step: int) -> bool:
+        """Whether a signal ends the run after this step, on whichever rank it arrived.
+
+        On CPUs the ranks ask each other after every step, which is long there. On GPUs that would stop them each time,
+        so they only do where they log.
         """
-        if self.trainer.part.world == 1:
-            return seen
-        if self.trainer.device.type == "cuda" and step % self.log_every:
+        if self.trainer.rank_slice.world_size == 1:
+            return received
+        if self.trainer.device.type == "cuda" and step % self.config.log_every:
             return False
-        flag = torch.tensor(float(seen))
+        flag = torch.tensor(float(received))
         torch.distributed.all_reduce(flag)
         return flag.item() > 0
 
-    def log(self, step: int, losses: list[Tensor], waited: float, elapsed: float, bar: tqdm) -> None:
-        """Reads the losses back from the device, once for many steps; a loss that is not finite ends the run."""
-        values = torch.stack(losses).mean(0).tolist()  # also waits for the device, so `elapsed` is honest after it
+    def _is_save_due(self, step: int) -> bool:
+        """Whether to save now: every N epochs where configured, else by time."""
+        if self.config.save_every_epoch:
+            return step % (self.config.save_every_epoch * self.config.steps_per_epoch) == 0
+        waited = time.monotonic() - self._save_time
+        return step % self.config.log_every == 0 and waited > self.config.save_every_seconds
+
+    def _is_grid_due(self, step: int, last: int) -> bool:
+        every = self.config.sample_every
+        return bool(self.board and every and (step % every == 0 or step == last))
+
+    def _log(self, step: int, last: int, bar: tqdm) -> None:
+        """Read the metrics since the last row from the device and write their mean down."""
+        values = torch.stack(self._metrics).mean(0).tolist()  # waits for the device: the seconds include its work
+        seconds, steps = time.monotonic() - self._row_time, len(self._metrics)
         if not all(map(math.isfinite, values)):
             raise FairfaceError(
                 f"a loss became {values} near step {step:,}: no checkpoint was saved after it; try a lower --lr, "
                 "or --precision fp32"
             )
-        if not self.writes:
-            return
-        self.seconds += elapsed
-        names = self.trainer.figures
-        rate, wait = len(losses) * self.batch / elapsed, waited / elapsed
-        self.rows.append(
-            {
-                "step": step,
-                "epoch": (step - 1) // self.per_epoch + 1,
-                "images": step * self.batch,
-                "seconds": self.seconds,
-                **dict(zip(names, values, strict=True)),
-                "images_per_s": rate,
-                "data_wait": wait,
-            }
+        if self.board:
+            self._train_seconds += seconds
+            row = self._add_row(step, values, steps=steps, seconds=seconds)
+            self._show(row, values, bar=bar, last=last)
+        self._metrics, self._data_wait, self._row_time = [], 0.0, time.monotonic()
+
+    def _add_row(self, step: int, values: list[float], *, steps: int, seconds: float) -> dict[str, Any]:
+        """Append a row of steps.parquet, and its values to TensorBoard."""
+        measured = dict(zip(self.trainer.metric_names, values, strict=True))
+        measured["images_per_s"] = steps * self.trainer.batch_size / seconds
+        measured["data_wait"] = self._data_wait / seconds
+        row = {
+            "step": step,
+            "epoch": (step - 1) // self.config.steps_per_epoch + 1,
+            "images": step * self.trainer.batch_size,
+            "seconds": self._train_seconds,
+            **measured,
+        }
+        self.rows.append(row)
+        if self.board:
+            for name, value in measured.items():
+                self.board.add_scalar(name, value, step)
+        return row
+
+    def _show(self, row: dict[str, Any], values: list[float], *, bar: tqdm, last: int) -> None:
+        """Put the newest row next to the progress bar, or print it now and then where a log file has none."""
+        step, rate = row["step"], row["images_per_s"]
+        line = (
+            f"epoch {row['epoch']}, {rate:,.0f} img/s, waiting for data {row['data_wait']:.1%}, "
+            f"{self.trainer.summary(values)}"
         )
-        for name, value in [*zip(names, values, strict=True), ("images_per_s", rate), ("data_wait", wait)]:
-            self.board.add_scalar(name, value, step)
-        about = self.trainer.line(values)
-        line = f"epoch {self.rows[-1]['epoch']}, {rate:,.0f} img/s, waiting for data {wait:.1%}, {about}"
         bar.set_postfix_str(line, refresh=False)
-        if not self.progress and time.monotonic() - self.told > LOG_LINE_SECONDS:  # a log file: a line now and then
-            left = (self.config["steps"] - step) * self.batch / rate
-            print(f"step {step:,} of {self.config['steps']:,}, {line}, {left:,.0f} s left", flush=True)
-            self.told = time.monotonic()
+        if not self.config.progress and time.monotonic() - self._line_time > LOG_LINE_SECONDS:
+            left = (last - step) * self.trainer.batch_size / rate
+            print(f"step {step:,} of {last:,}, {line}, {left:,.0f} s left", flush=True)
+            self._line_time = time.monotonic()
 
-    def draw(self, step: int) -> None:
-        with atomic_write(self.folder / "grids" / f"step_{step:09d}.png") as file:
-            save_image(self.trainer.grid(), file, format="png", nrow=8, padding=0)
-
-    def due(self, step: int, saved_at: float) -> bool:
-        """Whether to save now: every N epochs where asked for, else from time to time."""
-        if self.save_every_epoch:
-            return step % (self.save_every_epoch * self.per_epoch) == 0
-        return step % self.log_every == 0 and time.monotonic() - saved_at > self.save_every
-
-    def save(self, step: int) -> None:
-        """Writes steps.parquet before the checkpoint: a resume drops later rows, and can't make earlier ones again."""
-        if not self.writes:
+    def _save_grid(self, step: int) -> None:
+        if self.render_grid is None:
             return
-        write_parquet(self.folder / "steps.parquet", steps_frame(self.rows, self.trainer.figures))
-        state = {key: self.config[key] for key in ("options", "data", "run", "classes")}
-        checkpoint.save(self.folder / "checkpoints", step, state | {"nets": self.trainer.state()}, self.keep)
+        with atomic_write(self.folder.grid(step)) as file:
+            save_image(self.render_grid(), file, format="png", nrow=8, padding=0)
+
+    def _save(self, step: int) -> None:
+        """Write steps.parquet, then the checkpoint: resuming drops later rows but can't write earlier ones again."""
+        if self.board:
+            write_parquet(self.folder.steps, steps_frame(self.rows, self.trainer.metric_names))
+            state = {**self.header, "networks": self.trainer.state()}
+            checkpoint.save(self.folder.checkpoints, step, state, keep=self.config.keep)
+        self._save_time = time.monotonic()
 
 
-def steps_frame(rows: list[dict], figures: Sequence[str]) -> pl.DataFrame:
-    """The rows of steps.parquet in their types."""
-    whole = {"step", "epoch", "images"}
-    names = ["step", "epoch", "images", "seconds", *figures, "images_per_s", "data_wait"]
-    kinds = {name: pl.Int64 if name in whole else pl.Float64 if name == "seconds" else pl.Float32 for name in names}
-    return pl.DataFrame(rows, schema=kinds, orient="row")
-
-
-EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}  # 75: EX_TEMPFAIL of sysexits.h, "try again"
-
-
-class StopSignals:
-    """Within it, SIGTERM (a SLURM time limit) and SIGINT only ask for an end; a second Ctrl-C ends at once.
-
-    A second SIGTERM does not: SLURM and torchrun may each send one.
-    """
-
-    def __enter__(self) -> "StopSignals":
-        self.seen, self.code = False, 0
-        self.before = {number: signal.signal(number, self.note) for number in EXIT_CODES}
-        return self
-
-    def note(self, number: int, _frame) -> None:
-        self.seen, self.code = True, EXIT_CODES[number]
-        if number == signal.SIGINT:
-            signal.signal(number, self.before[number])
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+def steps_frame(rows: list[dict[str, Any]], metric_names: Sequence[str]) -> pl.DataFrame:
+    """The rows of steps.parquet with their types: int64 step, epoch, images; float64 seconds; float32 the others."""
+    integers = {"step", "epoch", "images"}
+    names = ["step", "epoch", "images", "seconds", *metric_names, "images_per_s", "data_wait"]
+    types = {name: pl.Int64 if name in integers else pl.Float64 if name == "seconds" else pl.Float32 for name in names}
+    return pl.DataFrame(rows, schema=types, orient="row")

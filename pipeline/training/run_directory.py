@@ -1,40 +1,50 @@
-"""Finds runs and their checkpoints below OUT."""
+"""Finds runs of the DCGAN and their checkpoints below OUT."""
 
 from pathlib import Path
 
 from pipeline.training import checkpoint
-from shards.atomic_io import read_json
+from shards.documents import RunConfig, read_document
 from shards.errors import FairfaceError
+from shards.workspace import RunFolder, Workspace
 
 
-def folder_of(out: Path, run: str | None) -> Path:
-    """The folder of a run; without a name the one started last, of those with a checkpoint or samples if
-    there are any.
+def find_run(workspace: Workspace, name: str | None) -> RunFolder:
+    """The folder of the run `name`, or of the newest run where the name is None.
 
-    Raises FairfaceError where there is none.
+    The newest run is the one that was started last, among those with a checkpoint or samples where there are any.
+    Raises FairfaceError where there is no such run.
     """
-    runs = {path.parent.name: path for path in (out / "runs").glob("*/config.json")}
-    if run and run not in runs:
+    runs = {folder.name: folder for folder in workspace.runs()}
+    if name and name not in runs:
         known = ", ".join(sorted(runs)) or "none"
-        raise FairfaceError(f"there is no run {run} in {out / 'runs'} (found: {known}): see `fairface sql runs`")
+        raise FairfaceError(
+            f"there is no run {name} in {workspace.runs_folder} (existing runs: {known}): see `fairface sql runs`"
+        )
     if not runs:
-        raise FairfaceError(f"there is no run in {out / 'runs'}: run `fairface train` first")
-    if run:
-        return runs[run].parent
-    return max(runs.values(), key=lambda path: (has_checkpoint(path.parent), read_json(path)["started"], path)).parent
+        raise FairfaceError(f"there is no run in {workspace.runs_folder}: run `fairface train` first")
+    if name:
+        return runs[name]
+    return max(runs.values(), key=lambda folder: (can_sample(folder), read_run(folder).started, folder.config))
 
 
-def has_checkpoint(folder: Path) -> bool:
-    """Whether a run can be sampled from, or was."""
-    return bool(checkpoint.list_checkpoints(folder / "checkpoints")) or (folder / "samples.json").exists()
+def read_run(folder: RunFolder) -> RunConfig:
+    """The config.json of a run. Raises FairfaceError where there is none, or where another version wrote it."""
+    config = read_document(folder.config, RunConfig)
+    if config is None:
+        raise FairfaceError(f"there is no run in {folder.folder}: run `fairface train` first")
+    return config
 
 
-def newest_checkpoint(folder: Path) -> Path:
+def can_sample(folder: RunFolder) -> bool:
+    """Whether a run has a checkpoint to sample from, or samples already."""
+    return bool(checkpoint.list_checkpoints(folder.checkpoints)) or folder.samples_document.exists()
+
+
+def newest_checkpoint(folder: RunFolder) -> Path:
     """A run's last checkpoint. Raises FairfaceError before the first one is saved."""
-    saved = checkpoint.list_checkpoints(folder / "checkpoints")
-    if not saved:
-        origin = (read_json(folder / "config.json") or {}).get("checkpoint")  # of a run sampled from elsewhere
-        if origin and Path(origin).is_file():
-            return Path(origin)
-        raise FairfaceError(f"{folder} has no checkpoint yet: run `fairface train` until it saves one")
-    return saved[-1]
+    if checkpoints := checkpoint.list_checkpoints(folder.checkpoints):
+        return checkpoints[-1]
+    config = read_document(folder.config, RunConfig)
+    if config and config.checkpoint and Path(config.checkpoint).is_file():  # a checkpoint that was trained elsewhere
+        return Path(config.checkpoint)
+    raise FairfaceError(f"{folder.folder} has no checkpoint yet: run `fairface train` until it saves one")

@@ -1,1 +1,1 @@
-"""Drawn, annotated faces: the embedded default, whose truth is known."""
+"""Synthetic, annotated faces: the embedded default data set, whose truth is known."""

@@ -1,4 +1,4 @@
-"""Draws annotated faces in AI-Face's own folder layout: the embedded default, whose truth is known."""
+"""Writes synthetic, annotated faces in AI-Face's own folder layout: the embedded default, whose truth is known."""
 
 import json
 import math
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -16,148 +17,169 @@ from shards.annotations import AGES, GENDERS, SKIN_TONES
 from shards.atomic_io import atomic_write, read_json
 from shards.concurrency import available_cpus
 from shards.errors import FairfaceError
-from shards.synthetic.face import VERSION, Face, render
+from shards.synthetic.face import VERSION, Face
+from shards.synthetic.render import render
+from shards.workspace import SYNTHETIC_MARKER
 
-CLASSES = {"gender": GENDERS, "age": AGES, "skin_tone": SKIN_TONES}
+Class = TypeVar("Class", str, int)
+
+CLASSES: dict[str, tuple[Any, ...]] = {"gender": GENDERS, "age": AGES, "skin_tone": SKIN_TONES}
 COLUMNS = "Image Path,Predicted Gender,Predicted Age,Skin Tone,Target,Skin Tone Group,Intersection"
+FOLDER_IMAGES = 1000  # images of one folder
+ONE_PROCESS_IMAGES = 300  # up to which starting more processes takes longer than it saves
 
-# Gender and tone (per cent) as in AI-Face's GAN subset, ages as plausible for it. It has 0.22 % of tone 1, a
-# dozen faces among 6,000, from which no small model learns what the tone looks like: hence the floor of 3.
+# Gender and tone (per cent) as in AI-Face's GAN subset, ages as plausible for it. The subset has 0.22 % of tone 1: a
+# dozen faces among 6,000, too few for a small model to learn what the tone looks like. Hence the floor of 3.
 SUBSET_TONES = (0.22, 1.0, 0.58, 9.76, 37.87, 28.98, 12.94, 5.27, 2.06, 1.33)
 DEFAULT_GENDER = {"female": 0.525, "male": 0.475}
 DEFAULT_AGE = {"child": 0.07, "young": 0.28, "adult": 0.39, "middle": 0.16, "senior": 0.10}
 DEFAULT_TONE = {tone: max(share, 3.0) for tone, share in enumerate(SUBSET_TONES, 1)}
 
 
-def normalised(shares: dict) -> dict:
-    """`shares` divided by their sum, to six digits so that they read the same from JSON."""
+def normalised(shares: dict[Class, float]) -> dict[Class, float]:
+    """`shares` divided by their sum, to six digits so that they are equal after a round trip through JSON."""
     total = sum(shares.values())
     return {name: round(share / total, 6) for name, share in shares.items()}
 
 
 @dataclass(frozen=True)
 class Shares:
-    """The share of each class, attribute by attribute; the attributes are independent of each other."""
+    """The share of each class by attribute; the attributes are independent of each other."""
 
     gender: dict[str, float] = field(default_factory=lambda: normalised(DEFAULT_GENDER))
     age: dict[str, float] = field(default_factory=lambda: normalised(DEFAULT_AGE))
     skin_tone: dict[int, float] = field(default_factory=lambda: normalised(DEFAULT_TONE))
 
 
-def parse_shares(text: str, attribute: str) -> dict:
-    """Shares of `attribute` ('gender', 'age', 'skin_tone') from 'female=0.7,male=0.3'.
+@dataclass(frozen=True)
+class SyntheticConfig:
+    """What decides the images and their annotations. Raises FairfaceError for a value out of range."""
 
-    Classes left out get share 0 and the sum is scaled to 1. Raises FairfaceError with one line for bad text.
+    count: int = 6000  # faces
+    seed: int = 0
+    size: int = 128  # pixels of a side, 32-1024
+    shares: Shares = field(default_factory=Shares)
+    quality: int = 90  # of the JPEGs, 1-95
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or not 32 <= self.size <= 1024 or not 1 <= self.quality <= 95:
+            raise FairfaceError(
+                f"count {self.count} must be 1 or more, size {self.size} 32-1024, quality {self.quality} 1-95"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """The options and the renderer's version, as JSON has them: with text as keys."""
+        return json.loads(json.dumps(asdict(self) | {"version": VERSION}))
+
+
+@dataclass(frozen=True)
+class SyntheticResult:
+    """What `write_dataset` wrote, or found."""
+
+    config: SyntheticConfig
+    unchanged: bool  # whether the folder already held exactly these images
+
+
+def parse_shares(text: str, attribute: str) -> dict[Any, float]:
+    """Shares of `attribute` ('gender', 'age', 'skin_tone') from text such as 'female=0.7,male=0.3'.
+
+    Classes that are not named get share 0, and the sum is scaled to 1. Raises FairfaceError for invalid text.
     """
     classes = {str(name): name for name in CLASSES[attribute]}
-    given = {}
-    for part in text.split(","):
-        name, _, number = (piece.strip() for piece in part.partition("="))
+    shares: dict[str, float] = {}
+    for item in text.split(","):
+        name, _, number = (part.strip() for part in item.partition("="))
         if name not in classes:
-            raise FairfaceError(f"{attribute} shares: '{part}' does not name one of {', '.join(classes)}")
-        if name in given:
-            raise FairfaceError(f"{attribute} shares: '{name}' is given twice")
+            raise FairfaceError(f"{attribute} shares: '{item}' does not name one of {', '.join(classes)}")
+        if name in shares:
+            raise FairfaceError(f"{attribute} shares: '{name}' is named twice")
         try:
-            given[name] = float(number)
+            shares[name] = float(number)
         except ValueError:
-            raise FairfaceError(f"{attribute} shares: '{part}' has no number; write {name}=0.5") from None
-        if not 0 <= given[name] < math.inf:
-            raise FairfaceError(f"{attribute} shares: '{part}' must be a number from 0 up")
-    if not sum(given.values()):
+            raise FairfaceError(f"{attribute} shares: '{item}' has no number; write {name}=0.5") from None
+        if not 0 <= shares[name] < math.inf:
+            raise FairfaceError(f"{attribute} shares: '{item}' must have a number of 0 or more")
+    if not sum(shares.values()):
         raise FairfaceError(f"{attribute} shares: at least one class needs a share above 0")
-    return normalised({value: given.get(name, 0.0) for name, value in classes.items()})
+    return normalised({value: shares.get(name, 0.0) for name, value in classes.items()})
 
 
 def sample_faces(count: int, seed: int, shares: Shares | None = None) -> list[Face]:
-    """`count` faces drawn independently from `shares`; the first n are the same whatever the count."""
+    """`count` faces sampled independently from `shares`; the first N are the same whatever the count."""
     shares, rng = shares or Shares(), random.Random(seed)
-    tables = [(list(table), list(table.values())) for table in (shares.gender, shares.age, shares.skin_tone)]
-    return [Face(*(rng.choices(*table)[0] for table in tables), rng.getrandbits(32)) for _ in range(count)]
+    genders, ages, tones = ((list(table), list(table.values())) for table in vars(shares).values())
+    return [
+        Face(rng.choices(*genders)[0], rng.choices(*ages)[0], rng.choices(*tones)[0], rng.getrandbits(32))
+        for _ in range(count)
+    ]
 
 
 def image_path(index: int) -> str:
-    return f"GANs/Drawn/{index // 1000:03d}/{index:06d}.jpg"
+    """Where the image of a face lies below the root of the data set."""
+    return f"GANs/Synthetic/{index // FOLDER_IMAGES:03d}/{index:06d}.jpg"
 
 
-def row(index: int, face: Face) -> str:
-    """One line of AI-Face's released annotations."""
+def table_row(index: int, face: Face) -> str:
+    """One line of the annotation table, coded as in AI-Face's release."""
     gender, group = GENDERS.index(face.gender), (face.skin_tone > 3) + (face.skin_tone > 6)
     codes = gender, AGES.index(face.age), face.skin_tone, 1, group, 3 * gender + group
     return ",".join(["AI_Face_imagesV2/" + image_path(index), *map(str, codes)])
 
 
-def save(item: tuple[int, Face], root: Path, size: int, quality: int) -> None:
-    render(item[1], size).save(root / image_path(item[0]), quality=quality)
+def write_dataset(
+    root: Path, config: SyntheticConfig | None = None, *, workers: int | None = None, progress: bool = True
+) -> SyntheticResult:
+    """Render the faces of `config` under `root`: GANs/Synthetic/*/*.jpg, train.csv and, last, synthetic.json.
+
+    Nothing is written where the folder already holds exactly these images. The bytes do not depend on `workers`,
+    which is the number of processes: by default one per core. Raises FairfaceError for a folder with other content,
+    OSError for a full disk; the images rendered so far are then removed.
+    """
+    config = config or SyntheticConfig()
+    marker, content = root / SYNTHETIC_MARKER, config.to_json()
+    if marker.exists() and read_json(marker) == content:
+        return SyntheticResult(config, unchanged=True)
+    is_synthetic = any(root.glob(f"*{SYNTHETIC_MARKER}*"))  # also a partial marker, which a killed process leaves
+    if not is_synthetic and root.exists() and any(root.iterdir()):
+        raise FairfaceError(f"{root} holds other files than synthetic faces: name an empty or a new folder")
+    marker.unlink(missing_ok=True)
+    if workers is None:
+        workers = available_cpus() if config.count > ONE_PROCESS_IMAGES else 1
+    try:
+        with atomic_write(marker) as file:
+            _render_all(root, config, workers=workers, progress=progress)
+            file.write(json.dumps(content, indent=2).encode())
+    except BaseException:
+        shutil.rmtree(root / "GANs", ignore_errors=True)
+        (root / "train.csv").unlink(missing_ok=True)
+        raise
+    return SyntheticResult(config, unchanged=False)
 
 
-def map_in_processes(work: Callable, items: list, workers: int) -> Iterable:
-    """`work` over `items`, here or in fresh processes (a fork could inherit a lock that a thread holds)."""
+def _render_all(root: Path, config: SyntheticConfig, *, workers: int, progress: bool) -> None:
+    """Render every face, then write the annotation table."""
+    faces = sample_faces(config.count, config.seed, config.shares)
+    shutil.rmtree(root / "GANs", ignore_errors=True)
+    for index in range(0, len(faces), FOLDER_IMAGES):
+        (root / image_path(index)).parent.mkdir(parents=True)
+    render_one = partial(save_image, root=root, size=config.size, quality=config.quality)
+    rendered = _map_in_processes(render_one, list(enumerate(faces)), workers=workers)
+    for _ in tqdm(rendered, total=len(faces), desc="rendering", unit=" faces", disable=not progress):
+        pass
+    with atomic_write(root / "train.csv") as file:
+        file.write("\n".join([COLUMNS, *map(table_row, range(len(faces)), faces), ""]).encode())
+
+
+def save_image(item: tuple[int, Face], root: Path, *, size: int, quality: int) -> None:
+    """Render one (index, face) and save it as a JPEG."""
+    index, face = item
+    render(face, size).save(root / image_path(index), quality=quality)
+
+
+def _map_in_processes(work: Callable[[Any], Any], items: list[Any], *, workers: int) -> Iterable[Any]:
+    """`work` applied to `items`, here or in new processes (a fork could inherit a lock that a thread holds)."""
     if workers == 1:
         yield from map(work, items)
     else:
         with multiprocessing.get_context("spawn").Pool(min(workers, len(items))) as pool:
             yield from pool.imap_unordered(work, items, chunksize=32)
-
-
-def write_dataset(
-    root: Path,
-    count: int = 6000,
-    seed: int = 0,
-    size: int = 128,
-    shares: Shares | None = None,
-    workers: int | None = None,
-    quality: int = 90,
-    progress: bool = True,
-) -> dict:
-    """Draws `count` faces under `root`: GANs/Drawn/*/*.jpg, train.csv and, last, drawn.json with the options.
-
-    Returns drawn.json's content and `unchanged`, true where the folder already held just this. The bytes do
-    not depend on `workers` (default: one a core). Raises FairfaceError for a wrong option or a folder with other
-    content, OSError for a full disk; what was drawn so far is removed then.
-    """
-    root = Path(root)
-    if count < 1 or not 32 <= size <= 1024 or not 1 <= quality <= 95:
-        raise FairfaceError(f"count {count} must be 1 or more, size {size} 32-1024, quality {quality} 1-95")
-    options = json.loads(
-        json.dumps(
-            {
-                "count": count,
-                "size": size,
-                "seed": seed,
-                "quality": quality,
-                "version": VERSION,
-                "shares": asdict(shares or Shares()),
-            }
-        )
-    )
-    mark = root / "drawn.json"
-    if mark.exists() and read_json(mark) == options:
-        return options | {"unchanged": True}
-    ours = any(root.glob("*drawn.json*"))  # the mark, or what `replacing` left of it
-    if not ours and root.exists() and any(root.iterdir()):
-        raise FairfaceError(f"{root} holds other files than drawn faces: name an empty or a new folder")
-    mark.unlink(missing_ok=True)
-    faces = sample_faces(count, seed, shares)
-    if workers is None:
-        workers = available_cpus() if count > 300 else 1  # a process takes a moment to start
-    try:
-        with atomic_write(mark) as file:
-            render_all(root, faces, partial(save, root=root, size=size, quality=quality), workers, progress)
-            file.write(json.dumps(options, indent=2).encode())
-    except BaseException:
-        shutil.rmtree(root / "GANs", ignore_errors=True)
-        (root / "train.csv").unlink(missing_ok=True)
-        raise
-    return options | {"unchanged": False}
-
-
-def render_all(root: Path, faces: list[Face], work: Callable, workers: int, progress: bool) -> None:
-    """Draws every face, then writes their table."""
-    shutil.rmtree(root / "GANs", ignore_errors=True)
-    for index in range(0, len(faces), 1000):
-        (root / image_path(index)).parent.mkdir(parents=True)
-    done = map_in_processes(work, list(enumerate(faces)), workers)
-    for _ in tqdm(done, total=len(faces), desc="drawing", unit=" faces", disable=not progress):
-        pass
-    with atomic_write(root / "train.csv") as file:
-        file.write("\n".join([COLUMNS, *map(row, range(len(faces)), faces), ""]).encode())

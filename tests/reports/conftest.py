@@ -1,20 +1,20 @@
-"""Fixtures: OUT folders whose truth is known."""
+"""Fixtures: OUT folders with known shares."""
 
 import pytest
 
-from reports import page
-from tests.reports.outs import make
+from tests.reports.fake_workspace import build, make
 
 
 @pytest.fixture
 def world(tmp_path):
-    """A maker of OUT folders: world(run=..., drawn=..., annotated=..., labeller=..., women=...)."""
+    """A maker of OUT folders: world(run=..., synthetic=..., annotated=..., labeller=..., women=...)."""
     return lambda **options: make(tmp_path / "out", **options)
 
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
-    """An OUT folder whose report is built: to look at, not to change."""
+    """An OUT folder whose page is built; tests only read it."""
     out = make(tmp_path_factory.mktemp("built"))
-    assert page.build(out) == (out / "report" / "index.html", True)
+    result = build(out)
+    assert (result.page, result.rebuilt) == (out / "report" / "index.html", True)
     return out

@@ -1,12 +1,11 @@
-"""The pages in a real browser: at a phone's and a desk's width, light and dark."""
+"""The pages in a real browser: at a phone's and a desktop's width, light and dark."""
 
 import shutil
 
 import pytest
 
-from reports import page
-from tests.reports.outs import HOSTILE, make
-from tests.reports.test_comparison import second
+from tests.reports.fake_workspace import HOSTILE, build, make
+from tests.reports.test_comparison import add_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here (apt install chromium)")
@@ -30,51 +29,51 @@ def browser():
     playwright = pytest.importorskip("playwright.sync_api")
     with (
         playwright.sync_playwright() as running,
-        running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]) as found,
+        running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]) as chromium,
     ):
-        yield found
+        yield chromium
 
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """A page of one run, of a hostile one without labels, and of two runs."""
+    """A page of one run, of a run with a hostile name and no labels, and of two runs."""
     out = make(tmp_path_factory.mktemp("one"))
-    hostile = make(tmp_path_factory.mktemp("hostile"), run=HOSTILE.replace("/", "|") * 3, drawn=False)
+    hostile = make(tmp_path_factory.mktemp("hostile"), run=HOSTILE.replace("/", "|") * 3, synthetic=False)
     next((hostile / "runs").glob("*/labels.parquet")).unlink()
     both = make(tmp_path_factory.mktemp("two"))
-    second(both)
+    add_run(both)
     return {
-        "one": page.build(out)[0],
-        "hostile": page.build(hostile)[0],
-        "two": page.build(both, ["first", "second"])[0],
+        "one": build(out).page,
+        "hostile": build(hostile).page,
+        "two": build(both, "first", "second").page,
     }
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [(360, 780), (1280, 900)], ids=["phone", "desk"])
+@pytest.mark.parametrize("size", [(360, 780), (1280, 900)], ids=["phone", "desktop"])
 @pytest.mark.parametrize(("name", "figures"), [("one", 8), ("hostile", 2), ("two", 5)])
-def test_a_page_fits_is_whole_and_fetches_nothing(browser, pages, name, figures, size, scheme):
+def test_a_page_fits_is_complete_and_loads_nothing_from_elsewhere(browser, pages, name, figures, size, scheme):
     context = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
-    told, asked, tab = [], [], context.new_page()
-    tab.on("console", lambda message: told.append(message.text))
-    tab.on("pageerror", lambda error: told.append(str(error)))
-    tab.on("dialog", lambda dialog: told.append(dialog.message))
-    tab.on("request", lambda request: asked.append(request.url))
+    messages, requests, tab = [], [], context.new_page()
+    tab.on("console", lambda message: messages.append(message.text))
+    tab.on("pageerror", lambda error: messages.append(str(error)))
+    tab.on("dialog", lambda dialog: messages.append(dialog.message))
+    tab.on("request", lambda request: requests.append(request.url))
     tab.goto(pages[name].as_uri())
-    assert told == []
-    assert [url for url in asked if not url.startswith("data:")] == [pages[name].as_uri()]
+    assert messages == []
+    assert [url for url in requests if not url.startswith("data:")] == [pages[name].as_uri()]
     assert tab.evaluate("document.documentElement.scrollWidth") <= size[0]
     assert tab.evaluate(OVERFLOWING) == []
     assert tab.evaluate(BROKEN) == 0
     assert tab.locator("svg").count() == figures
     assert tab.evaluate(BLANK) == 0
-    assert tab.evaluate(CONTRAST) >= 3  # of the least legible text, grey where it claims nothing
+    assert tab.evaluate(CONTRAST) >= 3  # of the least legible text, grey where nothing is claimed
     background = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (background == "rgb(255, 255, 255)") == (scheme == "light")
     context.close()
 
 
-def test_a_printed_page_shows_what_was_folded(browser, pages):
+def test_a_printed_page_shows_what_is_folded_on_the_screen(browser, pages):
     tab = browser.new_page()
     tab.goto(pages["one"].as_uri())
     folded = "[...document.querySelectorAll('details:not([open]) img')].filter(e => e.checkVisibility()).length"

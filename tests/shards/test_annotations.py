@@ -44,7 +44,7 @@ def test_readme_layout_has_its_own_age_codes(tmp_path):
     assert read.frame["split"].to_list() == ["test"] * 5
 
 
-def test_age_codes_are_told_by_the_values_then_by_the_column_then_by_the_option(tmp_path):
+def test_age_codes_follow_from_the_option_else_the_values_else_the_column(tmp_path):
     assert tidy(tmp_path, README + "a/1.jpg,0,2,2,0,0\n").frame["age"].item() == "adult"  # 2: only the released codes
     assert tidy(tmp_path, README + "a/1.jpg,0,3,2,0,0\n").frame["age"].item() == "adult"
     assert tidy(tmp_path, RELEASED + "a/1.jpg,0,3,2,0,0,0\n").frame["age"].item() == "middle"
@@ -62,7 +62,7 @@ def test_first_release_has_race_and_other_ages(tmp_path):
     assert read.disagreeing == 0  # its Intersection is by race: there is nothing to compare
 
 
-def test_wrong_and_missing_codes_become_null_and_contradictions_are_counted(tmp_path):
+def test_wrong_and_missing_codes_become_null_and_disagreements_are_counted(tmp_path):
     read = tidy(tmp_path, README + "a/1.jpg,7,1.5,11,0,3\na/2.jpg,,,,,\na/3.jpg,1.0, 1 ,10,5,1\na/4.jpg,1,1,10,0,1\n")
     assert read.frame.select("gender", "age", "skin_tone", "target").rows() == [
         (None, None, None, None),
@@ -89,7 +89,7 @@ def test_repeated_paths_keep_their_first_row(tmp_path):
         "\n",
     ],
 )
-def test_other_tables_are_refused_by_name(tmp_path, text):
+def test_other_tables_are_an_error_that_names_them(tmp_path, text):
     with pytest.raises(FairfaceError, match=r"train\.csv"):
         tidy(tmp_path, text)
 
@@ -106,7 +106,7 @@ def test_tables_are_looked_for_in_the_root_and_one_level_down(tmp_path):
     assert [path.name for path in find_tables(tmp_path)[0]] == ["test.csv", "train.csv"]
 
 
-def test_other_csv_files_are_left_alone_and_named(tmp_path):
+def test_other_csv_files_are_ignored_and_listed(tmp_path):
     (tmp_path / "train.csv").write_text(README)
     (tmp_path / "list.csv").write_text("id,name\n1,2\n")
     (tmp_path / "._train.csv").write_bytes(b"\0\5\x16\7")  # as macOS leaves them in archives
@@ -120,12 +120,12 @@ def test_splits_are_whole_words(tmp_path):
     assert splits == ["train", "val", None, None, "val"]
 
 
-def test_labels_that_are_no_codes_are_counted(tmp_path):
+def test_labels_that_are_not_codes_are_counted(tmp_path):
     read = tidy(tmp_path, README + "a/1.jpg,Male,young,2,0,0\na/2.jpg,,1,3,,1\na/3.jpg,0,1,0,0,0\n")
     assert read.uncoded == 2
     assert tidy(tmp_path, FIRST + "a/1.jpg,.1,.2,.3,1,3,3,3,1\n").uncoded == 0  # "others" is a code
 
 
-def test_paths_of_windows_and_byte_order_marks_are_read(tmp_path):
+def test_windows_paths_and_byte_order_marks_are_read(tmp_path):
     read = tidy(tmp_path, "\ufeff" + README.replace("\n", "\r\n") + "C:\\AI\\GANs\\X\\1.jpg,0,1,2,0,1\r\n")
     assert read.frame.row(0)[:2] == ("C:/AI/GANs/X/1.jpg", "female")

@@ -1,4 +1,4 @@
-"""The walk finds every image once, whatever lies in the folder, and reads families and methods off the names."""
+"""Every image is found once, whatever lies in the folder; families and methods come from the folders' names."""
 
 import os
 from pathlib import Path
@@ -10,22 +10,22 @@ from shards import discover
 from shards.discover import describe, find_images
 
 
-def make(root: Path, *names: str) -> None:
+def write_files(root: Path, *names: str) -> None:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(b"12")
 
 
-def test_images_are_found_sorted_and_others_left_alone(tmp_path):
-    make(tmp_path, "b/x.JPG", "a/ü 'q\".png", "a/.hidden.jpg", "a/note.txt", ".git/y.jpg", "a/line\nbreak.jpeg")
-    found = find_images(tmp_path)
-    assert found.files["path"].to_list() == ["a/line\nbreak.jpeg", "a/ü 'q\".png", "b/x.JPG"]
-    assert found.files["size"].to_list() == [2, 2, 2]
-    assert found.unreadable == []
+def test_images_are_found_sorted_and_other_files_ignored(tmp_path):
+    write_files(tmp_path, "b/x.JPG", "a/ü 'q\".png", "a/.hidden.jpg", "a/note.txt", ".git/y.jpg", "a/line\nbreak.jpeg")
+    tree = find_images(tmp_path)
+    assert tree.files["path"].to_list() == ["a/line\nbreak.jpeg", "a/ü 'q\".png", "b/x.JPG"]
+    assert tree.files["size"].to_list() == [2, 2, 2]
+    assert tree.unreadable == []
 
 
-def test_links_are_followed_once_and_real_names_win(tmp_path):
-    make(tmp_path, "z/1.jpg", "z/deep/2.jpg")
+def test_links_are_followed_once_and_real_names_come_first(tmp_path):
+    write_files(tmp_path, "z/1.jpg", "z/deep/2.jpg")
     (tmp_path / "a").symlink_to(tmp_path / "z")
     (tmp_path / "z" / "loop").symlink_to(tmp_path)
     (tmp_path / "self.jpg").symlink_to("self.jpg")
@@ -36,30 +36,30 @@ def test_links_are_followed_once_and_real_names_win(tmp_path):
 
 
 def test_a_link_out_of_the_folder_is_followed(tmp_path):
-    make(tmp_path / "elsewhere", "GANs/1.jpg")
+    write_files(tmp_path / "elsewhere", "GANs/1.jpg")
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "link").symlink_to(tmp_path / "elsewhere")
     assert find_images(tmp_path / "root").files["path"].to_list() == ["link/GANs/1.jpg"]
 
 
-def test_many_folders_are_read_alike_on_a_slow_disk(tmp_path, monkeypatch):
-    make(tmp_path, *(f"{i % 3}/{i}/{j}.jpg" for i in range(150) for j in range(2)))
+def test_a_slow_disk_gives_the_same_files(tmp_path, monkeypatch):
+    write_files(tmp_path, *(f"{i % 3}/{i}/{j}.jpg" for i in range(150) for j in range(2)))
     fast = find_images(tmp_path)
     monkeypatch.setattr(discover, "SLOW_SECONDS_PER_FILE", 0.0)
     assert find_images(tmp_path).files.equals(fast.files)
     assert len(fast.files) == 300
 
 
-def test_names_that_are_no_text_are_named(tmp_path):
-    make(tmp_path, "a.jpg")
+def test_names_that_are_not_unicode_are_listed(tmp_path):
+    write_files(tmp_path, "a.jpg")
     with open(os.fsencode(tmp_path) + b"/\xff.jpg", "wb"):
         pass
-    found = find_images(tmp_path)
-    assert (found.files["path"].to_list(), found.unreadable) == (["a.jpg"], ["\\udcff.jpg"])
+    tree = find_images(tmp_path)
+    assert (tree.files["path"].to_list(), tree.unreadable) == (["a.jpg"], ["\\udcff.jpg"])
 
 
-def test_a_folder_without_permission_is_named(tmp_path):
-    make(tmp_path, "a.jpg", "closed/b.jpg")
+def test_a_folder_without_permission_is_listed(tmp_path):
+    write_files(tmp_path, "a.jpg", "closed/b.jpg")
     for folder in (tmp_path, *tmp_path.parents[:-1]):
         if folder.owner() == Path.home().owner():
             folder.chmod(folder.stat().st_mode | 0o055)
@@ -69,12 +69,12 @@ def test_a_folder_without_permission_is_named(tmp_path):
     try:
         if not os.access(tmp_path, os.R_OK, effective_ids=True):
             pytest.skip("the temporary folder is closed to others")
-        found = find_images(tmp_path)
+        tree = find_images(tmp_path)
     finally:
         if root:
             os.seteuid(0)
         (tmp_path / "closed").chmod(0o755)
-    assert (found.files["path"].to_list(), found.unreadable) == (["a.jpg"], ["closed/"])
+    assert (tree.files["path"].to_list(), tree.unreadable) == (["a.jpg"], ["closed/"])
 
 
 def test_family_and_subset_come_from_the_folders(tmp_path):

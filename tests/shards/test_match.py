@@ -1,4 +1,4 @@
-"""Rows find their images by path suffix, and every miss is accounted for."""
+"""Rows match images by path suffix, and everything unmatched is listed."""
 
 from collections import Counter
 from pathlib import Path
@@ -14,25 +14,26 @@ from shards.errors import FairfaceError
 from shards.match import Matched, match_rows, normalise_name, with_aliases
 
 
-def joined(root: Path, files: list[str], rows: list[str], **aliases: str) -> Matched:
-    """What a join makes of these paths; each row's label `race` is its own path."""
+def match_paths(root: Path, files: list[str], rows: list[str], **aliases: str) -> Matched:
+    """The match of these paths; each row's label `race` is its own path."""
     table = pl.DataFrame({"path": rows}, schema={"path": pl.String}).with_columns(
         **{name: pl.lit(None, pl.Int8 if name == "skin_tone" else pl.String) for name in annotations.LABELS}
     )
     table = table.with_columns(race=pl.col("path"))
-    return match_rows(describe(pl.Series("path", files, pl.String), root), table, root, with_aliases(aliases.items()))
+    described = describe(pl.Series("path", files, pl.String), root)
+    return match_rows(described, table, root=root, aliases=with_aliases(aliases.items()))
 
 
 def matches(root: Path, files: list[str], rows: list[str], **aliases: str) -> dict[str, str | None]:
-    """file -> the row that it was given."""
-    return dict(joined(root, files, rows, **aliases).files.select("path", "race").iter_rows())
+    """file -> its row."""
+    return dict(match_paths(root, files, rows, **aliases).files.select("path", "race").iter_rows())
 
 
-def missed(found: Matched) -> set[tuple[str, str, str]]:
-    return set(found.unmatched.select("what", "reason", "path").iter_rows())
+def unmatched(matched: Matched) -> set[tuple[str, str, str]]:
+    return set(matched.unmatched.select("what", "reason", "path").iter_rows())
 
 
-def test_rows_join_by_the_longest_suffix_never_by_the_bare_name(tmp_path):
+def test_rows_match_by_the_longest_suffix_never_by_the_bare_name(tmp_path):
     files = ["GANs/STYLEGAN2/a.jpg", "GANs/StyleGAN-3/a.jpg", "Real/FFHQ/a.jpg", "DMs/x/7/6.jpg", "DMs/y/7/6.jpg"]
     rows = [
         "AI_Face_imagesV2/GANs/StyleGAN2_FFHQ/a.jpg",  # an alias
@@ -41,7 +42,7 @@ def test_rows_join_by_the_longest_suffix_never_by_the_bare_name(tmp_path):
         "AI_Face_imagesV2/DMs/y/7/6.jpg",
     ]
     assert matches(tmp_path, files, rows) == dict(zip(files, [rows[0], rows[1], None, None, rows[3]], strict=True))
-    assert missed(joined(tmp_path, files, rows)) == {
+    assert unmatched(match_paths(tmp_path, files, rows)) == {
         ("row", "missing", rows[2]),
         ("image", "missing", files[2]),
         ("image", "missing", files[3]),
@@ -49,37 +50,37 @@ def test_rows_join_by_the_longest_suffix_never_by_the_bare_name(tmp_path):
 
 
 def test_a_row_of_another_method_never_labels_an_image(tmp_path):
-    """What is left of two methods must not be joined by the part of their paths that all methods share."""
+    """What is left of two methods must not be matched by the part of their paths that all methods share."""
     files, rows = ["DMs/DCFACe/7856/6.jpg", "plain/7856/7.jpg"], ["AI/GANs/AttGAN/7856/6.jpg", "AI/DMs/x/7856/7.jpg"]
-    found = joined(tmp_path, files, rows)
-    assert not found.files["matched"].any()
-    assert missed(found) == {("image", "missing", f) for f in files} | {("row", "missing", r) for r in rows}
+    matched = match_paths(tmp_path, files, rows)
+    assert not matched.files["matched"].any()
+    assert unmatched(matched) == {("image", "missing", f) for f in files} | {("row", "missing", r) for r in rows}
 
 
-def test_a_users_alias_joins_what_is_named_otherwise(tmp_path):
+def test_a_users_alias_matches_another_name(tmp_path):
     files, rows = ["GANs/att gan (1)/1.jpg", "GANs/VQ_GAN/2.jpg"], ["x/AttGAN/1.jpg", "x/TamingTransformer_VQGAN/2.jpg"]
     assert set(matches(tmp_path, files, rows).values()) == {None, rows[1]}
     pair = {"AttGAN": "ATT-gan (1)"}
     assert list(matches(tmp_path, files, rows, **{"ATT-gan (1)": "att gan (1)"} | pair).values()) == rows
 
 
-def test_chains_of_aliases_end_and_rings_are_refused():
+def test_chains_of_aliases_are_resolved_and_cycles_refused():
     assert with_aliases([("A", "B"), ("b", "StyleGAN2_FFHQ")])["a"] == "stylegan2"
     with pytest.raises(FairfaceError, match="lead back"):
         with_aliases([("a", "b"), ("b", "a")])
 
 
-def test_ambiguous_suffixes_join_nothing_and_are_listed(tmp_path):
+def test_ambiguous_suffixes_match_nothing_and_are_listed(tmp_path):
     files = ["one/same/a.jpg", "two/same/a.jpg", "three/b/c.jpg"]
     rows = ["x/same/a.jpg", "p/b/c.jpg", "q/b/c.jpg"]
-    found = joined(tmp_path, files, rows)
-    assert not found.files["matched"].any()
-    assert missed(found) == {("image", "ambiguous", f) for f in files} | {("row", "ambiguous", r) for r in rows}
+    matched = match_paths(tmp_path, files, rows)
+    assert not matched.files["matched"].any()
+    assert unmatched(matched) == {("image", "ambiguous", f) for f in files} | {("row", "ambiguous", r) for r in rows}
 
 
-def test_misses_name_family_and_subset(tmp_path):
-    found = joined(tmp_path, ["GANs/AttGAN/1.jpg"], ["AI/DMs/DCFACe/7/1.jpg", "1.jpg"])
-    assert found.unmatched.select("what", "family", "subset").sort("what", "family").rows() == [
+def test_unmatched_paths_have_family_and_subset(tmp_path):
+    matched = match_paths(tmp_path, ["GANs/AttGAN/1.jpg"], ["AI/DMs/DCFACe/7/1.jpg", "1.jpg"])
+    assert matched.unmatched.select("what", "family", "subset").sort("what", "family").rows() == [
         ("image", "GANs", "AttGAN"),
         ("row", None, None),
         ("row", "DMs", "DCFACe"),
@@ -88,26 +89,26 @@ def test_misses_name_family_and_subset(tmp_path):
 
 def test_a_suffix_of_thousands_does_not_make_millions(tmp_path):
     files, rows = [f"a{i}/same/1.jpg" for i in range(4000)], [f"b{i}/same/1.jpg" for i in range(4000)]
-    found = joined(tmp_path, files, rows)
-    assert len(found.unmatched) == 8000
-    assert set(found.unmatched["reason"]) == {"ambiguous"}
+    matched = match_paths(tmp_path, files, rows)
+    assert len(matched.unmatched) == 8000
+    assert set(matched.unmatched["reason"]) == {"ambiguous"}
 
 
-def test_exact_paths_join_even_without_a_folder(tmp_path):
+def test_exact_paths_match_even_without_a_folder(tmp_path):
     files, rows = ["a.jpg", "b.jpg"], ["a.jpg", f"{tmp_path.resolve()}/b.jpg"]
     assert list(matches(tmp_path, files, rows).values()) == rows
 
 
-def test_rows_that_say_the_same_of_an_image_are_one(tmp_path):
+def test_rows_with_the_same_labels_for_an_image_count_as_one(tmp_path):
     files, rows = ["GANs/X/1.jpg", "GANs/X/2.jpg"], ["A/GANs/X/1.jpg", "B/GANs/X/1.jpg", "A/GANs/X/2.jpg"]
     table = pl.DataFrame({"path": [*rows, "B/GANs/X/2.jpg"], "gender": ["male", "male", "male", "female"]})
     table = table.with_columns(
         split=pl.Series(["train", "test", "train", "test"]),
         **{n: pl.lit(None, pl.String) for n in annotations.LABELS if n not in ("gender", "split")},
     )
-    found = match_rows(describe(pl.Series("path", files), tmp_path), table, tmp_path)
-    assert found.files.select("gender", "split", "matched").rows() == [("male", "train", True), (None, None, False)]
-    assert missed(found) == {
+    matched = match_rows(describe(pl.Series("path", files), tmp_path), table, root=tmp_path)
+    assert matched.files.select("gender", "split", "matched").rows() == [("male", "train", True), (None, None, False)]
+    assert unmatched(matched) == {
         ("row", "repeated", rows[1]),
         ("row", "ambiguous", rows[2]),
         ("row", "ambiguous", "B/GANs/X/2.jpg"),
@@ -115,7 +116,7 @@ def test_rows_that_say_the_same_of_an_image_are_one(tmp_path):
     }
 
 
-def test_local_paths_with_a_familys_name_above_the_data_join(tmp_path):
+def test_local_paths_with_a_familys_name_above_the_data_match(tmp_path):
     files = ["GANs/X/1.jpg", "GANs/Y/Y/2.jpg", "deepfakes/FF++/real/7/1.jpg"]
     rows = ["/data/gans/AI-Face/GANs/X/1.jpg", "AI/GANs/Y/2.jpg", "/data/Real/AI-Face/deepfakes/FF++/real/7/1.jpg"]
     assert list(matches(tmp_path, files, rows).values()) == rows
@@ -132,24 +133,24 @@ def paths_of(tree: list[tuple[str, str, str]]) -> list[str]:
 
 
 @given(trees)
-def test_any_names_join_to_themselves(tree):
+def test_any_names_match_themselves(tree):
     files = paths_of(tree)
-    found = matches(Path("/data"), files, [f"prefix/{file}" for file in files])
-    alike = Counter((normalise_name(file.rpartition("/")[0]), file.rpartition("/")[2]) for file in files)
-    for file, row in found.items():  # folders that fold to the same name are ambiguous, never wrong
-        sole = alike[normalise_name(file.rpartition("/")[0]), file.rpartition("/")[2]] == 1
-        assert row == (f"prefix/{file}" if sole else None)
+    pairs = matches(Path("/data"), files, [f"prefix/{file}" for file in files])
+    same_name = Counter((normalise_name(file.rpartition("/")[0]), file.rpartition("/")[2]) for file in files)
+    for file, row in pairs.items():  # folders that normalise to the same name are ambiguous, never wrong
+        unique = same_name[normalise_name(file.rpartition("/")[0]), file.rpartition("/")[2]] == 1
+        assert row == (f"prefix/{file}" if unique else None)
 
 
 @given(trees, trees)
 def test_every_image_and_every_row_is_matched_or_listed_once(tree, other):
     files, rows = paths_of(tree), sorted({f"prefix/{path}" for path in paths_of(tree)[::2] + paths_of(other)})
-    found = joined(Path("/data"), files, rows)
-    listed = found.unmatched.select("what", "path").rows()
-    given_rows = found.files["race"].drop_nulls().to_list()
-    assert found.files["path"].to_list() == files
-    assert len(set(given_rows)) == len(given_rows)
+    matched = match_paths(Path("/data"), files, rows)
+    listed = matched.unmatched.select("what", "path").rows()
+    matched_rows = matched.files["race"].drop_nulls().to_list()
+    assert matched.files["path"].to_list() == files
+    assert len(set(matched_rows)) == len(matched_rows)
     assert sorted(path for what, path in listed if what == "image") == sorted(
-        found.files.filter(~pl.col("matched"))["path"]
+        matched.files.filter(~pl.col("matched"))["path"]
     )
-    assert sorted([path for what, path in listed if what == "row"] + given_rows) == rows
+    assert sorted([path for what, path in listed if what == "row"] + matched_rows) == rows

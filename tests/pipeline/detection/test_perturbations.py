@@ -1,4 +1,4 @@
-"""What is done to faces, against what it is defined to be, found another way."""
+"""The perturbations, checked against their definitions by an independent computation."""
 
 import colorsys
 import io
@@ -10,83 +10,92 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
-from pipeline.cli.main import POSTPROCESSED
-from pipeline.data.loader import DecoderConfig, decode_batches
+from pipeline.cli.options import PERTURBATION_NAMES
+from pipeline.data.decoder import DecoderConfig, decode_batches
 from pipeline.data.shard_set import ShardSet
 from pipeline.detection.perturbations import PERTURBATIONS, RANDOM_NUMBERS, RANDOM_PERTURBATIONS, STRONG
+from shards.workspace import Workspace
 
-CPU = torch.device("cpu")
 SIZE = 64
 
 
 @pytest.fixture(scope="module")
-def changed(packed):
-    """`change(name, chances)` of the first eight faces, uint8 [8, S, S, 3]."""
-    shards, numbers = ShardSet.open(packed / "shards"), torch.arange(8)
+def perturbed(packed):
+    """`perturbed(name, random)`: the first eight faces, uint8 [8, S, S, 3], perturbed with the same random numbers."""
+    shards, indices = ShardSet.open(Workspace(packed).shards), torch.arange(8)
 
-    def change(name: str | None, chances: np.ndarray | None = None) -> np.ndarray:
-        batches = chain([numbers], repeat(numbers[:1]))
-        every = None if chances is None else np.resize(chances, (shards.images, RANDOM_NUMBERS)).astype(np.float32)
-        done = name and partial(PERTURBATIONS[name], STRONG)
-        return next(decode_batches(shards, batches, SIZE, CPU, DecoderConfig(), True, done, every)).numpy().copy()
+    def perturb(name: str | None, random: list[float] | None = None) -> np.ndarray:
+        numbers = None if random is None else np.resize(random, (shards.images, RANDOM_NUMBERS)).astype(np.float32)
+        batches = decode_batches(
+            shards,
+            chain([indices], repeat(indices[:1])),
+            image_size=SIZE,
+            device=torch.device("cpu"),
+            decoder=DecoderConfig(),
+            prefetch_tars=True,
+            perturb=partial(PERTURBATIONS[name], STRONG) if name else None,
+            random_numbers=numbers,
+        )
+        return next(batches).numpy().copy()
 
-    return change
+    return perturb
 
 
-def test_the_command_line_knows_them_all():
-    assert tuple(PERTURBATIONS) == POSTPROCESSED
+def test_the_command_line_offers_all_of_them():
+    assert tuple(PERTURBATIONS) == PERTURBATION_NAMES
     assert set(RANDOM_PERTURBATIONS) < set(PERTURBATIONS)
 
 
-def test_colours_move_in_hsv(changed):
-    plain = changed(None)
-    for chance in ([0.9, 0.2, 0.7], [0.0, 1.0, 0.1], [0.5, 0.5, 0.5]):
-        move = 2 * np.array(chance) - 1
-        found = changed("hue_saturation_value", np.array(chance))
-        for face, ours in zip(plain, found, strict=True):
-            for pixel, moved in zip(face[::7, ::7].reshape(-1, 3), ours[::7, ::7].reshape(-1, 3), strict=True):
-                hue, saturation, value = colorsys.rgb_to_hsv(*(pixel / 255))
-                parts = (np.clip(x + m * 50 / 255, 0, 1) for x, m in ((saturation, move[1]), (value, move[2])))
-                wanted = colorsys.hsv_to_rgb((hue + move[0] * 100 / 360) % 1, *parts)
-                assert np.abs(255 * np.array(wanted) - moved).max() < 1.01
+@pytest.mark.parametrize("random", [[0.9, 0.2, 0.7], [0.0, 1.0, 0.1], [0.5, 0.5, 0.5]])
+def test_colours_are_shifted_in_hsv(perturbed, random):
+    shift = 2 * np.array(random) - 1
+    for face, shifted in zip(perturbed(None), perturbed("hue_saturation_value", random), strict=True):
+        for pixel, result in zip(face[::7, ::7].reshape(-1, 3), shifted[::7, ::7].reshape(-1, 3), strict=True):
+            hue, saturation, value = colorsys.rgb_to_hsv(*(pixel / 255))
+            parts = (np.clip(x + s * 50 / 255, 0, 1) for x, s in ((saturation, shift[1]), (value, shift[2])))
+            expected = colorsys.hsv_to_rgb((hue + shift[0] * 100 / 360) % 1, *parts)
+            assert np.abs(255 * np.array(expected) - result).max() < 1.01
 
 
-def test_contrast_and_brightness(changed):
-    plain = changed(None).astype(float)
-    for chance in ([1.0, 0.0], [0.0, 1.0], [0.25, 0.6], [0.5, 0.5]):
-        contrast, brightness = 0.8 * (2 * np.array(chance) - 1)
-        wanted = np.clip(plain * (1 + contrast) + 255 * brightness, 0, 255)
-        assert np.abs(changed("brightness_contrast", np.array([*chance, 0])) - wanted).max() < 1.01
+@pytest.mark.parametrize("random", [[1.0, 0.0], [0.0, 1.0], [0.25, 0.6], [0.5, 0.5]])
+def test_contrast_and_brightness_are_changed(perturbed, random):
+    contrast, brightness = 0.8 * (2 * np.array(random) - 1)
+    expected = np.clip(perturbed(None).astype(float) * (1 + contrast) + 255 * brightness, 0, 255)
+    assert np.abs(perturbed("brightness_contrast", [*random, 0]) - expected).max() < 1.01
 
 
-def test_crops_are_parts(changed):
-    plain = changed(None)
-    for chance, start in (((0, 0), (0, 0)), ((1, 0), (8, 0)), ((0, 1), (0, 8)), ((0.5, 0.5), (4, 4))):
-        x, y = start
-        wanted = plain[:, y : y + 56, x : x + 56]
-        assert np.array_equal(changed("random_crop", np.array([*chance, 0])), wanted)
+@pytest.mark.parametrize(
+    ("random", "start"), [((0, 0), (0, 0)), ((1, 0), (8, 0)), ((0, 1), (0, 8)), ((0.5, 0.5), (4, 4))]
+)
+def test_crops_are_parts_of_the_image(perturbed, random, start):
+    x, y = start
+    expected = perturbed(None)[:, y : y + 56, x : x + 56]
+    assert np.array_equal(perturbed("random_crop", [*random, 0]), expected)
 
 
-def test_a_turn_by_nothing_is_nothing_and_a_turn_is_that_of_pillow(changed):
-    plain = changed(None)
-    assert np.abs(changed("rotation", np.full(3, 0.5)).astype(int) - plain).max() <= 1
-    for chance, angle in ((1.0, 45), (0.0, -45), (0.75, 22.5)):
-        found = changed("rotation", np.full(3, chance))
-        for face, ours in zip(plain, found, strict=True):
-            wide = np.pad(face, ((40, 40), (40, 40), (0, 0)), "reflect")
-            turned = np.asarray(Image.fromarray(wide).rotate(angle, Image.BILINEAR))[40:-40, 40:-40]
-            assert np.abs(turned.astype(int) - ours).mean() < 1.5
+def test_a_rotation_by_zero_changes_nothing(perturbed):
+    assert np.abs(perturbed("rotation", [0.5] * 3).astype(int) - perturbed(None)).max() <= 1
 
 
-def test_blur_and_compression_are_those_of_pillow(changed):
-    plain = changed(None)
-    blurred, compressed = changed("gaussian_blur"), changed("jpeg_compression")
-    for face, soft, packed in zip(plain, blurred, compressed, strict=True):
-        wanted = np.asarray(Image.fromarray(face).filter(ImageFilter.GaussianBlur(1.1))).astype(int)
-        assert np.abs(wanted - soft)[3:-3, 3:-3].mean() < 1
-        assert np.abs(face.astype(int) - soft).mean() > 2 * np.abs(wanted - soft).mean()
+@pytest.mark.parametrize(("random", "angle"), [(1.0, 45), (0.0, -45), (0.75, 22.5)])
+def test_a_rotation_is_that_of_pillow(perturbed, random, angle):
+    for face, result in zip(perturbed(None), perturbed("rotation", [random] * 3), strict=True):
+        padded = np.pad(face, ((40, 40), (40, 40), (0, 0)), "reflect")
+        rotated = np.asarray(Image.fromarray(padded).rotate(angle, Image.BILINEAR))[40:-40, 40:-40]
+        assert np.abs(rotated.astype(int) - result).mean() < 1.5
+
+
+def test_blur_is_that_of_pillow(perturbed):
+    for face, blurred in zip(perturbed(None), perturbed("gaussian_blur"), strict=True):
+        expected = np.asarray(Image.fromarray(face).filter(ImageFilter.GaussianBlur(1.1))).astype(int)
+        assert np.abs(expected - blurred)[3:-3, 3:-3].mean() < 1
+        assert np.abs(face.astype(int) - blurred).mean() > 2 * np.abs(expected - blurred).mean()
+
+
+def test_compression_is_that_of_pillow(perturbed):
+    for face, compressed in zip(perturbed(None), perturbed("jpeg_compression"), strict=True):
         file = io.BytesIO()
         Image.fromarray(face).save(file, "JPEG", quality=60)
-        wanted = np.asarray(Image.open(file)).astype(int)
-        assert np.abs(wanted - packed).mean() < 2
-        assert np.abs(face.astype(int) - packed).mean() > 1
+        expected = np.asarray(Image.open(file)).astype(int)
+        assert np.abs(expected - compressed).mean() < 2
+        assert np.abs(face.astype(int) - compressed).mean() > 1

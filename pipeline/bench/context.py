@@ -1,0 +1,48 @@
+"""What all benchmarks share: synthetic JPEGs, their shards, a device, and folders for temporary files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shards.workspace import Workspace
+
+if TYPE_CHECKING:  # the memory of a fresh process that imports a benchmark is measured without torch
+    import torch
+
+    from pipeline.data.shard_set import ShardSet
+
+SIZE = 64  # pixels of everything after the decoder
+SHARD_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class BenchContext:
+    """The inputs of every benchmark, below one temporary folder."""
+
+    root: Path
+    device: "torch.device"
+
+    @property
+    def faces(self) -> Path:
+        """The folder of the synthetic JPEGs of 256x256 pixels."""
+        return self.root / "faces"
+
+    @property
+    def workspace(self) -> Workspace:
+        """An OUT folder, whose shards are packed by `shards`."""
+        return Workspace(self.root / "out")
+
+    def scratch(self, name: str) -> Path:
+        """Return the path of a file or folder that only one benchmark uses."""
+        return self.root / name
+
+    def shards(self) -> "ShardSet":
+        """Return the shards of the JPEGs, which the first call packs."""
+        from pipeline.data.shard_set import ShardSet
+        from shards import pack
+        from shards.plan import PackConfig
+
+        shards = self.workspace.shards
+        if not shards.document.exists():
+            pack.pack(self.faces, shards, PackConfig(shard_images=SHARD_IMAGES), progress=False)
+        return ShardSet.open(shards)

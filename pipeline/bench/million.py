@@ -1,0 +1,147 @@
+"""An OUT folder with a million labels: as many made-up faces and samples, each labelled by three methods."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+from PIL import Image
+
+from models.clip import CLASSES
+from pipeline.labelling import tables
+from pipeline.labelling.accuracy import EVALUATED_ATTRIBUTES
+from shards.annotations import skin_group
+from shards.atomic_io import write_parquet
+from shards.documents import DataSource, LabelsDocument, RunConfig, ShardsDocument, write_document
+from shards.tar import TarWriter
+from shards.workspace import LabelFiles, Workspace
+
+FACES = 166_667  # of either side; three methods label each: a million labels
+RUN = "million"
+EMBEDDING_WIDTH = 512  # of ViT-B/32
+IMAGES = 2000  # of either side that have an image in a tar
+TAR = "a.tar"
+
+
+def write_million_labels(workspace: Workspace) -> None:
+    """Write everything that packing, sampling and labelling leave."""
+    rng = np.random.default_rng(0)
+    shards, run = workspace.shards, workspace.run(RUN)
+    run.samples.mkdir(parents=True)
+    shards.folder.mkdir(parents=True)
+    write_document(shards.document, _shards_document())
+    data = DataSource(manifest="m", images=FACES, synthetic=True, root="", annotated=FACES)
+    write_document(run.config, RunConfig(name=RUN, status="finished", started="2026-01-01T00:00:00", data=data))
+    metrics = {name: np.linspace(1, 0.5, 5000) for name in ("loss_d", "loss_g", "d_real", "d_fake", "data_wait")}
+    write_parquet(run.steps, pl.DataFrame(metrics | {"step": np.arange(5000) * 20, "images": 1}))
+    keys = pl.int_range(FACES, eager=True).cast(pl.String).str.zfill(9).alias("key")
+    shard = pl.when(pl.int_range(pl.len()) < IMAGES).then(pl.lit(TAR)).alias("shard")
+    image = _noise_jpeg()
+    for folder in (shards.folder, run.samples):
+        with TarWriter(folder / TAR) as writer:
+            for key in keys[:IMAGES]:
+                writer.add(key, "jpg", image)
+    faces, numbers = _random_faces(rng, keys)
+    columns = [
+        shard,
+        pl.lit("packed").alias("status"),
+        skin_group().alias("skin_group"),
+        pl.lit("GANs").alias("family"),
+    ]
+    write_parquet(shards.images, faces.with_columns(columns))
+    _write_labels(shards.label_files, rng, faces=faces, numbers=numbers, run=None)
+    faces, numbers = _random_faces(rng, keys)
+    samples = keys.to_frame().with_columns(shard, run=pl.lit(RUN), checkpoint=pl.lit("c"), seed=pl.lit(0))
+    write_parquet(run.samples_table, samples.with_columns(index=pl.int_range(pl.len())))
+    _write_labels(run.label_files, rng, faces=faces, numbers=numbers, run=RUN)
+    _write_accuracies(shards.label_files)
+
+
+def _random_faces(rng: np.random.Generator, keys: pl.Series) -> tuple[pl.DataFrame, dict[str, np.ndarray]]:
+    """Return faces with a class of each attribute, and the classes' numbers."""
+    numbers = {attribute: rng.integers(0, len(names), len(keys)) for attribute, names in CLASSES.items()}
+    faces = keys.to_frame().with_columns(
+        pl.Series(attribute, numbers[attribute]).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
+        for attribute, names in CLASSES.items()
+    )
+    return faces.with_columns(pl.col("skin_tone").cast(pl.Int8)), numbers
+
+
+def _write_labels(
+    files: LabelFiles, rng: np.random.Generator, *, faces: pl.DataFrame, numbers: dict[str, np.ndarray], run: str | None
+) -> None:
+    """Write the labels of three methods, and random embeddings."""
+    document = LabelsDocument(
+        source="generated" if run else "train",
+        run=run,
+        labeller="clip",
+        size=64,
+        images=len(faces),
+        images_hash="",
+        fingerprint="",
+    )
+    for method, path in (("clip", files.labels), ("probe", files.probe_labels)):
+        by_attribute = [_noisy_probabilities(rng, numbers[name], len(classes)) for name, classes in CLASSES.items()]
+        table = tables.label_frame(faces["key"], np.concatenate(by_attribute, 1))
+        tables.write_label_table(path, table, document=document, method=method, labeller=method)
+    pixels = faces.select("key", "skin_tone", typology_angle=pl.lit(20.0, pl.Float32))
+    tables.write_label_table(files.pixels, pixels, document=document, method="pixels", labeller="pixels")
+    vectors = rng.standard_normal((len(faces), EMBEDDING_WIDTH), dtype=np.float32)
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+    embedding = pl.Series("embedding", vectors, dtype=pl.Array(pl.Float16, EMBEDDING_WIDTH))
+    write_parquet(files.embeddings, faces.select("key").with_columns(embedding), compress=False)
+
+
+def _write_accuracies(files: LabelFiles) -> None:
+    """Write labellers.parquet, where the probe is selected for every attribute."""
+    rows: Sequence[tuple] = [
+        (attribute, method, method, FACES, 0.9, 0.9, method == "probe")
+        for attribute in EVALUATED_ATTRIBUTES
+        for method in ("clip", "probe")
+    ]
+    names = ["attribute", "method", "labeller", "n", "accuracy", "balanced_accuracy", "selected"]
+    write_parquet(files.labellers, pl.DataFrame(rows, schema=names, orient="row"))
+
+
+def _noisy_probabilities(rng: np.random.Generator, numbers: np.ndarray, classes: int) -> np.ndarray:
+    """Return probabilities float32 [N, classes] of a labeller that is right nine times in ten."""
+    is_wrong = rng.random(len(numbers)) < 0.1
+    labels = np.where(is_wrong, rng.integers(0, classes, len(numbers)), numbers)
+    confidence = rng.uniform(0.6, 0.99, len(numbers))[:, None]
+    is_label = np.eye(classes, dtype=bool)[labels]
+    return np.where(is_label, confidence, (1 - confidence) / (classes - 1)).astype(np.float32)
+
+
+def _noise_jpeg() -> bytes:
+    """Return an image of 64x64."""
+    data = io.BytesIO()
+    Image.effect_noise((64, 64), 60).convert("RGB").save(data, "jpeg")
+    return data.getvalue()
+
+
+def _shards_document() -> ShardsDocument:
+    return ShardsDocument(
+        manifest="m",
+        files={},
+        fingerprint="",
+        order="",
+        synthetic=True,
+        root="",
+        options={},
+        images_found=FACES,
+        unreadable=[],
+        tables=[],
+        rows=FACES,
+        rows_repeated=0,
+        rows_disagreeing=0,
+        rows_uncoded=0,
+        matched=FACES,
+        unmatched={},
+        images=FACES,
+        rejected={},
+        annotated=FACES,
+        bytes=0,
+        shards=[],
+        seconds=0.0,
+        created="",
+    )

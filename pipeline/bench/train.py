@@ -1,0 +1,101 @@
+"""Benchmark of the DCGAN's training next to a plain loop of equal width, batch and data, and next to its limits."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count, islice, repeat
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from pipeline.bench.baselines import ImageFolder, PlainGan, repeat_loader
+from pipeline.bench.context import BenchContext
+from pipeline.bench.measure import ROUNDS, Row, compare
+from pipeline.data.loader import FEEDS, FeedConfig
+from pipeline.data.sampler import NaturalSampler
+from pipeline.gan.defaults import resolve_auto
+from pipeline.gan.options import PRESETS, GanOptions
+from pipeline.gan.trainer import GanTrainer, step_flop
+from pipeline.runtime import device_name, tune_allocator
+
+# Seconds per image of `faces` that an H100 can't go below: 2.28 GFLOP in bf16; 2.2 to 4.5 us of memory traffic.
+H100_FLOORS = {"arithmetic": 2.8e-6, "memory traffic": 2.2e-6}
+H100_CHIPS = ("H100", "H200", "GH200")
+
+
+def bench_train(context: BenchContext) -> Iterator[Row]:
+    """Measure both presets."""
+    tune_allocator()
+    for preset, steps in (("sketch", 100), ("faces", 4 if context.device.type == "cpu" else 300)):
+        yield from bench_preset(context, preset, steps=steps)
+
+
+def bench_preset(context: BenchContext, preset: str, *, steps: int) -> Iterator[Row]:
+    """Measure a preset: the whole trainer, its step alone on a fixed batch, each feed alone, and each with the step."""
+    shards, device = context.shards(), context.device
+    run_steps = 10**9 if device.type == "cuda" else steps  # of the run whose options are resolved
+    options, _ = resolve_auto(PRESETS[preset], run_steps, shards=shards, device=device)
+    sampler, config = NaturalSampler(shards.sizes, 0), FeedConfig(options.image_size, options.batch_size, device)
+    feeds = {name: FEEDS[name](shards, sampler, config)(0) for name in ("resident", "streaming")}
+    fixed = next(feeds["resident"]).clone()
+    train, plain = our_training(options, device), plain_training(context, options)
+    for batches in feeds.values():  # compiles
+        train(batches, 2)
+    plain(2)  # starts the worker
+    measure = partial(
+        compare,
+        "train",
+        device=device,
+        note=f"{options.precision}, {'compiled' if options.compile else 'eager'}, "
+        f"width {options.width_g}/{options.width_d}",
+    )
+    row = measure(
+        f"{preset}: batch of {options.batch_size}, vs a plain loop",
+        ours=partial(train, feeds["resident"], steps),
+        baseline=partial(plain, steps),
+    )
+    yield row
+    # short turns, but many: the differences here are smaller than the machine's own fluctuations
+    turn = max(steps // 5, 1)
+    alone = partial(train, repeat(fixed), turn)
+    for name, batches in feeds.items():
+        feed = partial(read_batches, batches, max(steps, 50))  # many more than are read ahead
+        yield measure(f"{preset}: {name} feed alone, vs the step alone", ours=feed, baseline=alone)
+        both = partial(train, batches, turn)
+        title = f"{preset}: step with the {name} feed, vs the step alone"
+        yield measure(title, ours=both, baseline=alone, rounds=5 * ROUNDS)
+    yield from arithmetic_rows(preset, options, device=device, rate=row.value)
+
+
+def our_training(options: GanOptions, device: torch.device) -> Callable[[Iterator[Tensor], int], int]:
+    """Return `train(batches, steps)`, which returns the number of images."""
+    trainer, numbers = GanTrainer(options, device), count()
+
+    def train(batches: Iterator[Tensor], steps: int) -> int:
+        return sum(len(images) for images in islice(batches, steps) if trainer.step(next(numbers), images).any())
+
+    return train
+
+
+def plain_training(context: BenchContext, options: GanOptions) -> Callable[[int], int]:
+    """Return `train(steps)` of the plain loop, which returns the number of images."""
+    plain = PlainGan(GanTrainer(options, context.device), context.device)
+    loader = DataLoader(ImageFolder(context.faces), options.batch_size, shuffle=True, num_workers=1, drop_last=True)
+    batches = repeat_loader(loader)
+    return lambda steps: sum(plain.step(images) for images in islice(batches, steps))
+
+
+def read_batches(batches: Iterator[Tensor], steps: int) -> int:
+    """Read the batches of `steps` steps; return the number of images."""
+    return sum(len(images) for images in islice(batches, steps))
+
+
+def arithmetic_rows(preset: str, options: GanOptions, *, device: torch.device, rate: float) -> Iterator[Row]:
+    """Yield the arithmetic rate of `rate` images per second, and on an H100 its share of what the chip can do."""
+    flop = step_flop(options)
+    note = f"{flop / 1e9:.3f} GFLOP an image"
+    yield Row("train", f"{preset}: arithmetic", unit="GFLOP/s", value=rate * flop / 1e9, note=note)
+    if preset == "faces" and any(chip in device_name(device) for chip in H100_CHIPS):
+        for limit, seconds in H100_FLOORS.items():
+            title = f"{preset}: share of the rate that {limit} allows"
+            yield Row("train", title, unit="%", value=100 * rate * seconds)

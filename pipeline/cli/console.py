@@ -1,0 +1,253 @@
+"""What the commands print: summaries, warnings and tables."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from shards import distributed
+from shards.errors import FairfaceError
+from shards.workspace import ShardsFolder, Workspace
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from pipeline.detection.import_predictions import ImportedPredictions
+    from pipeline.detection.train import DetectResult
+    from pipeline.gan.sample import SampleResult
+    from pipeline.gan.train import TrainResult
+    from pipeline.labelling.label import FolderResult, LabelResult
+    from reports.detector_summary import DetectorSummary
+    from reports.page import BuildResult
+    from shards.documents import ShardsDocument
+    from shards.pack import PackResult
+    from shards.synthetic.dataset import SyntheticResult
+    from shards.verify import Fault
+
+FAULTS_SHOWN = 10
+UNREADABLE_SHOWN = 5
+UTILITY_METRICS = {  # what is printed -> column of the question `utility`
+    "AUC": "auc",
+    "accuracy": "accuracy",
+    "AP": "average_precision",
+    "EER": "eer",
+    "FPR": "fpr",
+    "TPR": "tpr",
+}
+FAIRNESS_METRICS = ("f_meo", "f_dp", "f_oae", "f_eo", "f_efpr")  # columns of the question `fairness`
+
+
+def is_interactive() -> bool:
+    """Whether progress bars are shown: on a terminal, and by one process."""
+    return sys.stderr.isatty() and distributed.rank() == 0
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print on rank 0 only."""
+    if distributed.rank() == 0:
+        click.echo(text, err=err)
+
+
+def warn(text: str) -> None:
+    """Print a warning to standard error."""
+    echo(f"Warning: {text}", err=True)
+
+
+def unchanged_suffix(unchanged: bool) -> str:
+    """What follows the summary of a stage that had nothing to do."""
+    return ", unchanged" if unchanged else ""
+
+
+def print_synthetic_summary(folder: Path, result: "SyntheticResult") -> None:
+    """How many synthetic faces a folder holds."""
+    echo(f"{folder}: {result.config.count:,} synthetic faces{unchanged_suffix(result.unchanged)}")
+
+
+def print_pack_summary(shards: ShardsFolder, result: "PackResult") -> None:
+    """What was packed, rejected, annotated and left unmatched."""
+    packed = result.document
+    if result.unchanged:
+        echo(f"{shards.folder}: {packed.images:,} images, unchanged")
+        return
+    selected = packed.images + sum(packed.rejected.values())
+    rate = selected / max(packed.seconds, 0.01)
+    echo(
+        f"{shards.folder}: {packed.images:,} images packed, {packed.bytes / 1e6:,.1f} MB in {len(packed.shards):,} "
+        f"shards, {packed.seconds:.1f} s ({rate:,.0f} images/s)"
+    )
+    if selected < packed.images_found:
+        echo(f"  selected:  {selected:,} of {packed.images_found:,} images found")
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in packed.rejected.items())
+    details = f" ({reasons}; `fairface sql rejects`)" if reasons else ""
+    echo(f"  rejected:  {sum(packed.rejected.values()):,}{details}")
+    print_annotation_summary(shards, packed, selected=selected)
+
+
+def print_annotation_summary(shards: ShardsFolder, packed: "ShardsDocument", *, selected: int) -> None:
+    """How many of the `selected` images have an annotation, and what is wrong with the tables."""
+    if not packed.tables:
+        echo("  annotated: none, because no annotation table was found: the report will compare labels only")
+        return
+    echo(
+        f"  annotated: {packed.matched:,} of {selected:,} images ({packed.matched / selected:.1%}) match one of "
+        f"{packed.rows:,} rows in {len(packed.tables):,} table{'s' * (len(packed.tables) > 1)}"
+    )
+    reasons = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in packed.unmatched.items())
+    details = f" (`fairface sql unmatched`, {shards.unmatched})" if reasons else ""
+    echo(f"  unmatched: {reasons or 'none'}{details}")
+    if packed.rows_repeated:
+        warn(f"{packed.rows_repeated:,} rows name an image that an earlier row names; the first row is used")
+    if packed.rows_disagreeing:
+        warn(f"{packed.rows_disagreeing:,} rows have an Intersection that is not gender x skin tone")
+    if packed.rows_uncoded:
+        warn(f"{packed.rows_uncoded:,} rows have a label that is not one of AI-Face's codes; it is treated as missing")
+    for name in packed.unreadable[:UNREADABLE_SHOWN]:
+        warn(f"{name} could not be read, or is not an annotation table")
+    if len(packed.unreadable) > UNREADABLE_SHOWN:
+        warn(f"{len(packed.unreadable) - UNREADABLE_SHOWN:,} more could not be read; shards.json lists them")
+
+
+def print_faults(shards: ShardsFolder, faults: "list[Fault]") -> None:
+    """List the first faults of a pack, if there are any, and raise FairfaceError with their number."""
+    if not faults:
+        return
+    for fault in faults[:FAULTS_SHOWN]:
+        echo(str(fault), err=True)
+    if len(faults) > FAULTS_SHOWN:
+        echo(f"... and {len(faults) - FAULTS_SHOWN:,} more", err=True)
+    raise FairfaceError(
+        f"{len(faults):,} fault{'s' * (len(faults) > 1)} in {shards.folder}, the first in {faults[0]}. Copy the "
+        "damaged files again from an intact copy, or pack again with `fairface shards --force`"
+    )
+
+
+def print_train_summary(workspace: Workspace, result: "TrainResult") -> None:
+    """How far a run is trained."""
+    state = "already trained that far" if result.unchanged else f"trained {result.config.steps:,} steps"
+    echo(f"{workspace.run(result.config.name).folder}: {state}")
+
+
+def print_sample_summary(result: "SampleResult") -> None:
+    """How many samples a run has, and of which checkpoint."""
+    samples = result.document
+    state = unchanged_suffix(result.unchanged)
+    echo(f"{result.folder.folder}: {samples.count:,} samples of {samples.checkpoint}{state}")
+
+
+def print_folder_labels(csv: Path, result: "FolderResult") -> None:
+    """How many images of a plain folder were labelled."""
+    rejected = sum(result.rejected.values())
+    details = f", {rejected:,} could not be decoded" if rejected else ""
+    echo(f"{csv}: {result.images:,} images labelled by {result.labeller}{details}")
+
+
+def print_label_summary(result: "LabelResult") -> None:
+    """What was labelled, and how accurate the labellers are."""
+    for side in result.sides:
+        labels = side.document
+        state = unchanged_suffix(side.unchanged)
+        echo(f"{labels.source}: {labels.images:,} images labelled by {labels.labeller}{state}")
+    if result.accuracies is None:
+        echo("  too few annotated images to fit a probe or to measure the labeller's errors")
+    else:
+        print_accuracies(result.accuracies)
+
+
+def print_accuracies(accuracies: "pl.DataFrame") -> None:
+    """Every labeller's balanced accuracy by attribute, and which of them the report uses."""
+    for (attribute,), rows in accuracies.group_by("attribute", maintain_order=True):
+        labellers = ", ".join(
+            f"{row['method']} {row['balanced_accuracy']:.2f}{' (selected)' * row['selected']}"
+            for row in rows.sort("method").iter_rows(named=True)
+        )
+        name = str(attribute).replace("_", " ") + ":"
+        echo(f"  {name:13} balanced accuracy {labellers} on {rows['n'][0]:,} annotated images")
+
+
+def print_detector_summary(workspace: Workspace, result: "DetectResult") -> None:
+    """How far a detector is trained, on how many faces it was evaluated, and its metrics."""
+    from reports.detector_summary import summarise
+
+    counts, name = result.counts, result.config.name
+    echo(
+        f"{workspace.detector(name).folder}: trained {result.steps:,} steps, evaluated on {counts['test_real']:,} real "
+        f"faces and {counts['test_fake']:,} fakes{unchanged_suffix(result.unchanged)}"
+    )
+    summary = summarise(workspace, name)
+    print_metrics(summary)
+    if result.grouped_by == "labelled" and not summary.fairness:
+        warn("no face has a label: run `fairface label`, then `fairface detect` again for the metrics by group")
+
+
+def print_imported_predictions(imported: "ImportedPredictions") -> None:
+    """How many predictions were imported."""
+    counts = imported.document
+    echo(
+        f"{imported.folder.folder}: {counts.images:,} predictions, {counts.real:,} of real faces "
+        f"and {counts.fake:,} of fakes"
+    )
+
+
+def print_metrics(summary: "DetectorSummary") -> None:
+    """A detector's utility over all faces, and its fairness by attribute."""
+    utility = {title: summary.utility[column] for title, column in UTILITY_METRICS.items()}
+    defined = ", ".join(f"{title} {value:.3f}" for title, value in utility.items() if value is not None)
+    echo(f"  {'all faces:':13} {defined}")
+    for row in summary.fairness:
+        metrics = ", ".join(f"{metric.upper()} {row[metric]:.3f}" for metric in FAIRNESS_METRICS)
+        excluded = f", without {row['excluded_groups']}" if row["excluded_groups"] else ""
+        echo(f"  {row['attribute'].replace('_', ' ') + ':':13} {metrics}{excluded}")
+    echo("  intervals: `fairface sql detection_metrics`; of samples: `fairface sql detection_rates`")
+
+
+def print_report(result: "BuildResult") -> None:
+    """Where the page is, and what it lacks."""
+    echo(f"{result.page}{unchanged_suffix(not result.rebuilt)}")
+    for missing in result.missing:
+        warn(f"{missing}; the page shows what is available")
+
+
+def print_questions() -> None:
+    """Every SQL question with its parameters."""
+    import sql
+
+    for name, question in sql.questions().items():
+        echo(f"{name}: {question.title}")
+        for key, parameter in question.params.items():
+            value = "..." if parameter.default is None else parameter.default
+            echo(f"    --param {key}={value}  {parameter.meaning}")
+
+
+def write_answer(answer: "pl.DataFrame", form: str, *, output: Path | None) -> None:
+    """Print a table in a format (table, csv, json, markdown), or write it to a file (parquet, too)."""
+    from shards.atomic_io import atomic_write, write_parquet
+
+    if output is None:
+        echo(render_table(answer, form))
+    elif form == "parquet":
+        write_parquet(output, answer)
+    else:
+        with atomic_write(output) as file:
+            file.write(render_table(answer, form).encode() + b"\n")
+
+
+def render_table(frame: "pl.DataFrame", form: str) -> str:
+    """A table as text: table, csv, json or markdown."""
+    import polars as pl
+
+    if form == "csv":
+        return frame.write_csv().rstrip("\n")
+    if form == "json":
+        return frame.write_json()
+    with pl.Config(
+        tbl_rows=-1,
+        tbl_cols=-1,
+        tbl_width_chars=10_000,
+        fmt_str_lengths=200,
+        tbl_formatting="ASCII_MARKDOWN" if form == "markdown" else "NOTHING",
+        tbl_hide_dataframe_shape=True,
+        tbl_hide_column_data_types=True,
+        float_precision=4,
+    ):
+        return str(frame)

@@ -1,0 +1,206 @@
+"""The command that trains and evaluates detectors of generated faces: `detect`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.cli import console
+from pipeline.cli.options import (
+    FILE,
+    FOLDER,
+    PERTURBATION_NAMES,
+    POSITIVE,
+    device_option,
+    drop_unset,
+    feed_option,
+    force_option,
+    given_options,
+    precision_option,
+    preset_seed_option,
+    refuse_torchrun,
+    workers_option,
+    workspace_option,
+)
+from pipeline.cli.shards import pack
+from shards.workspace import Workspace
+
+SETTINGS = ("preset", "steps", "fakes", "run", "device")  # of DetectorsConfig; the others are of DetectorOptions
+
+
+def perturbations_callback(
+    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...]:
+    """The perturbations, each once; `all` stands for every one."""
+    return PERTURBATION_NAMES if "all" in values else tuple(dict.fromkeys(values))
+
+
+@click.command()
+@workspace_option()
+@click.option("--data", "--datapath", type=FOLDER, help="Pack this folder first, like `fairface shards --data`.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    default=("xception",),
+    help="xception, efficientnet, vit, univfd, core, f3net, spsl, srm, ucf, daw_fdd, dag_fdd, pg_fdd, or all. "
+    "Repeatable.  [default: xception]",
+)
+@click.option("--name", help="Name of the detector.  [default: the model's; with --import the file's]")
+@click.option(
+    "--preset",
+    type=click.Choice(["auto", "benchmark", "sketch"]),
+    default="auto",
+    show_default=True,
+    help="benchmark: the settings of AI-Face's benchmark; sketch: 64 pixels and a few minutes; "
+    "auto: benchmark for real faces on a GPU, otherwise sketch.",
+)
+@click.option(
+    "--fakes",
+    type=click.Choice(["auto", "images", "samples"]),
+    default="auto",
+    show_default=True,
+    help="images: fakes among the packed images; samples: a run's samples; "
+    "auto: images where they contain both kinds, otherwise samples.",
+)
+@click.option("--run", help="Run whose samples serve as fakes.  [default: the newest]")
+@click.option("--lr", type=POSITIVE, help="Learning rate.  [default: 0.0005]")
+@click.option(
+    "--train-batchsize",
+    "--train_batchsize",
+    "--batch-size",
+    "batch_size",
+    type=click.IntRange(1),
+    help="Images per step; pairs for ucf and pg_fdd.  [default: 128]",
+)
+@click.option(
+    "--test-batchsize",
+    "--test_batchsize",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    help="Images per forward pass in evaluation.",
+)
+@click.option("--epochs", type=click.IntRange(1), help="Length in epochs.  [default: 10]")
+@click.option("--steps", type=click.IntRange(1), help="Length in steps, instead of --epochs.")
+@click.option("--momentum", type=click.FloatRange(0, 1, max_open=True), help="Momentum of SGD.  [default: 0.9]")
+@click.option("--weight-decay", type=click.FloatRange(0), help="Weight decay of SGD.  [default: 0.005]")
+@click.option(
+    "--lr-step", type=click.IntRange(1), help="Epochs between two decays of the learning rate.  [default: 60]"
+)
+@click.option("--lr-gamma", type=click.FloatRange(0, 1, min_open=True), help="Factor of each decay.  [default: 0.9]")
+@click.option(
+    "--image-size",
+    type=click.IntRange(64, 1024),
+    help="Side in pixels.  [default: 256; 224 for vit and univfd]",
+)
+@click.option("--pretrained", help="Weights of the backbone: a tag of timm or open_clip, or a file.")
+@click.option(
+    "--from-scratch", is_flag=True, default=None, help="Start from random weights, the default for synthetic faces."
+)
+@click.option(
+    "--postprocess",
+    "perturbations",
+    multiple=True,
+    type=click.Choice(["all", *PERTURBATION_NAMES]),
+    callback=perturbations_callback,
+    help="Also evaluate on test faces with this perturbation. Repeatable.",
+)
+@preset_seed_option
+@precision_option
+@click.option("--compile/--no-compile", default=None, help="Use torch.compile.  [default: on a GPU]")
+@feed_option
+@workers_option
+@device_option
+@click.option(
+    "--import",
+    "csv",
+    type=FILE,
+    help="Import predictions made elsewhere from a CSV with the columns gender, skin_group, age, target, logit.",
+)
+@force_option
+def detect(
+    workspace: Workspace,
+    data: Path | None,
+    models: tuple[str, ...],
+    name: str | None,
+    test_batchsize: int,
+    perturbations: tuple[str, ...],
+    workers: int | None,
+    csv: Path | None,
+    force: bool,
+    **options: Any,
+) -> None:
+    """Train detectors of generated faces and evaluate them by group.
+
+    The metrics are those of AI-Face's benchmark, of utility and of fairness. The same command resumes an interrupted
+    training. With --import, the predictions of any other detector are evaluated.
+    """
+    check_detect_options(csv, **options)
+    if csv:
+        import_detector(workspace, csv, name=name, force=force)
+        return
+    from pipeline.data.decoder import DecoderConfig
+    from pipeline.detection import train_all
+    from pipeline.detection.evaluate import EvaluationConfig
+
+    config = train_all.DetectorsConfig(
+        models=resolve_models(models, name),
+        name=name,
+        evaluation=EvaluationConfig(test_batchsize, perturbations),
+        decoder=DecoderConfig(workers),
+        force=force,
+        progress=console.is_interactive(),
+        **{setting: options.pop(setting) for setting in SETTINGS},
+        overrides=drop_unset(options),
+    )
+    train_and_print(workspace, config, data=data)
+
+
+def check_detect_options(csv: Path | None, **options: Any) -> None:
+    """Raise UsageError for options that contradict each other or would have no effect."""
+    if csv:
+        if given_options() - {"workspace", "name", "csv", "force"}:
+            raise click.UsageError(
+                "--import takes predictions as they are: combine it only with --out, --name and --force"
+            )
+        refuse_torchrun("--import")
+    if options["steps"] and options["epochs"]:
+        raise click.UsageError("--steps and --epochs are alternatives: use one of them")
+    if options["pretrained"] and options["from_scratch"]:
+        raise click.UsageError("--pretrained and --from-scratch exclude each other")
+
+
+def resolve_models(names: tuple[str, ...], name: str | None) -> tuple[str, ...]:
+    """The detectors' names in the program. Raises UsageError where several would share the name `name`."""
+    from pipeline.detection import train_all
+
+    models = train_all.resolve_models(names)
+    if name and len(models) > 1:
+        raise click.UsageError("--name needs a single --model: several would overwrite each other")
+    return models
+
+
+def import_detector(workspace: Workspace, csv: Path, *, name: str | None, force: bool) -> None:
+    """Import predictions, and print how many and the metrics of their detector."""
+    from pipeline.detection.import_predictions import import_predictions
+    from reports.detector_summary import summarise
+
+    imported = import_predictions(workspace, csv, name=name, force=force)
+    console.print_imported_predictions(imported)
+    console.print_metrics(summarise(workspace, imported.folder.name))
+
+
+def train_and_print(workspace: Workspace, config: Any, *, data: Path | None) -> None:
+    """Train and evaluate the detectors of a DetectorsConfig, and print each one's metrics when it is finished."""
+    from pipeline.detection.train_all import SkippedDetector, train_detectors
+    from shards import distributed
+
+    with distributed.process_group():
+        if data:
+            pack(workspace, data)
+        for result in train_detectors(workspace, config):
+            if isinstance(result, SkippedDetector):
+                console.warn(f"{result.model}: {result.reason}")
+            elif distributed.rank() == 0:
+                console.print_detector_summary(workspace, result)

@@ -1,0 +1,223 @@
+"""Commands of the generator: `train` and `sample`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.cli import console
+from pipeline.cli.options import (
+    BELOW_ONE,
+    FILE,
+    FOLDER,
+    LABEL_COLUMNS,
+    POSITIVE,
+    balance_callback,
+    device_option,
+    drop_unset,
+    feed_option,
+    finite_callback,
+    force_option,
+    integer_callback,
+    precision_option,
+    preset_seed_option,
+    run_option,
+    seed_option,
+    workers_option,
+    workspace_option,
+)
+from pipeline.cli.shards import pack
+from shards.workspace import Workspace
+
+SETTINGS = (  # options that are fields of TrainConfig; the others are fields of GanOptions
+    "run",
+    "steps",
+    "epochs",
+    "device",
+    "sample_every",
+    "save_every_epoch",
+    "keep",
+    "force",
+    "other_data",
+)
+
+
+@click.command()
+@workspace_option("--out-dir")
+@click.option("--data", "--data-root", type=FOLDER, help="Pack this folder first, like `fairface shards --data`.")
+@click.option("--run", help="Name of the run.  [default: derived from the options, so that the same command resumes]")
+@click.option(
+    "--preset",
+    type=click.Choice(["auto", "faces", "sketch"]),
+    default="auto",
+    show_default=True,
+    help="faces: the DCGAN as published, for real images and a GPU; sketch: a small one for a laptop; "
+    "auto: faces for real images on a GPU, otherwise sketch.",
+)
+@click.option(
+    "--image-size",
+    type=click.Choice(["32", "64", "128"]),
+    callback=integer_callback,
+    help="Side in pixels.  [default: 64]",
+)
+@click.option("--latent-dim", type=click.IntRange(1, 2**16), help="Length of a latent vector.  [default: 128]")
+@click.option(
+    "--width-g", type=click.IntRange(1, 4096), help="Base channels of the generator.  [default: 64; sketch: 24]"
+)
+@click.option(
+    "--width-d", type=click.IntRange(1, 4096), help="Base channels of the discriminator.  [default: 64; sketch: 16]"
+)
+@click.option("--batch-size", type=click.IntRange(2), help="Images per step.  [default: 128; sketch: 16]")
+@click.option(
+    "--steps", type=click.IntRange(1), help="Length of the run; a larger number continues a run that has finished."
+)
+@click.option(
+    "--epochs",
+    "--num-epochs",
+    type=click.IntRange(1),
+    help="Length in epochs, instead of --steps.  [default: 10, but at least 5000 steps; sketch: 3000 steps]",
+)
+@click.option("--lr", type=POSITIVE, help="Learning rate of Adam.  [default: 2e-4]")
+@click.option("--beta1", type=BELOW_ONE, help="beta1 of Adam.  [default: 0.5]")
+@click.option("--beta2", type=BELOW_ONE, help="beta2 of Adam.  [default: 0.999]")
+@click.option("--ema", type=BELOW_ONE, help="Decay of the generator's moving average.  [default: 0.995]")
+@click.option(
+    "--balance",
+    callback=balance_callback,
+    metavar="natural|uniform|FILE",
+    help="Train on the groups of a label as frequent as they are, equally often, or in the shares of a CSV with the "
+    "columns group,share.  [default: natural]",
+)
+@click.option(
+    "--balance-by",
+    type=click.Choice(LABEL_COLUMNS),
+    help="The label that --balance refers to; images without it are left out.  [default: intersection]",
+)
+@click.option(
+    "--conditional",
+    type=click.Choice(LABEL_COLUMNS),
+    help="Condition both networks on this label; images without it are left out.",
+)
+@click.option("--flip/--no-flip", default=None, help="Mirror half of the images.  [default: flip]")
+@precision_option
+@click.option(
+    "--compile/--no-compile", default=None, help="Use torch.compile.  [default: on a GPU, and for long runs on a CPU]"
+)
+@feed_option
+@click.option(
+    "--sample-every", type=click.IntRange(1), default=500, show_default=True, help="Steps between sample grids."
+)
+@click.option(
+    "--save-every-epoch", type=click.IntRange(1), help="Epochs between checkpoints.  [default: every 30 seconds]"
+)
+@click.option("--keep", type=click.IntRange(1), default=3, show_default=True, help="Checkpoints to keep.")
+@preset_seed_option
+@workers_option
+@device_option
+@click.option(
+    "--cuda-graphs/--no-cuda-graphs",
+    default=None,
+    help="Replay each step as one CUDA graph, on a single GPU.  [default: no-cuda-graphs]",
+)
+@click.option(
+    "--hw-decoder-load",
+    type=click.FloatRange(0, 1),
+    help="Share of the JPEGs that a GPU's hardware decoder takes.  [default: 0.65]",
+)
+@click.option("--other-data", is_flag=True, help="Continue the run on the images that the shards hold now.")
+@click.option("--resume", is_flag=True, help="Resume --run, or the newest run, with the options it was started with.")
+@force_option
+def train(
+    workspace: Workspace,
+    data: Path | None,
+    preset: str,
+    resume: bool,
+    workers: int | None,
+    hw_decoder_load: float | None,
+    **options: Any,
+) -> None:
+    """Train the DCGAN on the shards.
+
+    The same command resumes a run that was interrupted.
+    """
+    check_train_options(preset=preset, resume=resume, **options)
+    settings = {name: options.pop(name) for name in SETTINGS}
+    from pipeline.data.decoder import DecoderConfig
+    from pipeline.gan.configure import build_train_config
+    from pipeline.gan.train import train as train_gan
+    from shards import distributed
+
+    settings["decoder"] = DecoderConfig(**drop_unset({"workers": workers, "hw_decoder_load": hw_decoder_load}))
+    settings["progress"] = console.is_interactive()
+    with distributed.process_group():
+        if data:
+            pack(workspace, data)
+        config = build_train_config(workspace, drop_unset(options), preset=preset, resume=resume, **settings)
+        result = train_gan(workspace, config)
+    console.print_train_summary(workspace, result)
+
+
+def check_train_options(*, preset: str, resume: bool, **options: Any) -> None:
+    """Raise UsageError for options that contradict each other or would have no effect."""
+    if options["steps"] and options["epochs"]:
+        raise click.UsageError("--steps and --epochs are alternatives: use one of them")
+    if resume and (options["force"] or preset != "auto"):
+        raise click.UsageError("--resume continues an existing run: it can't be combined with --force or --preset")
+    if options["other_data"] and (options["force"] or not (resume or options["run"])):
+        raise click.UsageError("--other-data continues a run: name it with --run, or use --resume for the newest")
+    if options["other_data"] and options["epochs"]:
+        raise click.UsageError("--other-data needs --steps: epochs of two sets of images differ in length")
+    if options["balance_by"] and options["balance"] in (None, "natural"):
+        raise click.UsageError("--balance-by needs --balance uniform or a file of shares")
+
+
+@click.command()
+@workspace_option()
+@run_option
+@click.option("--checkpoint", type=FILE, help="A checkpoint, instead of the run's newest.")
+@click.option(
+    "--num-samples", "count", type=click.IntRange(1), default=2000, show_default=True, help="Number of samples."
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    help="Samples generated at the same time, in blocks of 64.  [default: one block per core]",
+)
+@click.option(
+    "--png-dir", "--out-dir", type=FOLDER, help="Also write PNG files to this folder: sample_00000.png and so on."
+)
+@click.option(
+    "--weights",
+    type=click.Choice(["ema", "g"]),
+    default="ema",
+    show_default=True,
+    help="ema: the generator's moving average; g: the generator itself.",
+)
+@click.option(
+    "--group",
+    "groups",
+    multiple=True,
+    help="Request this group of a conditional generator. Repeatable.  [default: all, in their shares in training]",
+)
+@click.option(
+    "--truncation",
+    type=POSITIVE,
+    callback=finite_callback,
+    help="Truncate the latents' normal distribution at this absolute value: smaller is more typical and less varied.  "
+    "[default: not truncated]",
+)
+@seed_option
+@device_option
+@force_option
+def sample(workspace: Workspace, **options: Any) -> None:
+    """Generate samples of a trained generator.
+
+    They are written to tar shards and samples.parquet in the folder of the run, and with --png-dir also as PNG files.
+    """
+    if options["run"] and options["checkpoint"]:
+        raise click.UsageError("--run means the newest checkpoint of that run: use it or --checkpoint, not both")
+    from pipeline.gan.sample import SampleConfig
+    from pipeline.gan.sample import sample as generate_samples
+
+    result = generate_samples(workspace, SampleConfig(**options, progress=console.is_interactive()))
+    console.print_sample_summary(result)

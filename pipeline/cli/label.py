@@ -1,0 +1,98 @@
+"""Commands that label faces: `label` and `labeller`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.cli import console
+from pipeline.cli.options import (
+    FILE,
+    FOLDER,
+    device_option,
+    force_option,
+    given_options,
+    refuse_torchrun,
+    run_option,
+    workspace_option,
+)
+from shards.workspace import Workspace
+
+
+@click.command()
+@workspace_option()
+@run_option
+@click.option(
+    "--import",
+    "csv",
+    type=FILE,
+    help="Import a run's labels from this CSV: the original's, or one written with --out-csv.  "
+    "[default --run: the name of the file]",
+)
+@click.option("--input-dir", type=FOLDER, help="Label this plain folder of images instead, into --out-csv.")
+@click.option("--out-csv", type=FILE, help="CSV for the labels of --input-dir.")
+@click.option(
+    "--clip-model",
+    "model",
+    help="An open_clip model, or `embedded`.  [default: ViT-B-32-quickgelu; embedded for synthetic faces]",
+)
+@click.option(
+    "--clip-pretrained", "pretrained", help="Tag of its weights, or the path of a checkpoint.  [default: openai]"
+)
+@click.option("--prompts", help="A prompt set of models/prompts.toml, or a file of the same form.  [default: faces]")
+@click.option("--limit", type=click.IntRange(1), help="Label only this many training images, a random sample.")
+@click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Images per forward pass.")
+@device_option
+@force_option
+def label(
+    workspace: Workspace,
+    csv: Path | None,
+    input_dir: Path | None,
+    out_csv: Path | None,
+    **options: Any,
+) -> None:
+    """Label a run's samples and the training images.
+
+    Both are labelled by the same methods: CLIP, a probe on its embeddings, and the pixels of the skin.
+    """
+    check_label_options(csv, input_dir, out_csv=out_csv, **options)
+    if csv:
+        from pipeline.labelling.import_labels import import_labels
+
+        imported = import_labels(workspace, csv, run=options["run"], force=options["force"])
+        console.echo(f"{imported.folder.folder}: {imported.images:,} labels of {csv}")
+        return
+    from pipeline.labelling import label as labelling
+
+    config = labelling.LabelConfig(**options, progress=console.is_interactive())
+    if input_dir and out_csv:
+        console.print_folder_labels(out_csv, labelling.label_folder(input_dir, out_csv, config))
+    else:
+        console.print_label_summary(labelling.label(workspace, config))
+
+
+def check_label_options(csv: Path | None, input_dir: Path | None, *, out_csv: Path | None, **options: Any) -> None:
+    """Raise UsageError for options that contradict each other or would have no effect."""
+    if csv:
+        if given_options() - {"workspace", "run", "csv", "force"}:
+            raise click.UsageError("--import takes labels as they are: combine it only with --out, --run and --force")
+        refuse_torchrun("--import")
+    if bool(input_dir) != bool(out_csv):
+        raise click.UsageError("--input-dir and --out-csv go together")
+    if input_dir and (options["run"] or options["limit"]):
+        raise click.UsageError("--run and --limit apply to the labels of a run, not to --input-dir")
+    if input_dir:
+        refuse_torchrun("--input-dir")
+
+
+@click.command()
+@click.option("--cache", type=FOLDER, help="Folder of the cache.  [default: XDG_CACHE_HOME/fairface]")
+def labeller(cache: Path | None) -> None:
+    """Fit the labeller of synthetic faces and print its accuracy.
+
+    A labeller that is in the cache is not fitted again. `fairface label` does this by itself.
+    """
+    from pipeline.labelling.embedded import describe, fit
+
+    path = fit(cache, progress=console.is_interactive())
+    console.echo(f"{path}\n{describe(path)}")

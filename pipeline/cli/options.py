@@ -1,0 +1,164 @@
+"""Options that several commands share, their types, and helpers that turn them into configs."""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from shards.errors import FairfaceError
+from shards.workspace import Workspace
+
+# The modules that define these names load torch or DALI, which --help does without; a test compares them.
+LABEL_COLUMNS = ("gender", "age", "skin_tone", "skin_group", "intersection", "race", "target", "family", "subset")
+PERTURBATION_NAMES = (
+    "gaussian_blur",
+    "jpeg_compression",
+    "hue_saturation_value",
+    "brightness_contrast",
+    "random_crop",
+    "rotation",
+)
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+ANY_SEED = click.IntRange(0, 2**63 - 1)
+POSITIVE = click.FloatRange(0, min_open=True)
+BELOW_ONE = click.FloatRange(0, 1, max_open=True)
+
+
+def workspace_callback(_context: click.Context, _parameter: click.Parameter, value: Path) -> Workspace:
+    """The workspace below --out."""
+    return Workspace(value)
+
+
+def workspace_option(*names: str) -> Callable[[Any], Any]:
+    """The option --out, and other `names` for it; the command receives a `workspace`."""
+    return click.option(
+        "--out",
+        *names,
+        "workspace",
+        type=FOLDER,
+        default="outputs",
+        show_default=True,
+        callback=workspace_callback,
+        help="Folder that everything is written to.",
+    )
+
+
+run_option = click.option("--run", help="Name of the run.  [default: the newest]")
+force_option = click.option("--force", is_flag=True, help="Run the stage again and replace its results.")
+device_option = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
+seed_option = click.option("--seed", type=ANY_SEED, default=0, show_default=True, help="Random seed.")
+preset_seed_option = click.option("--seed", type=ANY_SEED, help="Random seed.  [default: 0]")
+workers_option = click.option(
+    "--workers",
+    "--num-workers",
+    type=click.IntRange(1, 1024),
+    help="Number of processes or threads.  [default: one per core]",
+)
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["auto", "bf16", "fp32"]),
+    help="auto: bf16 where the device is fast at it.  [default: auto]",
+)
+feed_option = click.option(
+    "--feed",
+    type=click.Choice(["auto", "resident", "streaming"]),
+    help="auto: resident where the images fit into memory.  [default: auto]",
+)
+
+
+def given_options() -> set[str]:
+    """The names of the parameters of the current command that the user gave a value."""
+    context = click.get_current_context()
+    return {name for name in context.params if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
+
+
+def drop_unset(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that have a value: those left at None take the default of the config they go into."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def refuse_torchrun(option: str) -> None:
+    """Raise UsageError where several processes run a command that works in one."""
+    from shards import distributed
+
+    if distributed.world_size() > 1:
+        raise click.UsageError(f"{option} runs in a single process: start it without torchrun")
+
+
+def shares_callback(attribute: str) -> Callable[[click.Context, click.Parameter, str | None], Any]:
+    """A callback that parses shares of an attribute's classes, such as `female=0.7,male=0.3`."""
+
+    def parse(_context: click.Context, _parameter: click.Parameter, value: str | None) -> dict[Any, float] | None:
+        from shards.synthetic.dataset import parse_shares
+
+        try:
+            return parse_shares(value, attribute) if value else None
+        except FairfaceError as error:
+            raise click.BadParameter(str(error)) from error
+
+    return parse
+
+
+def aliases_callback(
+    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[tuple[str, ...], ...]:
+    """Parse repeated NAME=NAME, the names of single folders."""
+    aliases = tuple(tuple(name.strip() for name in value.split("=")) for value in values)
+    for value, names in zip(values, aliases, strict=True):
+        if len(names) != 2 or not all(names):
+            raise click.BadParameter(f"{value!r} is not NAME=NAME")
+        for name in names:
+            if "/" in name or not name.strip("_-"):
+                raise click.BadParameter(f"{name!r} is not the name of a single folder")
+    return aliases
+
+
+def balance_callback(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> str | dict[str, float] | None:
+    """Parse `natural`, `uniform` or the path of a CSV with target shares."""
+    if value in (None, "natural", "uniform"):
+        return value
+    from pipeline.data.sampler import read_shares
+
+    try:
+        return read_shares(Path(value))
+    except FairfaceError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def integer_callback(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
+    """The number behind a choice of numbers."""
+    return None if value is None else int(value)
+
+
+def finite_callback(_context: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
+    """Refuse infinity and NaN, which a float range lets through."""
+    if value is not None and not abs(value) < float("inf"):
+        raise click.BadParameter(f"{value} is not a finite number")
+    return value
+
+
+class ByteSize(click.ParamType):
+    """A number of bytes, with or without a unit: 1000, 256MB, 1GiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> int:
+        """The number of bytes. Fails for anything else and below a kilobyte."""
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])?(i)?b?)?", str(value).strip().lower())
+        if not match:
+            self.fail(f"{value!r} is not a size, such as 256MB or 1GiB", parameter, context)
+        number, unit, binary = match.groups()
+        size = int(float(number) * (1024 if binary else 1000) ** (" kmgt".index(unit) if unit else 0))
+        if size < 1000:
+            self.fail(f"{value!r} is less than a kilobyte", parameter, context)
+        return size
+
+
+BYTE_SIZE = ByteSize()

@@ -1,0 +1,98 @@
+"""Commands that answer the question: `report` and `sql`."""
+
+from pathlib import Path
+
+import click
+
+from pipeline.cli import console
+from pipeline.cli.options import FILE, force_option, workspace_option
+from shards.errors import FairfaceError
+from shards.workspace import Workspace
+
+
+@click.command()
+@workspace_option()
+@click.option(
+    "--run",
+    "runs",
+    multiple=True,
+    help="Name of the run. Repeatable; several are compared side by side.  [default: the newest]",
+)
+@force_option
+def report(workspace: Workspace, runs: tuple[str, ...], force: bool) -> None:
+    """Write the report: estimates, figures and a single-file page."""
+    from reports import page
+
+    console.print_report(page.build(workspace, runs=runs, force=force))
+
+
+@click.command()
+@click.argument("name", required=False)
+@workspace_option()
+@click.option("--views", is_flag=True, help="Print the SQL of the views, for DuckDB's own shell.")
+@click.option("-c", "--command", "text", metavar="SELECT", help="Any SELECT over the views, instead of a question.")
+@click.option(
+    "--param", "parameters", multiple=True, metavar="NAME=VALUE", help="A parameter of the question. Repeatable."
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "json", "parquet", "markdown"]),
+    default="table",
+    show_default=True,
+    help="Output format; parquet needs -o.",
+)
+@click.option("-o", "--output", type=FILE, help="File to write to, instead of the terminal.")
+def sql(
+    workspace: Workspace,
+    name: str | None,
+    views: bool,
+    text: str | None,
+    parameters: tuple[str, ...],
+    form: str,
+    output: Path | None,
+) -> None:
+    """Answer a named question about the results, or any SELECT.
+
+    Without a NAME and without -c, all questions are listed with their parameters.
+    """
+    check_sql_options(name, text, views=views, parameters=parameters, form=form, output=output)
+    if not (name or text or views):
+        console.print_questions()
+        return
+    if not workspace.root.is_dir():
+        raise FairfaceError(f"there is no folder {workspace.root}: run `fairface shards` first, or name it with --out")
+    import sql as questions
+
+    if views:
+        console.echo(questions.views(workspace))
+        return
+    connection = questions.connect(workspace)
+    values = dict(pair.split("=", 1) for pair in parameters)
+    answer = questions.query(connection, text) if text else questions.ask(connection, name or "", **values)
+    console.write_answer(answer, form, output=output)
+
+
+def check_sql_options(
+    name: str | None,
+    text: str | None,
+    *,
+    views: bool,
+    parameters: tuple[str, ...],
+    form: str,
+    output: Path | None,
+) -> None:
+    """Raise UsageError for options that contradict each other or would have no effect."""
+    if views and (name or text or parameters or output or form != "table"):
+        raise click.UsageError("--views can be combined only with --out")
+    if parameters and not name:
+        raise click.UsageError("--param needs a named question")
+    if name and text:
+        raise click.UsageError("give the name of a question or -c, not both")
+    if not (name or text):
+        return
+    if form == "parquet" and not output:
+        raise click.UsageError("--format parquet needs a file: name it with -o")
+    for pair in parameters:
+        if "=" not in pair:
+            raise click.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint="--param")

@@ -1,0 +1,165 @@
+"""Commands that write and check shards: `synth`, `shards`, `verify`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.cli import console
+from pipeline.cli.options import (
+    BYTE_SIZE,
+    FILE,
+    FOLDER,
+    aliases_callback,
+    drop_unset,
+    force_option,
+    seed_option,
+    shares_callback,
+    workers_option,
+    workspace_option,
+)
+from shards.workspace import Workspace
+
+SHARES_HELP = "such as {}; classes that are left out get none."
+
+
+@click.command()
+@workspace_option()
+@click.option("--data", type=FOLDER, help="Folder to write to.  [default: OUT/synthetic]")
+@click.option("--count", type=click.IntRange(1, 10**8), default=6000, show_default=True, help="Number of faces.")
+@click.option("--size", type=click.IntRange(32, 1024), default=128, show_default=True, help="Side in pixels.")
+@click.option(
+    "--gender",
+    callback=shares_callback("gender"),
+    metavar="SHARES",
+    help="Shares of genders, " + SHARES_HELP.format("female=0.7,male=0.3"),
+)
+@click.option(
+    "--age",
+    callback=shares_callback("age"),
+    metavar="SHARES",
+    help="Shares of ages, " + SHARES_HELP.format("young=1,senior=1"),
+)
+@click.option(
+    "--skin-tone",
+    callback=shares_callback("skin_tone"),
+    metavar="SHARES",
+    help="Shares of Monk skin tones, " + SHARES_HELP.format("1=1,10=3"),
+)
+@seed_option
+@workers_option
+def synth(
+    workspace: Workspace, data: Path | None, count: int, size: int, seed: int, workers: int | None, **shares: Any
+) -> None:
+    """Render annotated synthetic faces in AI-Face's folder layout.
+
+    Their attributes are known, so that the whole pipeline can be checked against the truth.
+    """
+    from shards.synthetic import dataset
+
+    config = dataset.SyntheticConfig(count=count, size=size, seed=seed, shares=dataset.Shares(**drop_unset(shares)))
+    folder = data or workspace.synthetic
+    result = dataset.write_dataset(folder, config, workers=workers, progress=console.is_interactive())
+    console.print_synthetic_summary(folder, result)
+
+
+@click.command()
+@workspace_option()
+@click.option("--data", "--data-root", type=FOLDER, help="Root folder of the images.  [default: synthetic faces]")
+@click.option(
+    "--annotations", type=FILE, multiple=True, help="Annotation CSV. Repeatable.  [default: those found below --data]"
+)
+@click.option("--no-annotations", is_flag=True, help="Ignore the CSV files below --data.")
+@click.option(
+    "--age-codes",
+    type=click.Choice(["auto", "readme", "released", "first"]),
+    default="auto",
+    show_default=True,
+    help="Which of AI-Face's age codes the tables use.",
+)
+@click.option(
+    "--alias",
+    "aliases",
+    multiple=True,
+    callback=aliases_callback,
+    metavar="NAME=NAME",
+    help="A folder's name in the tables and on disk, where they differ. Repeatable.",
+)
+@click.option(
+    "--subset", "subsets", multiple=True, help="Pack only this family or method, such as GANs or FFHQ. Repeatable."
+)
+@click.option("--split", "splits", multiple=True, help="Pack only this split, such as train. Repeatable.")
+@click.option(
+    "--where",
+    metavar="PREDICATE",
+    help="Pack only what this DuckDB predicate selects, such as \"gender = 'female' and age <> 'child'\".",
+)
+@click.option("--annotated-only", is_flag=True, help="Leave out images without an annotation row.")
+@click.option("--limit", type=click.IntRange(1), help="Pack a seeded random sample of this many images.")
+@click.option("--shard-images", type=click.IntRange(1, 10**7), help="Images per tar.  [default: 2048]")
+@click.option("--shard-bytes", type=BYTE_SIZE, help="Size of a tar, such as 256MB, by the sizes of the source files.")
+@click.option(
+    "--size", type=click.IntRange(16, 4096), help="Re-encode images as JPEG with this shorter side in pixels."
+)
+@click.option("--quality", type=click.IntRange(1, 95), help="JPEG quality, with --size.  [default: 90]")
+@click.option(
+    "--check/--no-check", default=True, show_default=True, help="Decode every image once and reject damaged ones."
+)
+@seed_option
+@workers_option
+@force_option
+def shards(
+    workspace: Workspace,
+    data: Path | None,
+    annotations: tuple[Path, ...],
+    no_annotations: bool,
+    workers: int | None,
+    force: bool,
+    **options: Any,
+) -> None:
+    """Pack images and annotations into shuffled tar shards.
+
+    Every image is checked, and every tar has an index file for DALI. Under torchrun on a shared file system, each
+    process packs its share.
+    """
+    from shards.plan import PackConfig
+
+    check_pack_options(annotations=annotations, no_annotations=no_annotations, **options)
+    tables = [] if no_annotations else list(annotations) or None
+    pack(workspace, data, config=PackConfig(**drop_unset(options)), tables=tables, workers=workers, force=force)
+
+
+def check_pack_options(*, annotations: tuple[Path, ...], no_annotations: bool, **options: Any) -> None:
+    """Raise UsageError for options that contradict each other or would have no effect."""
+    if options["shard_images"] and options["shard_bytes"]:
+        raise click.UsageError("--shard-images and --shard-bytes are alternatives: use one of them")
+    if options["quality"] and not options["size"]:
+        raise click.UsageError("--quality needs --size: without it images are not re-encoded")
+    if options["size"] and not options["check"]:
+        raise click.UsageError("--size decodes every image, so it can't be combined with --no-check")
+    if annotations and no_annotations:
+        raise click.UsageError("--annotations and --no-annotations exclude each other")
+
+
+def pack(workspace: Workspace, data: Path | None, **options: Any) -> None:
+    """Pack `data`, or synthetic faces, with options of `pipeline.packing.pack_images`, and print the summary."""
+    from pipeline.packing import pack_images
+
+    result = pack_images(workspace, data, progress=console.is_interactive(), **options)
+    console.print_pack_summary(workspace.shards, result)
+
+
+@click.command()
+@workspace_option()
+@workers_option
+def verify(workspace: Workspace, workers: int | None) -> None:
+    """Check the shards against what was packed, byte by byte.
+
+    Finds changed bytes, truncated tars, and shards or index files that are missing or belong to another pack. Images
+    that were packed with --no-check are also decoded.
+    """
+    from shards import verify as verification
+
+    faults, images = verification.verify(workspace.shards, workers=workers, progress=console.is_interactive())
+    console.print_faults(workspace.shards, faults)
+    console.echo(f"{workspace.shards.folder}: all {images:,} images are as they were packed")

@@ -1,0 +1,60 @@
+"""What a detector's training uses where the user gives no value: preset, options, and those left at `auto`."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from models.detectors import DETECTORS
+from models.precision import bf16_is_fast
+from pipeline.data.loader import choose_feed
+from pipeline.data.shard_set import ShardSet
+from pipeline.detection.options import DetectorOptions
+from pipeline.runtime import has_compiler, resolve_device
+from shards.documents import DetectorConfig, load_shards_json, read_document
+from shards.workspace import Workspace
+
+SKETCH_STEPS = 300  # at most, unless epochs are requested
+SKETCH_IMAGE_SIZE = 64  # pixels, rounded up to what the detector takes
+
+
+def resolve_preset(preset: str, workspace: Workspace, *, name: str, device: str) -> str:
+    """`preset` itself unless it is `auto`: then that of the detector `name` where it exists.
+
+    Otherwise `benchmark` for real faces on a GPU, and `sketch` elsewhere.
+    """
+    if preset != "auto":
+        return preset
+    if (existing := read_document(workspace.detector(name).config, DetectorConfig)) and existing.preset:
+        return existing.preset
+    real = not load_shards_json(workspace.shards).synthetic
+    return "benchmark" if real and resolve_device(device).type == "cuda" else "sketch"
+
+
+def build_options(workspace: Workspace, model: str, *, preset: str, overrides: Mapping[str, Any]) -> DetectorOptions:
+    """The options of a detector: the preset's, with those of `overrides` (fields of DetectorOptions) replaced."""
+    options = DetectorOptions(model, image_size=DETECTORS[model].image_size)
+    if preset == "sketch":
+        options = sketch_options(options)
+    if load_shards_json(workspace.shards).synthetic and "pretrained" not in overrides:
+        options = replace(options, from_scratch=True)  # weights pretrained on photographs don't help on synthetic faces
+    return replace(options, **overrides)
+
+
+def sketch_options(options: DetectorOptions) -> DetectorOptions:
+    """The options for a minute on a laptop: small images and batches."""
+    multiple = options.spec.size_multiple
+    size = -(-SKETCH_IMAGE_SIZE // multiple) * multiple
+    return replace(options, image_size=size, batch_size=16, epochs=1, lr=5e-3)
+
+
+def resolve_auto(options: DetectorOptions, *, shards: ShardSet, device: torch.device) -> DetectorOptions:
+    """The options with every `auto` resolved for this machine, the feed by the faces' number."""
+    if options.precision == "auto":
+        options = replace(options, precision="bf16" if bf16_is_fast(device) else "fp32")
+    if options.compile is None:  # on a CPU convolutions take nearly all the time, and compiled ones are slower
+        options = replace(options, compile=device.type == "cuda" and has_compiler())
+    if options.feed == "auto":
+        options = replace(options, feed=choose_feed(shards, options.image_size, device=device))
+    return options

@@ -1,0 +1,86 @@
+"""Trains and evaluates several detectors one after the other."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from models.detectors import DETECTORS, find_detector
+from pipeline.data.decoder import DecoderConfig
+from pipeline.detection import train
+from pipeline.detection.defaults import build_options, resolve_preset
+from pipeline.detection.evaluate import EvaluationConfig
+from shards import distributed
+from shards.errors import WeightsUnavailable
+from shards.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class DetectorsConfig:
+    """Detectors that are to be trained and evaluated alike."""
+
+    models: tuple[str, ...]  # keys of DETECTORS
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # of fields of DetectorOptions
+    name: str | None = None  # of a single detector; None: the model's
+    preset: str = "auto"  # auto | benchmark | sketch
+    steps: int | None = None  # of a whole training; None: the options' epochs
+    fakes: str = "auto"  # auto | images | samples
+    run: str | None = None  # whose samples are the fakes
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    device: str = "auto"
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    force: bool = False
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class SkippedDetector:
+    """A detector whose pretrained weights can't be had."""
+
+    model: str
+    reason: str
+
+
+def resolve_models(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The keys of DETECTORS behind names, aliases and `all`; each once. Raises FairfaceError for an unknown name."""
+    if "all" in names:
+        return tuple(DETECTORS)
+    return tuple(dict.fromkeys(find_detector(name)[0] for name in names))
+
+
+def train_detectors(workspace: Workspace, config: DetectorsConfig) -> Iterator[train.DetectResult | SkippedDetector]:
+    """Train and evaluate each detector of a config, and yield its result as soon as it is finished.
+
+    Of several detectors, one whose weights can't be had does not stop the others: it is skipped, and WeightsUnavailable
+    is raised at the end. Other errors are those of `train_detector`.
+    """
+    skipped = []
+    for model in config.models:
+        try:
+            yield train.train_detector(workspace, build_config(workspace, config, model=model))
+        except WeightsUnavailable as error:
+            if len(config.models) == 1 or distributed.world_size() > 1:
+                raise
+            skipped.append(model)
+            yield SkippedDetector(model, str(error))
+    if skipped:
+        raise WeightsUnavailable(f"{', '.join(skipped)} could not be trained: the warnings say what is missing")
+
+
+def build_config(workspace: Workspace, config: DetectorsConfig, *, model: str) -> train.DetectConfig:
+    """The config of a single detector."""
+    name = config.name or model
+    preset = resolve_preset(config.preset, workspace, name=name, device=config.device)
+    return train.DetectConfig(
+        options=build_options(workspace, model, preset=preset, overrides=config.overrides),
+        name=name,
+        preset=preset,
+        steps=config.steps,
+        is_short=preset == "sketch" and "epochs" not in config.overrides,
+        fakes=config.fakes,
+        run=config.run,
+        evaluation=config.evaluation,
+        device=config.device,
+        decoder=config.decoder,
+        force=config.force,
+        progress=config.progress,
+    )

@@ -1,0 +1,38 @@
+"""Builds the config of a DCGAN's training from a preset or an existing run, and the user's options."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from pipeline.gan.defaults import resolve_preset
+from pipeline.gan.options import PRESETS
+from pipeline.gan.train import TrainConfig, load_resumable
+from shards.documents import load_shards_json
+from shards.workspace import Workspace
+
+
+def build_train_config(
+    workspace: Workspace,
+    overrides: Mapping[str, Any],
+    *,
+    preset: str = "auto",
+    resume: bool = False,
+    device: str = "auto",
+    **settings: Any,
+) -> TrainConfig:
+    """The config of a training: the preset's options with those of `overrides` (fields of GanOptions) replaced.
+
+    With `resume`, name, preset, options and length are those of the existing run `settings["run"]`, or of the newest.
+    `settings` are the other fields of TrainConfig. Raises FairfaceError where there are no shards, or nothing that can
+    be resumed.
+    """
+    if resume:
+        existing = load_resumable(workspace, settings.get("run"))
+        preset, options = existing.preset, existing.options
+        settings["run"] = existing.name
+        if not settings.get("epochs"):
+            settings["steps"] = settings.get("steps") or existing.steps
+    else:
+        preset = resolve_preset(preset, load_shards_json(workspace.shards), device=device)
+        options = PRESETS[preset]
+    return TrainConfig(options=replace(options, **overrides), preset=preset, device=device, **settings)

@@ -1,0 +1,117 @@
+"""Generated images: each a pure function of (generator, seed, index, class shares, truncation)."""
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.dcgan import Generator, optimise_for_inference
+from pipeline.data.random_streams import REQUESTS, SAMPLES, seeded_generator
+from pipeline.gan.png import encode_png, filter_rows
+from pipeline.training import checkpoint
+from shards.concurrency import available_cpus, map_in_order
+from shards.errors import FairfaceError
+
+BLOCK = 64  # samples that share a random stream and a forward pass
+
+
+def load_generator(path: Path, device: torch.device, *, weights: str = "ema") -> tuple[Generator, dict[str, Any]]:
+    """Return a checkpoint's generator in evaluation mode (`weights`: ema or g), and the checkpoint's state.
+
+    Raises FairfaceError for anything but a checkpoint of a DCGAN.
+    """
+    state = checkpoint.load(path, device)
+    if weights not in state["networks"]:
+        raise FairfaceError(f"{path} is not a checkpoint of a generator: it was not written by `fairface train`")
+    options = state["options"]
+    net = Generator(
+        options["latent_dim"],
+        options["width_g"],
+        image_size=options["image_size"],
+        classes=len(state.get("classes") or ()),
+    )
+    net.load_state_dict(state["networks"][weights])
+    net.to(device).to(memory_format=torch.channels_last)
+    return net.eval().requires_grad_(False), state
+
+
+def latents(seed: int, block: int, *, latent_dim: int, truncation: float | None = None) -> Tensor:
+    """Return a block's latents z ~ N(0, 1), float32 [BLOCK, latent_dim], on the CPU.
+
+    With `truncation`, z is from a normal distribution truncated to |z| <= truncation (Brock et al. 2019,
+    arXiv:1809.11096, section 3.1), by the inverse of its distribution function.
+    """
+    generator = seeded_generator("cpu", seed, SAMPLES, block)
+    if truncation is None:
+        return torch.randn(BLOCK, latent_dim, generator=generator)
+    uniform = 2 * torch.rand(BLOCK, latent_dim, generator=generator, dtype=torch.float64) - 1
+    z = math.sqrt(2) * torch.erfinv(math.erf(truncation / math.sqrt(2)) * uniform)
+    return z.clamp(-truncation, truncation).float()
+
+
+def requested_classes(shares: dict[str, float], seed: int, *, block: int) -> Tensor:
+    """Return the class number that each sample of a block is conditioned on, int64 [BLOCK], sampled by `shares`."""
+    weights = torch.tensor(list(shares.values()), dtype=torch.float64)
+    return torch.multinomial(weights, BLOCK, replacement=True, generator=seeded_generator("cpu", seed, REQUESTS, block))
+
+
+@dataclass(frozen=True)
+class ImageGenerator:
+    """Generates the images of a network and a seed, any of them by its index."""
+
+    network: Generator  # in evaluation mode, on `device`
+    device: torch.device
+    seed: int
+    shares: dict[str, float] | None = None  # of the classes; None for an unconditional network
+    truncation: float | None = None  # of the latents; see `latents`
+    batch_size: int | None = None  # images generated at the same time; None: a block on every core
+
+    @cached_property
+    def inference_network(self) -> Generator:
+        """The network, optimised for inference."""
+        return optimise_for_inference(self.network)
+
+    @torch.inference_mode()
+    def generate_block(self, number: int) -> Tensor:
+        """Generate a block of images in float32 arithmetic, uint8 [BLOCK, S, S, 3] on the CPU.
+
+        Always the full block, because a matrix product of another size rounds differently.
+        """
+        network = self.inference_network
+        z = latents(self.seed, number, latent_dim=network.latent_dim, truncation=self.truncation).to(self.device)
+        labels = None
+        if self.shares and network.classes:
+            labels = requested_classes(self.shares, self.seed, block=number).to(self.device)
+        pixels = ((network(z, labels) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return pixels.permute(0, 2, 3, 1).contiguous().cpu()
+
+    def iterate_png(self, first: int, count: int) -> Iterator[bytes]:
+        """Yield the PNG files of the images `first` to `first + count`, in order.
+
+        Each thread generates and encodes a block of its own on one core. That wastes less than many cores on one block,
+        and gives the same pixels on any number of cores.
+        """
+        _ = self.inference_network  # once, before the threads share it
+        workers = available_cpus()
+        if self.batch_size:
+            workers = min(workers, max(self.batch_size // BLOCK, 1))
+
+        def work(number: int) -> list[bytes]:
+            start = number * BLOCK
+            images = self.generate_block(number)[max(first - start, 0) : first + count - start]
+            return [encode_png(rows) for rows in filter_rows(images)]
+
+        blocks = ((number,) for number in range(first // BLOCK, -(-(first + count) // BLOCK)))
+        threads = torch.get_num_threads()
+        try:
+            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                for _, files in map_in_order(pool, work, blocks, ahead=2 * workers):
+                    yield from files
+        finally:
+            torch.set_num_threads(threads)  # the workers changed it for all threads started later

@@ -1,0 +1,60 @@
+"""The networks and optimizers of a DCGAN's training as one state."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from models.dcgan import Discriminator, Generator
+from pipeline.gan.options import GanOptions
+
+STATES = ("g", "d", "ema", "adam_g", "adam_d")
+
+
+@dataclass
+class Networks:
+    """Generator, discriminator, the generator's moving average and the two optimizers."""
+
+    g: Generator
+    d: Discriminator
+    ema: Generator
+    adam_g: torch.optim.Adam
+    adam_d: torch.optim.Adam
+
+    @classmethod
+    def new(cls, options: GanOptions, device: torch.device, *, classes: int = 0) -> "Networks":
+        """Untrained networks on `device`, a function of the seed alone; `classes` is 0 for unconditional ones."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(options.seed)
+            g = Generator(options.latent_dim, options.width_g, image_size=options.image_size, classes=classes)
+            d = Discriminator(options.width_d, options.image_size, classes=classes)
+        for network in (g, d):
+            network.to(device).to(memory_format=torch.channels_last)
+        adam_g, adam_d = (
+            torch.optim.Adam(net.parameters(), options.lr, (options.beta1, options.beta2), fused=True) for net in (g, d)
+        )
+        networks = cls(g, d, deepcopy(g).requires_grad_(False), adam_g, adam_d)
+        networks._set_capturable()
+        return networks
+
+    def parameters(self) -> dict[str, int]:
+        """The number of parameters of the generator and of the discriminator."""
+        networks = {"generator": self.g, "discriminator": self.d}
+        return {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items()}
+
+    def state(self) -> dict[str, Any]:
+        """Everything that resuming needs."""
+        return {name: getattr(self, name).state_dict() for name in STATES}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Restore what `state` returned."""
+        for name in STATES:
+            getattr(self, name).load_state_dict(state[name])
+        self._set_capturable()
+
+    def _set_capturable(self) -> None:
+        """Let a CUDA graph capture the optimizers on a GPU, whatever machine a checkpoint was saved on."""
+        for adam in (self.adam_g, self.adam_d):
+            for group in adam.param_groups:
+                group["capturable"] = group["params"][0].device.type == "cuda"

@@ -1,0 +1,34 @@
+"""The options of a DCGAN and its presets."""
+
+from dataclasses import dataclass
+
+GAN_EXECUTION_OPTIONS = ("feed", "cuda_graphs")  # change the speed, not the result: a run may be resumed with others
+
+
+@dataclass(frozen=True)
+class GanOptions:
+    """What decides a run's weights, in addition to the images and the number of steps."""
+
+    image_size: int = 64  # pixels
+    latent_dim: int = 128
+    width_g: int = 64  # channels of the generator's last hidden layer
+    width_d: int = 64  # channels of the discriminator's first
+    batch_size: int = 128  # images of a step, over all ranks
+    lr: float = 2e-4  # of Adam
+    beta1: float = 0.5
+    beta2: float = 0.999
+    ema: float = 0.995  # decay a step of the generator's moving average
+    ema_start: int = 100  # step at which the average starts, as a copy of the generator
+    flip: bool = True  # mirror half of the images
+    balance: str | dict[str, float] = "natural"  # natural | uniform | target shares by group
+    balance_by: str = "intersection"  # label column
+    conditional: str | None = None  # label column that G and D are conditioned on
+    seed: int = 0
+    precision: str = "auto"  # auto | bf16 | fp32
+    compile: bool | None = None  # torch.compile; None: where it pays
+    cuda_graphs: bool = False  # replay a whole step as one CUDA graph
+    feed: str = "auto"  # auto | resident | streaming
+
+
+# `faces` is the DCGAN as published, for real data and a GPU; `sketch` is what a laptop learns in minutes.
+PRESETS = {"faces": GanOptions(), "sketch": GanOptions(width_g=24, width_d=16, batch_size=16)}

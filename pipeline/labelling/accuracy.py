@@ -1,0 +1,75 @@
+"""Measures how often labels agree with the annotations."""
+
+import polars as pl
+
+from models import clip
+from shards.annotations import intersection, intersection_age, skin_group
+
+EVALUATED_ATTRIBUTES = ("gender", "age", "skin_tone", "skin_group", "intersection", "intersection_age")
+SCHEMA = {
+    "attribute": pl.String,
+    "method": pl.String,
+    "labeller": pl.String,
+    "n": pl.Int64,  # annotated images
+    "accuracy": pl.Float64,
+    "balanced_accuracy": pl.Float64,
+}
+
+
+def annotations_of(images: pl.DataFrame, keys: pl.Series) -> pl.DataFrame:
+    """key and the EVALUATED_ATTRIBUTES, as text, of the images `keys`, in the order of `keys`."""
+    columns = [name for name in ("gender", "age", "skin_tone") if name in images.columns]
+    table = keys.to_frame("key").join(images.select("key", *columns), on="key", how="left", maintain_order="left")
+    return add_derived_attributes(
+        table.with_columns(pl.lit(None, pl.Int8).alias(n) for n in clip.CLASSES if n not in columns)
+    )
+
+
+def add_derived_attributes(table: pl.DataFrame) -> pl.DataFrame:
+    """`table` with skin_group and the intersections; all EVALUATED_ATTRIBUTES as text."""
+    table = table.with_columns(skin_group=skin_group()).with_columns(
+        intersection=intersection(), intersection_age=intersection_age()
+    )
+    return table.with_columns(pl.col(*EVALUATED_ATTRIBUTES).cast(pl.String))
+
+
+def accuracy_table(truth: pl.DataFrame, methods: dict[str, pl.DataFrame]) -> pl.DataFrame:
+    """Accuracy and balanced accuracy (mean recall) by attribute and method, on images that none was fitted to.
+
+    Returns the columns of SCHEMA and `selected`. Of CLIP and the probe the one with the higher balanced accuracy is
+    selected for each attribute, CLIP on a tie; the pixels are only a check.
+    """
+    rows = []
+    for method, labels in methods.items():
+        columns = [name for name in clip.CLASSES if name in labels.columns]
+        missing = [pl.lit(None, pl.String).alias(name) for name in clip.CLASSES if name not in columns]
+        predicted = add_derived_attributes(labels.select("key", *columns).with_columns(missing))
+        for attribute in EVALUATED_ATTRIBUTES:
+            if predicted[attribute].null_count() == len(predicted):
+                continue
+            if scores := agreement(truth[attribute], predicted[attribute]):
+                rows.append((attribute, method, labels["labeller"][0], *scores))
+    return select_methods(pl.DataFrame(rows, schema=SCHEMA, orient="row"))
+
+
+def agreement(truth: pl.Series, predicted: pl.Series) -> tuple[int, float, float] | None:
+    """How many values of `truth` are not null, accuracy and balanced accuracy on them; None if all are null."""
+    pairs = pl.DataFrame({"truth": truth, "predicted": predicted}).drop_nulls("truth")
+    if pairs.is_empty():
+        return None
+    hits = pairs.with_columns(hit=(pl.col("truth") == pl.col("predicted")).fill_null(False))
+    recalls = hits.group_by("truth").agg(pl.col("hit").mean())
+    accuracy, mean_recall = hits.select(pl.col("hit").mean()).item(), recalls.select(pl.col("hit").mean()).item()
+    return len(pairs), accuracy, round(mean_recall, 9)
+
+
+def select_methods(accuracies: pl.DataFrame) -> pl.DataFrame:
+    """`accuracies` with the column `selected`: true for the better one of CLIP and the probe by attribute."""
+    best = (
+        accuracies.filter(pl.col("method") != "pixels")
+        .sort("balanced_accuracy", "method", descending=[True, False])
+        .unique("attribute", keep="first", maintain_order=True)
+    )
+    return accuracies.join(
+        best.select("attribute", "method", selected=True), on=["attribute", "method"], how="left"
+    ).with_columns(pl.col("selected").fill_null(False))

@@ -1,0 +1,111 @@
+"""Chooses the labeller, and refuses one that would silently replace the labels of another."""
+
+from dataclasses import dataclass
+
+import click
+import torch
+
+from models import clip
+from pipeline.labelling import embedded
+from pipeline.labelling.embedded_model import NAME as EMBEDDED_NAME
+from shards import distributed
+from shards.documents import LabelsDocument, read_document
+from shards.errors import FairfaceError, WeightsUnavailable
+from shards.workspace import LabelFiles
+
+DEFAULT_MODEL, DEFAULT_TAG, DEFAULT_PROMPTS = "ViT-B-32-quickgelu", "openai", "faces"
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """The options of `fairface label`."""
+
+    run: str | None = None  # whose samples are labelled; None is the newest
+    model: str | None = None  # of open_clip, or `embedded`; None is the default for the data
+    pretrained: str | None = None  # tag of the weights, or path of a checkpoint; None is OpenAI's
+    prompts: str | None = None  # a set of models/prompts.toml, or path of a file; None is `faces`
+    device: str = "auto"
+    batch_size: int = 256  # images of a forward pass
+    limit: int | None = None  # training images that are labelled; None is all
+    force: bool = False  # label again, and replace other labels
+    progress: bool = True  # show a progress bar
+
+    @property
+    def names_labeller(self) -> bool:
+        """Whether any option says which labeller to use."""
+        return bool(self.model or self.pretrained or self.prompts)
+
+
+def choose_labeller(config: LabelConfig, device: torch.device, *, synthetic: bool, progress: bool) -> clip.Labeller:
+    """The labeller that `config` names; by default the embedded one for synthetic faces, OpenAI's CLIP for others.
+
+    If CLIP's weights are unavailable and no option names a labeller, the embedded one labels real faces as well, with
+    a warning that the report repeats: its labels of real faces are hardly meaningful. Raises FairfaceError for options
+    that contradict each other, WeightsUnavailable where a named labeller's weights cannot be had.
+    """
+    if config.model == "embedded" or (synthetic and not (config.model or config.pretrained)):
+        if config.pretrained or config.prompts:
+            raise FairfaceError(
+                "--clip-pretrained and --prompts apply to other models than the embedded labeller: give --clip-model"
+            )
+        return embedded.load_embedded(device, progress=progress)
+    try:
+        return clip.load_labeller(
+            config.model or DEFAULT_MODEL,
+            config.pretrained or DEFAULT_TAG,
+            prompts=config.prompts or DEFAULT_PROMPTS,
+            device=device,
+        )
+    except WeightsUnavailable as error:
+        if config.names_labeller:
+            raise
+        click.echo(
+            f"Warning: {error}. Until then the embedded labeller is used, which was fitted to synthetic faces: "
+            "do not rely on its labels of real ones.",
+            err=True,
+        )
+        return embedded.load_embedded(device, progress=progress)
+
+
+def choose_same_labeller(
+    config: LabelConfig, device: torch.device, *, synthetic: bool, progress: bool
+) -> clip.Labeller:
+    """The same labeller on every rank. Raises FairfaceError where the ranks have different ones."""
+
+    def choose() -> clip.Labeller:
+        return choose_labeller(config, device, synthetic=synthetic, progress=progress)
+
+    # rank 0 goes first: it may fit the labeller or download weights, which the others then find in the cache
+    first: clip.Labeller | None = distributed.run_on_rank0(choose, share=lambda _: None)
+    labeller = first or choose()
+    name = distributed.run_on_rank0(lambda: labeller.name)
+    distributed.run_on_all_ranks(lambda: check_same_labeller(labeller.name, name))
+    return labeller
+
+
+def check_same_labeller(name: str, first: str) -> None:
+    """Raise FairfaceError if this process would label differently from the first one."""
+    if name != first:
+        raise FairfaceError(
+            f"this process has the labeller {name}, the first one {first}: give all processes the same cache"
+        )
+
+
+def check_overwrite(files: LabelFiles, labeller: str, *, requested: bool) -> None:
+    """Raise FairfaceError where labels of another labeller would be replaced without the user's intention.
+
+    Those of another model are replaced only if the new labeller was `requested`, imported ones never, because they
+    cannot be computed again. Those of an older embedded labeller are always replaced.
+    """
+    document = read_document(files.document, LabelsDocument)
+    if document is None:
+        return
+    old = document.labeller
+    if old.startswith("imported "):
+        raise FairfaceError(f"{files.folder} has labels {old}: choose another --run, or replace them with --force")
+    both_embedded = old.startswith(EMBEDDED_NAME) and labeller.startswith(EMBEDDED_NAME)
+    if old != labeller and not both_embedded and not requested:
+        raise FairfaceError(
+            f"{files.folder} has labels of {old}: name that model again (--clip-model, --clip-pretrained, --prompts), "
+            f"or replace them by labels of {labeller} with --force"
+        )

@@ -1,0 +1,93 @@
+"""What a reader must know before believing a number: the page's warnings, and how the two sides came about."""
+
+from reports.estimation.labelled_sides import LabelledSides
+from reports.formats import short
+from shards.documents import RunConfig, SamplesDocument, ShardsDocument
+
+SYNTHETIC_LABELLER = "synthetic-faces"  # how the name of the labeller for synthetic faces begins
+
+
+def is_synthetic(config: RunConfig, shards: ShardsDocument | None) -> bool | None:
+    """Whether the faces are synthetic; None where neither the run nor the shards say so."""
+    sources = [source.synthetic for source in (config.data, shards) if source is not None]
+    return any(sources) if sources else None
+
+
+def is_foreign_labeller(config: RunConfig, labelling: LabelledSides | None) -> bool:
+    """Whether real faces were labelled by the labeller made for synthetic ones."""
+    trained_on_synthetic = config.data is not None and config.data.synthetic
+    return labelling is not None and not trained_on_synthetic and labelling.labeller.startswith(SYNTHETIC_LABELLER)
+
+
+def warnings(config: RunConfig, labelling: LabelledSides | None, *, annotated: bool) -> list[str]:
+    """What a reader must know before believing a number, the most serious first."""
+    return [*labelling_warnings(config, labelling, annotated=annotated), *training_warnings(config)]
+
+
+def labelling_warnings(config: RunConfig, labelling: LabelledSides | None, *, annotated: bool) -> list[str]:
+    """What is wrong with the labels."""
+    if labelling is None:
+        return []
+    found = []
+    if is_foreign_labeller(config, labelling):
+        found.append(
+            "These labels are not to be trusted: the faces are real, but the labeller was made for synthetic "
+            "faces. Label both sides again with a model made for photographs (fairface label --help)."
+        )
+    if len(labelling.sizes) > 1:
+        sizes = " and ".join(map(str, labelling.sizes))
+        found.append(
+            f"The two sides were labelled at different sizes ({sizes} pixels): blur alone may change the labels."
+        )
+    if not annotated:
+        found.append(
+            "The training images have no annotations: the reference is what the labeller says of them, and "
+            "its error rate is unknown."
+        )
+    return found
+
+
+def training_warnings(config: RunConfig) -> list[str]:
+    """What is unusual about the training."""
+    found = []
+    if config.previous_data:
+        roots = ", ".join(short(data.root, 200) for data in config.previous_data)
+        found.append(
+            f"The run began on other images ({roots}) and continued on those in the shards now. This page calls only "
+            "the latter training images: its ratios do not refer to everything the generator was trained on."
+        )
+    if config.imported:
+        found.append(
+            "The labels were imported: nothing is known of the generator, nor of the images that it was trained on."
+        )
+    elif config.status != "finished":
+        found.append(f"The training run is {config.status or 'in an unknown state'}, not finished.")
+    return found
+
+
+def training_weights(config: RunConfig) -> str | None:
+    """Which packed images the generator was trained on, and how often on each; None for all of them alike."""
+    options = config.options or {}
+    if (balance := options.get("balance", "natural")) != "natural":
+        shares = "equally often" if balance == "uniform" else "in the requested shares"
+        return f"the groups of {options.get('balance_by')} {shares}"
+    return f"only images whose {options['conditional']} is annotated" if options.get("conditional") else None
+
+
+def sampling_requests(config: RunConfig, samples: SamplesDocument | None) -> list[str]:
+    """Why the samples differ from what the generator produces on its own."""
+    if samples is None:
+        return []
+    found = []
+    if samples.shares and samples.shares != config.classes:
+        requested = ", ".join(group for group, share in samples.shares.items() if share)
+        found.append(
+            f"The samples were generated for requested classes ({requested}): their shares are the request's, "
+            "not the generator's."
+        )
+    if samples.truncation:
+        found.append(
+            f"The samples' latents were truncated at {samples.truncation:g}: the samples are closer to the mean than "
+            "those the generator produces on its own."
+        )
+    return found

@@ -1,0 +1,117 @@
+"""The numbers of the page of several runs: how often each generates every group, and how they differ."""
+
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+import duckdb
+
+import sql
+from reports.attributes import TITLES
+from reports.formats import short
+from reports.run_report import Rows, RunReport
+from shards.documents import Document
+
+EVENNESS = {"gender": "genders", "skin_group": "skin groups", "age": "ages"}  # attribute -> the plural of its groups
+Distances = dict[str, dict[str, dict[str, Any]]]  # reference -> attribute -> row of `distances`
+
+
+@dataclass(kw_only=True)
+class ComparisonReport(Document):
+    """report.json of several runs."""
+
+    FORMAT: ClassVar[int] = 1
+    REDO: ClassVar[str] = "build it again with `fairface report --force`"
+
+    fingerprint: str  # of what the page was made from
+    built: str  # ISO 8601, UTC
+    runs: list[str]
+    baseline_run: str | None  # the run that the others are compared with: the first that is labelled
+    synthetic: bool | None  # whether any run was trained on synthetic faces; None where no run says so
+    real: bool  # whether any run was trained on real faces
+    estimates: dict[str, str]  # attribute -> the estimate (raw, corrected) that all runs are compared by
+    findings: list[list[str]]  # sentences on every labelled run but the baseline
+    differences: dict[str, Rows]  # run -> rows of question `difference` from the baseline
+    distances: dict[str, Distances]  # by run
+    pages: list[RunReport]
+
+
+def gather_comparison(
+    connection: duckdb.DuckDBPyConnection, pages: list[RunReport], *, fingerprint: str
+) -> ComparisonReport:
+    """Every number of the page of several runs, from those of each one's page."""
+    labelled = [page for page in pages if page.labelling]
+    estimates = common_estimates(labelled)
+    distances = {page.run: total_variations(page, estimates) for page in labelled}
+    baseline_run = labelled[0].run if labelled else None
+    differences = {
+        page.run: sql.ask(connection, "difference", run=baseline_run, other=page.run).to_dicts()
+        for page in labelled[1:]
+    }
+    return ComparisonReport(
+        fingerprint=fingerprint,
+        built=datetime.now(UTC).isoformat(timespec="seconds"),
+        runs=[page.run for page in pages],
+        baseline_run=baseline_run,
+        synthetic=None if all(page.synthetic is None for page in pages) else any(page.synthetic for page in pages),
+        real=any(page.synthetic is False for page in pages),
+        estimates=estimates,
+        findings=[
+            describe_difference(baseline_run, run, rows, distances)
+            for run, rows in differences.items()
+            if baseline_run and rows
+        ],
+        differences=differences,
+        distances=distances,
+        pages=pages,
+    )
+
+
+def common_estimates(pages: list[RunReport]) -> dict[str, str]:
+    """attribute -> the estimate that all runs are compared by: corrected where one uses it and all have it, else raw.
+
+    It is the choice of question `difference`, for all runs at once.
+    """
+    estimates: dict[str, str] = {}
+    for attribute in TITLES:
+        rows = [row for page in pages for row in page.estimates if row["attribute"] == attribute]
+        is_raw = all(row["best_estimate"] == "raw" for row in rows) or any(row["corrected"] is None for row in rows)
+        estimates[attribute] = "raw" if is_raw else "corrected"
+    return estimates
+
+
+def total_variations(page: RunReport, estimates: dict[str, str]) -> Distances:
+    """A run's rows of total variation, of the estimate that all runs are compared by."""
+    rows: Distances = {"reference": {}, "uniform": {}}
+    for row in page.distances:
+        if row["estimate"] == estimates[row["attribute"]] and row["measure"] == "total_variation":
+            rows[row["baseline"]][row["attribute"]] = row
+    return rows
+
+
+def describe_difference(baseline_run: str, other: str, rows: Rows, distances: dict[str, Distances]) -> list[str]:
+    """The difference of two runs in sentences: groups generated more or less often, and which run is more even."""
+    rows = [row for row in rows if row["attribute"] != "intersection_age"]
+    changed = sum(row["difference_verdict"] != "inconclusive" for row in rows)
+    sentences = [
+        f"{short(other, 40)} generates {changed} of {len(rows)} groups more or less often than "
+        f"{short(baseline_run, 40)} (by chance alone, about {round(len(rows) / 20)} of so many would seem to differ)."
+    ]
+    for attribute, plural in EVENNESS.items():
+        a, b = (distances[run]["uniform"].get(attribute) for run in (baseline_run, other))
+        if a and b:
+            low, high = difference_interval(a, b)
+            values = f"total variation {b['value']:.3f}; {short(baseline_run, 40)} {a['value']:.3f}"
+            if high < 0 or low > 0:
+                sentences.append(f"It is {'closer to' if high < 0 else 'farther from'} equal {plural} ({values}).")
+            else:
+                sentences.append(f"It is undecided which of them is closer to equal {plural} ({values}).")
+    return sentences
+
+
+def difference_interval(a: dict[str, Any], b: dict[str, Any]) -> tuple[float, float]:
+    """A 95 % interval of b - a, from each one's own (Newcombe, Stat. Med. 17 (1998) 873-890, method 10)."""
+    difference = b["value"] - a["value"]
+    low = difference - math.hypot(b["value"] - b["low"], a["high"] - a["value"])
+    return low, difference + math.hypot(b["high"] - b["value"], a["value"] - a["low"])

@@ -1,0 +1,1 @@
+"""Estimates from labels and predictions, with their uncertainty."""

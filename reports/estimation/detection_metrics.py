@@ -1,0 +1,196 @@
+"""Uncertainty of detectors' metrics: intervals, and what a detector that treats all groups alike would show."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import numpy as np
+import polars as pl
+
+import sql
+from reports.estimation.bootstrap_metrics import (
+    bias_corrected_interval,
+    bootstrap_metrics,
+    bootstrap_rates,
+    fairness_gaps,
+)
+from reports.estimation.intervals import wilson
+from reports.estimation.permutation_null import permutation_null, permutation_null_auc_gap
+from shards.atomic_io import is_complete_parquet, write_parquet
+from shards.workspace import Workspace
+
+ATTRIBUTES = ("gender", "age", "skin_group", "intersection")
+UTILITY = ("auc", "average_precision", "eer", "fpr", "tpr", "accuracy", "positive_rate")
+FAIRNESS = ("auc_gap", "fpr_gap", "error_rate_gap", "f_meo", "f_dp", "f_oae", "f_eo", "f_efpr")
+DETECTION_SCHEMA = {
+    **dict.fromkeys(("detector", "attribute", "group", "measure"), pl.String),
+    **dict.fromkeys(("value", "low", "high", "floor"), pl.Float64),
+}
+REPLICATES, MIN_REPLICATES = 500, 50  # of the bootstrap
+AUC_GAP_PERMUTATIONS = 200  # fewer than REPLICATES: each takes longer
+MAX_WEIGHTS = 1e8  # faces times replicates; many faces have fewer replicates
+SEED = 1
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class EvaluatedFaces:
+    """The faces that a detector was evaluated on, by falling logit."""
+
+    table: pl.DataFrame
+    is_fake: np.ndarray  # bool [N]
+    called_fake: np.ndarray  # bool [N]
+    logits: np.ndarray  # float64 [N]
+    weights: np.ndarray  # bootstrap weights, uint8 [replicates, N]
+
+    def metrics(self, faces: np.ndarray | slice = slice(None)) -> dict[str, np.ndarray]:
+        """Every metric of the selected faces, [replicates] each."""
+        logits = self.logits[faces]
+        tie_ends = np.flatnonzero(np.append(np.diff(logits) != 0, True))
+        return bootstrap_metrics(
+            self.weights[:, faces], self.is_fake[faces], called_fake=self.called_fake[faces], tie_ends=tie_ends
+        )
+
+    def group_numbers(self, attribute: str, groups: list[str]) -> np.ndarray:
+        """The index of each face's group in `groups`, [N]; -1 if the group is unknown."""
+        numbers = dict(zip(groups, range(len(groups)), strict=True))
+        return self.table[attribute].replace_strict(numbers, default=-1).to_numpy()
+
+
+def update_all_metrics(workspace: Workspace) -> None:
+    """`update_metrics` of every detector."""
+    connection = sql.connect(workspace)
+    detectors = sql.select(connection, "select distinct detector from predictions order by detector")
+    for detector in detectors["detector"]:
+        update_metrics(workspace, connection, detector=detector)
+
+
+def update_metrics(workspace: Workspace, connection: duckdb.DuckDBPyConnection, *, detector: str) -> bool:
+    """Write a detector's metrics unless they are newer than its predictions, the images and all labels.
+
+    Returns whether they were written.
+    """
+    path = workspace.detector(detector).detection_metrics
+    if is_complete_parquet(path):
+        files = workspace.view_files()
+        inputs = [file for view in ("predictions", "images", "labels", "labellers") for file in files[view]]
+        if path.stat().st_mtime_ns > max(file.stat().st_mtime_ns for file in inputs):
+            return False
+    write_metrics(workspace, connection, detector=detector)
+    return True
+
+
+def write_metrics(workspace: Workspace, connection: duckdb.DuckDBPyConnection, *, detector: str) -> pl.DataFrame:
+    """Write and return every metric of `utility` and `fairness` of a detector, with interval and floor."""
+    text = """from evaluated_predictions where detector = $detector and perturbation = 'none'
+        order by logit desc, key"""
+    predictions = sql.select(connection, text, {"detector": detector})
+    table = pl.DataFrame(detector_rows(connection, detector, predictions=predictions), schema=DETECTION_SCHEMA)
+    write_parquet(workspace.detector(detector).detection_metrics, table)
+    return table
+
+
+def detector_rows(connection: duckdb.DuckDBPyConnection, detector: str, *, predictions: pl.DataFrame) -> Rows:
+    """Rows of `detection_metrics` from a detector's predictions, ordered by falling logit.
+
+    Rates have Wilson's intervals. For the other metrics, faces are resampled with Poisson(1) weights (Hanley and
+    MacGibbon, Comput. Methods Programs Biomed. 83 (2006) 57-62). The intervals are bias-corrected percentiles (Efron,
+    Can. J. Statist. 9 (1981) 139-172), because ranges over groups are too large on average. The floor is the 95th
+    percentile when groups are permuted among the real and among the fake faces: what a detector with the same rates for
+    all groups would show.
+    """
+    rng, rows = np.random.default_rng(SEED), []
+    utility = {
+        (row["attribute"], row["group"]): row for row in sql.ask(connection, "utility", detector=detector).to_dicts()
+    }
+    fairness = {row["attribute"]: row for row in sql.ask(connection, "fairness", detector=detector).to_dicts()}
+    faces = evaluated_faces(predictions, rng)
+    rows += utility_rows(detector, utility["all", "all"], replicates=faces.metrics())
+    for attribute in ATTRIBUTES:
+        groups = [group for name, group in utility if name == attribute]
+        numbers, metrics = faces.group_numbers(attribute, groups), {}
+        for number, group in enumerate(groups):
+            metrics[group] = faces.metrics(np.flatnonzero(numbers == number))
+            rows += utility_rows(detector, utility[attribute, group], replicates=metrics[group])
+        if attribute in fairness:
+            compared = [g for g in groups if utility[attribute, g]["fakes"] and utility[attribute, g]["reals"]]
+            replicates = fairness_replicates(faces, [metrics[group] for group in compared], is_known=numbers >= 0)
+            null = fairness_null(faces, numbers, rng=rng)
+            for measure in FAIRNESS:
+                about = {"detector": detector, "attribute": attribute, "group": None, "measure": measure}
+                value = fairness[attribute][measure]
+                rows.append(about | metric_columns(value, replicates[measure], null=null[measure]))
+    return rows
+
+
+def evaluated_faces(predictions: pl.DataFrame, rng: np.random.Generator) -> EvaluatedFaces:
+    """The faces with their bootstrap weights."""
+    count = len(predictions)
+    replicates = int(np.clip(MAX_WEIGHTS / count, MIN_REPLICATES, REPLICATES))
+    return EvaluatedFaces(
+        table=predictions,
+        weights=np.stack([rng.poisson(1, count).astype(np.uint8) for _ in range(replicates)]),
+        is_fake=(predictions["target"] == "fake").to_numpy(),
+        called_fake=predictions["called_fake"].to_numpy(),
+        logits=predictions["logit"].to_numpy(),
+    )
+
+
+def fairness_replicates(
+    faces: EvaluatedFaces, metrics: list[dict[str, np.ndarray]], *, is_known: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Every fairness metric, [replicates] each, from the metrics of the compared groups.
+
+    `is_known`, bool [N], are the faces of any group.
+    """
+    tpr, fpr = bootstrap_rates(
+        faces.weights[:, is_known], faces.is_fake[is_known], called_fake=faces.called_fake[is_known]
+    )
+    stacked = {name: np.stack([group[name] for group in metrics]) for name in metrics[0]}
+    return fairness_gaps(stacked, {"tpr": tpr, "fpr": fpr})
+
+
+def fairness_null(faces: EvaluatedFaces, numbers: np.ndarray, *, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Every fairness metric when groups are permuted, [permutations] each."""
+    count = len(faces.weights)
+    null = permutation_null(rng, numbers, is_fake=faces.is_fake, called_fake=faces.called_fake, permutations=count)
+    null["auc_gap"] = permutation_null_auc_gap(
+        rng,
+        numbers,
+        is_fake=faces.is_fake,
+        logits=faces.logits,
+        permutations=min(count, AUC_GAP_PERMUTATIONS),
+    )
+    return null
+
+
+def utility_rows(detector: str, row: dict[str, Any], *, replicates: dict[str, np.ndarray]) -> Rows:
+    """Rows of `detection_metrics` for a row of `utility`.
+
+    Rates have Wilson's intervals: resampling 0 of 70 faces always gives 0.
+    """
+    sizes, rows = {"fpr": row["reals"], "tpr": row["fakes"], "accuracy": row["n"], "positive_rate": row["n"]}, []
+    for measure in UTILITY:
+        about = {"detector": detector, "attribute": row["attribute"], "group": row["group"], "measure": measure}
+        columns = about | metric_columns(row[measure], replicates[measure])
+        if measure in sizes and row[measure] is not None:
+            low, high = wilson(np.array([row[measure] * sizes[measure]]), sizes[measure])
+            columns |= {"low": float(low[0]), "high": float(high[0])}
+        rows.append(columns)
+    return rows
+
+
+def metric_columns(
+    value: float | None, replicates: np.ndarray, *, null: np.ndarray | None = None
+) -> dict[str, float | None]:
+    """value, low, high and floor of a metric; without interval if its value is undefined."""
+    low = high = floor = None
+    replicates = replicates[np.isfinite(replicates)]
+    if value is not None and len(replicates) and np.ptp(replicates):  # equal replicates carry no uncertainty
+        low, high = bias_corrected_interval(value, replicates)
+    if value is not None and null is not None:
+        floor = float(np.quantile(null, 0.95))
+        # within the floor, no difference can't be ruled out, and neither can what resampling reaches
+        if value <= floor and high is not None:
+            low, high = 0.0, max(high, float(np.quantile(replicates, 0.975)))
+    return {"value": value, "low": low, "high": high, "floor": floor}

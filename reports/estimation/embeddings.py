@@ -1,0 +1,79 @@
+"""Readers of embedding files, which may be of a gigabyte: by row group, and only the rows that are needed."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards.concurrency import map_in_order
+from shards.errors import FairfaceError
+
+
+@contextmanager
+def open_embeddings(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open the file for reading. Raises FairfaceError if it is damaged."""
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise FairfaceError(f"{path} can't be read ({reason}): `fairface label --force` writes it again") from error
+
+
+def iterate_chunks(path: Path) -> Iterator[tuple[pl.Series, np.ndarray]]:
+    """Keys and embeddings of length 1, float32 [N, D], of every row group; the next one is read ahead."""
+    with open_embeddings(path) as file, ThreadPoolExecutor(1) as pool:
+        groups = ((file, number) for number in range(file.num_row_groups))
+        for _, (keys, vectors) in map_in_order(pool, read_row_group, groups, ahead=2):
+            yield keys, vectors.astype(np.float32)
+
+
+def count_embeddings(path: Path) -> int:
+    """The number of embeddings."""
+    with open_embeddings(path) as file:
+        return int(file.metadata.num_rows)
+
+
+def read_first_chunk(path: Path) -> tuple[pl.Series, np.ndarray]:
+    """Keys and embeddings, float32 [N, D], of the first row group."""
+    with open_embeddings(path) as file:
+        keys, vectors = read_row_group(file, 0)
+    return keys, vectors.astype(np.float32)
+
+
+def read_row_group(file: pq.ParquetFile, number: int) -> tuple[pl.Series, np.ndarray]:
+    """Keys and embeddings, float16 [N, D], of a row group."""
+    table = file.read_row_group(number, columns=["key", "embedding"])
+    column = table.column("embedding")
+    flat = np.concatenate([part.flatten().to_numpy(zero_copy_only=False) for part in column.chunks])
+    return pl.Series(table.column("key")), flat.reshape(-1, column.type.list_size)
+
+
+def read_embeddings(path: Path, keys: pl.Series) -> pl.DataFrame:
+    """key and embedding (float32) of those of the `keys` that the file has.
+
+    Row groups that hold none of them, by their statistics, are not read.
+    """
+    keys, tables = keys.unique().sort(), []
+    with open_embeddings(path) as file:
+        for number in range(file.num_row_groups):
+            statistics = file.metadata.row_group(number).column(0).statistics
+            if (
+                statistics
+                and statistics.has_min_max
+                and not keys.is_between(str(statistics.min), str(statistics.max)).any()
+            ):
+                continue
+            names, vectors = read_row_group(file, number)
+            is_needed = names.is_in(keys.implode())
+            if is_needed.any():
+                rows = vectors[is_needed.to_numpy()].astype(np.float32)
+                column = pl.Series(rows, dtype=pl.Array(pl.Float32, rows.shape[1]))
+                tables.append(pl.DataFrame({"key": names.filter(is_needed), "embedding": column}))
+    empty = pl.DataFrame(schema={"key": pl.String, "embedding": pl.Array(pl.Float32, 1)})
+    return pl.concat(tables) if tables else empty

@@ -1,0 +1,171 @@
+"""Rows of the tables of estimates from an attribute's estimate."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from reports.estimation import distances
+from reports.estimation.attribute_estimate import AttributeCounts, AttributeEstimate, divide, normalize
+from reports.estimation.correction import estimate_matrix, resample_matrices, resample_shares, solve_shares
+from reports.estimation.intervals import wilson
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class SharesWithInterval:
+    """Shares with the ends of their 95 % intervals, [K] each."""
+
+    shares: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    def columns(self, name: str) -> dict[str, np.ndarray]:
+        return {name: self.shares, f"{name}_low": self.low, f"{name}_high": self.high}
+
+    def extended(self, other: "SharesWithInterval") -> "SharesWithInterval":
+        """These shares with intervals that extend to the other's ends."""
+        low, high = np.minimum(self.shares, other.low), np.maximum(self.shares, other.high)
+        return SharesWithInterval(self.shares, low, high)
+
+
+def estimate_rows(estimate: AttributeEstimate, run: str) -> Rows:
+    """Rows of `estimates`, with `p` instead of `significant`, which depends on all attributes together."""
+    counts, ratios = estimate.counts, estimate.ratios
+    n, m = counts.count.sum(), counts.reference.sum()
+    raw = SharesWithInterval(estimate.shares, *wilson(counts.count, n))
+    reference = SharesWithInterval(estimate.reference_shares, *wilson(counts.reference, m))
+    nothing = SharesWithInterval(*np.full((3, len(counts.groups)), np.nan))
+    corrected, best, best_reference, best_reference_n = nothing, raw, reference, m
+    if estimate.corrected:
+        correction = estimate.corrected.generated
+        corrected = SharesWithInterval(correction.shares, *correction.interval())
+        best = raw.extended(corrected)
+    if estimate.best_estimate == "corrected":
+        best = corrected
+        best_reference, best_reference_n = corrected_reference_columns(estimate)
+    indices = range(len(counts.groups))
+    columns = {
+        "run": run,
+        "attribute": counts.attribute,
+        "group": counts.groups,
+        "method": counts.method,
+        "n": round(n),
+        "count": np.round(counts.count),
+        **raw.columns("share"),
+        "reference_n": round(m),
+        "reference_count": np.round(counts.reference),
+        **reference.columns("reference"),
+        **corrected.columns("corrected"),
+        "annotated": normalize(counts.annotated),
+        "best_estimate": estimate.best_estimate,
+        "correction_note": estimate.correction_note,
+        **best.columns("best_share"),
+        **best_reference.columns("best_reference"),
+        "best_reference_n": round(best_reference_n),
+        "ratio": ratios.ratio,
+        "ratio_low": ratios.low,
+        "ratio_high": ratios.high,
+        "verdict": estimate.verdicts,
+        "inconclusive_reason": [estimate.inconclusive_reason(group) for group in indices],
+        "p": ratios.p,
+        "n_needed": [estimate.n_needed(group) for group in indices],
+    }
+    return rows_from_columns(columns, len(counts.groups))
+
+
+def corrected_reference_columns(estimate: AttributeEstimate) -> tuple[SharesWithInterval, float]:
+    """The reference of corrected shares with its interval, and the number of faces behind it."""
+    counts = estimate.counts
+    if counts.is_fully_annotated:
+        total = counts.annotated.sum()
+        return SharesWithInterval(normalize(counts.annotated), *wilson(counts.annotated, total)), total
+    assert estimate.corrected
+    reference = estimate.corrected.reference
+    return SharesWithInterval(reference.shares, *reference.interval()), counts.reference.sum()
+
+
+def method_estimate_rows(estimate: AttributeEstimate, run: str, *, labeller: str, is_selected: bool) -> Rows:
+    """Rows of `method_estimates`: the raw shares, and the corrected ones if there are any."""
+    counts = estimate.counts
+    raw = SharesWithInterval(estimate.shares, *wilson(counts.count, counts.count.sum()))
+    estimates = [("raw", raw, estimate.reference_shares)]
+    if estimate.corrected:
+        correction = estimate.corrected.generated
+        corrected = SharesWithInterval(correction.shares, *correction.interval())
+        estimates.append(("corrected", corrected, estimate.corrected.reference.shares))
+    rows = []
+    for name, generated, reference in estimates:
+        columns = {
+            "run": run,
+            "attribute": counts.attribute,
+            "group": counts.groups,
+            "method": counts.method,
+            "labeller": labeller,
+            "estimate": name,
+            "share": generated.shares,
+            "low": generated.low,
+            "high": generated.high,
+            "reference": reference,
+            "ratio": divide(generated.shares, reference),
+            "used": is_selected and name == estimate.best_estimate,
+        }
+        rows += rows_from_columns(columns, len(counts.groups))
+    return rows
+
+
+def distance_rows(estimate: AttributeEstimate, run: str, *, seed: int) -> Rows:
+    """Rows of `distances`: of the raw and of the corrected shares, from the reference and from equal shares."""
+    counts, rows = estimate.counts, []
+    n, equal_shares = round(counts.count.sum()), np.full(len(counts.groups), 1 / len(counts.groups))
+    for name in ("raw", "corrected") if estimate.corrected else ("raw",):
+        shares, reference, reference_n = estimate.shares, estimate.reference_shares, round(counts.reference.sum())
+        if name == "corrected" and estimate.corrected:
+            shares, reference = estimate.corrected.generated.shares, estimate.corrected.reference.shares
+            if counts.is_fully_annotated:
+                reference_n = round(counts.annotated.sum())
+        for baseline, q, size in (("reference", reference, reference_n), ("uniform", equal_shares, None)):
+            if not counts.count.sum() or size == 0:
+                continue
+            generator = np.random.default_rng(seed)
+            sampler, replicates = distances.count_sampler(n, size, generator=generator), distances.REPLICATES
+            if name == "corrected":
+                sampler = corrected_sampler(counts, size, generator=generator)
+                replicates = distances.CORRECTED_REPLICATES
+            about = {"run": run, "attribute": counts.attribute, "estimate": name, "baseline": baseline}
+            measured = distances.distance_rows(shares, q, sampler=sampler, replicates=replicates)
+            rows += [about | row for row in measured]
+    return rows
+
+
+def corrected_sampler(
+    counts: AttributeCounts, reference_n: int | None, *, generator: np.random.Generator
+) -> distances.Sampler:
+    """Resamples corrected shares: as many labels, with as much calibration, and `reference_n` reference faces."""
+    n, matrix = round(counts.count.sum()), estimate_matrix(counts.confusion)
+
+    def sample(mixtures: np.ndarray, replicates: int) -> tuple[np.ndarray, np.ndarray]:
+        shares = np.empty((len(mixtures), replicates, mixtures.shape[1]))
+        for i, mixture in enumerate(mixtures):
+            matrices = resample_matrices(generator, counts.confusion, replicates=replicates)
+            observed = resample_shares(generator, mixture @ matrix, n=n, replicates=replicates)
+            shares[i] = solve_shares(matrices, observed)
+        if reference_n is None:
+            return shares, mixtures[0]
+        return shares, generator.multinomial(reference_n, mixtures[0], size=shares.shape[:2]) / reference_n
+
+    return sample
+
+
+def rows_from_columns(columns: dict[str, Any], count: int) -> Rows:
+    """`count` rows from columns, each with one value for all rows or a list of `count` values."""
+    repeated = {k: v if isinstance(v, list | np.ndarray) else [v] * count for k, v in columns.items()}
+    return [{name: finite_or_none(values[i]) for name, values in repeated.items()} for i in range(count)]
+
+
+def finite_or_none(value: Any) -> Any:
+    """The value as a Python object; None for a number that is not finite, such as a share of no images."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value

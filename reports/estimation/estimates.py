@@ -1,0 +1,257 @@
+"""From the labels of both sides to shares, ratios, verdicts and distances, each with its uncertainty.
+
+The reference is the training images as the generator was trained on them: by the same labeller's labels for raw shares,
+by their annotations for corrected ones. Even if every training image is labelled, they count as a sample of the faces
+that could have been collected, and have intervals.
+"""
+
+from typing import Any
+
+import duckdb
+import numpy as np
+import polars as pl
+
+import sql
+from reports.estimation import group_counts, neighbours, quality
+from reports.estimation.attribute_estimate import AttributeCounts, AttributeEstimate, estimate_attribute
+from reports.estimation.embeddings import read_embeddings
+from reports.estimation.estimate_rows import Rows, distance_rows, estimate_rows, method_estimate_rows
+from reports.estimation.intervals import holm_significant, wilson
+from reports.estimation.labelled_sides import check_labels
+from shards.atomic_io import write_parquet
+from shards.documents import RunConfig, read_document
+from shards.errors import FairfaceError
+from shards.workspace import Workspace
+
+ESTIMATE_SCHEMA = {
+    **dict.fromkeys(("run", "attribute", "group", "method"), pl.String),
+    **dict.fromkeys(("n", "count"), pl.Int64),
+    **dict.fromkeys(("share", "share_low", "share_high"), pl.Float64),
+    **dict.fromkeys(("reference_n", "reference_count"), pl.Int64),
+    **dict.fromkeys(("reference", "reference_low", "reference_high"), pl.Float64),
+    **dict.fromkeys(("corrected", "corrected_low", "corrected_high", "annotated"), pl.Float64),
+    **dict.fromkeys(("best_estimate", "correction_note"), pl.String),
+    **dict.fromkeys(("best_share", "best_share_low", "best_share_high"), pl.Float64),
+    **dict.fromkeys(("best_reference", "best_reference_low", "best_reference_high"), pl.Float64),
+    "best_reference_n": pl.Int64,
+    **dict.fromkeys(("ratio", "ratio_low", "ratio_high"), pl.Float64),
+    **dict.fromkeys(("verdict", "inconclusive_reason"), pl.String),
+    "significant": pl.Boolean,
+    "n_needed": pl.Int64,
+}
+METHOD_ESTIMATE_SCHEMA = {
+    **dict.fromkeys(("run", "attribute", "group", "method", "labeller", "estimate"), pl.String),
+    **dict.fromkeys(("share", "low", "high", "reference", "ratio"), pl.Float64),
+    "used": pl.Boolean,
+}
+DISTANCE_SCHEMA = {
+    **dict.fromkeys(("run", "attribute", "estimate", "measure", "baseline"), pl.String),
+    **dict.fromkeys(("value", "low", "high", "null_floor"), pl.Float64),
+}
+QUALITY_SCHEMA = {
+    **dict.fromkeys(("run", "attribute", "group"), pl.String),
+    "n": pl.Int64,
+    **dict.fromkeys(quality.QUALITY_COLUMNS, pl.Float64),
+}
+SCHEMAS: dict[str, dict[str, Any]] = {  # of the tables of a run; `confusion` is that of the training images
+    "estimates": ESTIMATE_SCHEMA,
+    "method_estimates": METHOD_ESTIMATE_SCHEMA,
+    "distances": DISTANCE_SCHEMA,
+    "quality": QUALITY_SCHEMA,
+    "neighbours": neighbours.NEIGHBOUR_SCHEMA,
+}
+QUALITY_IMAGES = 500  # of a group on either side
+
+
+def choose_run(connection: duckdb.DuckDBPyConnection, workspace: Workspace, *, run: str | None) -> str:
+    """`run`, or the newest run for None. Raises FairfaceError if there is no such run."""
+    runs = sql.ask(connection, "runs")
+    if not len(runs):
+        raise FairfaceError(f"there is no run below {workspace.root}: train one with `fairface train`")
+    if run is None:
+        newest: str = sql.select(connection, "select resolve_run('newest') as run")["run"][0]
+        return newest
+    if run not in runs["run"]:
+        raise FairfaceError(f"there is no run {run!r} below {workspace.root}; the runs are: {', '.join(runs['run'])}")
+    return run
+
+
+def write_estimates(
+    workspace: Workspace, connection: duckdb.DuckDBPyConnection, *, run: str
+) -> dict[str, pl.DataFrame]:
+    """Estimate a run and write the tables of `report/`, in addition to the rows of other runs; returns the run's.
+
+    Raises MissingLabels if a side has no labels, FairfaceError if the labels can't be compared.
+    """
+    config = read_document(workspace.run(run).config, RunConfig)
+    if config is None:
+        raise FairfaceError(f"there is no run {run!r} below {workspace.root}")
+    confusion, labellers = confusion_table(connection), check_labels(connection, run).methods
+    selected = group_counts.selected_methods(connection, run)
+    rows: dict[str, Rows] = {"estimates": [], "method_estimates": [], "distances": []}
+    for seed, estimate in enumerate(estimate_attributes(connection, run, config=config, confusion=confusion)):
+        counts = estimate.counts
+        is_selected = selected[counts.attribute] == counts.method
+        rows["method_estimates"] += method_estimate_rows(
+            estimate, run, labeller=labellers[counts.method], is_selected=is_selected
+        )
+        if is_selected:
+            rows["estimates"] += estimate_rows(estimate, run)
+            rows["distances"] += distance_rows(estimate, run, seed=seed)
+    rows["estimates"] = add_significance(rows["estimates"])
+    tables = {name: pl.DataFrame(rows[name], schema=SCHEMAS[name]) for name in rows}
+    tables["quality"] = quality_table(workspace, connection, run=run)
+    tables["neighbours"] = neighbours.find_nearest(workspace, run)
+    tables["confusion"] = confusion
+    save_tables(workspace, connection, run=run, tables=tables)
+    return tables
+
+
+def discard_estimates(workspace: Workspace, connection: duckdb.DuckDBPyConnection, *, run: str) -> None:
+    """Remove a run's rows from `report/`: its labels are missing or can't be compared."""
+    tables = {name: pl.DataFrame(schema=schema) for name, schema in SCHEMAS.items()}
+    tables["confusion"] = confusion_table(connection)
+    save_tables(workspace, connection, run=run, tables=tables)
+
+
+def save_tables(
+    workspace: Workspace, connection: duckdb.DuckDBPyConnection, *, run: str, tables: dict[str, pl.DataFrame]
+) -> None:
+    """Write a run's tables, keeping the rows of other runs that were labelled by the same labellers."""
+    kept = sorted(comparable_runs(connection) - {run})
+    for name, table in tables.items():
+        if name in SCHEMAS:
+            others = connection.sql(f"from {name}").pl().filter(pl.col("run").is_in(kept))
+            table = pl.concat([others.select(table.columns), table], how="vertical_relaxed")
+        write_parquet(workspace.report.table(name), table)
+
+
+def comparable_runs(connection: duckdb.DuckDBPyConnection) -> set[str]:
+    """The runs whose estimates are based on the labellers that the training images have now."""
+    text = """select run from runs join method_estimates using (run) where used group by run
+        having bool_and(labeller in (select labeller from labels where source = 'train'))"""
+    return set(sql.select(connection, text)["run"])
+
+
+def confusion_table(connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:
+    """method, labeller, attribute, annotated, labelled, count over the training images that have both."""
+    # combinations of all labels are counted before they are unpivoted: there are few of them
+    text = """
+        with names as (
+            select method, any_value(labeller) as labeller from labels where source = 'train' group by method
+        ), combinations as (
+            select l.method, a.gender as gender_a, l.gender as gender_l, a.age as age_a, l.age as age_l,
+                a.skin_tone as tone_a, l.skin_tone as tone_l, a.skin_group as skin_a, count(*) as n
+            from labels as l join images as a using (key) where l.source = 'train' and a.status = 'packed' group by all
+        ), pairs as (
+            select method, n, gender_a, gender_l, age_a, age_l, tone_a::varchar as tone_a, tone_l::varchar as tone_l,
+                skin_a, skin_group_of(tone_l) as skin_l, gender_a || '-' || skin_a as pair_a,
+                gender_l || '-' || skin_l as pair_l, pair_a || '-' || age_a as cell_a, pair_l || '-' || age_l as cell_l
+            from combinations
+        )
+        select method, names.labeller, attribute, annotated, labelled, sum(n)::bigint as count
+        from (unpivot pairs on (gender_a, gender_l) as gender, (age_a, age_l) as age, (tone_a, tone_l) as skin_tone,
+            (skin_a, skin_l) as skin_group, (pair_a, pair_l) as intersection, (cell_a, cell_l) as intersection_age
+            into name attribute value annotated, labelled)
+        join names using (method) where annotated is not null and labelled is not null
+        group by all order by all"""
+    return sql.select(connection, text)
+
+
+def labeller_accuracy(confusion: pl.DataFrame) -> pl.DataFrame:
+    """method, attribute, n, accuracy, low, high, balanced_accuracy (mean recall) from a table of `confusion_table`."""
+    is_correct, by = pl.col("annotated") == pl.col("labelled"), ["method", "attribute"]
+    correct = pl.col("count").filter(is_correct).sum()
+    recalls = confusion.group_by(*by, "annotated").agg(recall=correct / pl.col("count").sum())
+    balanced = recalls.group_by(by).agg(balanced_accuracy=pl.col("recall").mean())
+    table = confusion.group_by(by).agg(n=pl.col("count").sum(), correct=correct).join(balanced, on=by)
+    low, high = wilson(table["correct"].to_numpy(), table["n"].to_numpy())
+    return (
+        table.with_columns(accuracy=pl.col("correct") / pl.col("n"), low=pl.Series(low), high=pl.Series(high))
+        .select(*by, "n", "accuracy", "low", "high", "balanced_accuracy")
+        .sort("attribute", "method")
+    )
+
+
+def estimate_attributes(
+    connection: duckdb.DuckDBPyConnection, run: str, *, config: RunConfig, confusion: pl.DataFrame
+) -> list[AttributeEstimate]:
+    """The estimate of every attribute by every labelling method, absent groups included."""
+    counts, estimates = group_counts.count_groups(connection, run, config=config), []
+    for (attribute, method), table in counts.group_by("attribute", "method", maintain_order=True):
+        groups = table["group"].to_list()
+        index = {name: i for i, name in enumerate(groups)}
+        matrix = np.zeros((len(groups), len(groups)), int)
+        for row in confusion.filter(attribute=attribute, method=method).iter_rows(named=True):
+            matrix[index[row["annotated"]], index[row["labelled"]]] = row["count"]
+        attribute_counts = AttributeCounts(
+            attribute=str(attribute),
+            method=str(method),
+            groups=groups,
+            count=table["count"].to_numpy(),
+            reference=table["reference_count"].to_numpy(),
+            annotated=table["annotated_count"].to_numpy(),
+            confusion=matrix,
+            is_fully_annotated=bool(table["is_fully_annotated"][0]),
+        )
+        estimates.append(estimate_attribute(attribute_counts))
+    return estimates
+
+
+def add_significance(rows: Rows) -> Rows:
+    """Rows of `estimates` with `significant` instead of `p`: all groups together, but the many small cells apart."""
+    is_cell = np.array([row["attribute"] == "intersection_age" for row in rows])
+    p, significant = np.array([row.pop("p") for row in rows]), np.zeros(len(rows), bool)
+    for family in (is_cell, ~is_cell):
+        significant[family] = holm_significant(p[family])
+    return [row | {"significant": bool(value)} for row, value in zip(rows, significant, strict=True)]
+
+
+def quality_table(workspace: Workspace, connection: duckdb.DuckDBPyConnection, *, run: str) -> pl.DataFrame:
+    """A run's rows of `quality`; none without embeddings of both sides.
+
+    The first images of each group by key are compared: packing and sampling have put them into a random order.
+    """
+    paths = {
+        "train": workspace.shards.label_files.embeddings,
+        "generated": workspace.run(run).label_files.embeddings,
+    }
+    if not all(path.is_file() for path in paths.values()):
+        return pl.DataFrame(schema=QUALITY_SCHEMA)
+    text = f"""select source, attribute, "group", min(key, {2 * QUALITY_IMAGES}) as key from selected_labels
+        where attribute in ('gender', 'age', 'skin_group', 'intersection')
+            and (source = 'train' or (source = 'generated' and run = $run)) group by all"""
+    keys = sql.select(connection, text, {"run": run}).explode("key")
+    limits = {"train": 2 * QUALITY_IMAGES, "generated": QUALITY_IMAGES}
+    vectors = {
+        source: read_embeddings(path, keys.filter(source=source).select("key").unique()["key"])
+        for source, path in paths.items()
+    }
+    rows = []
+    for seed, (attribute, groups) in enumerate(attribute_groups(connection).items()):
+        of_attribute = keys.filter(attribute=attribute)
+        sides = {
+            source: embedded_images(table, of_attribute.filter(source=source), limit=limits[source])
+            for source, table in vectors.items()
+        }
+        if not len(of_attribute) or not all(len(side.groups) for side in sides.values()):
+            continue
+        values = quality.quality_rows(
+            sides["train"], sides["generated"], groups=groups, seed=seed, limit=QUALITY_IMAGES
+        )
+        rows += [{"run": run, "attribute": attribute, **row} for row in values]
+    return pl.DataFrame(rows, schema=QUALITY_SCHEMA)
+
+
+def embedded_images(vectors: pl.DataFrame, keys: pl.DataFrame, *, limit: int) -> quality.EmbeddedImages:
+    """The embeddings of at most `limit` images of each group; `keys` has key and group."""
+    first = keys.group_by("group", maintain_order=True).head(limit)
+    table = vectors.join(first, on="key", how="inner", maintain_order="left")
+    return quality.EmbeddedImages(table["embedding"].to_numpy(), table["group"].to_list())
+
+
+def attribute_groups(connection: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
+    """Attribute -> its groups, in their order."""
+    table = sql.select(connection, "from vocabulary order by attribute, rank")
+    groups = table.group_by("attribute", maintain_order=True)
+    return {str(attribute): rows["group"].to_list() for (attribute,), rows in groups}

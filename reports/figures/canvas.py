@@ -1,0 +1,108 @@
+"""What all figures share: colours, style, a canvas measured in inches, saving and embedding."""
+
+import io
+import re
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+import matplotlib
+
+matplotlib.use("Agg")  # needs no display
+
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from reports.formats import percent, short
+from shards.atomic_io import atomic_write
+from shards.workspace import ReportFolder
+
+MONK = "f6ede4 f3e7db f7ead0 eadaba d7bd96 a07e56 825c43 604134 3a312a 292420"  # skin tones 1 to 10
+TONE_COLOURS = {str(tone): f"#{colour}" for tone, colour in enumerate(MONK.split(), 1)}
+# Okabe and Ito's blue and vermilion, distinguishable with any colour vision; the markers differ as well
+INK, MUTED, LINE, BAND, TRAIN, GENERATED = "#1f2329", "#6a717b", "#dfe3e8", "#eef1f4", "#0072b2", "#d55e00"
+RUN_COLOURS = (GENERATED, "#009e73", "#cc79a7", "#56b4e9")  # of several runs: the same authors' colours
+PAGE_COLOURS = {INK: "ink", MUTED: "muted", LINE: "line", BAND: "band", TRAIN: "train", GENERATED: "generated"}
+PAGE_COLOURS |= {colour: f"run{number}" for number, colour in enumerate(RUN_COLOURS, 1) if number > 1}
+STYLE: dict[Any, Any] = {  # matplotlib settings
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.parse_math": False,
+    "text.color": INK,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "savefig.transparent": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+WIDTH, ROW_HEIGHT = 4.4, 0.25  # inches: a phone shows the full width at a readable size
+SHARE_TICKS = (0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1)
+
+
+def new_canvas(height: float) -> tuple[Figure, Axes]:
+    """A figure of `height` inches whose one invisible axes is measured in inches from the upper left corner."""
+    figure = Figure(figsize=(WIDTH, height))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, WIDTH), ylim=(height, 0))
+    axes.axis("off")
+    return figure, axes
+
+
+def add_text(axes: Axes, x: float, y: float, text: str, *, size: float = 8.5, colour: str = INK, **style: Any) -> None:
+    """Text at a place in inches; `style` is that of `Axes.text`."""
+    axes.text(x, y, text, size=size, color=colour, va="center", **style)
+
+
+def add_share_axis(axes: Axes, *, left: float, inches: float, reach: float, top: float, bottom: float) -> None:
+    """Grid lines and tick labels of shares up to `reach`; a share of 1 is `inches` wide."""
+    for tick in SHARE_TICKS:
+        if tick == 0 or reach / 4 < tick <= reach:
+            x = left + tick * inches
+            axes.plot([x, x], [top - 0.08, bottom - 0.02], color=LINE, lw=0.8, zorder=0)
+            add_text(axes, x, bottom + 0.06, percent(tick), size=7, colour=MUTED, ha="center")
+
+
+def group_label(row: dict[str, Any]) -> str:
+    """The label of a group's row: "female, dark" for `female-dark`."""
+    return short(row["group"]).replace("-", ", ", row["attribute"] == "intersection")
+
+
+def verdict_style(row: dict[str, Any]) -> dict[str, Any]:
+    """The style of a verdict: a change is bold, everything else grey."""
+    is_change = row["verdict"] in ("amplified", "reduced")
+    return {"weight": "bold" if is_change else "normal", "colour": INK if is_change else MUTED}
+
+
+def save(figure: Figure, folder: ReportFolder, name: str, *, synthetic: bool) -> str:
+    """Write `<name>.svg` and `<name>.png` (200 dots per inch) into `folder`, and return the SVG.
+
+    A figure of synthetic faces is marked as one, wherever it is copied to.
+    """
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):  # equal bytes for equal input
+        if synthetic:
+            x, y = 1 - 0.05 / WIDTH, 0.06 / figure.get_figheight()
+            figure.text(x, y, "synthetic faces", size=7.2, color=MUTED, ha="right")
+        svg = io.BytesIO()
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+        with atomic_write(folder.figure(f"{name}.svg")) as file:
+            file.write(svg.getvalue())
+        with atomic_write(folder.figure(f"{name}.png")) as file:
+            figure.savefig(file, format="png", dpi=200, metadata={"Software": None})
+    return svg.getvalue().decode()
+
+
+def inline_svg(svg: str, description: str) -> Markup:
+    """An SVG to embed into the page: in the page's colours, with a description for screen readers.
+
+    The result is safe markup: matplotlib escapes the text inside the SVG, and the description is quoted here.
+    """
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.S)
+    opening, rest = svg.split(">", 1)
+    opening = re.sub(r' (width|height)="[^"]*pt"', "", opening) + f' role="img" aria-label={quoteattr(description)}'
+    rest = rest.replace("fill: #ffffff", "fill: none")
+    for colour, name in PAGE_COLOURS.items():
+        rest = rest.replace(colour, f"var(--{name})")
+    return Markup(f"{opening}>{rest}")

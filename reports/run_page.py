@@ -1,0 +1,74 @@
+"""The page of one run: its sections, in the order of the template `run.html.j2`."""
+
+from dataclasses import dataclass
+
+from reports.faces import RunFaces
+from reports.figures.run_figures import RunFigures
+from reports.formats import short
+from reports.run_report import RunReport
+from reports.sections.confidence import Confidence, confidence_section
+from reports.sections.counts import Counts, counts_section
+from reports.sections.detectors import Detectors, detectors_section
+from reports.sections.distances import Distances, distances_section
+from reports.sections.faces import Faces, faces_section
+from reports.sections.intersections import Intersections, intersections_section
+from reports.sections.labellers import Labellers, labellers_section
+from reports.sections.methods import Methods, methods_section
+from reports.sections.neighbours import Neighbours, neighbours_section
+from reports.sections.provenance import Provenance, provenance_section
+from reports.sections.quality import Quality, quality_section
+from reports.sections.shares import Shares, shares_section
+from reports.sections.summary import Summary, summary_section
+from reports.sections.training import Training, training_section
+from reports.sections.training_data import TrainingData, training_data_section
+from reports.sections.verdicts import Verdicts, verdicts_section
+
+
+@dataclass(frozen=True)
+class RunPage:
+    """What `run.html.j2` prints; a section that is None is left out."""
+
+    title: str
+    run: str
+    synthetic: bool | None
+    summary: Summary
+    shares: Shares | None
+    verdicts: Verdicts | None
+    methods: Methods | None
+    intersections: Intersections | None
+    distances: Distances | None
+    counts: Counts | None
+    labellers: Labellers
+    quality: Quality | None
+    faces: Faces
+    confidence: Confidence | None
+    neighbours: Neighbours | None
+    detectors: Detectors | None
+    training: Training
+    training_data: TrainingData
+    provenance: Provenance
+
+
+def build_run_page(report: RunReport, figures: RunFigures, faces: RunFaces) -> RunPage:
+    """Shape the numbers, figures and faces of a run for the template."""
+    return RunPage(
+        title=f"fairness of run {short(report.run, 60)}",
+        run=report.run,
+        synthetic=report.synthetic,
+        summary=summary_section(report, faces),
+        shares=shares_section(figures),
+        verdicts=verdicts_section(report, figures),
+        methods=methods_section(report),
+        intersections=intersections_section(report),
+        distances=distances_section(report),
+        counts=counts_section(report),
+        labellers=labellers_section(report),
+        quality=quality_section(report),
+        faces=faces_section(report, faces),
+        confidence=confidence_section(faces),
+        neighbours=neighbours_section(report, faces),
+        detectors=detectors_section(report),
+        training=training_section(report, figures),
+        training_data=training_data_section(report),
+        provenance=provenance_section(report),
+    )

@@ -1,0 +1,156 @@
+"""Section: detectors of generated faces, how accurate and how fair they are."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from reports.attributes import TITLES
+from reports.formats import number, precise_percent, short
+from reports.run_report import RunReport
+from reports.sections.table import Cell, Table
+
+Metrics = dict[tuple[str, str | None, str], dict[str, Any]]  # (attribute, group, measure) -> row of `detection_metrics`
+UTILITY = {
+    "auc": "AUC",
+    "average_precision": "average precision",
+    "eer": "equal error rate",
+    "accuracy": "accuracy",
+    "fpr": "FPR",
+    "tpr": "TPR",
+}
+FAIRNESS = {"f_meo": "F_MEO", "f_dp": "F_DP", "f_oae": "F_OAE", "f_eo": "F_EO", "f_efpr": "F_EFPR"}
+GROUP_UTILITY = {"auc": "AUC", "accuracy": "accuracy", "fpr": "FPR", "tpr": "TPR", "positive_rate": "called fake"}
+ROBUSTNESS = {
+    "auc": "AUC",
+    "accuracy": "accuracy",
+    "fpr": "FPR",
+    "tpr": "TPR",
+    "f_meo": "F_MEO",
+    "f_oae": "F_OAE",
+    "f_eo": "F_EO",
+}
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    detector: str
+    description: str
+
+
+@dataclass(frozen=True)
+class Detectors:
+    evaluation_sets: list[EvaluationSet]
+    utility: Table
+    fairness: Table
+    by_group: list[tuple[str, Table]]  # (detector, its table)
+    robustness: Table | None  # None where no perturbed faces were evaluated
+    detection_rates: Table | None  # of this run's samples; None where no detector has classified any
+
+
+def detectors_section(report: RunReport) -> Detectors | None:
+    detectors: dict[str, Metrics] = {}
+    for row in report.detection_metrics:
+        key = (row["attribute"], row["group"], row["measure"])
+        detectors.setdefault(row["detector"], {})[key] = row
+    if not detectors:
+        return None
+    return Detectors(
+        evaluation_sets=[evaluation_set(row) for row in report.evaluation_sets],
+        utility=utility_table(detectors),
+        fairness=fairness_table(detectors),
+        by_group=[(short(name, 60), group_table(metrics)) for name, metrics in detectors.items()],
+        robustness=robustness_table(report.robustness),
+        detection_rates=detection_rate_table(report.detection_rates),
+    )
+
+
+def evaluation_set(row: dict[str, Any]) -> EvaluationSet:
+    """The faces that a detector was evaluated on."""
+    description = f"{number(row['reals'])} real and {number(row['fakes'])} fake faces"
+    if row["run"]:
+        description += (
+            f"; the fakes are samples of run {row['run']}. Their groups, and those of the training images that serve "
+            "as real faces, are predicted by a labeller"
+        )
+    elif row["grouped_by"] == "annotated":
+        description += " from the packed images, with their annotated groups"
+    else:
+        description += ", from imported predictions"
+    return EvaluationSet(short(row["detector"], 60), description)
+
+
+def metric_cell(row: dict[str, Any] | None) -> Cell:
+    """A metric with its interval and floor, grey where it is within the floor."""
+    if row is None or row["value"] is None:
+        return Cell("undefined")
+    details = []
+    if row["low"] is not None:
+        details.append(f"{row['low']:.3f} to {row['high']:.3f}")
+    if row["floor"] is not None:
+        details.append(f"floor {row['floor']:.3f}")
+    is_within = row["floor"] is not None and row["value"] <= row["floor"]
+    return Cell(f"{row['value']:.3f}", "; ".join(details), css="within" if is_within else "", bold=True)
+
+
+def utility_table(detectors: dict[str, Metrics]) -> Table:
+    """How well each detector separates fakes from real faces."""
+    rows = [
+        [name_cell(name), *(metric_cell(metrics.get(("all", "all", measure))) for measure in UTILITY)]
+        for name, metrics in detectors.items()
+    ]
+    return Table(["detector", *UTILITY.values()], rows)
+
+
+def fairness_table(detectors: dict[str, Metrics]) -> Table:
+    """How differently each detector treats the groups of each attribute."""
+    rows = []
+    for name, metrics in detectors.items():
+        for attribute in ("gender", "skin_group", "age", "intersection"):
+            cells = {measure: metrics.get((attribute, None, measure)) for measure in FAIRNESS}
+            if any(cells.values()):
+                rows.append([name_cell(name), Cell(TITLES[attribute]), *map(metric_cell, cells.values())])
+    return Table(["detector", "groups", *FAIRNESS.values()], rows)
+
+
+def group_table(metrics: Metrics) -> Table:
+    """One detector's metrics of each group."""
+    rows = []
+    for attribute, group, measure in metrics:
+        if measure == "auc" and group is not None and attribute != "all":
+            cells = [metric_cell(metrics.get((attribute, group, name))) for name in GROUP_UTILITY]
+            rows.append([Cell(TITLES[attribute]), Cell(group, css="name"), *cells])
+    return Table(["attribute", "group", *GROUP_UTILITY.values()], rows)
+
+
+def robustness_table(rows: list[dict[str, Any]]) -> Table | None:
+    """Each detector's metrics on perturbed faces; None where there are none."""
+    if all(row["perturbation"] == "none" for row in rows):
+        return None
+    cells = [
+        [
+            name_cell(row["detector"]),
+            Cell("unchanged" if row["perturbation"] == "none" else row["perturbation"].replace("_", " ")),
+            *(Cell("undefined" if row[name] is None else f"{row[name]:.3f}") for name in ROBUSTNESS),
+        ]
+        for row in rows
+    ]
+    return Table(["detector", "faces", *ROBUSTNESS.values()], cells)
+
+
+def detection_rate_table(rows: list[dict[str, Any]]) -> Table | None:
+    """How many of the run's samples each detector calls fake, by group; None where none were evaluated."""
+    cells = [
+        [
+            name_cell(row["detector"]),
+            Cell("all samples" if row["attribute"] == "all" else row["group"], css="name"),
+            Cell(number(row["n"])),
+            Cell(precise_percent(row["rate"]), bold=True),
+            Cell(f"{100 * row['low']:.1f} to {precise_percent(row['high'])}"),
+        ]
+        for row in rows
+        if row["attribute"] != "intersection"
+    ]
+    return Table(["detector", "group", "samples", "called fake", "95 % interval"], cells) if cells else None
+
+
+def name_cell(detector: str) -> Cell:
+    return Cell(short(detector, 60), css="name")

@@ -1,0 +1,76 @@
+"""Section: every estimate, raw, corrected and from the pixels."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from reports.attributes import ATTRIBUTES, TITLES
+from reports.formats import number, percent, ratio, short
+from reports.run_report import RunReport
+from reports.sections.table import Cell, Table
+
+REASONS = {"few": "too few faces", "disagree": "raw and corrected disagree", "no labels": "no labels"}
+USED = "▸ "  # in front of the estimate that ratio and verdict are of
+
+
+@dataclass(frozen=True)
+class Methods:
+    tables: list[Table]  # of each attribute
+    has_pixels: bool  # whether skin tones were estimated from pixels, too
+
+
+def methods_section(report: RunReport) -> Methods | None:
+    if not report.estimates:
+        return None
+    pixels = {
+        (row["attribute"], row["group"]): row
+        for row in report.method_estimates
+        if row["method"] == "pixels" and row["estimate"] == "raw"
+    }
+    tables = []
+    for attribute in ATTRIBUTES:
+        rows = [row for row in report.estimates if row["attribute"] == attribute]
+        if rows:
+            of_groups = {group: row for (name, group), row in pixels.items() if name == attribute}
+            tables.append(attribute_table(attribute, rows, of_groups))
+    return Methods(tables, has_pixels=any(row["method"] == "pixels" for row in report.method_estimates))
+
+
+def attribute_table(attribute: str, rows: list[dict[str, Any]], pixels: dict[str, dict[str, Any]]) -> Table:
+    """The estimates of one attribute's groups; `pixels` are those from the pixels, by group, if there are any."""
+    best = rows[0]["best_estimate"]
+    columns = ["group", "generated", f"{USED if best == 'raw' else ''}raw, 95 %", "training"]
+    columns += [f"{USED if best == 'corrected' else ''}corrected, 95 %", "annotated"]
+    columns += ["pixels", "training"] if pixels else []
+    columns += ["ratio, 95 %", "verdict", "samples needed"]
+    note = f"Not corrected: {rows[0]['correction_note']}." if rows[0]["correction_note"] else ""
+    table_rows = [group_cells(row, pixels.get(row["group"]) if pixels else None, bool(pixels)) for row in rows]
+    return Table(columns, table_rows, title=f"{TITLES[attribute]}, labelled by {rows[0]['method']}", note=note)
+
+
+def group_cells(row: dict[str, Any], pixels: dict[str, Any] | None, has_pixels: bool) -> list[Cell]:
+    """The row of one group."""
+    cells = [
+        Cell(short(row["group"], 80), css="name"),
+        Cell(number(row["count"])),
+        share_cell(row, "share") if row["n"] else Cell("–"),
+        Cell(percent(row["reference"])),
+        share_cell(row, "corrected"),
+        Cell(percent(row["annotated"])),
+    ]
+    if has_pixels:
+        cells += [Cell(percent(pixels[side] if pixels else None)) for side in ("share", "reference")]
+    high = "∞" if row["ratio_high"] is None else f"{row['ratio_high']:.2f}"
+    is_undecided = row["verdict"] == "inconclusive"
+    return [
+        *cells,
+        Cell(ratio(row["ratio"]), f"{row['ratio_low']:.2f} to {high}", bold=True),
+        Cell(REASONS[row["inconclusive_reason"]] if is_undecided else row["verdict"], css=row["verdict"]),
+        Cell(number(row["n_needed"]) if row["n_needed"] else ""),
+    ]
+
+
+def share_cell(row: dict[str, Any], name: str) -> Cell:
+    """A share with its interval."""
+    if row[name] is None:
+        return Cell("–")
+    return Cell(percent(row[name]), f"{percent(row[f'{name}_low'])} to {percent(row[f'{name}_high'])}", bold=True)

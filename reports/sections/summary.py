@@ -1,0 +1,61 @@
+"""Section: the answer in sentences, next to the first generated faces."""
+
+from dataclasses import dataclass
+
+from reports.attributes import ATTRIBUTES
+from reports.faces import RunFaces
+from reports.figures.contact_sheet import data_url
+from reports.formats import number, short
+from reports.run_report import RunReport
+
+PICTURED_FACES = 24
+
+
+@dataclass(frozen=True)
+class Summary:
+    warnings: list[str]
+    answer: str
+    sentences: str  # "" without a verdict
+    counts: str | None  # groups by verdict
+    missing: str | None  # the stage that is missing, and its command
+    run: str
+    sides: str | None  # how many faces were labelled, and by what
+    picture: str | None  # data URL
+    pictured: int
+
+
+def summary_section(report: RunReport, faces: RunFaces) -> Summary:
+    images = faces.first["generated"][:PICTURED_FACES]
+    return Summary(
+        warnings=report.warnings,
+        answer=report.verdict.answer,
+        sentences=" ".join(report.verdict.sentences),
+        counts=verdict_counts(report) if report.verdict.undecided else None,
+        missing=report.missing,
+        run=short(report.run, 200),
+        sides=labelled_sides(report),
+        picture=data_url(images) if images else None,
+        pictured=len(images),
+    )
+
+
+def verdict_counts(report: RunReport) -> str:
+    """How many groups have which verdict."""
+    groups = sum(row["attribute"] in ATTRIBUTES for row in report.estimates)
+    preserved, amplified, reduced = (report.verdict_counts.get(v, 0) for v in ("preserved", "amplified", "reduced"))
+    return (
+        f"Of {groups} groups, {preserved} {'is' if preserved == 1 else 'are'} preserved, {amplified} amplified and "
+        f"{reduced} reduced. {report.verdict.undecided}"
+    )
+
+
+def labelled_sides(report: RunReport) -> str | None:
+    """How many faces of each side were labelled, by which labellers, at which size."""
+    if not report.labelling:
+        return None
+    labelling = report.labelling
+    sizes = " and ".join(map(str, labelling.sizes))
+    return (
+        f"{number(labelling.generated)} generated and {number(labelling.train)} training faces, both labelled by "
+        f"{', '.join(labelling.methods.values())}" + (f" at {sizes} pixels" if sizes else "")
+    )

@@ -1,0 +1,173 @@
+"""Decides which images are packed, with which labels, in which order and into which tar."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from shards import annotations, discover, match, selection
+from shards.atomic_io import fingerprint
+from shards.documents import PackInputs, ShardsDocument
+from shards.errors import FairfaceError
+from shards.tar import BLOCK
+from shards.workspace import SYNTHETIC_MARKER
+
+# A family of deepfakes holds real images and fakes, so it alone does not tell the target.
+TARGET_OF_FAMILY = pl.col("family").replace_strict(
+    {"GANs": "fake", "DMs": "fake", "Real": "real"}, default=None, return_dtype=annotations.TYPES["target"]
+)
+
+
+@dataclass(frozen=True)
+class PackConfig:
+    """The options that, with the images and tables, decide what is packed."""
+
+    subsets: tuple[str, ...] = ()  # families or methods; all when empty
+    splits: tuple[str, ...] = ()  # all when empty
+    where: str | None = None  # a DuckDB predicate over the tidy columns
+    annotated_only: bool = False  # leave out the images that have no row
+    limit: int | None = None  # images, a seeded random sample
+    seed: int = 0  # of the global shuffle, and of the limit's sample
+    age_codes: str = "auto"  # a key of annotations.AGE_CODES, or auto
+    aliases: tuple[tuple[str, str], ...] = ()  # (a folder's name in one place, its name in the other)
+    shard_images: int = 2048  # a tar
+    shard_bytes: int | None = None  # a tar, instead of the number of images
+    check: bool = True  # decode every image once
+    size: int | None = None  # pixels of the shorter side of re-encoded images; None keeps the original size
+    quality: int = 90  # of the JPEGs that `size` asks for
+
+
+@dataclass
+class Survey:
+    """The files that a pack depends on, before any of them is read."""
+
+    root: Path
+    config: PackConfig
+    tree: discover.Tree
+    table_paths: list[Path]
+    fingerprint: str  # of the paths, sizes and times of all files, and of the options
+
+
+@dataclass
+class Plan:
+    """Where each image goes: decided before the first byte is written."""
+
+    images: pl.DataFrame  # key, shard, path, family, subset, labels, matched of the selected images, in tar order
+    unmatched: pl.DataFrame  # match.UNMATCHED_SCHEMA, of the selected subsets
+    inputs: PackInputs
+
+
+def survey(root: Path, config: PackConfig, *, tables: list[Path] | None = None, exclude: Path | None = None) -> Survey:
+    """Find images and annotation tables below `root`, outside the folder `exclude`.
+
+    `tables` names the annotation tables; None looks for them. Raises FairfaceError for a missing folder, and for one
+    without images.
+    """
+    if not annotations.is_unicode(str(root)):
+        raise FairfaceError(f"the name of the folder {str(root)!r} is no valid Unicode: rename it, or link to it")
+    if not root.is_dir():
+        raise FairfaceError(f"there is no folder {root}: give the images' root with --data")
+    if exclude and root.resolve() == exclude.resolve():
+        raise FairfaceError(f"{root} is both --data and --out: choose another folder for the output with --out")
+    tree = discover.find_images(root, exclude=exclude)
+    if tree.files.is_empty():
+        closed = f"; {', '.join(tree.unreadable[:3])} can't be read" if tree.unreadable else ""
+        raise FairfaceError(f"no images below {root} (looked for {', '.join(discover.SUFFIXES)}){closed}")
+    table_paths, other_files = annotations.find_tables(root) if tables is None else (tables, [])
+    tree.unreadable += other_files
+    inputs = [ShardsDocument.FORMAT, str(root.resolve()), vars(config), identity_hash(tree, table_paths)]
+    return Survey(root, config, tree, table_paths, fingerprint(inputs))
+
+
+def identity_hash(tree: discover.Tree, table_paths: list[Path]) -> str:
+    """A hash of the paths, sizes and times of images and tables."""
+    digest = hashlib.sha256()
+    for files in tree.files.iter_slices(10_000):  # paths relative to the root, which can be spelt in many ways
+        digest.update("\0".join(files["path"]).encode())
+        digest.update(files.select("size", "mtime").fill_null(-1).to_numpy().tobytes())
+    for path in table_paths:
+        status = os.stat(path)
+        digest.update(f"{path.resolve()}\0{status.st_size} {status.st_mtime_ns}\0".encode())
+    return digest.hexdigest()
+
+
+def make_plan(survey: Survey) -> Plan:
+    """Read the tables, label the images, select and shuffle them, and assign them to tars.
+
+    Raises FairfaceError for a file that is not an annotation table, and for a selection that is invalid or empty.
+    """
+    config, aliases = survey.config, match.with_aliases(survey.config.aliases)
+    tables = annotations.read_tables(survey.table_paths, config.age_codes)
+    files = discover.describe(survey.tree.files["path"], survey.root)
+    matched = match.match_rows(files, tables.frame, root=survey.root, aliases=aliases)
+    selected, unmatched = select_images(matched, config, aliases=aliases)
+    if not survey.table_paths:  # without a table no image lacks its row
+        unmatched = unmatched.clear()
+    selected = selected[selection.shuffled_sample(len(selected), config.limit, seed=config.seed)]
+    images = selected.select(
+        pl.int_range(pl.len()).cast(pl.String).str.zfill(8).alias("key"),
+        ("shard-" + shard_numbers(selected, survey).cast(pl.String).str.zfill(6) + ".tar").alias("shard"),
+        pl.all(),
+    )
+    counts = unmatched.group_by("what", "reason", maintain_order=True).len()
+    inputs = PackInputs(
+        fingerprint=survey.fingerprint,
+        order=order_hash(images),
+        synthetic=(survey.root / SYNTHETIC_MARKER).exists(),
+        root=str(survey.root.resolve()),
+        options=vars(config),
+        images_found=len(files),
+        unreadable=survey.tree.unreadable,
+        tables=tables.files,
+        rows=tables.rows,
+        rows_repeated=tables.repeated,
+        rows_disagreeing=tables.disagreeing,
+        rows_uncoded=tables.uncoded,
+        matched=int(images["matched"].sum()),
+        unmatched={f"{reason}_{what}s": count for what, reason, count in counts.iter_rows()},
+    )
+    return Plan(images, unmatched, inputs)
+
+
+def select_images(
+    matched: match.Matched, config: PackConfig, *, aliases: dict[str, str]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The images that the options select, and the unmatched rows and images of the selected subsets."""
+    images, unmatched = matched.files, matched.unmatched
+    if config.subsets:
+        kept = selection.in_subsets(images, config.subsets, aliases=aliases)
+        selection.check_selection("--subset", config.subsets, frame=images, selected=kept, columns=("family", "subset"))
+        images = images.filter(kept)
+        unmatched = unmatched.filter(selection.in_subsets(unmatched, config.subsets, aliases=aliases))
+    images = images.with_columns(target=pl.coalesce("target", TARGET_OF_FAMILY))
+    if config.splits:
+        kept = pl.col("split").is_in(config.splits).fill_null(False)
+        selection.check_selection("--split", config.splits, frame=images, selected=kept, columns=("split",))
+        images = images.filter(kept)
+    if config.where is not None:
+        images = images[selection.rows_matching(images, config.where)]
+    if config.annotated_only:
+        images = images.filter("matched")
+        if images.is_empty():
+            raise FairfaceError("--annotated-only selects nothing: no image has an annotation row")
+    return images, unmatched
+
+
+def shard_numbers(images: pl.DataFrame, survey: Survey) -> pl.Series:
+    """The number of each image's tar: tars of equally many images, or of about as many bytes as the files have."""
+    config = survey.config
+    if not config.shard_bytes:
+        return images.select(pl.int_range(pl.len()) // config.shard_images).to_series()
+    sizes = images.select("path").join(survey.tree.files, on="path", how="left", maintain_order="left")["size"]
+    blocks = (sizes.fill_null(0) + BLOCK - 1) // BLOCK + 1  # one for the header
+    return ((blocks.cum_sum() - blocks) * BLOCK // config.shard_bytes).rle_id()
+
+
+def order_hash(images: pl.DataFrame) -> str:
+    """A hash of the images' order: shards of another order must not be mistaken for those of this one."""
+    digest = hashlib.sha256()
+    for rows in images.iter_slices(10_000):
+        digest.update(rows.select("shard", "path").write_csv(include_header=False).encode())
+    return digest.hexdigest()

@@ -1,0 +1,7 @@
+-- Every metric of `utility` and `fairness` with its 95 % interval, as computed by the last `detect` or `report`.
+-- `floor` is the 95th percentile of a gap under equal treatment: a smaller gap may be chance.
+-- param detector (default all): the detector's name, or all
+-- param measure (default all): a metric such as auc, fpr or f_eo, or all
+select detection_metrics.* from detection_metrics left join vocabulary using (attribute, "group")
+where ($detector = 'all' or detector = $detector) and ($measure = 'all' or measure = $measure)
+order by detector, array_position(['all', 'gender', 'age', 'skin_group', 'intersection'], attribute), rank nulls last, measure;

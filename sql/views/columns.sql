@@ -1,0 +1,39 @@
+-- The columns of every kind of file below OUT. A table `<view>_columns` is empty: it fixes the types, adds columns that a
+-- file lacks as nulls, and stands in for a view without files.
+
+create table images_columns (key varchar, shard varchar, path varchar, family varchar, subset varchar, split varchar,
+    width integer, height integer, orientation tinyint, bytes bigint, sha256 varchar, gender varchar, age varchar, skin_tone tinyint,
+    skin_group varchar, race varchar, target varchar, status varchar, reason varchar);
+create table unmatched_columns (what varchar, reason varchar, path varchar, family varchar, subset varchar);
+create table samples_columns (key varchar, run varchar, checkpoint varchar, seed bigint, index bigint, shard varchar, requested varchar);
+create table labels_columns (key varchar, source varchar, run varchar, method varchar, labeller varchar, size integer,
+    gender varchar, age varchar, skin_tone tinyint, typology_angle float, p_female float, p_male float, p_child float, p_young float, p_adult float,
+    p_middle float, p_senior float, p_tone_1 float, p_tone_2 float, p_tone_3 float, p_tone_4 float, p_tone_5 float,
+    p_tone_6 float, p_tone_7 float, p_tone_8 float, p_tone_9 float, p_tone_10 float);
+create table labellers_columns (attribute varchar, method varchar, labeller varchar, n bigint, accuracy double,
+    balanced_accuracy double, selected boolean);
+create table estimates_columns (run varchar, attribute varchar, "group" varchar, method varchar, n bigint, count bigint,
+    share double, share_low double, share_high double, reference_n bigint, reference_count bigint, reference double,
+    reference_low double, reference_high double, corrected double, corrected_low double, corrected_high double,
+    annotated double, best_estimate varchar, correction_note varchar, best_share double, best_share_low double, best_share_high double,
+    best_reference double, best_reference_low double, best_reference_high double,
+    best_reference_n bigint, ratio double, ratio_low double, ratio_high double, verdict varchar, inconclusive_reason varchar,
+    significant boolean, n_needed bigint);
+create table method_estimates_columns (run varchar, attribute varchar, "group" varchar, method varchar, labeller varchar,
+    estimate varchar, share double, low double, high double, reference double, ratio double, used boolean);
+create table distances_columns (run varchar, attribute varchar, estimate varchar, measure varchar, baseline varchar,
+    value double, low double, high double, null_floor double);
+create table confusion_columns (method varchar, labeller varchar, attribute varchar, annotated varchar, labelled varchar,
+    count bigint);
+create table quality_columns (run varchar, attribute varchar, "group" varchar, n bigint, kernel_distance double,
+    kernel_low double, kernel_high double, kernel_floor double, coverage double, coverage_floor double);
+create table neighbours_columns (run varchar, source varchar, key varchar, nearest varchar, similarity double, images_searched bigint);
+create table predictions_columns (key varchar, detector varchar, part varchar, source varchar, run varchar, perturbation varchar,
+    grouped_by varchar, target varchar, logit double, gender varchar, skin_group varchar, age varchar);
+create table detection_metrics_columns (detector varchar, attribute varchar, "group" varchar, measure varchar, value double,
+    low double, high double, floor double);
+create table steps_columns (step bigint, epoch bigint, images bigint, seconds double, loss_d float, loss_g float,
+    d_real float, d_fake float, images_per_s float, data_wait float, filename varchar);
+create table runs_columns (status varchar, started varchar, finished varchar, device varchar, steps bigint, options json, data json,
+    filename varchar);
+

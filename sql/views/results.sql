@@ -1,0 +1,124 @@
+-- The views of images, labels, runs and estimates. A name in braces stands for the files of that view below OUT.
+
+-- Every attribute's classes in their order, including those that no image has.
+create table vocabulary as
+    select attribute, unnest(classes) as "group", generate_subscripts(classes, 1) as rank
+    from (values
+        ('gender', ['female', 'male']),
+        ('age', ['child', 'young', 'adult', 'middle', 'senior']),
+        ('skin_tone', ['1', '2', '3', '4', '5', '6', '7', '8', '9', '10']),
+        ('skin_group', ['light', 'medium', 'dark']),
+        ('intersection', ['female-light', 'female-medium', 'female-dark', 'male-light', 'male-medium', 'male-dark'])
+    ) as attributes (attribute, classes);
+insert into vocabulary
+    select 'intersection_age', pair."group" || '-' || age."group", 5 * (pair.rank - 1) + age.rank
+    from vocabulary as pair join vocabulary as age on pair.attribute = 'intersection' and age.attribute = 'age';
+
+-- AI-Face's three groups of the ten Monk skin tones.
+create macro skin_group_of(tone) as
+    case when tone between 1 and 3 then 'light'
+         when tone between 4 and 6 then 'medium'
+         when tone between 7 and 10 then 'dark' end;
+
+create view images as
+    select *, gender || '-' || skin_group as intersection, intersection || '-' || age as intersection_age
+    from (from images_columns union all by name from {images});
+create view rejects as
+    select key, path, family, subset, split, bytes, reason from images where status = 'rejected';
+create view unmatched as
+    from unmatched_columns union all by name from {unmatched};
+create view samples as
+    from samples_columns union all by name from {samples};
+create view labels as
+    select *, skin_group_of(skin_tone) as skin_group, gender || '-' || skin_group_of(skin_tone) as intersection,
+        intersection || '-' || age as intersection_age
+    from (from labels_columns union all by name from {labels});
+create view labellers as
+    from labellers_columns union all by name from {labellers};
+create view method_estimates as
+    from method_estimates_columns union all by name from {method_estimates};
+create view quality as
+    from quality_columns union all by name from {quality};
+create view neighbours as
+    from neighbours_columns union all by name from {neighbours};
+create view estimates as
+    from estimates_columns union all by name from {estimates};
+create view distances as
+    from distances_columns union all by name from {distances};
+create view confusion as
+    from confusion_columns union all by name from {confusion};
+create view steps as
+    select parse_path(filename, 'forward_slash')[-2] as run, * exclude (filename)
+    from (from steps_columns union all by name from {steps});
+create view runs as
+    select parse_path(filename, 'forward_slash')[-2] as run, status, started, finished, device, steps,
+        (options ->> 'image_size')::integer as image_size, (options ->> 'batch_size')::integer as batch_size,
+        (options ->> 'seed')::bigint as seed, (options ->> 'ema')::double as ema,
+        options ->> 'balance' as balance, if(options ->> 'balance' = 'natural', null, options ->> 'balance_by') as balance_by,
+        options ->> 'conditional' as conditional, (data ->> 'synthetic')::boolean as synthetic,
+        data ->> 'manifest' as manifest, (data ->> 'images')::bigint as images
+    from {runs};
+
+-- A run's name; for `newest`, the run started last, of those with steps or samples if there are any.
+create macro resolve_run(name) as
+    case when name <> 'newest' then name
+         else (select runs.run from runs
+               left join (select run as run_with_results from steps union select run from samples)
+                   on run_with_results = runs.run
+               order by run_with_results is not null desc, started desc nulls last, runs.run desc limit 1) end;
+
+-- One row for each image and method, a column for each attribute: labels of both sides (train, generated), and annotations.
+create view labels_wide as
+    select source, run, key, method, labeller, gender, age, skin_tone, skin_group, intersection, intersection_age
+    from labels where source in ('train', 'generated')
+    union all
+    select 'annotated', null, key, 'annotated', 'annotated', gender, age, skin_tone, skin_group, intersection, intersection_age
+    from images where status = 'packed';
+-- One row for each image, method and attribute. A branch for each attribute, so that a question about one attribute reads
+-- only its column (an unpivot reads all of them).
+create view labels_long as
+    select source, run, key, method, labeller, 'gender' as attribute, gender as "group" from labels_wide where gender is not null
+    union all
+    select source, run, key, method, labeller, 'age' as attribute, age as "group" from labels_wide where age is not null
+    union all
+    select source, run, key, method, labeller, 'skin_tone' as attribute, skin_tone::varchar as "group" from labels_wide where skin_tone is not null
+    union all
+    select source, run, key, method, labeller, 'skin_group' as attribute, skin_group as "group" from labels_wide where skin_group is not null
+    union all
+    select source, run, key, method, labeller, 'intersection' as attribute, intersection as "group" from labels_wide where intersection is not null
+    union all
+    select source, run, key, method, labeller, 'intersection_age' as attribute, intersection_age as "group" from labels_wide where intersection_age is not null;
+
+-- A labeller's confidence: the probability of the class that it assigned, for labellers that give probabilities.
+create view confidence as
+    select source, run, key, method, 'gender' as attribute, gender as "group", greatest(p_female, p_male) as probability
+    from labels where p_female is not null and gender is not null
+    union all
+    select source, run, key, method, 'age', age, greatest(p_child, p_young, p_adult, p_middle, p_senior)
+    from labels where p_child is not null and age is not null
+    union all
+    select source, run, key, method, 'skin_tone', skin_tone::varchar, greatest(p_tone_1, p_tone_2, p_tone_3, p_tone_4,
+        p_tone_5, p_tone_6, p_tone_7, p_tone_8, p_tone_9, p_tone_10)
+    from labels where p_tone_1 is not null and skin_tone is not null;
+
+-- The method whose labels are used for an attribute: the probe if it was better on held-out images, else CLIP.
+create view selected_method as
+    select attribute, coalesce(max(method) filter (selected), 'clip') as method
+    from (select distinct attribute from vocabulary) left join labellers using (attribute) group by attribute;
+
+-- The labels of that method, the annotations, and imported labels.
+create view selected_labels as
+    select labels_long.* from labels_long join selected_method using (attribute)
+    where labels_long.method in (selected_method.method, 'annotated', 'imported');
+
+-- The number of faces of each class, by side, run and labeller.
+create view label_counts as
+    select source, run, labeller, attribute, "group", coalesce(rank, 1000) as rank, count(*) as count
+    from selected_labels left join vocabulary using (attribute, "group")
+    group by all;
+
+-- Whether training labels by a labeller can be compared with a run's samples: those of the samples' own labeller can, and
+-- any if the samples have no labels.
+create macro is_comparable(name, labeller_) as
+    labeller_ in (select labeller from labels where source = 'generated' and labels.run = name)
+    or not exists (from labels where source = 'generated' and labels.run = name);

@@ -1,0 +1,43 @@
+"""Rates are compared round by round, and memory is measured in a process of its own."""
+
+import os
+
+import pytest
+
+from pipeline.bench.measure import compare, row_of_rounds, run_in_process
+
+
+def allocate(megabytes: int) -> list[int]:
+    """[process id, bytes] of a process that held that much memory."""
+    return [os.getpid(), len(bytearray(megabytes << 20))]
+
+
+def fail(message: str) -> None:
+    raise ValueError(message)
+
+
+def test_a_row_has_the_median_rates_and_the_median_ratio():
+    row = row_of_rounds("pack", "title", unit="img/s", rounds=[(1, 1), (30, 10), (20, 4)], note="note")
+    assert (row.value, row.baseline, row.ratio) == (20, 4, 3)
+
+
+def test_ours_and_the_baseline_take_turns():
+    calls = []
+    row = compare(
+        "feed", "title", ours=lambda: calls.append("ours") or 5, baseline=lambda: calls.append("baseline") or 5
+    )
+    assert calls == ["ours", "baseline"] * 3
+    assert row.value > 0
+
+
+def test_a_function_runs_in_another_process_and_its_memory_is_measured():
+    (process, size), small = run_in_process(allocate, 1)
+    assert (process != os.getpid(), size) == (True, 1 << 20)
+    _, large = run_in_process(allocate, 200)
+    assert large - small > 150 << 20
+
+
+def test_a_failing_function_is_an_error(capfd):
+    with pytest.raises(RuntimeError, match="fail failed with exit code 1"):
+        run_in_process(fail, "reason")
+    assert "ValueError: reason" in capfd.readouterr().err

@@ -1,0 +1,113 @@
+"""One training step of the DCGAN: it learns, averages, shares its random numbers between ranks, and can be captured."""
+
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pipeline.data.random_streams import seeded_generator
+from pipeline.data.sampler import SINGLE_RANK, RankSlice
+from pipeline.gan import trainer as trainer_module
+from pipeline.gan.cuda_graph import CapturedStep
+from pipeline.gan.options import GanOptions
+from pipeline.gan.trainer import GanTrainer, step_flop
+from tests.pipeline.gan.helpers import CPU, TINY, is_equal
+
+
+def test_discriminator_and_generator_both_learn():
+    trainer, untrained = GanTrainer(TINY, CPU), GanTrainer(TINY, CPU)
+    images = torch.randint(0, 255, (16, 32, 32, 3), dtype=torch.uint8, generator=seeded_generator("cpu", 1))
+    losses = torch.stack([trainer.step(i, images) for i in range(60)])
+    assert losses[-10:, 0].mean() < losses[:10, 0].mean() - 0.2
+    with torch.no_grad():  # the trained discriminator compares the trained generator with the untrained one
+        z = trainer.latents(0, 64)
+        after, before = (trainer.networks.d(t.networks.g(z)).mean() for t in (trainer, untrained))
+    assert after > before
+
+
+def test_ranks_together_use_the_latents_and_flips_of_one_process(monkeypatch):
+    latents, mirrored = [], []
+    monkeypatch.setattr(trainer_module, "average_across_ranks", lambda tensors, rank_slice: None)
+    for rank_slice in (SINGLE_RANK, RankSlice(0, 2), RankSlice(1, 2)):
+        trainer = GanTrainer(TINY, CPU, rank_slice=rank_slice)
+        update = trainer.update
+
+        def record(images, z, flips, labels, update=update):
+            latents.append(z)
+            mirrored.append(flips)
+            return update(images, z, flips, labels)
+
+        trainer.update = record
+        trainer.step(7, torch.zeros(16 // rank_slice.world_size, 32, 32, 3, dtype=torch.uint8))
+    assert torch.equal(latents[0], torch.cat(latents[1:]))
+    assert torch.equal(mirrored[0], torch.cat(mirrored[1:]))
+
+
+def test_labels_condition_the_generated_images():
+    trainer = GanTrainer(replace(TINY, conditional="gender", lr=1e-3, ema=0.9), CPU, classes=2)
+    labels = torch.arange(16) % 2
+    dark = torch.randint(0, 60, (16, 32, 32, 3), dtype=torch.uint8, generator=seeded_generator("cpu", 1))
+    images = dark + 190 * labels[:, None, None, None].byte()
+    for step in range(150):
+        trainer.step(step, images, labels)
+    requested = torch.arange(64) % 2
+    with torch.no_grad():
+        generated = trainer.networks.ema.eval()(trainer.latents(0, 64), requested)
+    assert generated[requested == 1].mean() > generated[requested == 0].mean() + 0.2
+
+
+def test_the_moving_average_follows_the_generator():
+    trainer = GanTrainer(replace(TINY, ema=0.5, ema_start=2), CPU)
+    images = torch.zeros(16, 32, 32, 3, dtype=torch.uint8)
+    name = "net.0.weight"
+    for step in range(2):
+        trainer.step(step, images)
+        assert torch.equal(trainer.networks.ema.state_dict()[name], trainer.networks.g.state_dict()[name])
+    before = trainer.networks.ema.state_dict()[name].clone()
+    trainer.step(2, images)
+    expected = torch.lerp(before, trainer.networks.g.state_dict()[name], 0.5)
+    assert torch.allclose(trainer.networks.ema.state_dict()[name], expected)
+    running_mean = trainer.networks.ema.state_dict()["net.1.running_mean"]
+    assert not torch.equal(running_mean, torch.zeros(TINY.width_g * 4))
+
+
+def test_compiled_and_eager_steps_agree():
+    images = torch.randint(0, 255, (16, 32, 32, 3), dtype=torch.uint8)
+    trainers = [GanTrainer(replace(TINY, compile=compiled), CPU) for compiled in (False, True)]
+    losses = [torch.stack([trainer.step(step, images) for step in range(3)]) for trainer in trainers]
+    assert torch.allclose(*losses, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_the_warm_up_of_a_capture_is_undone(steps):
+    images = torch.randint(0, 255, (16, 32, 32, 3), dtype=torch.uint8)
+    trainer, twin = GanTrainer(TINY, CPU), GanTrainer(TINY, CPU)
+    for each in (trainer, twin):
+        for step in range(steps):
+            each.step(step, images)
+    before = deepcopy(trainer.networks.state())
+    trainer.update(images, trainer.latents(9, 16), None, None)
+    CapturedStep(trainer.update, trainer.networks).undo(before)
+    assert is_equal(trainer.step(steps, images), twin.step(steps, images))
+    assert is_equal(trainer.networks.state(), twin.networks.state())
+
+
+def test_flop_of_the_published_network():
+    # 2.28 GFLOP an image: G forward and backward, D on two images forward and backward, D once more for G
+    assert step_flop(GanOptions()) == pytest.approx(2.28e9, rel=0.02)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_captured_step_equals_an_ordinary_one(compiled):
+    device = torch.device("cuda")
+    images = torch.randint(0, 255, (16, 32, 32, 3), dtype=torch.uint8, device=device)
+    options = replace(TINY, compile=compiled)
+    trainers = [GanTrainer(replace(options, cuda_graphs=captured), device) for captured in (False, True)]
+    losses = [torch.stack([trainer.step(step, images) for step in range(5)]) for trainer in trainers]
+    assert torch.allclose(*losses, rtol=1e-3, atol=1e-4)
+    statistics = [dict(trainer.networks.d.named_buffers()) for trainer in trainers]
+    for name, ordinary in statistics[0].items():
+        assert torch.allclose(ordinary.float(), statistics[1][name].float(), rtol=1e-3, atol=1e-4)

@@ -1,0 +1,66 @@
+"""The estimate of one attribute: verdicts, and what they claim when the labeller and the generator are known."""
+
+import numpy as np
+import pytest
+
+from reports.estimation.attribute_estimate import AttributeCounts, estimate_attribute, verdict
+from reports.estimation.estimate_rows import estimate_rows
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "other_ratio", "expected"),
+    [
+        (0.81, 1.2, 1.0, "preserved"),
+        (0.81, 1.2, 1.3, "inconclusive"),  # the other estimate points elsewhere
+        (1.02, 1.2, 1.1, "preserved"),
+        (1.02, 1.3, 1.1, "amplified"),
+        (1.02, 1.3, 0.9, "inconclusive"),
+        (0.5, 0.99, 0.8, "reduced"),
+        (0.5, 0.99, 1.01, "inconclusive"),
+        (0.0, 0.4, 0.0, "reduced"),
+        (0.7, 1.1, 0.9, "inconclusive"),
+        (0.0, np.inf, None, "inconclusive"),
+        (1.5, np.inf, np.inf, "amplified"),
+    ],
+)
+def test_verdict(low, high, other_ratio, expected):
+    assert verdict(low, high, other_ratio=other_ratio) == expected
+
+
+def gender_counts(count, reference, annotated, *, confusion):
+    """Counts of two genders by CLIP."""
+    sides = [np.asarray(side, float) for side in (count, reference, annotated)]
+    return AttributeCounts("gender", "clip", ["female", "male"], *sides, confusion)
+
+
+def test_labels_that_do_not_tell_groups_apart_are_not_corrected():
+    estimate = estimate_attribute(gender_counts(*[[300, 300]] * 3, confusion=np.full((2, 2), 200)))
+    assert estimate.corrected is None
+    assert "condition number" in estimate.correction_note
+
+
+def simulate_studies(accuracy, ratio, count, calibration=500, n=2000):
+    """Verdicts on the first group, and how often the used intervals cover its true share and ratio."""
+    rng, verdicts, covered = np.random.default_rng(0), [], []
+    matrix = np.array([[accuracy, 1 - accuracy], [1 - accuracy, accuracy]])
+    reference = np.array([0.4, 0.6])
+    truth = np.array([0.4 * ratio, 1 - 0.4 * ratio])
+    for _ in range(count):
+        annotated = rng.multinomial(calibration, reference)
+        confusion = np.stack([rng.multinomial(m, row) for m, row in zip(annotated, matrix, strict=True)])
+        labels = rng.multinomial(n, truth @ matrix)
+        counts = gender_counts(labels, confusion.sum(0), annotated, confusion=confusion)
+        row = estimate_rows(estimate_attribute(counts), "r")[0]
+        verdicts.append(row["verdict"])
+        is_share_covered = row["best_share_low"] <= truth[0] <= row["best_share_high"]
+        covered.append((is_share_covered, row["ratio_low"] <= ratio <= row["ratio_high"]))
+    return verdicts, np.mean(covered, axis=0)
+
+
+@pytest.mark.parametrize(("accuracy", "ratio"), [(0.65, 0.6), (0.65, 0.7), (0.9, 0.7), (0.97, 1.3)])
+def test_used_intervals_cover_the_truth_and_changes_are_not_called_preserved(accuracy, ratio):
+    verdicts, (share_coverage, ratio_coverage) = simulate_studies(accuracy, ratio, 80)
+    assert share_coverage >= 0.9
+    assert ratio_coverage >= 0.9
+    assert verdicts.count("preserved") <= 4  # 5 %
+    assert "amplified" not in verdicts or ratio > 1

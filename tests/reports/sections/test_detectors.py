@@ -1,0 +1,69 @@
+"""Detectors of generated faces on the page."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+import sql
+from shards.workspace import Workspace
+from tests.reports.fake_workspace import build, text_of
+
+NAME = "<b>mine"
+
+
+def predictions(keys, is_fake, noise, **columns):
+    """Rows of predictions.parquet of noisy logits."""
+    table = pl.DataFrame(
+        {"key": keys, "target": np.where(is_fake, "fake", "real"), "logit": 2 * is_fake - 1 + noise[: len(keys)]}
+    )
+    return table.with_columns(pl.lit(value, pl.String).alias(name) for name, value in columns.items())
+
+
+@pytest.fixture
+def evaluated(world):
+    """An OUT folder with a detector's predictions of test faces, blurred ones and samples; which faces are fake."""
+    out, rng = world(), np.random.default_rng(0)
+    folder = out / "detectors" / NAME
+    folder.mkdir(parents=True)
+    images = pl.read_parquet(out / "shards" / "images.parquet")["key"][:300]
+    samples = pl.read_parquet(out / "runs" / "first" / "samples.parquet")["key"]
+    fake, noise = rng.random(300) < 0.5, rng.normal(size=400)
+    about = {"detector": NAME, "part": "test", "source": "images", "run": None, "grouped_by": "annotated"}
+    of_samples = {"detector": NAME, "part": "samples", "source": "samples", "run": "first", "grouped_by": "labelled"}
+    tables = [
+        predictions(images, fake, noise, **about, perturbation="none"),
+        predictions(images, fake, noise, **about, perturbation="gaussian_blur"),
+        predictions(samples, np.ones(len(samples), bool), noise, **of_samples, perturbation="none"),
+    ]
+    pl.concat(tables).write_parquet(folder / "predictions.parquet")
+    return out, fake
+
+
+def test_detectors_are_shown_with_their_rates_of_this_runs_samples(evaluated):
+    out, fake = evaluated
+    html = build(out).page.read_text()
+    text = text_of(html)
+    assert NAME not in html
+    assert f"{(~fake).sum()} real and {fake.sum()} fake faces from the packed images" in text
+    assert "Robustness to image perturbations" in text
+    assert "gaussian blur" in text
+    rates = sql.ask(sql.connect(Workspace(out)), "detection_rates", run="first")
+    all_samples = rates.filter(attribute="all").row(0, named=True)
+    assert f"all samples 400 {100 * all_samples['rate']:.1f} %" in text
+    women = rates.filter(group="female").row(0, named=True)
+    labels = pl.read_parquet(out / "runs" / "first" / "labels.parquet")
+    assert women["n"] == (labels["gender"] == "female").sum()
+    interval = f"{100 * women['low']:.1f} to {100 * women['high']:.1f} %"
+    assert f"female {women['n']} {100 * women['rate']:.1f} % {interval}" in text
+
+
+def test_detection_metrics_are_computed_again_when_the_groups_change(evaluated):
+    out, _ = evaluated
+    build(out)
+    path = Workspace(out).detector(NAME).detection_metrics
+    before = path.stat().st_mtime_ns
+    assert not build(out).rebuilt
+    labels = pl.read_parquet(out / "runs" / "first" / "labels.parquet")
+    labels.with_columns(gender=pl.lit("male")).write_parquet(out / "runs" / "first" / "labels.parquet")
+    build(out)
+    assert path.stat().st_mtime_ns > before

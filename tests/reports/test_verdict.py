@@ -1,0 +1,64 @@
+"""The verdict in sentences."""
+
+import polars as pl
+import pytest
+
+from reports import verdict
+
+
+def row(group, share, reference, verdict, attribute="gender"):
+    ratio = share / reference if reference else None
+    values = {"attribute": attribute, "group": group, "share": share, "reference": reference, "ratio": ratio}
+    return {**values, "verdict": verdict, "count": round(share * 100)}
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        (
+            [row("female", 0.62, 0.61, "preserved"), row("male", 0.38, 0.39, "preserved")],
+            "preserves the gender balance of its training data (62 % women, training 61 %).",
+        ),
+        (
+            [row("female", 0.3, 0.6, "reduced"), row("male", 0.7, 0.4, "amplified")],
+            "0.50 times as many women (30 %, training 60 %) and 1.7 times as many men",
+        ),
+        (
+            [row("female", 0.0, 0.01, "reduced"), row("male", 1.0, 0.99, "preserved")],
+            "no women at all (0 %, training 1.0 %).",
+        ),
+        (
+            [row("female", 0.5, 0.0, "amplified"), row("male", 0.5, 1.0, "reduced")],
+            "women, who are absent from its training data",
+        ),
+        (
+            [row("female", 0.6, 0.5, "inconclusive"), row("male", 0.4, 0.5, "inconclusive")],
+            "too few samples to decide whether it preserves the gender balance",
+        ),
+        (
+            [row("female", 0.9, 0.9, "preserved"), row("male", 0.1, 0.1, "inconclusive")],
+            "it preserves women (90 %, training 90 %); there are too few men to decide",
+        ),
+    ],
+)
+def test_an_attribute_is_summarised_in_a_sentence(rows, sentence):
+    assert sentence in verdict.attribute_sentence("gender balance", "genders", pl.DataFrame(rows))
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "significant", "answer"),
+    [
+        (("reduced", "preserved"), True, "No: 1 of 2 groups"),
+        (("preserved", "preserved"), False, "Yes: every group"),
+        (("inconclusive", "inconclusive"), False, "Undecided: there are too few samples"),
+        (("reduced", "preserved"), False, "Undecided: the apparent changes"),
+        (("preserved", "inconclusive"), False, "Undecided: for most groups"),
+    ],
+)
+def test_the_answer_is_no_only_for_significant_changes(verdicts, significant, answer):
+    table = pl.DataFrame({"attribute": "gender", "verdict": list(verdicts), "significant": significant})
+    assert verdict.answer_sentence(table).startswith(answer)
+
+
+def test_a_foreign_labeller_gets_no_answer():
+    assert verdict.run_verdict(pl.DataFrame(), is_foreign=True).answer.startswith("No answer")

@@ -1,0 +1,62 @@
+"""The views over the files of a workspace."""
+
+import duckdb
+import pytest
+
+import sql
+from shards.errors import FairfaceError
+from shards.workspace import Workspace
+
+
+def test_views_without_files_are_empty_and_have_their_columns(tmp_path):
+    connection = sql.connect(Workspace(tmp_path))
+    views = ("images", "rejects", "samples", "labels", "estimates", "distances", "runs", "steps", "confusion")
+    views += ("method_estimates", "quality", "labellers", "labels_long", "confidence", "neighbours", "unmatched")
+    for view in views:
+        assert sql.query(connection, f"from {view}").height == 0, view
+
+
+def test_skin_groups_and_intersections_are_derived(workspace):
+    connection = sql.connect(workspace)
+    labels = sql.query(connection, "select skin_group, intersection from labels where source = 'train' order by key")
+    assert labels.rows() == [
+        ("light", "female-light"),
+        ("medium", "female-medium"),
+        ("medium", "male-medium"),
+        ("dark", "male-dark"),
+    ]
+    images = sql.query(connection, "select intersection from images where status = 'packed' order by key")
+    assert images["intersection"].to_list()[2:] == ["male-medium", None]
+
+
+def test_the_views_work_in_any_duckdb(workspace):
+    with duckdb.connect() as plain:  # as the shell does with -init
+        plain.execute(sql.views(workspace))
+        assert plain.execute("select count(*) from labels").fetchone() == (10,)
+        assert plain.execute("select resolve_run('newest')").fetchone() == ("new",)
+
+
+def test_runs_and_steps_are_named_by_their_folder(workspace):
+    connection = sql.connect(workspace)
+    runs = sql.ask(connection, "runs")
+    assert runs["run"].to_list() == ["new", "old"]
+    assert runs.select("seed", "ema", "synthetic", "images").row(0) == (2, 0.99, True, 4)
+    curve = sql.ask(connection, "loss_curves", run="old", points=5)
+    assert curve["step"].to_list() == [2, 4, 6, 8, 10]
+    assert set(curve["loss_d"]) == {1.0}
+
+
+def test_folders_may_have_unusual_names(out):
+    unusual = out.rename(out.with_name("it's [1] * odd? {labels}"))
+    assert sql.ask(sql.connect(Workspace(unusual)), "distribution", source="train")["count"].sum() == 4
+
+
+def test_a_damaged_file_is_named(out, workspace):
+    (out / "shards" / "labels.parquet").write_bytes(b"not Parquet")
+    with pytest.raises(FairfaceError, match=r"labels\.parquet"):
+        sql.connect(workspace)
+
+
+def test_source_files_are_those_of_the_package():
+    names = {path.name for path in sql.source_files()}
+    assert {"connection.py", "distribution.sql", "results.sql"} <= names
