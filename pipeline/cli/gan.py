@@ -85,8 +85,8 @@ SETTINGS = (  # options that are fields of TrainConfig; the others are fields of
     "--balance",
     callback=balance_callback,
     metavar="natural|uniform|FILE",
-    help="Train on the groups of a label as frequent as they are, equally often, or in the shares of a CSV with the "
-    "columns group,share.  [default: natural]",
+    help="natural: groups as frequent as in the data; uniform: all equally often; FILE: in the shares of a CSV with "
+    "the columns group,share.  [default: natural]",
 )
 @click.option(
     "--balance-by",

@@ -90,7 +90,7 @@ def check_label_options(csv: Path | None, input_dir: Path | None, *, out_csv: Pa
 def labeller(cache: Path | None) -> None:
     """Fit the labeller of synthetic faces and print its accuracy.
 
-    A labeller that is in the cache is not fitted again. `fairface label` does this by itself.
+    A labeller that is in the cache is not fitted again. `fairface label` fits one when it needs it.
     """
     from pipeline.labelling.embedded import describe, fit
 
