@@ -1,10 +1,9 @@
-# Thin wrappers around the `fairface` command. DATA= is the root folder of the images, OUT= the folder that everything is
-# written to; options of a stage go through SHARDS=, TRAIN=, SAMPLE=, LABEL=, REPORT=, DETECT= and BENCH=, as in
-# make train TRAIN="--steps 5000".
+# Thin wrappers around the `fairface` command. DATA= is the root folder of the images, OUT= the output folder; options of
+# a stage go through SHARDS=, TRAIN=, SAMPLE=, LABEL=, REPORT=, DETECT= and BENCH=, as in make train TRAIN="--steps 5000".
 PYTHON ?= python3
 VENV   ?= .venv
 OUT    ?= outputs
-# by default that of the existing environment
+# CUDA version, by default that of the existing environment
 CUDA   ?= $(or $(patsubst $(VENV)/.ready-cuda%,%,$(firstword $(wildcard $(VENV)/.ready-cuda*))),13)
 DATA   ?=
 FAIRFACE = $(VENV)/bin/fairface
@@ -32,7 +31,7 @@ $(VENV)/.ready-cuda$(CUDA): pyproject.toml constraints.txt
 	PYTHONWARNINGS=ignore $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[cuda$(CUDA),dev]'
 	@touch $@
 
-shards: setup ## pack DATA, or synthetic faces, into shards
+shards: setup ## pack DATA, or synthetic faces by default, into shards
 	@$(FAIRFACE) shards --out '$(OUT)' $(if $(DATA),--data '$(DATA)') $(SHARDS)
 
 train: setup ## train the DCGAN on the shards
@@ -48,15 +47,15 @@ report: setup ## write the report: page, figures and tables
 detect: setup ## train detectors of generated faces and evaluate them by group
 	@$(FAIRFACE) detect --out '$(OUT)' $(if $(DATA),--data '$(DATA)') $(DETECT)
 
-all: shards train sample report ## the whole job
+all: shards train sample report ## run shards, train, sample and report
 
-check: lint test ## everything that CI checks
+check: lint test ## run everything that CI checks
 
-test: setup ## run the tests, two or more at a time
+test: setup ## run the tests in parallel
 	@$(VENV)/bin/python -m pytest $(TEST)
 
 lint: setup ## check formatting, style and types
-	@$(VENV)/bin/ruff format --check --quiet . || { echo "make format mends it"; exit 1; }
+	@$(VENV)/bin/ruff format --check --quiet . || { echo "run make format to fix this"; exit 1; }
 	@$(VENV)/bin/ruff check --quiet .
 	@$(VENV)/bin/mypy
 
@@ -64,5 +63,5 @@ format: setup ## format the code
 	@$(VENV)/bin/ruff format .
 	@$(VENV)/bin/ruff check --fix .
 
-bench: setup ## measure speed next to baselines, into BENCHMARKS.md
+bench: setup ## measure speed next to baselines and write BENCHMARKS.md
 	@$(FAIRFACE) bench --markdown BENCHMARKS.md $(BENCH)

@@ -1,1 +1,1 @@
-"""Networks, losses and heads; no files, no arguments."""
+"""Networks, losses and classification heads."""

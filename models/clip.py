@@ -79,7 +79,7 @@ class Labeller:
 
         Returns {attribute: float32 [B, K]}, in the order of CLASSES and with rows that sum to 1, and embeddings of
         length 1, float16 [B, D]. The probabilities are a softmax over the attribute's classes with the model's own
-        logit scale (Radford et al. 2021, section 3.1.2), and NaN where the prompts leave the attribute out. Raises
+        logit scale (Radford et al. 2021, section 3.1.2), and NaN if the prompts lack the attribute. Raises
         ValueError for images of another shape or type.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
@@ -92,7 +92,7 @@ class Labeller:
         return unknown | known, embeddings.half()
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        """Images as the model expects them, on its device: resized (bicubic, antialiased) and standardised.
+        """Prepare images for the model, on its device: resized (bicubic, antialiased) and standardised.
 
         Takes uint8 [B, 3, S, S], returns float32 [B, 3, size, size].
         """
@@ -112,7 +112,7 @@ def weights_hash(model: torch.nn.Module, *settings: Any) -> str:
 
 
 def read_prompts(prompts: str | Path = "faces") -> Prompts:
-    """The prompt set of that name in prompts.toml, or the single set in a TOML file of the same form.
+    """Read a prompt set: by its name in prompts.toml, or the single set in a TOML file of the same format.
 
     Returns {"templates": [str, ...], attribute: {class: description}}. Raises FairfaceError for an unknown set, and
     for a file that is not a valid set.
@@ -123,7 +123,7 @@ def read_prompts(prompts: str | Path = "faces") -> Prompts:
     try:
         return validate_prompts(tomllib.loads(Path(prompts).read_text(encoding="utf-8")), str(prompts))
     except OSError:
-        raise FairfaceError(f"no prompt set and no file '{prompts}'; the sets are {', '.join(sets)}") from None
+        raise FairfaceError(f"there is no prompt set or file '{prompts}'; the sets are {', '.join(sets)}") from None
     except ValueError as error:  # includes TOML and UTF-8 errors
         raise FairfaceError(f"{prompts} is not a TOML file of prompts: {error}") from None
 
@@ -162,7 +162,7 @@ def is_template(text: object) -> bool:
 def load_labeller(
     name: str, pretrained: str | Path, *, prompts: str | Path = "faces", device: str | torch.device = "cpu"
 ) -> Labeller:
-    """The labeller of a model of `open_clip.list_models()` with the weights of a tag or of a local file.
+    """Load the labeller of a model of `open_clip.list_models()` with the weights of a tag or of a local file.
 
     Raises FairfaceError for an unknown model, tag or prompt set. Raises WeightsUnavailable for a file that is not a
     checkpoint of the model, and, within seconds, for weights that are neither cached nor can be downloaded.
@@ -176,7 +176,7 @@ def load_labeller(
         preprocess = preprocess_config(name, str(pretrained), path)
         model = open_clip.create_model(name, str(path), force_preprocess_cfg=preprocess)
         tokenizer = open_clip.get_tokenizer(name)
-    except Exception as error:  # torch.load and safetensors raise many types, all of which mean the same here
+    except Exception as error:  # torch.load and safetensors raise many types, which all mean the same here
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsUnavailable(f"{path} is not a checkpoint of {name} ({reason})") from error
     tag = path.stem if path == Path(pretrained) else str(pretrained)
@@ -186,8 +186,8 @@ def load_labeller(
 def preprocess_config(name: str, pretrained: str, path: Path) -> dict[str, Any]:
     """Mean, standard deviation and size for the weights in `path`.
 
-    They are those of the tag; of a local file, those of the open_clip_config.json in its folder, or else those of the
-    model's first tag.
+    For a tag they are the tag's; for a local file, those in the open_clip_config.json of its folder, or otherwise those
+    of the model's first tag.
     """
     config_file = path.with_name("open_clip_config.json")
     if config := open_clip.get_pretrained_cfg(name, pretrained):
@@ -199,9 +199,9 @@ def preprocess_config(name: str, pretrained: str, path: Path) -> dict[str, Any]:
 
 
 def find_weights(name: str, pretrained: str) -> Path:
-    """The file of the weights: `pretrained` itself, or the tag's file, which is downloaded if it is not cached.
+    """Find the file of the weights: `pretrained` itself, or the tag's file, which is downloaded if it is not cached.
 
-    Raises FairfaceError for an unknown tag, WeightsUnavailable where the file cannot be downloaded.
+    Raises FairfaceError for an unknown tag, WeightsUnavailable if the file cannot be downloaded.
     """
     config = open_clip.get_pretrained_cfg(name, pretrained)
     if not config:
@@ -220,9 +220,9 @@ def find_weights(name: str, pretrained: str) -> Path:
 
 
 def raise_unavailable(model: str, repo: str, *, file: str, error: Exception) -> NoReturn:
-    """Raise WeightsUnavailable with the commands that bring the weights to this machine."""
+    """Raise WeightsUnavailable with instructions for copying the weights to this machine."""
     raise WeightsUnavailable(
         f"the weights of {model} are not cached and could not be downloaded ({str(error).splitlines()[0]}). "
-        f"On a machine with a network run `hf download {repo} {file}`, copy the file here and pass "
+        f"On a machine with network access, run `hf download {repo} {file}`, copy the file here and pass "
         f"--clip-pretrained /path/to/{file}"
     ) from error

@@ -9,7 +9,7 @@ from pathlib import Path
 import huggingface_hub
 import torch
 
-REQUEST_SECONDS = 5  # how long to wait for a server's first answer
+REQUEST_SECONDS = 5  # to wait for a server's first response
 
 
 def cached_file(repo: str, files: Sequence[str]) -> Path | None:
@@ -32,7 +32,7 @@ def check_server(url: str) -> None:
 
 
 def download_file(repo: str, file: str) -> Path:
-    """A file of the hub, from the cache or downloaded. Raises OSError or RuntimeError if it is unavailable."""
+    """Get a file of the hub, from the cache or downloaded. Raises OSError or RuntimeError if it is unavailable."""
     if cached := cached_file(repo, [file]):
         return cached
     check_reachable(repo, file)
@@ -40,7 +40,7 @@ def download_file(repo: str, file: str) -> Path:
 
 
 def download_url(url: str) -> Path:
-    """A file of the web, cached where torch.hub caches its own. Raises OSError or RuntimeError if it is unavailable."""
+    """Get a file of the web, through torch.hub's cache. Raises OSError or RuntimeError if it is unavailable."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if not path.is_file():
         check_server(url)

@@ -1,4 +1,4 @@
-"""Whether to compute in bfloat16 or float32 on a device."""
+"""Chooses between bfloat16 and float32 for a device."""
 
 import os
 from pathlib import Path

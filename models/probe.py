@@ -9,8 +9,8 @@ from torch import Tensor
 
 from models.clip import CLASSES
 
-VERSION = 2  # bumped when the fit below changes
-MIN_CLASS_IMAGES = 20  # annotated images of a class, below which it is excluded from the fit
+VERSION = 2  # bumped when the fit changes
+MIN_CLASS_IMAGES = 20  # a class with fewer annotated images is excluded from the fit
 PENALTIES = (1e-5, 1e-4, 1e-3)  # on the sum of squared weights; the best one on a held-out tenth is used
 
 
@@ -18,7 +18,7 @@ class Probe:
     """Per attribute, weights [K, D + 1] on standardised embeddings and a constant, float32; K as in CLASSES.
 
     Attributes and classes with too few annotated images are excluded: an excluded attribute's probabilities are NaN,
-    an excluded class's are 0. `attributes` are those that were fitted, `hash` is of everything that was fitted.
+    an excluded class's are 0. `attributes` are the fitted ones, and `hash` is a hash of all fitted values.
     """
 
     def __init__(self, state: dict[str, Tensor]):
@@ -63,7 +63,7 @@ def standardise(state: dict[str, Tensor], embeddings: Tensor) -> Tensor:
 
 
 def fit_with_best_penalty(inputs: Tensor, classes: Tensor, *, included: Tensor) -> Tensor:
-    """Weights [K, D + 1] with the penalty that is best on every tenth image, fitted again to all images."""
+    """Choose the penalty that is best on every tenth image, and fit weights [K, D + 1] with it to all images."""
     held_out = torch.arange(len(classes)) % 10 == 0
     losses: dict[float, float] = {}
     for penalty in PENALTIES:

@@ -1,1 +1,1 @@
-"""Shards become tensors, a trained generator and labelled samples."""
+"""The stages of the program: loading shards, training, sampling, labelling, detection and benchmarks."""

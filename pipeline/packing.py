@@ -1,4 +1,4 @@
-"""Packs a user's images, or synthetic faces where there are none, into the shards of a workspace."""
+"""Packs a user's images, or synthetic faces by default, into the shards of a workspace."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def pack_images(
     force: bool = False,
     progress: bool = True,
 ) -> pack.PackResult:
-    """Pack the images below `data`, or synthetic faces where it is None, with all ranks of a torchrun job.
+    """Pack the images below `data`, or synthetic faces if it is None, with all ranks of a torchrun job.
 
     The other parameters and errors are those of `shards.pack.pack` and `find_or_render_faces`.
     """
@@ -41,9 +41,9 @@ def pack_images(
 
 
 def find_or_render_faces(workspace: Workspace, *, workers: int | None, force: bool, progress: bool) -> Path:
-    """The folder of synthetic faces: those that `fairface synth` left there, otherwise new ones.
+    """The folder of synthetic faces: existing ones of `fairface synth`, otherwise newly rendered ones.
 
-    Raises FairfaceError where the shards hold other images, which synthetic ones must not replace without `force`.
+    Raises FairfaceError if the shards contain other images, which synthetic ones must not replace without `force`.
     """
     packed = load_shards_json(workspace.shards) if workspace.shards.document.exists() and not force else None
     if packed and not packed.synthetic:

@@ -17,7 +17,7 @@ from shards.errors import FairfaceError
 CGROUP = Path("/sys/fs/cgroup")
 # of glibc's malloc.h: M_MMAP_MAX 0 and M_TRIM_THRESHOLD -1 keep every freed block, M_TOP_PAD grows the heap by 64 MiB
 MALLOC_OPTIONS = ((-4, 0), (-1, -1), (-2, 1 << 26))
-LIBRARIES = (  # that decide a result; only one of the two DALI builds is installed
+LIBRARIES = (  # libraries that affect results; only one of the two DALI builds is installed
     "torch",
     "torchvision",
     "nvidia-dali-cuda130",
@@ -31,7 +31,7 @@ LIBRARIES = (  # that decide a result; only one of the two DALI builds is instal
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device of a name; `auto` is the GPU where there is one, a different one for every local rank.
+    """Return the device of a name; `auto` is a GPU if there is one, a different one for every local rank.
 
     Raises FairfaceError for an unknown name, and for a GPU on a machine without one.
     """
@@ -75,7 +75,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def tune_allocator() -> None:
-    """Make glibc keep freed memory: a step on a CPU allocates the same large blocks again and again."""
+    """Make glibc keep freed memory, because a step on a CPU allocates the same large blocks again and again."""
     if sys.platform == "linux":
         mallopt = ctypes.CDLL(None).mallopt
         for option, value in MALLOC_OPTIONS:
@@ -83,12 +83,12 @@ def tune_allocator() -> None:
 
 
 def has_compiler() -> bool:
-    """Return whether there is the C++ compiler that torch.compile needs."""
+    """Return whether the C++ compiler that torch.compile needs is installed."""
     return bool(shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++"))
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that decide a result, for the report's provenance."""
+    """Return the versions of Python and of the libraries that affect results, for the report's provenance."""
     installed = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
@@ -99,8 +99,8 @@ def versions() -> dict[str, str]:
 
 
 def command_line() -> str:
-    """Return the command that this process runs, as the user typed it."""
-    return " ".join(["fairface", *sys.argv[1:]])
+    """Return the command that this process runs, as the user typed it; bytes that are not UTF-8 are escaped."""
+    return " ".join(["fairface", *sys.argv[1:]]).encode(errors="backslashreplace").decode()
 
 
 def utc_now() -> str:

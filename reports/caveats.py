@@ -1,4 +1,4 @@
-"""What a reader must know before believing a number: the page's warnings, and how the two sides came about."""
+"""The page's warnings, and how the training images and samples were chosen."""
 
 from reports.estimation.labelled_sides import LabelledSides
 from reports.formats import short
@@ -8,7 +8,7 @@ SYNTHETIC_LABELLER = "synthetic-faces"  # how the name of the labeller for synth
 
 
 def is_synthetic(config: RunConfig, shards: ShardsDocument | None) -> bool | None:
-    """Whether the faces are synthetic; None where neither the run nor the shards say so."""
+    """Whether the faces are synthetic; None if neither the run nor the shards say so."""
     sources = [source.synthetic for source in (config.data, shards) if source is not None]
     return any(sources) if sources else None
 
@@ -20,7 +20,7 @@ def is_foreign_labeller(config: RunConfig, labelling: LabelledSides | None) -> b
 
 
 def warnings(config: RunConfig, labelling: LabelledSides | None, *, annotated: bool) -> list[str]:
-    """What a reader must know before believing a number, the most serious first."""
+    """Everything that limits the validity of the page's numbers, the most serious first."""
     return [*labelling_warnings(config, labelling, annotated=annotated), *training_warnings(config)]
 
 
@@ -41,7 +41,7 @@ def labelling_warnings(config: RunConfig, labelling: LabelledSides | None, *, an
         )
     if not annotated:
         found.append(
-            "The training images have no annotations: the reference is what the labeller says of them, and "
+            "The training images have no annotations: the reference is the labeller's labels of them, and "
             "its error rate is unknown."
         )
     return found
@@ -58,7 +58,7 @@ def training_warnings(config: RunConfig) -> list[str]:
         )
     if config.imported:
         found.append(
-            "The labels were imported: nothing is known of the generator, nor of the images that it was trained on."
+            "The labels were imported: nothing is known about the generator or the images that it was trained on."
         )
     elif config.status != "finished":
         found.append(f"The training run is {config.status or 'in an unknown state'}, not finished.")
@@ -66,7 +66,7 @@ def training_warnings(config: RunConfig) -> list[str]:
 
 
 def training_weights(config: RunConfig) -> str | None:
-    """Which packed images the generator was trained on, and how often on each; None for all of them alike."""
+    """The packed images that the generator was trained on, and how often; None if on all of them equally often."""
     options = config.options or {}
     if (balance := options.get("balance", "natural")) != "natural":
         shares = "equally often" if balance == "uniform" else "in the requested shares"
@@ -75,14 +75,14 @@ def training_weights(config: RunConfig) -> str | None:
 
 
 def sampling_requests(config: RunConfig, samples: SamplesDocument | None) -> list[str]:
-    """Why the samples differ from what the generator produces on its own."""
+    """How the requested classes or truncation make the samples differ from what the generator produces on its own."""
     if samples is None:
         return []
     found = []
     if samples.shares and samples.shares != config.classes:
         requested = ", ".join(group for group, share in samples.shares.items() if share)
         found.append(
-            f"The samples were generated for requested classes ({requested}): their shares are the request's, "
+            f"The samples were generated for requested classes ({requested}): their shares are those of the request, "
             "not the generator's."
         )
     if samples.truncation:

@@ -127,7 +127,7 @@ def compared_run(page: RunReport, workspace: Workspace, *, picture: str | None) 
 
 
 def first_faces(connection: duckdb.DuckDBPyConnection, workspace: Workspace, *, run: str, position: int) -> str | None:
-    """A run's first faces as a data URL, saved as `faces-run-<position>.png`, too; None where there are none."""
+    """A run's first faces as a data URL, also saved as `faces-run-<position>.png`; None if there are none."""
     images = FaceReader(connection, workspace, run).first("generated")[:PICTURED_FACES]
     if not images:
         return None

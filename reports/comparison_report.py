@@ -1,4 +1,4 @@
-"""The numbers of the page of several runs: how often each generates every group, and how they differ."""
+"""Collects the numbers of the page of several runs: each run's group shares, and their differences."""
 
 import math
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class ComparisonReport(Document):
     built: str  # ISO 8601, UTC
     runs: list[str]
     baseline_run: str | None  # the run that the others are compared with: the first that is labelled
-    synthetic: bool | None  # whether any run was trained on synthetic faces; None where no run says so
+    synthetic: bool | None  # whether any run was trained on synthetic faces; None if no run says so
     real: bool  # whether any run was trained on real faces
     estimates: dict[str, str]  # attribute -> the estimate (raw, corrected) that all runs are compared by
     findings: list[list[str]]  # sentences on every labelled run but the baseline
@@ -40,7 +40,7 @@ class ComparisonReport(Document):
 def gather_comparison(
     connection: duckdb.DuckDBPyConnection, pages: list[RunReport], *, fingerprint: str
 ) -> ComparisonReport:
-    """Every number of the page of several runs, from those of each one's page."""
+    """Collect every number of the page of several runs from the numbers of each run's page."""
     labelled = [page for page in pages if page.labelling]
     estimates = common_estimates(labelled)
     distances = {page.run: total_variations(page, estimates) for page in labelled}
@@ -69,7 +69,7 @@ def gather_comparison(
 
 
 def common_estimates(pages: list[RunReport]) -> dict[str, str]:
-    """attribute -> the estimate that all runs are compared by: corrected where one uses it and all have it, else raw.
+    """attribute -> the estimate that all runs are compared by: corrected if one uses it and all have it, else raw.
 
     It is the choice of question `difference`, for all runs at once.
     """
@@ -82,7 +82,7 @@ def common_estimates(pages: list[RunReport]) -> dict[str, str]:
 
 
 def total_variations(page: RunReport, estimates: dict[str, str]) -> Distances:
-    """A run's rows of total variation, of the estimate that all runs are compared by."""
+    """A run's rows of total variation, from the estimate that all runs are compared by."""
     rows: Distances = {"reference": {}, "uniform": {}}
     for row in page.distances:
         if row["estimate"] == estimates[row["attribute"]] and row["measure"] == "total_variation":
@@ -91,12 +91,12 @@ def total_variations(page: RunReport, estimates: dict[str, str]) -> Distances:
 
 
 def describe_difference(baseline_run: str, other: str, rows: Rows, distances: dict[str, Distances]) -> list[str]:
-    """The difference of two runs in sentences: groups generated more or less often, and which run is more even."""
+    """Describe in sentences which groups two runs generate more or less often, and which is closer to equal shares."""
     rows = [row for row in rows if row["attribute"] != "intersection_age"]
     changed = sum(row["difference_verdict"] != "inconclusive" for row in rows)
     sentences = [
         f"{short(other, 40)} generates {changed} of {len(rows)} groups more or less often than "
-        f"{short(baseline_run, 40)} (by chance alone, about {round(len(rows) / 20)} of so many would seem to differ)."
+        f"{short(baseline_run, 40)} (about {round(len(rows) / 20)} would seem to differ by chance alone)."
     ]
     for attribute, plural in EVENNESS.items():
         a, b = (distances[run]["uniform"].get(attribute) for run in (baseline_run, other))
@@ -104,9 +104,11 @@ def describe_difference(baseline_run: str, other: str, rows: Rows, distances: di
             low, high = difference_interval(a, b)
             values = f"total variation {b['value']:.3f}; {short(baseline_run, 40)} {a['value']:.3f}"
             if high < 0 or low > 0:
-                sentences.append(f"It is {'closer to' if high < 0 else 'farther from'} equal {plural} ({values}).")
+                sentences.append(
+                    f"It is {'closer to' if high < 0 else 'farther from'} equal shares of {plural} ({values})."
+                )
             else:
-                sentences.append(f"It is undecided which of them is closer to equal {plural} ({values}).")
+                sentences.append(f"It is undecided which run is closer to equal shares of {plural} ({values}).")
     return sentences
 
 

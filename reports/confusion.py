@@ -1,4 +1,4 @@
-"""Confusion matrices of the labeller that counts, for the page."""
+"""Confusion matrices of the selected labellers, for the page."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class ConfusionRow:
 
     annotated: str
     n: int
-    shares: list[float | None]  # labelled as each group; None where n is 0
+    shares: list[float | None]  # labelled as each group; None if n is 0
 
 
 @dataclass(kw_only=True)

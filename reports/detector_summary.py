@@ -10,10 +10,10 @@ from shards.workspace import Workspace
 
 @dataclass(frozen=True)
 class DetectorSummary:
-    """What two questions answer about a detector."""
+    """A detector's rows of the questions `utility` and `fairness`."""
 
     utility: dict[str, Any]  # the row of all faces of the question `utility`
-    fairness: list[dict[str, Any]]  # rows of the question `fairness`: one an attribute
+    fairness: list[dict[str, Any]]  # rows of the question `fairness`, one per attribute
 
 
 def summarise(workspace: Workspace, name: str) -> DetectorSummary:

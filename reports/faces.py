@@ -1,4 +1,4 @@
-"""Which faces the page shows: the first ones, those of each group, those of extreme confidence, nearest neighbours."""
+"""Reads the faces on the page: the first ones, those of each group, those of extreme confidence, nearest neighbours."""
 
 import io
 from dataclasses import dataclass
@@ -66,7 +66,7 @@ def read_images(folder: Path, wanted: pl.DataFrame) -> dict[str, bytes]:
         try:
             index = tar.read_index(folder / name)
             found |= tar.read_members(folder / name, [key for key in rows["key"] if key in index])
-        except (OSError, FairfaceError):  # a lost shard costs its pictures, not the report
+        except (OSError, FairfaceError):  # a missing shard loses its pictures, not the report
             continue
     return {key: data for key, data in found.items() if is_decodable(data)}
 
@@ -76,7 +76,12 @@ def is_decodable(data: bytes) -> bool:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # all that Pillow raises for damage
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        Image.DecompressionBombError,
+    ):  # every type that Pillow raises for damaged bytes
         return False
     return True
 
@@ -104,9 +109,9 @@ class FaceReader:
         return [images[key] for key in wanted["key"] if key in images]
 
     def by_group(self) -> GroupFaces:
-        """The first images of every group, unselected; an empty list where none of them can be read.
+        """The first images of every group, not hand-picked; an empty list if none of them can be read.
 
-        A sample's group is by the selected labeller; a training image's is by its annotation, or by the labeller where
+        A sample's group is the selected labeller's label; a training image's is its annotation, or its label if
         nothing is annotated. A side without any face of the group is left out.
         """
         wanted = self._group_keys()

@@ -1,4 +1,4 @@
-"""How the page and the figures print numbers and names."""
+"""Formats numbers and names for the page and the figures."""
 
 import shlex
 

@@ -1,4 +1,4 @@
-"""Build the report: every estimate of a run on one self-contained page, with the same numbers in report.json."""
+"""Builds the report: every estimate of a run on one self-contained page, with the same numbers in report.json."""
 
 import hashlib
 from collections.abc import Sequence
@@ -46,12 +46,14 @@ class BuildResult:
 
 
 def build(workspace: Workspace, *, runs: Sequence[str] = (), force: bool = False) -> BuildResult:
-    """Write the page, `report.json`, the estimates and the figures of a run; without `runs` of the newest one.
+    """Write the page, `report.json`, the estimates and the figures of the named runs, by default of the newest one.
 
-    Of several runs each gets a page of its own below `report/runs/`, and the page in the result compares them. A page
-    whose inputs have not changed is left alone unless `force`. A run that lacks a stage still gets a page, which names
-    the command to run. Raises FairfaceError where there is no run, or where labels cannot be compared.
+    With several runs, each gets its own page below `report/runs/`, and the page in the result compares them. A page
+    whose inputs have not changed is kept unless `force` is set. A run that lacks a stage still gets a page, which names
+    the command to run. Raises FairfaceError if there is no run, or if labels cannot be compared.
     """
+    if not workspace.root.is_dir():
+        raise FairfaceError(f"there is no folder {workspace.root}: run `fairface train` first, or name another --out")
     with exclusive_lock(workspace.report.folder, "writing it"):
         update_all_metrics(workspace)  # the groups of faces may have changed since the metrics were written
         connection = sql.connect(workspace)
@@ -62,11 +64,11 @@ def build(workspace: Workspace, *, runs: Sequence[str] = (), force: bool = False
 
 
 def build_comparison(workspace: Workspace, names: list[str], *, force: bool) -> BuildResult:
-    """The page that compares several runs, and the page of each one."""
+    """Build the page that compares several runs, and the page of each run."""
     if len(set(names)) < len(names):
         raise FairfaceError("--run names a run twice")
     if len(names) > len(RUN_COLOURS):
-        raise FairfaceError(f"{len(names)} runs side by side are too many to read: name {len(RUN_COLOURS)} at most")
+        raise FairfaceError(f"{len(names)} runs side by side are too many to read: name at most {len(RUN_COLOURS)}")
     folder = workspace.report
     results = [build_run(workspace, run, folder=folder.run(run), force=force) for run in names]
     missing = [message for result in results for message in result.missing]
@@ -86,7 +88,7 @@ def build_comparison(workspace: Workspace, names: list[str], *, force: bool) -> 
 
 
 def build_run(workspace: Workspace, run: str, *, folder: ReportFolder, force: bool) -> BuildResult:
-    """The page of one run in `folder`."""
+    """Build the page of one run in `folder`."""
     # read again: the page of another run may have changed the tables
     inputs, connection = input_fingerprint(workspace, run), sql.connect(workspace)
     if not force:
@@ -115,7 +117,7 @@ def build_run(workspace: Workspace, run: str, *, folder: ReportFolder, force: bo
 
 
 def last_report(folder: ReportFolder, kind: type[R]) -> R | None:
-    """The report of the page in `folder`; None without a page, and where another version or kind of page wrote it."""
+    """The report of the page in `folder`; None if there is no page, or one of another version or kind."""
     if not folder.page.exists():
         return None
     try:
@@ -125,7 +127,7 @@ def last_report(folder: ReportFolder, kind: type[R]) -> R | None:
 
 
 def has_estimates(workspace: Workspace, connection: duckdb.DuckDBPyConnection, last: RunReport) -> bool:
-    """Whether the tables hold what the last page says of a run: the pages of other runs write them, too."""
+    """Whether the tables still contain the estimates on a run's last page: the pages of other runs write them, too."""
     if not all(is_complete_parquet(workspace.report.table(name)) for name in REPORT_TABLES):
         return False
     rows = sql.select(connection, "select count(*) as n from estimates where run = $run", {"run": last.run})
@@ -153,7 +155,7 @@ def read_run_documents(workspace: Workspace, run: str) -> RunDocuments:
 
 
 def finished_labelling(workspace: Workspace, connection: duckdb.DuckDBPyConnection, run: str) -> LabelledSides:
-    """What labelled both sides. Raises MissingLabels where a side is not labelled, or not to the end."""
+    """The labellers of both sides. Raises MissingLabels if a side is not, or not completely, labelled."""
     labelling = check_labels(connection, run)
     sides = ((workspace.shards.label_files, "the training images"), (workspace.run(run).label_files, f"run {run}"))
     for files, name in sides:
@@ -164,11 +166,11 @@ def finished_labelling(workspace: Workspace, connection: duckdb.DuckDBPyConnecti
 
 
 def check_manifest(run: str, documents: RunDocuments) -> None:
-    """Raise FairfaceError where the run, or its samples, are of other training images than the packed ones."""
+    """Raise FairfaceError if the run, or its samples, belong to other training images than the packed ones."""
     data, shards, samples = documents.config.data, documents.shards, documents.samples
     if shards and data and data.manifest != shards.manifest:
         raise FairfaceError(
-            f"run {run} was trained on other shards than the present ones: train again with "
+            f"run {run} was trained on other shards than the current ones: train again with "
             "`fairface train`, or pack the old data again with `fairface shards`"
         )
     if shards and samples and samples.manifest != shards.manifest:
@@ -179,7 +181,7 @@ def check_manifest(run: str, documents: RunDocuments) -> None:
 
 
 def input_fingerprint(workspace: Workspace, run: str) -> str:
-    """A fingerprint of what the page is made from: sizes and times of the files, and the code."""
+    """A fingerprint of the page's inputs: the sizes and times of the files, and the code."""
     shards, run_folder = workspace.shards, workspace.run(run)
     files = [shards.images, shards.document, *shards.label_files.all()]
     files += [run_folder.config, run_folder.steps, run_folder.samples_document, run_folder.samples_table]

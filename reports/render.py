@@ -25,5 +25,5 @@ def write_page(folder: ReportFolder, template: str, *, page: RunPage | Compariso
 
 
 def out_option(workspace: Workspace) -> str:
-    """The option of a command that names the workspace; "" for the default one."""
+    """The `--out` option that names the workspace in a command; empty for the default workspace."""
     return "" if workspace.root == DEFAULT_OUT else f" --out {shlex.quote(short(workspace.root, 300))}"

@@ -1,4 +1,4 @@
-"""The numbers of the page of one run: what `report.json` holds."""
+"""The numbers of the page of one run, as stored in `report.json`."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -52,12 +52,12 @@ class RunReport(Document):
     fingerprint: str  # of the files and the code that the page was made from
     built: str  # ISO 8601, UTC
     run: str
-    synthetic: bool | None  # None where neither the run nor the shards say so
+    synthetic: bool | None  # None if neither the run nor the shards say so
     missing: str | None  # the stage without which there are no estimates, and its command
     verdict: Verdict
     verdict_counts: dict[str, int]  # verdict -> groups
     warnings: list[str]
-    training_weights: str | None  # which packed images the generator was trained on; None for all of them alike
+    training_weights: str | None  # the packed images trained on; None if all equally often
     labelling: LabelledSides | None
     estimates: Rows
     method_estimates: Rows
@@ -100,7 +100,7 @@ def gather_run(
     missing: str | None,
     fingerprint: str,
 ) -> RunReport:
-    """Every number of a run's page; `labelling` is None, and `missing` says why, where there are no estimates."""
+    """Collect every number of a run's page; without estimates `labelling` is None, and `missing` says why."""
     config, samples = documents.config, documents.samples
     requests = sampling_requests(config, samples)
     estimates = sql.ask(connection, "comparison", run=run)
@@ -144,7 +144,7 @@ def gather_run(
 
 
 def _answers(connection: duckdb.DuckDBPyConnection, run: str) -> dict[str, Rows]:
-    """Questions whose answers stand in the report as they are, by name."""
+    """The answers, by question, that the report contains unchanged."""
     of_run = ("method_estimates", "distances", "quality", "detection_rates")
     of_all = ("detection_metrics", "robustness", "composition", "rejects")
     answers = {name: sql.ask(connection, name, run=run).to_dicts() for name in of_run}
@@ -152,14 +152,14 @@ def _answers(connection: duckdb.DuckDBPyConnection, run: str) -> dict[str, Rows]
 
 
 def best_estimates(rows: pl.DataFrame) -> pl.DataFrame:
-    """Rows of `estimates` but those of the many small cells, with the better estimate in place of the raw one."""
+    """Rows of `estimates` without the many small cells, with the better estimate in place of the raw one."""
     names = ("share", "share_low", "share_high", "reference", "reference_low", "reference_high", "reference_n")
     rows = rows.filter(pl.col("attribute") != "intersection_age")
     return rows.with_columns(pl.col(f"best_{name}").alias(name) for name in names)
 
 
 def label_counts(connection: duckdb.DuckDBPyConnection, run: str) -> dict[str, Rows]:
-    """Counts of each side, of the attributes that have any: what is known of a run without estimates."""
+    """Counts of each side for the attributes that have any; shown for a run without estimates."""
     tables = {attribute: sql.ask(connection, "side_by_side", attribute=attribute, run=run) for attribute in ATTRIBUTES}
     return {
         attribute: table.to_dicts()
@@ -169,13 +169,13 @@ def label_counts(connection: duckdb.DuckDBPyConnection, run: str) -> dict[str, R
 
 
 def labeller_accuracies(connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:
-    """Each labeller's accuracy: on images that none was fitted to, or on all where no probe could be fitted."""
+    """Each labeller's accuracy on images that none was fitted to, or on all images if no probe could be fitted."""
     table = sql.ask(connection, "labellers")
     return table if len(table) else labeller_accuracy(sql.select(connection, "from confusion"))
 
 
 def confidence_extremes(connection: duckdb.DuckDBPyConnection, run: str) -> Rows:
-    """The samples of the highest and of the lowest confidence, with `attribute` and `order` (most, least)."""
+    """The samples with the highest and the lowest confidence, with `attribute` and `order` (most, least)."""
     return [
         row | {"attribute": attribute, "order": order}
         for attribute in ("gender", "age", "skin_tone")

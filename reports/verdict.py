@@ -74,7 +74,7 @@ def requested_answer(rows: pl.DataFrame) -> str:
 
 
 def answer_sentence(rows: pl.DataFrame) -> str:
-    """The answer in one sentence; "no" only for changes that chance among so many groups does not explain."""
+    """The answer in one sentence; "no" only for changes that chance does not explain."""
     changed = (rows["significant"] & rows["verdict"].is_in(CHANGED)).sum()
     if changed:
         return (
@@ -86,10 +86,12 @@ def answer_sentence(rows: pl.DataFrame) -> str:
     if (rows["verdict"] == "inconclusive").all():
         return "Undecided: there are too few samples, or the labels carry too little information."
     if rows["verdict"].is_in(CHANGED).any():
-        return "Undecided: the apparent changes may be chance among so many groups."
+        return "Undecided: among this many groups, the apparent changes may be due to chance."
     headline = rows.filter(pl.col("attribute").is_in(["gender", "skin_group"]))
     if len(headline) and (headline["verdict"] == "preserved").all():
-        return "Yes for gender and skin group, as far as these samples can show; there are too few of the other groups."
+        return (
+            "Yes for gender and skin group, as far as these samples show; there are too few faces of the other groups."
+        )
     return "Undecided: for most groups there are too few samples, or the labels disagree."
 
 

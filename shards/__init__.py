@@ -1,1 +1,1 @@
-"""Images on disk become tar shards, which DALI reads, and a table of their annotations."""
+"""Packs images on disk into tar shards for DALI, with a table of their annotations."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from shards.errors import FairfaceError
+from shards.workspace import is_unicode
 
 GENDERS = ("female", "male")
 AGES = ("child", "young", "adult", "middle", "senior")
@@ -35,7 +36,7 @@ RACES = {0: "Asian", 1: "White", 2: "Black", 3: "others"}
 TARGETS = ("real", "fake")
 LABELS = ("gender", "age", "skin_tone", "skin_group", "race", "target", "split")
 
-TYPES: dict[str, pl.DataType | type[pl.DataType]] = {  # a byte a value: a table has a million rows
+TYPES: dict[str, pl.DataType | type[pl.DataType]] = {  # one byte per value: a table has a million rows
     "gender": pl.Enum(GENDERS),
     "age": pl.Enum(AGES),
     "skin_tone": pl.Int8,
@@ -48,12 +49,12 @@ TYPES: dict[str, pl.DataType | type[pl.DataType]] = {  # a byte a value: a table
 
 @dataclass
 class Tables:
-    """The annotation tables of a data set: one row a path, and counts of what was irregular about them."""
+    """The annotation tables of a data set: one row per path, and the numbers of irregular rows."""
 
     frame: pl.DataFrame  # path (absolute or as written) and LABELS
     files: list[str] = field(default_factory=list)
     rows: int = 0
-    repeated: int = 0  # rows whose path an earlier row has
+    repeated: int = 0  # rows that repeat the path of an earlier row
     disagreeing: int = 0  # rows whose Intersection is not gender x skin group
     uncoded: int = 0  # rows with a label that is not one of the codes
 
@@ -72,12 +73,12 @@ def skin_group(tone: str = "skin_tone") -> pl.Expr:
 
 
 def intersection() -> pl.Expr:
-    """Gender x skin group, such as `female-dark`; null where either is."""
+    """Gender x skin group, such as `female-dark`; null where either is null."""
     return pl.concat_str(pl.col("gender").cast(pl.String), pl.lit("-"), pl.col("skin_group").cast(pl.String))
 
 
 def intersection_age() -> pl.Expr:
-    """Gender x skin group x age, such as `female-dark-young`; null where any is."""
+    """Gender x skin group x age, such as `female-dark-young`; null where any is null."""
     return pl.concat_str(intersection(), pl.lit("-"), pl.col("age").cast(pl.String))
 
 
@@ -103,17 +104,12 @@ def csv_error(path: Path, error: Exception) -> FairfaceError:
 def find_tables(root: Path) -> tuple[list[Path], list[str]]:
     """The annotation tables in `root` and its immediate subfolders, sorted, and the other CSV files there.
 
-    Where no CSV file looks like a table, all count as tables: reading them will raise an error that says why.
+    If no CSV file looks like a table, all are returned as tables: reading them raises an error that says why.
     """
     files = sorted(path for path in [*root.glob("*.csv"), *root.glob("*/*.csv")] if not path.name.startswith("."))
     readable = [path for path in files if is_unicode(str(path))]
     tables = [path for path in readable if is_table(path)] or readable
     return tables, [str(path).encode(errors="backslashreplace").decode() for path in files if path not in tables]
-
-
-def is_unicode(path: str) -> bool:
-    """Whether a path is valid Unicode: no other fits into a Parquet table or a tar index."""
-    return path.encode(errors="replace").decode() == path
 
 
 def is_table(path: Path) -> bool:
@@ -145,13 +141,13 @@ def read_tables(paths: Iterable[Path], age_codes: str = "auto") -> Tables:
 
 
 def read_table(path: Path, age_codes: str) -> pl.DataFrame:
-    """One table's tidy frame, with two more columns: `disagrees` with its own Intersection, has `uncoded` labels."""
+    """Read one table as a tidy frame, with two more columns: `disagrees` (with its own Intersection) and `uncoded`."""
     columns = find_columns(path)
     if "path" not in columns or not columns.keys() & {"gender", "age", "skin_tone", "race", "target"}:
         header = ", ".join(scan_csv(path).collect_schema().names()[:12])
         raise FairfaceError(
             f"{path} is not an AI-Face annotation table: it needs `Image Path` and at least one of Gender, Age, Skin "
-            f"Tone, Target; it has {header}. Name the right one with --annotations, or pass --no-annotations"
+            f"Tone, Target; it has {header}. Name the right file with --annotations, or pass --no-annotations"
         )
     labels = [name for name in ("gender", "age", "skin_tone", "race", "target") if name in columns]
     try:
@@ -230,15 +226,15 @@ def parse_code(column: str) -> pl.Expr:
 
 
 def split_from_name(path: Path) -> str | None:
-    """`train`, `val` or `test` where a table's file name contains such a word."""
+    """`train`, `val` or `test` if a table's file name contains such a word."""
     words = re.split("[^a-z]+", path.stem.lower())
     return next((SPLITS[word] for word in words if word in SPLITS), None)
 
 
 def choose_age_codes(path: Path, columns: dict[str, str], option: str) -> str:
-    """Which of AGE_CODES a table uses: by `option`, else by the values present, else by its column's name.
+    """Choose a table's AGE_CODES: by `option`, otherwise by the values present, otherwise by the column's name.
 
-    Raises FairfaceError for a table with values that no release mixes.
+    Raises FairfaceError for a table that mixes values of different releases.
     """
     if option != "auto":
         return option
@@ -248,7 +244,7 @@ def choose_age_codes(path: Path, columns: dict[str, str], option: str) -> str:
     present = set(codes.to_series().drop_nulls())
     if {2, 5} <= present:
         raise FairfaceError(
-            f"{path} mixes the age codes 2 and 5, which no release does: say which it uses with --age-codes"
+            f"{path} mixes the age codes 2 and 5, which no release does: name its codes with --age-codes"
         )
     if present & {2, 5}:
         return "released" if 2 in present else "readme"

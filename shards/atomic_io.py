@@ -1,6 +1,6 @@
-"""Files and folders in which no reader and no other process sees a half-finished state.
+"""Atomic writes and locks, so that no other process sees a half-finished file or folder.
 
-Every file is written under a temporary name, synced and renamed: a reader sees the old one or the new one.
+Every file is written under a temporary name, synced and renamed: a reader sees the old or the new version.
 """
 
 import fcntl
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # importing it would slow down the start of every worker proc
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open `path` for writing under a temporary name; rename it when the block ends, remove it when the block fails.
 
-    The folder is created if need be.
+    The folder is created if necessary.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -45,7 +45,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value of a file; None where there is no such file. Raises FairfaceError for invalid JSON."""
+    """Read the JSON value of a file; None if the file does not exist. Raises FairfaceError for invalid JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -75,9 +75,9 @@ def write_parquet(path: Path, frame: "pl.DataFrame", *, compress: bool = True) -
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> "pl.DataFrame":
-    """The table in the file of exactly that name: no character of it is a wildcard.
+    """Read the table in the file of exactly that name: no character is a wildcard.
 
-    Raises FairfaceError where the file is missing or damaged.
+    Raises FairfaceError if the file is missing or damaged.
     """
     import polars as pl
 
@@ -106,10 +106,10 @@ def is_complete_parquet(path: Path) -> bool:
 
 @contextmanager
 def exclusive_lock(folder: Path, purpose: str) -> Iterator[None]:
-    """Hold the lock of `folder`, which is created if need be, for the time of a block.
+    """Hold the lock of `folder` for the duration of a block; the folder is created if necessary.
 
-    Raises FairfaceError, which names the `purpose` (such as "packing"), where another process holds it. Does nothing
-    on file systems without locks.
+    Raises FairfaceError, which names the `purpose` (such as "packing"), if another process holds the lock. Does
+    nothing on file systems without locks.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)  # the system releases the lock even if this process is killed
@@ -117,9 +117,7 @@ def exclusive_lock(folder: Path, purpose: str) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
-        raise FairfaceError(
-            f"another process is at work in {folder}: wait for it, or stop it, before {purpose}"
-        ) from error
+        raise FairfaceError(f"another process is using {folder}: wait for it, or stop it, before {purpose}") from error
     except OSError:
         pass  # no locks here: NFS raises EBADF for a folder, others ENOLCK or ENOTSUP
     try:

@@ -1,4 +1,4 @@
-"""What an image's bytes tell without decoding: its type, faults of its container, whether DALI surely decodes it."""
+"""Inspects an image's bytes without decoding: its type, faults of its container, whether DALI surely decodes it."""
 
 import zlib
 from collections.abc import Iterator
@@ -41,14 +41,14 @@ def is_unsupported_image(data: bytes) -> bool:
 
 
 class Container(NamedTuple):
-    """Whether DALI will decode an image that Pillow decodes, by what surrounds its pixels.
+    """Whether DALI will decode an image that Pillow decodes, judged by its container.
 
-    `fault` is `corrupt` or `truncated` where DALI would refuse the container: Pillow accepts bytes between a JPEG's
-    segments, and PNGs with wrong checksums or without an end. `plainly_safe` images are of a kind that DALI decodes,
-    too, to the same pixels: baseline and progressive JPEGs of 8 bits, ordinary PNGs and still WebPs. DALI 2.4 fails on
-    run-length and 16-bit BMPs, signed TIFFs, PNGs whose animation has no frames, and more of that kind. One exception
-    is known that only decompressing every PNG twice would find: a PNG with all of its pixels whose compressed stream
-    does not end.
+    `fault` is `corrupt` or `truncated` if DALI would refuse the container: Pillow accepts bytes between a JPEG's
+    segments, and PNGs with wrong checksums or without an end. `plainly_safe` images are of a kind that DALI also
+    decodes, to the same pixels: baseline and progressive JPEGs of 8 bits, ordinary PNGs and still WebPs. DALI 2.4
+    fails on run-length and 16-bit BMPs, signed TIFFs, PNGs whose animation has no frames, and similar files. One known
+    exception could only be found by decompressing every PNG twice: a PNG with all of its pixels whose compressed
+    stream does not end.
     """
 
     fault: str | None
@@ -67,17 +67,17 @@ def read_container(data: bytes) -> Container:
 
 
 def is_plainly_safe(data: bytes) -> bool:
-    """Whether an image that Pillow decodes is of a kind that DALI decodes, too, to the same pixels."""
+    """Whether an image that Pillow decodes is of a kind that DALI also decodes, to the same pixels."""
     return read_container(data).plainly_safe
 
 
 class JpegHeader(NamedTuple):
-    """What a JPEG says before its first scan."""
+    """The header of a JPEG, up to its first scan."""
 
     frame_marker: int
     bits: int  # of a sample
     components: int
-    has_adobe_segment: bool  # which tells how four components are stored
+    has_adobe_segment: bool  # which says how four components are stored
 
     def is_plain(self) -> bool:
         known_colours = self.components in (1, 3) or (self.components == 4 and self.has_adobe_segment)
@@ -140,7 +140,9 @@ def is_plain_png(data: bytes) -> bool:
             return False
         if name in ANIMATION_CHUNKS or not name.isalpha():
             return False
-        if not name[0] & 0x20 and not (name == previous == b"IDAT"):  # a capital: decoders must know the chunk
+        if not name[0] & 0x20 and not (
+            name == previous == b"IDAT"
+        ):  # an upper-case letter marks a chunk that decoders must know
             critical.append(name)
         if name == b"PLTE" and not (0 < end - start <= 768 and (end - start) % 3 == 0):
             return False

@@ -1,4 +1,4 @@
-"""Decodes images by DALI in processes of their own: an image that DALI can't decode may crash the process."""
+"""Decodes images by DALI in separate processes, because an image that DALI can't decode may crash the process."""
 
 import multiprocessing
 import os
@@ -15,9 +15,9 @@ from shards.worker import initialise_worker
 
 
 class DaliDecoder:
-    """A pool of processes that try to decode images on the CPU; none is started before the first image.
+    """A pool of processes that try to decode images on the CPU, started with the first image.
 
-    Its methods may be called by several threads at a time. A context manager: the processes end with the block.
+    Its methods may be called from several threads at a time. As a context manager it ends the processes with the block.
     """
 
     def __init__(self, workers: int) -> None:
@@ -26,22 +26,22 @@ class DaliDecoder:
         self.pool: ProcessPoolExecutor | None = None
 
     def find_error(self, data: bytes) -> str | None:
-        """Why DALI can't decode an image; None if it can."""
+        """The reason why DALI can't decode an image; None if it can."""
         return self.run(decoding_error, data)
 
     def find_rejection(self, data: bytes) -> str | None:
-        """Why an image would not have been packed, or why DALI can't decode it; None for a good one."""
+        """The reason why an image would not have been packed or can't be decoded by DALI; None for a good image."""
         return self.run(rejection_or_error, data)
 
     def run(self, check: Callable[[bytes], str | None], data: bytes) -> str | None:
-        """What `check` returns about an image in one of the processes, or that it crashes."""
+        """Return the result of `check` on an image in one of the processes, or that the image crashes the decoder."""
         pool = self.current_pool()
         try:
             return pool.submit(check, data).result()
-        except BrokenProcessPool:  # by this image, or by another thread's
+        except BrokenProcessPool:  # broken by this image, or by another thread's
             self.discard_pool(pool)
         with new_pool(1) as single:
-            single.submit(os.getpid).result()  # where not even that works, the image is not to blame
+            single.submit(os.getpid).result()  # if even that fails, the image is not to blame
             try:
                 return single.submit(check, data).result()
             except BrokenProcessPool:
@@ -73,7 +73,7 @@ def new_pool(workers: int) -> ProcessPoolExecutor:
 
 
 def decoding_error(data: bytes) -> str | None:
-    """Why DALI can't decode an image; None if it can. It runs in a process of a DaliDecoder."""
+    """The reason why DALI can't decode an image; None if it can. Runs in a process of a DaliDecoder."""
     import numpy as np
 
     pipeline = build_pipeline()
@@ -87,13 +87,13 @@ def decoding_error(data: bytes) -> str | None:
 
 
 def rejection_or_error(data: bytes) -> str | None:
-    """The reason of `inspect`, else DALI's error; None for a good image. Pillow's decoders may crash, too."""
+    """The reason of `inspect`, otherwise DALI's error; None for a good image. Pillow's decoders may also crash."""
     return inspect(data).reason or decoding_error(data)
 
 
 @cache
 def build_pipeline() -> Any:
-    """A DALI pipeline that decodes one image at a time, as training does on a CPU."""
+    """Build a DALI pipeline that decodes one image at a time, as training does on a CPU."""
     try:
         from nvidia.dali import fn, pipeline_def, types
     except ImportError as error:

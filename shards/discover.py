@@ -1,4 +1,4 @@
-"""Finds the image files below a folder, whatever else lies there, and reads family and method from folder names."""
+"""Finds the image files below a folder, and reads their family and method from folder names."""
 
 import os
 import time
@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 FAMILIES = ("deepfakes", "GANs", "DMs", "Real")
-# From .gif on, no decoder of ours reads them: they are listed, and rejected as unsupported instead of left out.
+# Formats from .gif on can't be decoded here: they are listed and rejected as unsupported instead of being left out.
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".jp2")
 FILES_SCHEMA: dict[str, type[pl.DataType]] = {"path": pl.String, "size": pl.Int64, "mtime": pl.Int64}
 PARALLEL_FOLDERS = 16
@@ -52,7 +52,7 @@ def find_images(root: Path, *, exclude: Path | None = None) -> Tree:
     slow = False
     with ThreadPoolExecutor(PARALLEL_FOLDERS) as pool:
         while pending or links:
-            if not pending:  # real folders come first: the tables know the images by their names
+            if not pending:  # real folders come before links: the tables refer to images by real folder names
                 pending, links = dict.fromkeys(sorted(links)), {}
             names = list(islice(pending, PARALLEL_FOLDERS))
             for name in names:
@@ -70,7 +70,7 @@ def find_images(root: Path, *, exclude: Path | None = None) -> Tree:
 
 
 def new_folders(folders: Iterable[Folder], visited: set[tuple[int, int]]) -> list[Folder]:
-    """The folders that were not `visited` before; they are added to it."""
+    """The folders that were not `visited` before; adds them to `visited`."""
     new = []
     for folder in folders:
         if folder.identity not in visited:
@@ -92,7 +92,7 @@ def scan_folder(root: Path, name: str) -> Folder:
                     continue
                 path = name + entry.name
                 if not path.isascii() and (text := path.encode(errors="backslashreplace").decode()) != path:
-                    folder.unreadable.append(text)  # not valid Unicode: it fits into no table and no tar index
+                    folder.unreadable.append(text)  # not valid Unicode: can't be stored in a table or a tar index
                 elif is_folder(entry):
                     (folder.links if entry.is_symlink() else folder.folders).append(path + "/")
                 elif path.endswith(SUFFIXES) or path.lower().endswith(SUFFIXES):
@@ -133,10 +133,10 @@ def describe(paths: pl.Series, root: Path) -> pl.DataFrame:
 
 
 def locate_subset(root_parts: tuple[str, ...], folders: tuple[str, ...]) -> tuple[str | None, str | None, int]:
-    """Family, subset, and the number of folders of a path from the subset's on; `folders` are those below the root.
+    """Family, subset, and the number of a path's folders from the subset's on; `folders` are those below the root.
 
-    The family is the first of `folders` with a family's name, else the last such of `root_parts`; the subset is the
-    folder below it. Without a family the innermost folder is the subset.
+    The family is the first of `folders` that is a family's name, otherwise the last such name in `root_parts`; the
+    subset is the folder below it. Without a family the innermost folder is the subset.
     """
     families = {family.lower(): family for family in FAMILIES}
     parts = root_parts + folders

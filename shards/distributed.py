@@ -1,4 +1,4 @@
-"""Processes that share one job, as torchrun starts them: their rank, and what they exchange."""
+"""Rank, world size and communication of the processes that torchrun starts for one job."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ TIMEOUT = timedelta(days=1)  # a million files on a network file system may keep
 
 
 def rank() -> int:
-    """This process's number; 0 where it is the only one."""
+    """The rank of this process; 0 if it is the only one."""
     return int(os.environ.get("RANK", 0))
 
 
@@ -22,7 +22,7 @@ def world_size() -> int:
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Join the process group for the time of a block. A single process, or a nested block, has nothing to do."""
+    """Join the process group for the duration of a block. Does nothing for a single process or in a nested block."""
     if world_size() == 1:
         yield
         return
@@ -42,8 +42,8 @@ def process_group() -> Iterator[None]:
 def run_on_rank0(work: Callable[[], T], *, share: Callable[[T], T] = lambda result: result) -> T:
     """Run `work` on rank 0 only, and return its result on every rank.
 
-    The other ranks get `share(result)`, for results that are large or that cannot be pickled. An exception is raised
-    on rank 0; the other ranks exit without a message of their own.
+    The other ranks get `share(result)`, for results that are large or cannot be pickled. An exception is raised on
+    rank 0; the other ranks exit without a message.
     """
     if world_size() == 1:
         return work()
@@ -81,7 +81,7 @@ def all_gather(value: T) -> list[T]:
 def run_on_all_ranks(work: Callable[[], T]) -> T:
     """Run `work` on every rank, and return this rank's result when all of them have finished.
 
-    Where one fails, that rank raises its exception and the others exit.
+    If one fails, that rank raises its exception and the others exit.
     """
     if world_size() == 1:
         return work()

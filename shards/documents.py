@@ -13,7 +13,7 @@ from shards.workspace import ShardsFolder
 
 @dataclass(kw_only=True)
 class Document:
-    """What a JSON file holds. `FORMAT` rises when a field is added, removed or means something else."""
+    """The content of a JSON file. Raise `FORMAT` when a field is added, removed or changes its meaning."""
 
     FORMAT: ClassVar[int] = 1
     REDO: ClassVar[str] = "remove it and run the stage again"  # what to do with a file of another version
@@ -34,7 +34,7 @@ class ShardEntry:
 
 @dataclass(kw_only=True)
 class PackInputs:
-    """What a pack is made from: known before the first image is read."""
+    """The inputs of a pack, known before the first image is read."""
 
     fingerprint: str  # of the images, tables and options
     order: str  # hash of the images' order
@@ -54,7 +54,7 @@ class PackInputs:
 
 @dataclass(kw_only=True)
 class ShardsDocument(PackInputs, Document):
-    """shards.json: what was packed, written last."""
+    """shards.json: the content of a finished pack, written last."""
 
     FORMAT: ClassVar[int] = 3
     REDO: ClassVar[str] = "pack again with `fairface shards --force`"
@@ -72,7 +72,7 @@ class ShardsDocument(PackInputs, Document):
 
 @dataclass(kw_only=True)
 class UnfinishedPack(Document):
-    """What the finished shards of an unfinished pack belong to."""
+    """The plan that the finished shards of an unfinished pack belong to."""
 
     REDO: ClassVar[str] = "pack again with `fairface shards --force`"
 
@@ -94,10 +94,10 @@ class DataSource:
 
 @dataclass(kw_only=True)
 class RunDocument(Document):
-    """config.json of a training: the requested options, the resolved ones, the data and the progress."""
+    """config.json of a training run: the requested options, the resolved ones, the data and the progress."""
 
     FORMAT: ClassVar[int] = 2
-    REDO: ClassVar[str] = "choose another name, or replace it with --force"
+    REDO: ClassVar[str] = "choose another name, train it again with --force, or remove its folder"
 
     name: str
     status: str  # running, stopped, finished, imported
@@ -112,13 +112,13 @@ class RunDocument(Document):
     device: str | None = None
 
     def checkpoint_header(self) -> dict[str, Any]:
-        """What a checkpoint says about its run, as plain values."""
+        """The fields that a checkpoint stores about its run, as plain values."""
         return {"run": self.name, "options": self.options}
 
 
 @dataclass(kw_only=True)
 class RunConfig(RunDocument):
-    """config.json of a run of the DCGAN, of samples from a checkpoint elsewhere, or of imported labels."""
+    """config.json of a DCGAN run, of samples from an external checkpoint, or of imported labels."""
 
     data: DataSource | None = None
     previous_data: list[DataSource] = field(default_factory=list)  # oldest first; of a run continued on other images
@@ -162,7 +162,7 @@ class DetectorConfig(RunDocument):
 
 @dataclass(kw_only=True)
 class SamplesDocument(Document):
-    """samples.json: what the samples of a run are a function of, written last."""
+    """samples.json: everything that determines the samples of a run, written last."""
 
     FORMAT: ClassVar[int] = 2
     REDO: ClassVar[str] = "sample again with `fairface sample --force`"
@@ -185,7 +185,7 @@ class SamplesDocument(Document):
 
 @dataclass(kw_only=True)
 class LabelsDocument(Document):
-    """labels.json: what labelled a folder's images, written last."""
+    """labels.json: the labeller of a folder's images, written last."""
 
     FORMAT: ClassVar[int] = 2
     REDO: ClassVar[str] = "label again with `fairface label --force`"
@@ -204,7 +204,7 @@ class LabelsDocument(Document):
 
 @dataclass(kw_only=True)
 class ProbeDocument(Document):
-    """probe.json: which probe labelled a folder's images, written last."""
+    """probe.json: the probe that labelled a folder's images, written last."""
 
     REDO: ClassVar[str] = "label again with `fairface label --force`"
 
@@ -214,7 +214,7 @@ class ProbeDocument(Document):
 
 @dataclass(kw_only=True)
 class PredictionsDocument(Document):
-    """predictions.json: where a detector's predictions come from."""
+    """predictions.json: the source of a detector's predictions."""
 
     FORMAT: ClassVar[int] = 2
     REDO: ClassVar[str] = "evaluate again with `fairface detect --force`"
@@ -230,9 +230,9 @@ class PredictionsDocument(Document):
 
 
 def load_shards_json(shards: ShardsFolder) -> ShardsDocument:
-    """The document of a finished pack.
+    """Read the document of a finished pack.
 
-    Raises FairfaceError where nothing was packed, and for a document that this version did not write.
+    Raises FairfaceError if nothing was packed, and for a document of another version.
     """
     document = read_document(shards.document, ShardsDocument)
     if document is None:
@@ -252,12 +252,12 @@ def write_document(path: Path, document: Document) -> None:
 
 
 def read_document(path: Path, kind: type[D]) -> D | None:
-    """The document in a file; None where there is no such file.
+    """Read the document in a file; None if the file does not exist.
 
     Raises FairfaceError for a file of another version, and for one that is damaged.
     """
     value = read_json(path)
-    if value is None:
+    if value is None and not path.exists():
         return None
     version = value.pop("format", None) if isinstance(value, dict) else None
     if version != kind.FORMAT:
@@ -269,7 +269,7 @@ def read_document(path: Path, kind: type[D]) -> D | None:
 
 
 def _parse(value: Any, kind: Any) -> Any:
-    """`value` as the annotated type `kind`. Raises TypeError that says what does not fit."""
+    """Convert `value` to the annotated type `kind`. Raises TypeError that says what does not fit."""
     if kind is Any:
         return value
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)

@@ -8,4 +8,4 @@ class FairfaceError(Exception):
 
 
 class WeightsUnavailable(FairfaceError):
-    """Pretrained weights are neither on this machine nor can they be downloaded."""
+    """Pretrained weights are not on this machine and can't be downloaded."""

@@ -1,6 +1,6 @@
-"""Decides whether an image is packed, and in which form: one image that DALI can't decode ends a training.
+"""Decides whether and in which form an image is packed: one image that DALI can't decode would abort training.
 
-What DALI surely decodes is packed as it is; any other good image as a PNG of the pixels that Pillow decodes.
+An image that DALI surely decodes is packed unchanged; any other good image as a PNG of the pixels that Pillow decodes.
 """
 
 import warnings
@@ -26,14 +26,14 @@ TIFF_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I;16B"}
 TIFF_CODECS = {"raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "jpeg", "zstd"}
 MAX_BYTES = 1 << 28
 MAX_PIXELS = 1 << 26  # 67 million: a bound on decompression bombs, far above any face image
-MAX_SIDE = (1 << 31) - 1  # pixels that fit into a column; a header may claim more
-MAX_ASPECT = 8  # long side to short: the feed resizes the short side first, and a ribbon would fill the memory
-Image.MAX_IMAGE_PIXELS = None  # our own bound comes before any pixel is decoded
-warnings.filterwarnings("ignore", module=r"PIL\.")  # what is wrong with an image is in its verdict
+MAX_SIDE = (1 << 31) - 1  # largest size in pixels that fits into a column; a header may claim more
+MAX_ASPECT = 8  # long side to short: the feed resizes the short side first, and a very long image would fill the memory
+Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked before any pixel is decoded
+warnings.filterwarnings("ignore", module=r"PIL\.")  # an image's faults are in its verdict
 
 
 class Verdict(NamedTuple):
-    """`reason` is None for a good image; otherwise `extension` is empty and the rest is what the header says.
+    """The result of an image's check; `reason` is None for a good image, otherwise `extension` is empty.
 
     Reasons: `empty`, `not_an_image`, `unsupported` (a kind that is not packed), `too_large`, `too_narrow`,
     `truncated`, `corrupt`; the packer adds `unreadable`.
@@ -47,18 +47,18 @@ class Verdict(NamedTuple):
 
 
 def inspect(data: bytes, max_pixels: int = MAX_PIXELS) -> Verdict:
-    """Decode an image once, and say whether it is good.
+    """Decode an image once, and return whether it is good.
 
-    JPEGs are decoded at an eighth of their size, which still reads every coded bit. What Pillow tolerates in a
-    container and DALI does not counts as corrupt or truncated.
+    JPEGs are decoded at an eighth of their size, which still reads every coded bit. A container that Pillow tolerates
+    and DALI does not counts as corrupt or truncated.
     """
     return examine(data, max_pixels, use=lambda image, _: decode(image))[0]
 
 
 def inspect_and_convert(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Verdict, bytes]:
-    """The verdict, and the bytes to pack: the image's own where DALI surely decodes them, else an upright RGB PNG.
+    """The verdict, and the bytes to pack: the original ones if DALI surely decodes them, otherwise an upright RGB PNG.
 
-    The bytes of a rejected image are its own.
+    A rejected image keeps its original bytes.
     """
     verdict, encoded = examine(
         data, max_pixels, use=lambda image, container: decode(image) if container.plainly_safe else encode_png(image)
@@ -69,7 +69,7 @@ def inspect_and_convert(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Verd
 def inspect_and_resize(data: bytes, size: int, *, quality: int, max_pixels: int = MAX_PIXELS) -> tuple[Verdict, bytes]:
     """The verdict, and the image as an upright RGB JPEG whose shorter side has `size` pixels or fewer.
 
-    It is filtered as the feed filters: by an antialiased triangle. The bytes of a rejected image are its own.
+    It is resized with the feed's antialiased triangle filter. A rejected image keeps its original bytes.
     """
     verdict, encoded = examine(data, max_pixels, use=lambda image, _: encode_resized(image, size, quality=quality))
     return re_encoded(verdict, "jpg", encoded, data)
@@ -83,14 +83,14 @@ class Encoded(NamedTuple):
 
 
 def re_encoded(verdict: Verdict, extension: str, encoded: Encoded | None, data: bytes) -> tuple[Verdict, bytes]:
-    """The verdict on an image, and its new bytes; `data` where it was not encoded again."""
+    """The verdict on an image, and its new bytes; `data` if it was not encoded again."""
     if encoded is None:
         return verdict, data
     return Verdict(None, extension, *encoded.size, verdict.orientation), encoded.data
 
 
 def identify(data: bytes) -> Verdict:
-    """A verdict without decoding: by the first bytes, and the orientation by EXIF if there is any."""
+    """The verdict without decoding: the type by the first bytes, and the orientation by EXIF if there is any."""
     if not data:
         return Verdict("empty")
     extension = image_type(data)
@@ -106,12 +106,12 @@ def identify(data: bytes) -> Verdict:
     try:
         with Image.open(BytesIO(data), formats=PILLOW_FORMATS) as image:
             return Verdict(None, extension, orientation=exif_orientation(image))
-    except Exception:  # whether it can be decoded is not the question here
+    except Exception:  # whether it can be decoded does not matter here
         return Verdict(None, extension)
 
 
 def examine(data: bytes, max_pixels: int, *, use: Callable[[Image.Image, Container], T]) -> tuple[Verdict, T | None]:
-    """Open an image, and reject it or let `use` decode it; the verdict, and what `use` returned."""
+    """Open an image, and reject it or let `use` decode it; return the verdict and the result of `use`."""
     if not data:
         return Verdict("empty"), None
     size: tuple[int | None, int | None] = None, None
@@ -134,12 +134,12 @@ def examine(data: bytes, max_pixels: int, *, use: Callable[[Image.Image, Contain
 
 
 def header_size(image: Image.Image) -> tuple[int | None, int | None]:
-    """Width and height of an opened image; nulls where its header claims what no column holds."""
+    """Width and height of an opened image; None if its header claims more than fits into a column."""
     return image.size if all(0 <= side <= MAX_SIDE for side in image.size) else (None, None)
 
 
 def rejection_reason(image: Image.Image, max_pixels: int) -> str | None:
-    """Why an image that can be opened is not packed, by its header alone."""
+    """The reason why an image is rejected by its header alone; None if it is not."""
     width, height = image.size
     if image.format not in EXTENSIONS or (image.format != "MPO" and getattr(image, "n_frames", 1) > 1):
         return "unsupported"
@@ -153,18 +153,18 @@ def rejection_reason(image: Image.Image, max_pixels: int) -> str | None:
 
 
 def exif_orientation(image: Image.Image) -> int:
-    """EXIF's orientation, 1-8; 1 where there is none, or none that can be read."""
+    """EXIF's orientation, 1-8; 1 if there is none that can be read."""
     if image.format != "TIFF" and "exif" not in image.info:
         return 1
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # broken EXIF next to good pixels is no reason to lose the image
+    except Exception:  # broken EXIF is no reason to reject good pixels
         return 1
     return orientation if orientation in range(1, 9) else 1
 
 
 def ends_black(image: Image.Image) -> bool:
-    """Whether the last two rows of a decoded image are zero, as where pixels are missing, also of an interlaced one."""
+    """Whether the last two rows of a decoded image are zero, as if pixels (even of an interlaced one) were missing."""
     width, height = image.size
     return not any(image.crop((0, max(height - 2, 0), width, height)).tobytes())
 
@@ -179,7 +179,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     if exif_orientation(image) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
-        import numpy as np  # 16 bits are rare, and every worker process would load it
+        import numpy as np  # imported here because 16 bits are rare, and every worker process would load it
 
         image.load()
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -187,7 +187,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def encode_png(image: Image.Image) -> Encoded:
-    """A PNG of the upright image, without loss."""
+    """Encode the upright image as a PNG, without loss."""
     image = upright_rgb(image)
     file = BytesIO()
     image.info.clear()  # colour profile and transparency would be written, too
@@ -196,7 +196,7 @@ def encode_png(image: Image.Image) -> Encoded:
 
 
 def encode_resized(image: Image.Image, size: int, *, quality: int) -> Encoded:
-    """A JPEG of the upright image, shorter side `size` pixels unless it is smaller."""
+    """Encode the upright image as a JPEG; the shorter side has `size` pixels unless it is smaller."""
     image.draft("RGB", (2 * size, 2 * size))  # a JPEG is decoded at twice the size or more, and filtered from there
     image = upright_rgb(image)
     scale = size / min(image.size)

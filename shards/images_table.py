@@ -1,4 +1,4 @@
-"""The columns of images.parquet, one row an image, and what is computed from them."""
+"""The columns of images.parquet, with one row per image, and quantities computed from them."""
 
 import hashlib
 
@@ -36,7 +36,7 @@ def tar_size() -> pl.Expr:
 
 
 def manifest_hash(packed: pl.DataFrame) -> str:
-    """A hash of all that training and report depend on: each packed image's place, bytes and labels."""
+    """A hash of everything that training and report depend on: each packed image's place, bytes and labels."""
     digest = hashlib.sha256()
     for rows in packed.drop("path", "status", "reason").iter_slices(10_000):
         digest.update(rows.write_csv(include_header=False).encode())

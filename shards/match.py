@@ -1,4 +1,4 @@
-"""Joins annotation rows to images by their longest common path suffix, and lists everything left unmatched."""
+"""Joins annotation rows to images by their longest common path suffix, and lists everything that stays unmatched."""
 
 import re
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ UNMATCHED_SCHEMA = pl.Schema(dict.fromkeys(("what", "reason", "path", "family", 
 
 @dataclass
 class Matched:
-    """Images with the labels of their rows, and what could not be matched."""
+    """Images with the labels of their rows, and the unmatched images and rows."""
 
     files: pl.DataFrame  # path, family, subset, LABELS, matched; in the order of the input
     unmatched: pl.DataFrame  # UNMATCHED_SCHEMA
@@ -61,7 +61,7 @@ def with_aliases(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 @dataclass
 class PathIndex:
-    """Paths of one side of the join that are not matched yet, by their folders: folders are far fewer than paths."""
+    """The unmatched paths of one side of the join, grouped by folder because there are far fewer folders than paths."""
 
     pending: pl.DataFrame  # number of the path, folder (its number), name
     full_paths: pl.Series  # of each folder
@@ -150,10 +150,10 @@ class MatchState:
 def match_rows(files: pl.DataFrame, rows: pl.DataFrame, *, root: Path, aliases: dict[str, str] = ALIASES) -> Matched:
     """Give each file (`path` relative to `root`, and its `describe`) its row's labels, by the longest path suffix.
 
-    A row that names a file exactly (absolute, or relative to `root`) takes it; otherwise the suffix must contain at
-    least one folder, and the subset's where either path names a family, because names repeat across methods. A suffix
-    that fits several files or several rows is `ambiguous` and matches none of them, but rows with the same labels
-    count as one, and the others are `repeated`. What nothing fits is `missing` its counterpart.
+    A row that names a file exactly (absolute, or relative to `root`) is matched to it; otherwise the suffix must
+    contain at least one folder, and the subset's folder if either path names a family, because names repeat across
+    methods. A suffix that fits several files or several rows is `ambiguous` and matches none of them, but rows with
+    the same labels count as one, and the others are `repeated`. A file or row without any match is `missing`.
     """
     prefix = str(root.resolve()).rstrip("/") + "/"
     state = MatchState(

@@ -1,6 +1,6 @@
 """Packs a tree of images and its annotations into tar shards, their indices and one table.
 
-Every rank packs its share of the shards. What an interrupted run of the same plan finished is kept.
+Every rank packs its share of the shards. Shards that an interrupted run of the same plan finished are kept.
 """
 
 import shutil
@@ -29,7 +29,7 @@ from shards.workspace import ShardsFolder
 
 @dataclass(frozen=True)
 class PackResult:
-    """What was packed, and whether the folder held it before."""
+    """The document of the pack, and whether the folder already contained it."""
 
     document: ShardsDocument
     unchanged: bool
@@ -37,7 +37,7 @@ class PackResult:
 
 @dataclass(frozen=True)
 class PackJob:
-    """What every rank needs to know to pack its share."""
+    """Everything that a rank needs to pack its share."""
 
     root: str
     shards: ShardsFolder
@@ -58,10 +58,10 @@ def pack(
 ) -> PackResult:
     """Pack the images below `root` into tars, images.parquet, unmatched.parquet and shards.json.
 
-    `tables` names the annotation tables; None looks for them below `root`. The tars depend on images and options
-    alone, not on the number of `workers` (default: one a core), nor on how many ranks share the work inside a
-    `process_group` on a shared file system. Raises FairfaceError as `survey` and `make_plan` do, and where `shards`
-    holds another pack and `force` is not set.
+    `tables` names the annotation tables; None looks for them below `root`. The tars depend only on the images and
+    options, not on the number of `workers` (default: one per core) or on how many ranks share the work inside a
+    `process_group` on a shared file system. Raises FairfaceError as `survey` and `make_plan` do, and if `shards`
+    contains another pack and `force` is not set.
     """
     started = time.monotonic()
     config, workers = config or PackConfig(), workers or available_cpus()
@@ -84,7 +84,7 @@ def pack(
 def prepare(
     root: Path, shards: ShardsFolder, config: PackConfig, *, tables: list[Path] | None, force: bool
 ) -> tuple[Plan | None, PackJob | None, ShardsDocument | None]:
-    """The plan and the job that is left to do, or the document of a pack that is complete."""
+    """The plan and the remaining job, or the document of a pack that is already complete."""
     files = survey(root, config, tables=tables, exclude=shards.folder.parent)
     done = load_shards_json(shards) if shards.document.exists() and not force else None
     if done and done.fingerprint == files.fingerprint and is_complete(shards, done):

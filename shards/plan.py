@@ -12,9 +12,9 @@ from shards.atomic_io import fingerprint
 from shards.documents import PackInputs, ShardsDocument
 from shards.errors import FairfaceError
 from shards.tar import BLOCK
-from shards.workspace import SYNTHETIC_MARKER
+from shards.workspace import SYNTHETIC_MARKER, is_unicode
 
-# A family of deepfakes holds real images and fakes, so it alone does not tell the target.
+# A family of deepfakes contains real images and fakes, so the family alone does not determine the target.
 TARGET_OF_FAMILY = pl.col("family").replace_strict(
     {"GANs": "fake", "DMs": "fake", "Real": "real"}, default=None, return_dtype=annotations.TYPES["target"]
 )
@@ -52,7 +52,7 @@ class Survey:
 
 @dataclass
 class Plan:
-    """Where each image goes: decided before the first byte is written."""
+    """The place of each image, decided before the first byte is written."""
 
     images: pl.DataFrame  # key, shard, path, family, subset, labels, matched of the selected images, in tar order
     unmatched: pl.DataFrame  # match.UNMATCHED_SCHEMA, of the selected subsets
@@ -65,8 +65,8 @@ def survey(root: Path, config: PackConfig, *, tables: list[Path] | None = None, 
     `tables` names the annotation tables; None looks for them. Raises FairfaceError for a missing folder, and for one
     without images.
     """
-    if not annotations.is_unicode(str(root)):
-        raise FairfaceError(f"the name of the folder {str(root)!r} is no valid Unicode: rename it, or link to it")
+    if not is_unicode(str(root)):
+        raise FairfaceError(f"the name of the folder {str(root)!r} is not valid Unicode: rename it, or link to it")
     if not root.is_dir():
         raise FairfaceError(f"there is no folder {root}: give the images' root with --data")
     if exclude and root.resolve() == exclude.resolve():
@@ -103,7 +103,7 @@ def make_plan(survey: Survey) -> Plan:
     files = discover.describe(survey.tree.files["path"], survey.root)
     matched = match.match_rows(files, tables.frame, root=survey.root, aliases=aliases)
     selected, unmatched = select_images(matched, config, aliases=aliases)
-    if not survey.table_paths:  # without a table no image lacks its row
+    if not survey.table_paths:  # without a table, images are not counted as lacking a row
         unmatched = unmatched.clear()
     selected = selected[selection.shuffled_sample(len(selected), config.limit, seed=config.seed)]
     images = selected.select(
@@ -156,7 +156,7 @@ def select_images(
 
 
 def shard_numbers(images: pl.DataFrame, survey: Survey) -> pl.Series:
-    """The number of each image's tar: tars of equally many images, or of about as many bytes as the files have."""
+    """The number of each image's tar: tars with equally many images, or with about equally many source bytes."""
     config = survey.config
     if not config.shard_bytes:
         return images.select(pl.int_range(pl.len()) // config.shard_images).to_series()
@@ -166,7 +166,7 @@ def shard_numbers(images: pl.DataFrame, survey: Survey) -> pl.Series:
 
 
 def order_hash(images: pl.DataFrame) -> str:
-    """A hash of the images' order: shards of another order must not be mistaken for those of this one."""
+    """A hash of the images' order, so that shards of another order are not mistaken for those of this plan."""
     digest = hashlib.sha256()
     for rows in images.iter_slices(10_000):
         digest.update(rows.select("shard", "path").write_csv(include_header=False).encode())

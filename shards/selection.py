@@ -15,7 +15,7 @@ PREDICATE_COLUMNS = ("path", "family", "subset", "split", "gender", "age", "skin
 
 
 def in_subsets(frame: pl.DataFrame, names: Sequence[str], *, aliases: dict[str, str]) -> pl.Expr:
-    """Whether a row is of one of `names`, families or methods. Case, `_`, `-` and aliases make no difference."""
+    """Whether a row belongs to one of `names`, families or methods, regardless of case, `_`, `-` and aliases."""
 
     def canonical(name: str) -> str:
         return aliases.get(normalise_name(name), normalise_name(name))
@@ -29,12 +29,14 @@ def in_subsets(frame: pl.DataFrame, names: Sequence[str], *, aliases: dict[str, 
 def check_selection(
     option: str, names: Sequence[str], *, frame: pl.DataFrame, selected: pl.Expr, columns: Sequence[str]
 ) -> None:
-    """Raise FairfaceError where `selected` holds for no row of `frame`; it lists the names in `columns`."""
+    """Raise FairfaceError if `selected` is true for no row of `frame`; the message lists the names in `columns`."""
     if frame.select(selected.any()).item():
         return
     present = sorted({str(name) for column in columns for name in frame[column].unique().drop_nulls()})
-    choices = ", ".join(present[:60]) or "no name at all"
-    raise FairfaceError(f"{option} {', '.join(names)} selects none of the {len(frame):,} images; there is {choices}")
+    choices = ", ".join(present[:60]) or "none"
+    raise FairfaceError(
+        f"{option} {', '.join(names)} selects none of the {len(frame):,} images; the names are: {choices}"
+    )
 
 
 def rows_matching(frame: pl.DataFrame, predicate: str) -> pl.Series:

@@ -34,8 +34,8 @@ def header(name: str, size: int) -> bytes:
 class TarWriter:
     """Writes a tar and its index, `<stem>.idx`; neither exists under its name before `close`.
 
-    The headers are plain USTAR: GNU and PAX extensions break DALI's own indexing. They hold no times, so that equal
-    images give equal bytes. The index has DALI's format v1.2: a line a sample, `extension offset size name`.
+    The headers are plain USTAR: GNU and PAX extensions break DALI's own indexing. They contain no times, so that equal
+    images give equal bytes. The index has DALI's format v1.2: one line per sample, `extension offset size name`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -89,13 +89,20 @@ def sync_close(file: BinaryIO) -> None:
 def read_index(path: Path) -> dict[str, tuple[int, int]]:
     """key -> (offset, size in bytes) of every member that the index of the tar at `path` lists, in tar order.
 
-    Raises FairfaceError for an incomplete index.
+    Raises FairfaceError for an index that is incomplete or damaged.
     """
-    lines = path.with_suffix(".idx").read_text().splitlines()
-    if not lines or not lines[0].startswith("v1.2 ") or int(lines[0].split()[1]) != len(lines) - 1:
-        raise FairfaceError(f"{path.with_suffix('.idx')} is not a complete DALI v1.2 index: pack the shards again")
-    entries = (line.split() for line in lines[1:])
-    return {name.split(".")[0]: (int(offset), int(size)) for _, offset, size, name in entries}
+    index = path.with_suffix(".idx")
+    try:
+        head, *lines = index.read_text().splitlines()
+        if head != f"v1.2 {len(lines)}":
+            raise ValueError("the first line does not count the others")
+        entries = (line.split() for line in lines)
+        return {name.split(".")[0]: (int(offset), int(size)) for _, offset, size, name in entries}
+    except ValueError as error:  # includes text that is not UTF-8
+        raise FairfaceError(
+            f"{index} is not a complete DALI v1.2 index: write it again with `fairface shards --force`, or with "
+            "`fairface sample --force` if it is one of samples"
+        ) from error
 
 
 def read_members(path: Path, keys: Iterable[str]) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""An unfinished pack: which of its shards are finished, how it is resumed, and what makes room for another one."""
+"""Resumes an unfinished pack, or removes a pack to make room for another one."""
 
 import shutil
 from pathlib import Path
@@ -17,7 +17,7 @@ ROW_SCHEMA = {name: SCHEMA[name] for name in ROW_COLUMNS}
 
 
 def read_rows(path: Path) -> pl.DataFrame:
-    """What a worker process wrote about the images of one shard: columns of ROW_SCHEMA."""
+    """Read the rows that a worker process wrote about the images of one shard: columns of ROW_SCHEMA."""
     return pl.read_csv(path, has_header=False, schema=ROW_SCHEMA, glob=False)
 
 
@@ -32,8 +32,8 @@ def is_shard_finished(shards: ShardsFolder, shard: str) -> bool:
 def clear_destination(plan: Plan, shards: ShardsFolder, done: ShardsDocument | None, *, force: bool) -> None:
     """Prepare the folder for a plan: keep what the same plan finished, and remove another pack if `force` is set.
 
-    `done` is the finished pack in the folder. Raises FairfaceError where another pack, finished or not, would have
-    to be removed without `force`.
+    `done` is the finished pack in the folder. Raises FairfaceError if another pack, finished or not, would have to be
+    removed without `force`.
     """
     ours = UnfinishedPack(fingerprint=plan.inputs.fingerprint, order=plan.inputs.order, root=plan.inputs.root)
     stored = None if force else read_document(shards.unfinished_document, UnfinishedPack)
@@ -67,7 +67,7 @@ def reopen(plan: Plan, shards: ShardsFolder) -> None:
 
 
 def discard_pack(shards: ShardsFolder) -> None:
-    """Remove a pack and its labels. The document goes first: an interruption leaves no pack that claims to be whole."""
+    """Remove a pack and its labels. The document goes first: no interruption leaves a pack that looks complete."""
     for path in (shards.document, shards.images, shards.unmatched):
         path.unlink(missing_ok=True)
     discard_labels(shards)
@@ -77,6 +77,6 @@ def discard_pack(shards: ShardsFolder) -> None:
 
 
 def discard_labels(shards: ShardsFolder) -> None:
-    """Remove the label files, which describe images that are no longer there."""
+    """Remove the label files of images that no longer exist."""
     for path in shards.label_files.all():
         path.unlink(missing_ok=True)

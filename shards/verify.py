@@ -1,4 +1,4 @@
-"""Checks finished shards against images.parquet, byte by byte: bits flip, copies break off, files get mixed up."""
+"""Checks finished shards against images.parquet, byte by byte, for bit errors, truncated copies and mixed-up files."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -55,11 +55,13 @@ def verify(shards: ShardsFolder, *, workers: int | None = None, progress: bool =
 
     Compares sizes, headers, checksums, padding and ends of the tars, their indices, and whether tables and
     shards.json belong to the same pack. Images that were packed without being decoded are decoded. Raises
-    FairfaceError where nothing was packed.
+    FairfaceError if nothing was packed.
     """
     document = load_shards_json(shards)
     faults = find_foreign_files(shards, document)
-    if any(fault.file == shards.images.name for fault in faults):  # nothing else lists what the tars should hold
+    if any(
+        fault.file == shards.images.name for fault in faults
+    ):  # only images.parquet lists what the tars should contain
         return VerifyResult([*faults, *find_wrong_sizes(shards, document)], document.images)
     images = read_parquet(shards.images).filter(status="packed")
     counted = images.group_by("shard", maintain_order=True).agg(pl.len(), tar_size())
@@ -72,7 +74,7 @@ def verify(shards: ShardsFolder, *, workers: int | None = None, progress: bool =
 
 
 def find_foreign_files(shards: ShardsFolder, document: ShardsDocument) -> list[Fault]:
-    """The faults of the tables, and the tars and indices that are no part of the pack."""
+    """The faults of the tables, and the tars and indices that don't belong to the pack."""
     faults = []
     for name, sha256 in document.files.items():
         path = shards.folder / name
@@ -82,7 +84,7 @@ def find_foreign_files(shards: ShardsFolder, document: ShardsDocument) -> list[F
             faults.append(Fault(name, "is not the table that was written with these shards"))
     names = {entry.name for entry in document.shards}
     foreign = [path for path in shards.tars_and_indices() if path.with_suffix(".tar").name not in names]
-    return faults + [Fault(path.name, "is no part of this pack") for path in foreign]
+    return faults + [Fault(path.name, "does not belong to this pack") for path in foreign]
 
 
 def find_wrong_sizes(shards: ShardsFolder, document: ShardsDocument) -> Iterator[Fault]:
@@ -90,7 +92,7 @@ def find_wrong_sizes(shards: ShardsFolder, document: ShardsDocument) -> Iterator
     for entry in document.shards:
         path = shards.tar(entry.name)
         if not path.is_file() or path.stat().st_size != entry.bytes:
-            yield Fault(entry.name, "is missing, or of another size than was packed")
+            yield Fault(entry.name, "is missing, or its size has changed")
 
 
 def find_damage(
@@ -119,7 +121,7 @@ def find_damage(
 
 
 def shard_faults(path: Path, rows: Sequence[Row], *, dali: DaliDecoder | None) -> list[Fault]:
-    """The faults of one tar and its index; with a decoder, its images are decoded, too."""
+    """The faults of one tar and its index; with a decoder, its images are decoded as well."""
     index = path.with_suffix(".idx")
     missing = [Fault(file.name, "is missing") for file in (path, index) if not file.is_file()]  # a pipe would block
     if missing:
@@ -134,7 +136,7 @@ def shard_faults(path: Path, rows: Sequence[Row], *, dali: DaliDecoder | None) -
 
 
 def index_faults(name: str, written: list[bytes], lines: list[tuple[str, str | None]]) -> list[Fault]:
-    """The faults of an index: its `written` lines against those that its tar asks for, as `member_faults` has them."""
+    """The faults of an index: its `written` lines compared with those that its tar needs, from `member_faults`."""
     if written[0] != f"v1.2 {len(lines)}".encode() or len(written) != len(lines) + 2 or written[-1]:
         return [Fault(name, f"is not an index of {len(lines):,} images", 0)]
     faults, offset = [], len(written[0]) + 1
@@ -148,7 +150,7 @@ def index_faults(name: str, written: list[bytes], lines: list[tuple[str, str | N
 def member_faults(
     file: BinaryIO, name: str, *, rows: Iterable[Row], dali: DaliDecoder | None
 ) -> tuple[list[Fault], list[tuple[str, str | None]]]:
-    """The faults of an open tar, and (key, line) of the index that it needs, None where a header is damaged."""
+    """The faults of an open tar, and (key, line) of the index that it needs, None if a header is damaged."""
     faults, lines, offset, cut = [], [], 0, False
     for row in rows:
         head, data = file.read(tar.BLOCK), file.read(row.bytes)
@@ -167,7 +169,7 @@ def member_faults(
         elif dali and (reason := decoding_fault(data, dali)):
             what = f"can't be decoded ({reason}); it was packed with --no-check"
         elif any(padding):
-            what = "is followed by other bytes than zeros"
+            what = "is followed by bytes other than zeros"
         if what:
             faults.append(Fault(name, what, offset, row.key))
         offset += tar.BLOCK + row.bytes + len(padding)
@@ -177,17 +179,17 @@ def member_faults(
 
 
 def decoding_fault(data: bytes, dali: DaliDecoder) -> str | None:
-    """Why training can't decode an image; None if it can. What is not plainly safe is decoded by DALI itself."""
+    """The reason why training can't decode an image; None if it can. DALI decodes images that are not plainly safe."""
     if is_plainly_safe(data):
         return image_check.inspect(data).reason
     return dali.find_rejection(data)
 
 
 def find_undecodable(tars: Sequence[Path], *, workers: int | None = None) -> Fault | None:
-    """The first image of some tars that DALI can't decode on the CPU, to name it when a training fails.
+    """The first image of some tars that DALI can't decode on the CPU, to name it when training fails.
 
-    The images that are not plainly safe come first: it is hardly ever another one. Raises FairfaceError for an
-    incomplete index.
+    Images that are not plainly safe are tried first, because it is hardly ever another one. Raises FairfaceError for
+    an incomplete index.
     """
     workers = workers or available_cpus()
     with DaliDecoder(workers) as dali, ThreadPoolExecutor(workers) as pool:

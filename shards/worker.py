@@ -1,4 +1,4 @@
-"""What a worker process of the packer does: it writes one whole shard, and imports nothing that is slow to start."""
+"""The packer's worker process: writes one whole shard, and imports nothing that is slow to start."""
 
 import csv
 import faulthandler
@@ -28,7 +28,7 @@ ROW_COLUMNS = ("key", "width", "height", "bytes", "sha256", "orientation", "reas
 
 
 class ImageRecipe(NamedTuple):
-    """What is done to every image."""
+    """The processing of every image."""
 
     check: bool  # decode it once
     size: int | None  # pixels of the shorter side of a re-encoded image; None keeps the original size
@@ -41,7 +41,7 @@ class ShardJob:
 
     root: str  # of the images
     tar: Path
-    rows: Path  # CSV, a row of ROW_COLUMNS an image; a shard that has it is finished
+    rows: Path  # CSV with a row of ROW_COLUMNS per image; a shard that has it is finished
     images: list[tuple[str, str]]  # key, path relative to the root
     recipe: ImageRecipe
 
@@ -50,8 +50,8 @@ class ShardJob:
 def worker_pool(count: int) -> Iterator[ProcessPoolExecutor]:
     """`count` processes, forked by a server that has imported this module and nothing else.
 
-    A fork of this process could inherit a lock that one of Polars' threads holds. When the block fails, jobs that
-    have not started are dropped, and those that have are finished. Raises FairfaceError where a process crashes.
+    A fork of this process could inherit a lock that one of Polars' threads holds. If the block fails, jobs that have
+    not started are dropped, and running ones are finished. Raises FairfaceError if a process crashes.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", __name__])
@@ -61,7 +61,7 @@ def worker_pool(count: int) -> Iterator[ProcessPoolExecutor]:
         except BrokenProcessPool as error:
             raise FairfaceError(
                 "a worker process crashed, or was killed for lack of memory. Progress is saved; rerun the same "
-                "command to resume, with fewer --workers if need be"
+                "command to resume, with fewer --workers if necessary"
             ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
@@ -69,19 +69,19 @@ def worker_pool(count: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def warm_up(pool: ProcessPoolExecutor, count: int) -> None:
-    """Start `count` of the pool's processes now; they would start with their first shards."""
+    """Start `count` of the pool's processes now instead of with their first shards."""
     for _ in range(count):
         pool.submit(os.getpid)
 
 
 def initialise_worker(report_crashes: bool = True) -> None:
-    """Leave signals to the parent, end when the parent dies, and keep the decoders' warnings off the terminal."""
+    """Leave signals to the parent, end when it dies, and keep the decoders' warnings off the terminal."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent
     threading.Thread(target=exit_after, args=(parent,), daemon=True).start()
-    if sys.stderr is not None:  # where it is closed, its descriptor may be something else
+    if sys.stderr is not None:  # if stderr is closed, its descriptor may belong to another file
         silence_decoders()
         if report_crashes:
             faulthandler.enable(sys.stderr)
@@ -96,7 +96,7 @@ def exit_after(process: BaseProcess) -> None:
 def silence_decoders() -> None:
     """Discard the warnings of Pillow, and what libtiff and others write to file descriptor 2.
 
-    What is wrong with an image is in its verdict. Python's own `sys.stderr` still goes to the terminal.
+    An image's faults are in its verdict. Python's own `sys.stderr` still goes to the terminal.
     """
     warnings.simplefilter("ignore")
     sys.stderr = open(os.dup(2), "w", buffering=1, errors="backslashreplace")  # noqa: SIM115 - open as long as we live
@@ -113,7 +113,7 @@ def write_shard(job: ShardJob) -> int:
         for key, name in job.images:
             try:
                 data, size = read_regular_file(f"{job.root}/{name}")
-            except OSError:  # vanished, no permission, a pipe or a folder of that name, a failing disk
+            except OSError:  # deleted, no permission, a pipe or a folder of that name, a failing disk
                 writer.writerow((key, None, None, None, None, None, "unreadable"))
                 continue
             verdict, data = check_and_encode(data, job.recipe)

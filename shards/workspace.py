@@ -1,20 +1,27 @@
-"""Where every file below OUT lies. No other module spells such a path."""
+"""The path of every file below OUT. No other module builds such a path."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from shards.errors import FairfaceError
 
-SYNTHETIC_MARKER = "synthetic.json"  # in every folder of faces that `fairface synth` rendered
+SYNTHETIC_MARKER = "synthetic.json"  # in every folder of faces rendered by `fairface synth`
 REPORT_TABLES = ("estimates", "method_estimates", "distances", "quality", "neighbours", "confusion")
 RESERVED_NAMES = ("all",)  # `--model all` and the like would otherwise be ambiguous
 REPORT_FIGURES = ("comparison-*", "runs-*", "ratios.*", "losses.*", "discriminator.*", "faces-*.png")
+
+
+def is_unicode(path: str) -> bool:
+    """Whether a path is valid Unicode, which documents, Parquet tables and tar indices require."""
+    return path.encode(errors="replace").decode() == path
 
 
 def check_name(name: str, option: str) -> str:
     """`name`, if it can name a folder below OUT. Raises FairfaceError that starts with `option` otherwise."""
     if not name or name != Path(name).name or name.startswith(".") or name in RESERVED_NAMES:
         raise FairfaceError(f"{option} {name}: give the name of a single folder, other than {RESERVED_NAMES[0]!r}")
+    if not is_unicode(name):
+        raise FairfaceError(f"{option} {name!r}: give a name in UTF-8")
     return name
 
 
@@ -95,7 +102,7 @@ class ShardsFolder:
 
     @property
     def unfinished(self) -> Path:
-        """The folder of what is known about the finished shards of an unfinished pack."""
+        """The folder with the state of an unfinished pack."""
         return self.folder / ".unfinished"
 
     @property
@@ -128,7 +135,7 @@ class ShardsFolder:
 
 @dataclass(frozen=True)
 class TrainingFolder:
-    """The files of a training, of the DCGAN or of a detector."""
+    """The files of a training run, of the DCGAN or of a detector."""
 
     folder: Path
 
@@ -163,7 +170,7 @@ class TrainingFolder:
 
 @dataclass(frozen=True)
 class RunFolder(TrainingFolder):
-    """`OUT/runs/<name>`: a training of the DCGAN and its samples."""
+    """`OUT/runs/<name>`: a training run of the DCGAN and its samples."""
 
     @property
     def samples(self) -> Path:
@@ -187,6 +194,10 @@ class RunFolder(TrainingFolder):
         """Tars of samples until all of them are written."""
         return self.folder / ".samples"
 
+    def new_samples_tar(self, number: int) -> Path:
+        """A tar of samples, as it is written."""
+        return self.new_samples / f"samples-{number:06d}.tar"
+
     @property
     def label_files(self) -> LabelFiles:
         return LabelFiles(self.folder)
@@ -208,6 +219,10 @@ class DetectorFolder(TrainingFolder):
     def cached_predictions(self) -> Path:
         """The folder of predictions by evaluation set: no set is evaluated twice."""
         return self.folder / "cached_predictions"
+
+    def cached(self, fingerprint: str) -> Path:
+        """The predictions of one evaluation set."""
+        return self.cached_predictions / f"{fingerprint}.parquet"
 
     @property
     def detection_metrics(self) -> Path:
@@ -236,7 +251,7 @@ class ReportFolder:
         return self.folder / name
 
     def figures(self) -> list[Path]:
-        """Every figure of a page, whichever run's it is."""
+        """Every figure of a page, of any run."""
         return [path for pattern in REPORT_FIGURES for path in self.folder.glob(pattern)]
 
     def run(self, name: str) -> "ReportFolder":

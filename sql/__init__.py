@@ -10,5 +10,5 @@ __all__ = ["Parameter", "Question", "ask", "connect", "query", "questions", "sel
 
 
 def source_files() -> list[Path]:
-    """Every source file of this package: what an answer depends on in addition to the data."""
+    """Every source file of this package; answers depend on these in addition to the data."""
     return sorted(path for path in Path(__file__).parent.rglob("*") if path.suffix in (".py", ".sql"))

@@ -43,7 +43,7 @@ def questions() -> dict[str, Question]:
 
 
 def parse(text: str) -> Question:
-    """The question in the text of a `.sql` file."""
+    """Parse the text of a `.sql` file."""
     title, params = text.split("\n")[0].removeprefix("--").strip(), {}
     for name, default, meaning in re.findall(r"^-- param (\w+)(?: \(default (.*?)\))?: (.*)$", text, re.MULTILINE):
         choices = meaning.removeprefix("one of ").split(", ") if meaning.startswith("one of ") else ()
@@ -52,7 +52,7 @@ def parse(text: str) -> Question:
 
 
 def ask(connection: duckdb.DuckDBPyConnection, name: str, /, **params: object) -> pl.DataFrame:
-    """The answer to the question `name`; omitted parameters have their defaults.
+    """Answer the question `name`; omitted parameters have their defaults.
 
     Raises FairfaceError for an unknown question, parameter, choice or run, and for a missing required value.
     """
@@ -69,7 +69,7 @@ def ask(connection: duckdb.DuckDBPyConnection, name: str, /, **params: object) -
 
 
 def resolve_value(question: str, name: str, value: object | None, parameter: Parameter) -> str:
-    """A parameter's value as text. Raises FairfaceError if it is missing or not one of the choices."""
+    """Return a parameter's value as text. Raises FairfaceError if it is missing or not one of the choices."""
     if value is None:
         raise FairfaceError(f"{question} needs a value for {name} ({parameter.meaning})")
     if parameter.choices and str(value) not in parameter.choices:
@@ -80,7 +80,7 @@ def resolve_value(question: str, name: str, value: object | None, parameter: Par
 def check_run(connection: duckdb.DuckDBPyConnection, run: str) -> None:
     """Raise FairfaceError if `run` is neither `newest` nor the name of a run.
 
-    Otherwise a misspelt run would look like one without results.
+    Without this check a misspelt name would look like a run without results.
     """
     known = select(connection, "select run from runs union select run from estimates order by run")["run"].to_list()
     if run != "newest" and run not in known:

@@ -1,4 +1,4 @@
--- The images that the selected labeller is least, or most, confident about: their shards, labels and probabilities.
+-- The images that the selected labeller is least (or most) confident about, with their shards, labels and probabilities.
 -- param attribute (default gender): one of gender, age, skin_tone
 -- param order (default least): one of least, most
 -- param source (default generated): one of train, generated

@@ -1,4 +1,4 @@
--- The distribution of one side, or of all, over the classes of an attribute.
+-- The distribution of training labels, generated labels and annotations over the classes of an attribute.
 -- param attribute (default gender): one of gender, age, skin_tone, skin_group, intersection, intersection_age
 -- param source (default all): one of all, train, generated, annotated
 -- param run (default newest): the run whose samples are counted as generated

@@ -1,2 +1,2 @@
--- Accuracy of each labeller on annotated images that it was not fitted to, and which of them is selected.
+-- Accuracy of each labelling method on annotated images that it was not fitted to, and the selected method.
 select * from labellers order by attribute, method;

@@ -1,4 +1,4 @@
--- Shares of a run's groups by every labelling method, raw and corrected; `used` marks those that the verdicts are based on.
+-- Shares of a run's groups by every labelling method, raw and corrected; `used` marks the basis of the verdicts.
 -- param attribute (default all): one of all, gender, age, skin_tone, skin_group, intersection, intersection_age
 -- param run (default newest): the run
 select method_estimates.* from method_estimates left join vocabulary using (attribute, "group")

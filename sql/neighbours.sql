@@ -1,4 +1,5 @@
--- The nearest training image of each of a run's first samples, by the cosine of their embeddings, the most similar first.
+-- The nearest training image of each of a run's first samples, by the cosine similarity of their embeddings.
+-- The most similar pairs come first. With source = train, the nearest other image of the first training images.
 -- param source (default generated): one of generated, train
 -- param run (default newest): the run
 -- param limit (default 100): the maximum number of images

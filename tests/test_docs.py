@@ -118,7 +118,7 @@ def test_every_option_in_the_text_exists(page):
 @pytest.mark.parametrize("name", ["train", "sample", "label"])
 def test_the_original_options_exist(name):
     text = "".join(map(read, PAGES))
-    (listed,) = re.findall(rf"`((?:--[a-z0-9-]+\s?)+)`\s+for `{name}`", text)
+    (listed,) = re.findall(rf"`((?:--[a-z0-9]+(?:-[a-z0-9]+)*\s?)+)`\s+for `{name}`", text)
     assert set(listed.split()) <= option_names(main.commands[name])
 
 

@@ -1,4 +1,4 @@
-"""The twelve detectors of AI-Face's benchmark, each a backbone, an input transform, and a loss."""
+"""The twelve detectors of AI-Face's benchmark, each a backbone with an input transform and a loss."""
 
 from models.detectors.backbones import Weights
 from models.detectors.base import Detector, Labels

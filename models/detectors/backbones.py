@@ -1,4 +1,4 @@
-"""The backbones of the detectors: from timm and open_clip, pretrained or with random weights."""
+"""The detectors' backbones from timm and open_clip, pretrained or with random weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from models import clip, hub
 from shards.errors import FairfaceError, WeightsUnavailable
 
-XCEPTION = "legacy_xception.tf_in1k"  # the conversion of the original weights that the benchmark uses, too
+XCEPTION = "legacy_xception.tf_in1k"  # the conversion of the original weights that the benchmark also uses
 EFFICIENTNET = "efficientnet_b4.ra2_in1k"
 VIT = "vit_base_patch16_224.augreg2_in21k_ft_in1k"
 CLIP, CLIP_TAG = "ViT-L-14-quickgelu", "openai"
-MAX_MISSING_SHARE = 0.1  # of a network's weights that a checkpoint of it may lack, as its head
+MAX_MISSING_SHARE = 0.1  # share of a network's weights that its checkpoint may lack, such as the head
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Weights:
 def timm_model(
     tag: str, weights: Weights, *, classes: int, channels: int = 3, dropout: float = 0.0, **options: Any
 ) -> Any:
-    """A model of timm with a new head of `classes` and an input of `channels`, to which pretrained filters are adapted.
+    """Build a timm model with a new head of `classes`, and pretrained filters adapted to `channels` input channels.
 
-    Raises WeightsUnavailable if its weights cannot be had or belong to another model.
+    Raises WeightsUnavailable if its weights are not available or belong to another model.
     """
     name = tag.partition(".")[0]
     if weights.tag_or_path and not Path(weights.tag_or_path).is_file():
@@ -42,12 +42,12 @@ def timm_model(
     path = timm_checkpoint(name, tag, tag_or_path=weights.tag_or_path)
     try:
         return load_timm_checkpoint(name, path, options=options)
-    except Exception as error:  # unpickling fails in many ways, all of which mean the same here
+    except Exception as error:  # unpickling fails in many ways, which all mean the same here
         raise WeightsUnavailable(f"{path} is not a checkpoint of timm's {name} ({first_line(error)})") from error
 
 
 def load_timm_checkpoint(name: str, path: Path, *, options: dict[str, Any]) -> Any:
-    """The model with the weights in `path`. Raises ValueError if the file lacks too many of them."""
+    """Build the model with the weights in `path`. Raises ValueError if the file lacks too many of them."""
     state = timm.models.load_state_dict(str(path))
     for key, value in state.items():
         if "pointwise" in key and value.ndim == 2:  # as in the oldest files of Xception
@@ -86,7 +86,7 @@ def timm_checkpoint(name: str, tag: str, *, tag_or_path: str | None) -> Path:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its type where it has none."""
+    """The first line of an error's message, or its type if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
@@ -98,7 +98,7 @@ def xception(weights: Weights, *, classes: int = 1, channels: int = 3, dropout: 
 class ClipFeatures(nn.Module):
     """The image features of CLIP ViT-L/14, [B, 3, S, S] -> [B, 768], with frozen weights and always in evaluation mode.
 
-    Raises WeightsUnavailable if its weights cannot be had or belong to another model.
+    Raises WeightsUnavailable if its weights are not available or belong to another model.
     """
 
     def __init__(self, weights: Weights, image_size: int):

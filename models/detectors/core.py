@@ -34,7 +34,7 @@ class ConsistencyDetector(Detector):
 def random_views(images: Tensor) -> Tensor:
     """One random view of each image, [B, 3, S, S].
 
-    Half of them are mirrored, a square of 1/1.3 to all of the side is cropped and resized, and a rectangle is erased
+    Half of them are mirrored, a square with 1/1.3 to 1 of the side is cropped and resized, and a rectangle is erased
     in half of them.
     """
     count, size, device = len(images), images.shape[-1], images.device
@@ -49,7 +49,7 @@ def random_views(images: Tensor) -> Tensor:
 
 
 def erased_rectangles(count: int, size: int, device: torch.device) -> Tensor:
-    """Masks of what is erased, bool [count, size, size]: a rectangle of 2 to 20 % of the area in half of them.
+    """Masks of the erased pixels, bool [count, size, size]: a rectangle of 2 to 20 % of the area in half of them.
 
     Zhong et al., Random Erasing Data Augmentation, AAAI 2020.
     """

@@ -15,7 +15,7 @@ def bce(logits: Tensor, target: Tensor, *, reduction: Literal["mean", "none"] = 
 
 
 def cvar(losses: Tensor, alpha: float, *, mask: Tensor | None = None) -> Tensor:
-    """Conditional value at risk: the mean of the largest `alpha` of the losses [N], the last of which counts in part.
+    """Conditional value at risk: the mean of the largest fraction `alpha` of the losses [N], the last counted in part.
 
     CVaR is min over l of l + mean(max(losses - l, 0)) / alpha (Rockafellar and Uryasev, J. Risk 2 (2000) 21-41). The
     minimum lies at one of the losses, so that it is exact without a search. `mask`, bool [N], selects the losses that
@@ -23,7 +23,7 @@ def cvar(losses: Tensor, alpha: float, *, mask: Tensor | None = None) -> Tensor:
     """
     losses, mask = losses.float(), torch.ones_like(losses, dtype=torch.bool) if mask is None else mask
     order = losses.detach().masked_fill(~mask, -torch.inf).argsort(descending=True)
-    tail = alpha * mask.sum()  # how many losses count, the last one in part
+    tail = alpha * mask.sum()  # the number of losses that count, the last one in part
     rank = torch.arange(len(losses), device=losses.device)
     weights = (tail - rank).clamp(0, 1)
     return (weights * losses[order].where(mask[order], 0)).sum() / tail.clamp(min=1e-12)
@@ -74,7 +74,7 @@ def label_distribution_aware(
 ) -> Tensor:
     """LDAM (Cao et al., NeurIPS 2019): the rarer the class, the larger its margin.
 
-    Margins fall with the fourth root of the classes' `counts` [K], of which the rarest that occurs has `margin`. Faces
+    Margins fall with the fourth root of the classes' `counts` [K]; the rarest class that occurs has `margin`. Faces
     with a target of -1 are ignored; the loss is 0 if all are.
     """
     margins = counts.clamp(min=1).float() ** -0.25
@@ -101,8 +101,8 @@ def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, *, margin: float
 def contrastive(common: Tensor, specific: Tensor, *, family: Tensor, margin: float = 3.0) -> Tensor:
     """UCF's contrastive loss of features [B, D], the first half of real images and the second of fakes.
 
-    Common features are pulled towards others of the same target and away from those of the other one; specific ones
-    towards others of the same family, int64 [B]. The partners are random.
+    Common features are pulled towards those of the same target and away from those of the other target; specific
+    features towards those of the same family, int64 [B]. The partners are random.
     """
     half = len(common) // 2
     real, fake = (torch.randperm(half, device=common.device) for _ in range(2))

@@ -13,15 +13,15 @@ def mean_bce(logits: Tensor, labels: Labels) -> Tensor:
 
 
 def cvar_bce(logits: Tensor, labels: Labels, *, alpha: float = 0.5) -> Tensor:
-    """DAG-FDD: the mean of the largest `alpha` of the losses, without regard to groups."""
+    """DAG-FDD: the mean of the largest fraction `alpha` of the losses, regardless of groups."""
     return losses.cvar(losses.bce(logits, labels.target, reduction="none"), alpha)
 
 
 class GroupCvarBce:
     """DAW-FDD: the CVaR over groups of the CVaR within each group.
 
-    Within a group the largest `inner_alpha` of the losses count, and of the groups the worst `outer_alpha`. Faces of
-    unknown group form a group of their own.
+    Within a group the largest fraction `inner_alpha` of the losses counts, and among the groups the worst
+    `outer_alpha`. Faces of unknown group form their own group.
     """
 
     def __init__(self, groups: int, *, inner_alpha: float = 0.9, outer_alpha: float = 0.5):

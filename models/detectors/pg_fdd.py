@@ -18,16 +18,16 @@ TEMPERATURE, PENALTY = 1e-3, 1e-4  # of the smoothed CVaR over groups
 class PGFDD(UCF):
     """UCF with a third encoder that learns the groups (LDAM loss).
 
-    The logit is computed from the demographic features, restyled by the common ones. In addition to UCF's losses and
-    0.1 of LDAM's: the smoothed CVaR over groups (0.5) of the CVaR within each group (0.9). The flattening of the loss
-    landscape that the paper adds is left out, as in AI-Face's benchmark.
+    The logit is computed from the demographic features, restyled by the common ones. The loss is the sum of UCF's
+    losses, 0.1 times LDAM's, and the smoothed CVaR over groups (0.5) of the CVaR within each group (0.9). The paper's
+    flattening of the loss landscape is left out, as in AI-Face's benchmark.
     """
 
     group_counts: Tensor
 
     def __init__(self, weights: Weights, families: int, *, group_counts: list[int]):
         super().__init__(weights, families)
-        self.common_head = Head(2)  # replaces UCF's, whose initialisation keeps its place in the random stream
+        self.common_head = Head(2)  # replaces UCF's, which is still initialised to keep the random stream
         self.demographic_encoder, self.demographic_branch = Encoder(weights), feature_branch()
         self.group_head, self.fused_head = Head(len(group_counts)), Head(1)
         self.register_buffer("group_counts", torch.tensor(group_counts), persistent=False)

@@ -1,4 +1,4 @@
-"""The twelve detectors of AI-Face's benchmark by name: how each is built, and what input it takes."""
+"""The registry of the twelve detectors of AI-Face's benchmark: how each is built, and its input."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ CLIP: Normalisation = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130
 
 @dataclass(frozen=True)
 class BuildConfig:
-    """What a network is built for."""
+    """The parameters that a network is built with."""
 
     weights: Weights
     image_size: int  # pixels
@@ -44,11 +44,11 @@ class DetectorSpec:
     image_size: int = 256  # pixels of its input
     size_multiple: int = 1  # pixels that the image size is a multiple of
     normalisation: Normalisation = HALF
-    fixed_size: bool = False  # takes images only of the size that it was built for
+    fixed_size: bool = False  # accepts only images of the size that it was built for
     paired_batches: bool = False  # the first half of a batch is real and the second fake
     frozen_backbone: bool = False  # some weights are not trained, and are in no checkpoint
     uses_groups: bool = False  # its loss depends on the groups
-    mild_perturbations: bool = False  # the benchmark perturbs its test faces less
+    mild_perturbations: bool = False  # the benchmark perturbs this detector's test faces less
 
     def normalise(self, images: Tensor, size: int | None = None) -> Tensor:
         """uint8 [B, S, S, 3] -> float32 [B, 3, size, size], channels_last; without `size` they are not resized."""
@@ -152,7 +152,7 @@ ALIASES = {  # the names of AI-Face's benchmark and of the papers
 
 
 def find_detector(name: str) -> tuple[str, DetectorSpec]:
-    """A detector's key in DETECTORS, by any of its names, and its spec. Raises FairfaceError for an unknown name."""
+    """Find a detector's key in DETECTORS, by any of its names, and its spec. Raises FairfaceError if it is unknown."""
     key = name.lower().replace("-", "_").replace("/", "")
     key = ALIASES.get(key, key)
     if key not in DETECTORS:
@@ -163,7 +163,7 @@ def find_detector(name: str) -> tuple[str, DetectorSpec]:
 def build_detector_network(name: str, config: BuildConfig, *, seed: int) -> Detector:
     """The network of the detector `name`, channels_last; what is not pretrained is a function of the seed.
 
-    Raises WeightsUnavailable if pretrained weights cannot be had, and FairfaceError for an unsuitable image size.
+    Raises WeightsUnavailable if pretrained weights are not available, and FairfaceError for an unsuitable image size.
     """
     spec = DETECTORS[name]
     if config.image_size % spec.size_multiple or config.image_size < MIN_IMAGE_SIZE:

@@ -15,9 +15,9 @@ FAMILY_WEIGHT, RECONSTRUCTION_WEIGHT, CONTRASTIVE_WEIGHT = 0.1, 0.3, 0.05  # rel
 class UCF(Detector):
     """Separates forgery features that all families of generators share from those of one family and from content.
 
-    The logit is computed from the common features. Loss: cross entropy of real and fake by the common features, plus
-    0.1 of that of the families by the specific ones, 0.3 of the L1 distances of the four images that are reconstructed
-    from content and traces of a real face and a fake, and 0.05 of the contrastive loss.
+    The logit is computed from the common features. The loss is the cross entropy of real and fake by the common
+    features, plus 0.1 times that of the families by the specific features, 0.3 times the L1 distances of the four
+    images reconstructed from content and traces of a real face and a fake, and 0.05 times the contrastive loss.
     """
 
     def __init__(self, weights: Weights, families: int):
@@ -54,7 +54,7 @@ class UCF(Detector):
     def reconstruction_loss(self, images: Tensor, traces: Tensor) -> Tensor:
         """L1 of the images reconstructed from each content with its own traces, and with those of its partner.
 
-        The first half of the batch is real and the second fake; a face's partner has its place in the other half.
+        The first half of the batch is real and the second fake; a face's partner has its position in the other half.
         """
         content, swapped = self.content_encoder(images), torch.cat(traces.chunk(2)[::-1])
         own, other = (self.decoder(each, content, images.shape[-1]).float() for each in (traces, swapped))

@@ -1,4 +1,4 @@
-"""The plain ways to do the same work, as tutorials and the original FairFace Generator do it."""
+"""Plain baselines that do the same work as in tutorials and the original FairFace Generator."""
 
 import io
 from collections.abc import Callable, Iterator

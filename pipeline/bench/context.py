@@ -1,4 +1,4 @@
-"""What all benchmarks share: synthetic JPEGs, their shards, a device, and folders for temporary files."""
+"""The context of all benchmarks: synthetic JPEGs, their shards, a device, and folders for temporary files."""
 
 from dataclasses import dataclass
 from pathlib import Path

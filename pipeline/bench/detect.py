@@ -36,7 +36,7 @@ DETECTOR = "x"  # name of the detector that is evaluated
 
 
 class LabelledFiles(Dataset):
-    """Faces from single files with a made-up target, as the speed does not depend on it: every other one is a fake."""
+    """Faces from single files; every other one counts as a fake, because the speed does not depend on the target."""
 
     def __init__(self, paths: list[Path]) -> None:
         self.paths = paths
@@ -100,7 +100,7 @@ def bench_training(context: BenchContext) -> Iterator[Row]:
 
 
 def train_plainly(root: str, device_name: str, batch_size: int, steps: int) -> float:
-    """Return images per second of the plain loop, after two steps, in a process where nothing was tuned."""
+    """Return images per second of the plain loop, after two steps, in a process without any tuning."""
     torch.backends.cudnn.benchmark = True
     device = resolve_device(device_name)
     net = build_detector(DetectorOptions(from_scratch=True), []).to(device).to(memory_format=torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""Benchmark of labelling next to one image at a time, with the text encoded for each, as the original does."""
+"""Benchmark of labelling next to the original's way: one image at a time, with the text encoded for each."""
 
 from collections.abc import Callable, Iterator
 

@@ -1,4 +1,4 @@
-"""Measurements: ours and a plain baseline take turns in one run."""
+"""Measures ours and a plain baseline, alternating in the same run."""
 
 import json
 import statistics
@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # the memory of a fresh process that imports a benchmark is measured without torch
     import torch
 
-ROUNDS = 3  # in which ours and the baseline take turns; the median of the rounds is reported
-POLL_SECONDS = 0.02  # between two looks at the memory of a process
+ROUNDS = 3  # ours and the baseline take turns; the median of the rounds is reported
+POLL_SECONDS = 0.02  # between two measurements of a process's memory
 
 
 @dataclass(frozen=True)
 class Row:
     """One measurement.
 
-    `ratio` is how many times better ours is. Where the baseline is ours at a smaller size, it is how many times as much
+    `ratio` is how many times better ours is. If the baseline is ours at a smaller size, it is how many times as much
     the larger size takes.
     """
 
@@ -56,7 +56,7 @@ def compare(
     note: str = "",
     rounds: int = ROUNDS,
 ) -> Row:
-    """Measure ours and the baseline in turns; return the median of each one's rates and of the rounds' ratios."""
+    """Measure ours and the baseline alternately; return the medians of their rates and of the rounds' ratios."""
     rates = [(measure_rate(ours, device), measure_rate(baseline, device)) for _ in range(rounds)]
     return row_of_rounds(stage, title, unit="img/s", rounds=rates, note=note)
 
@@ -92,7 +92,7 @@ def resident_sets(session: int) -> dict[int, int]:
     """Return the largest resident set so far, in bytes, of each process of a session."""
     peaks = {}
     for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError, IndexError, StopIteration):  # the process ended meanwhile
+        with suppress(OSError, IndexError, StopIteration):  # the process has ended in the meantime
             if int((folder / "stat").read_text().rpartition(")")[2].split()[3]) == session:
                 lines = (folder / "status").read_text().splitlines()
                 peaks[int(folder.name)] = next(int(s.split()[1]) * 1024 for s in lines if s.startswith("VmHWM"))

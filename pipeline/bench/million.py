@@ -24,7 +24,7 @@ TAR = "a.tar"
 
 
 def write_million_labels(workspace: Workspace) -> None:
-    """Write everything that packing, sampling and labelling leave."""
+    """Write all files that packing, sampling and labelling would write."""
     rng = np.random.default_rng(0)
     shards, run = workspace.shards, workspace.run(RUN)
     run.samples.mkdir(parents=True)

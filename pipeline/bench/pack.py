@@ -14,7 +14,7 @@ from shards.concurrency import available_cpus
 from shards.plan import PackConfig
 from shards.workspace import ShardsFolder
 
-COPIES = 10  # of every synthetic face, as files of their own: enough to make the time for starting up negligible
+COPIES = 10  # of every synthetic face, as separate files: enough to make the start-up time negligible
 SHARD_IMAGES = 2048
 
 
@@ -53,7 +53,7 @@ def bench_verify(context: BenchContext) -> Iterator[Row]:
 
 
 def pack_again(root: Path, shards: ShardsFolder, config: PackConfig) -> int:
-    """Pack the images below `root`, replacing what there is; return their number."""
+    """Pack the images below `root`, replacing an existing pack; return their number."""
     return pack.pack(root, shards, config, force=True, progress=False).document.images
 
 
@@ -66,7 +66,7 @@ def copied_faces(context: BenchContext) -> Path:
 
 
 def copy_images(root: Path, folder: Path, times: int) -> None:
-    """Write `times` copies of every JPEG below `root` into `folder`, each in a folder of its own."""
+    """Write `times` copies of every JPEG below `root` into `folder`, each in its own folder."""
     for path in sorted(root.rglob("*.jpg")):
         data = path.read_bytes()
         for copy in range(times):

@@ -23,7 +23,7 @@ NOTE = f"a million labels: {2 * FACES:,} faces, three methods"
 def bench_report(context: BenchContext) -> Iterator[Row]:
     """Measure tables, estimates, the page and every question over a million labels."""
     try:
-        import pandas  # noqa: F401 - tells whether it is installed
+        import pandas  # noqa: F401 - checks that it is installed
     except ImportError as error:
         raise FairfaceError("the report's baseline needs pandas: pip install pandas, or `make setup`") from error
     workspace = Workspace(context.scratch(RUN))
@@ -83,7 +83,7 @@ def slowest_question(connection: duckdb.DuckDBPyConnection) -> Row:
 
 
 def compare_times(title: str, *, ours: Callable[[], object], baseline: Callable[[], object]) -> Row:
-    """Time ours and the baseline in turns."""
+    """Time ours and the baseline alternately."""
     rounds = [(milliseconds(ours), milliseconds(baseline)) for _ in range(ROUNDS)]
     value, plain = (statistics.median(side) for side in zip(*rounds, strict=True))
     ratio = statistics.median(theirs / our for our, theirs in rounds)

@@ -11,9 +11,9 @@ from shards.atomic_io import atomic_write
 
 HEADER = f"""# Speed
 
-Written by `make bench`. Ours and a plain baseline take turns in one run. Every number is the median of {ROUNDS} rounds
-or more, and so is the ratio, which says how many times faster ours is. Rates are images per second. Where the baseline
-is ours at a smaller size, the ratio says how many times as much the larger size takes.
+Written by `make bench`. Ours and a plain baseline alternate in the same run. Every number and every ratio is the
+median of {ROUNDS} or more rounds; the ratio says how many times faster ours is. Rates are images per second. If the
+baseline is ours at a smaller size, the ratio says how many times as much the larger size takes.
 """
 TABLE_HEADER = ("| stage | measurement | ours | baseline | ratio | |", "|---|---|---:|---:|---:|---|")
 
@@ -34,7 +34,7 @@ def format_number(value: float) -> str:
 def write_section(path: Path, machine: str, *, rows: Sequence[Row], images: str) -> None:
     """Write the rows into the section `## machine` of a Markdown file.
 
-    Sections of other machines stay, and so do this machine's rows of stages that are not among `rows`.
+    Sections of other machines are kept, and so are this machine's rows of stages that are not among `rows`.
     """
     sections = path.read_text(encoding="utf-8").split("\n## ")[1:] if path.exists() else []
     previous = next((section for section in sections if section.startswith(f"{machine}\n")), "")
@@ -49,7 +49,7 @@ def write_section(path: Path, machine: str, *, rows: Sequence[Row], images: str)
 
 
 def _table_lines(previous: str, rows: Sequence[Row]) -> list[str]:
-    """Return the lines of a table: those of `previous`, but for the stages of `rows` these."""
+    """Return the lines of a table: those of `previous`, with the stages of `rows` replaced."""
     by_stage: dict[str, list[str]] = {}
     for line in previous.splitlines():
         if line.startswith("| ") and not line.startswith("| stage |"):

@@ -1,4 +1,4 @@
-"""Benchmark of the DCGAN's training next to a plain loop of equal width, batch and data, and next to its limits."""
+"""Benchmark of the DCGAN's training next to a plain loop of equal width, batch and data, and to its limits."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -91,9 +91,9 @@ def read_batches(batches: Iterator[Tensor], steps: int) -> int:
 
 
 def arithmetic_rows(preset: str, options: GanOptions, *, device: torch.device, rate: float) -> Iterator[Row]:
-    """Yield the arithmetic rate of `rate` images per second, and on an H100 its share of what the chip can do."""
+    """Yield the arithmetic rate of `rate` images per second, and on an H100 the share of what each limit allows."""
     flop = step_flop(options)
-    note = f"{flop / 1e9:.3f} GFLOP an image"
+    note = f"{flop / 1e9:.3f} GFLOP per image"
     yield Row("train", f"{preset}: arithmetic", unit="GFLOP/s", value=rate * flop / 1e9, note=note)
     if preset == "faces" and any(chip in device_name(device) for chip in H100_CHIPS):
         for limit, seconds in H100_FLOORS.items():

@@ -10,7 +10,11 @@ from pipeline.cli.options import FILE, device_option
 @click.command()
 @click.argument("stages", nargs=-1)
 @click.option(
-    "--images", type=click.IntRange(512), default=2000, show_default=True, help="Synthetic JPEGs to measure on."
+    "--images",
+    type=click.IntRange(512),
+    default=2000,
+    show_default=True,
+    help="Number of synthetic JPEGs to measure on.",
 )
 @click.option("--json", "json_file", type=FILE, help="Also write the rows to this file.")
 @click.option("--markdown", type=FILE, help="Also write the table into this machine's section of this file.")
@@ -19,7 +23,7 @@ def bench(stages: tuple[str, ...], images: int, json_file: Path | None, markdown
     """Measure speed next to plain baselines.
 
     Each rate and its baseline are measured in the same run. STAGES are pack, verify, scale, join, feed, train, sample,
-    label, detect, estimates and report; by default all.
+    label, detect, estimates and report; all of them by default.
     """
     from pipeline.bench import run as benchmarks
 

@@ -1,4 +1,4 @@
-"""What the commands print: summaries, warnings and tables."""
+"""Prints the commands' summaries, warnings and tables."""
 
 import sys
 from pathlib import Path
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 FAULTS_SHOWN = 10
 UNREADABLE_SHOWN = 5
-UTILITY_METRICS = {  # what is printed -> column of the question `utility`
+UNMATCHED_TITLES = {"missing_rows": "rows without an image", "missing_images": "images without a row"}
+UTILITY_METRICS = {  # printed title -> column of the question `utility`
     "AUC": "auc",
     "accuracy": "accuracy",
     "AP": "average_precision",
@@ -39,7 +40,7 @@ FAIRNESS_METRICS = ("f_meo", "f_dp", "f_oae", "f_eo", "f_efpr")  # columns of th
 
 
 def is_interactive() -> bool:
-    """Whether progress bars are shown: on a terminal, and by one process."""
+    """Whether to show progress bars: only on a terminal, and only on rank 0."""
     return sys.stderr.isatty() and distributed.rank() == 0
 
 
@@ -55,17 +56,17 @@ def warn(text: str) -> None:
 
 
 def unchanged_suffix(unchanged: bool) -> str:
-    """What follows the summary of a stage that had nothing to do."""
+    """The end of the summary line of a stage that had nothing to do."""
     return ", unchanged" if unchanged else ""
 
 
 def print_synthetic_summary(folder: Path, result: "SyntheticResult") -> None:
-    """How many synthetic faces a folder holds."""
+    """Print the number of synthetic faces in a folder."""
     echo(f"{folder}: {result.config.count:,} synthetic faces{unchanged_suffix(result.unchanged)}")
 
 
 def print_pack_summary(shards: ShardsFolder, result: "PackResult") -> None:
-    """What was packed, rejected, annotated and left unmatched."""
+    """Print how many images were packed, rejected, annotated and left unmatched."""
     packed = result.document
     if result.unchanged:
         echo(f"{shards.folder}: {packed.images:,} images, unchanged")
@@ -85,7 +86,7 @@ def print_pack_summary(shards: ShardsFolder, result: "PackResult") -> None:
 
 
 def print_annotation_summary(shards: ShardsFolder, packed: "ShardsDocument", *, selected: int) -> None:
-    """How many of the `selected` images have an annotation, and what is wrong with the tables."""
+    """Print how many of the `selected` images have an annotation, and what is wrong with the tables."""
     if not packed.tables:
         echo("  annotated: none, because no annotation table was found: the report will compare labels only")
         return
@@ -93,7 +94,9 @@ def print_annotation_summary(shards: ShardsFolder, packed: "ShardsDocument", *, 
         f"  annotated: {packed.matched:,} of {selected:,} images ({packed.matched / selected:.1%}) match one of "
         f"{packed.rows:,} rows in {len(packed.tables):,} table{'s' * (len(packed.tables) > 1)}"
     )
-    reasons = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in packed.unmatched.items())
+    reasons = ", ".join(
+        f"{count:,} {UNMATCHED_TITLES.get(name, name.replace('_', ' '))}" for name, count in packed.unmatched.items()
+    )
     details = f" (`fairface sql unmatched`, {shards.unmatched})" if reasons else ""
     echo(f"  unmatched: {reasons or 'none'}{details}")
     if packed.rows_repeated:
@@ -109,7 +112,7 @@ def print_annotation_summary(shards: ShardsFolder, packed: "ShardsDocument", *, 
 
 
 def print_faults(shards: ShardsFolder, faults: "list[Fault]") -> None:
-    """List the first faults of a pack, if there are any, and raise FairfaceError with their number."""
+    """Print the first faults of a pack and raise FairfaceError with their number, if there are any."""
     if not faults:
         return
     for fault in faults[:FAULTS_SHOWN]:
@@ -123,27 +126,27 @@ def print_faults(shards: ShardsFolder, faults: "list[Fault]") -> None:
 
 
 def print_train_summary(workspace: Workspace, result: "TrainResult") -> None:
-    """How far a run is trained."""
-    state = "already trained that far" if result.unchanged else f"trained {result.config.steps:,} steps"
+    """Print how many steps a run was trained."""
+    state = f"{'already ' * result.unchanged}trained {result.config.steps:,} steps"
     echo(f"{workspace.run(result.config.name).folder}: {state}")
 
 
 def print_sample_summary(result: "SampleResult") -> None:
-    """How many samples a run has, and of which checkpoint."""
+    """Print how many samples a run has, and the checkpoint that generated them."""
     samples = result.document
     state = unchanged_suffix(result.unchanged)
     echo(f"{result.folder.folder}: {samples.count:,} samples of {samples.checkpoint}{state}")
 
 
 def print_folder_labels(csv: Path, result: "FolderResult") -> None:
-    """How many images of a plain folder were labelled."""
+    """Print how many images of a plain folder were labelled."""
     rejected = sum(result.rejected.values())
     details = f", {rejected:,} could not be decoded" if rejected else ""
     echo(f"{csv}: {result.images:,} images labelled by {result.labeller}{details}")
 
 
 def print_label_summary(result: "LabelResult") -> None:
-    """What was labelled, and how accurate the labellers are."""
+    """Print what was labelled, and the accuracy of each method."""
     for side in result.sides:
         labels = side.document
         state = unchanged_suffix(side.unchanged)
@@ -155,7 +158,7 @@ def print_label_summary(result: "LabelResult") -> None:
 
 
 def print_accuracies(accuracies: "pl.DataFrame") -> None:
-    """Every labeller's balanced accuracy by attribute, and which of them the report uses."""
+    """Print each method's balanced accuracy by attribute, and which method the report uses."""
     for (attribute,), rows in accuracies.group_by("attribute", maintain_order=True):
         labellers = ", ".join(
             f"{row['method']} {row['balanced_accuracy']:.2f}{' (selected)' * row['selected']}"
@@ -166,7 +169,7 @@ def print_accuracies(accuracies: "pl.DataFrame") -> None:
 
 
 def print_detector_summary(workspace: Workspace, result: "DetectResult") -> None:
-    """How far a detector is trained, on how many faces it was evaluated, and its metrics."""
+    """Print a detector's number of training steps and test faces, and its metrics."""
     from reports.detector_summary import summarise
 
     counts, name = result.counts, result.config.name
@@ -181,7 +184,7 @@ def print_detector_summary(workspace: Workspace, result: "DetectResult") -> None
 
 
 def print_imported_predictions(imported: "ImportedPredictions") -> None:
-    """How many predictions were imported."""
+    """Print how many predictions were imported."""
     counts = imported.document
     echo(
         f"{imported.folder.folder}: {counts.images:,} predictions, {counts.real:,} of real faces "
@@ -190,7 +193,7 @@ def print_imported_predictions(imported: "ImportedPredictions") -> None:
 
 
 def print_metrics(summary: "DetectorSummary") -> None:
-    """A detector's utility over all faces, and its fairness by attribute."""
+    """Print a detector's utility over all faces, and its fairness by attribute."""
     utility = {title: summary.utility[column] for title, column in UTILITY_METRICS.items()}
     defined = ", ".join(f"{title} {value:.3f}" for title, value in utility.items() if value is not None)
     echo(f"  {'all faces:':13} {defined}")
@@ -202,14 +205,14 @@ def print_metrics(summary: "DetectorSummary") -> None:
 
 
 def print_report(result: "BuildResult") -> None:
-    """Where the page is, and what it lacks."""
+    """Print the path of the page, and what it lacks."""
     echo(f"{result.page}{unchanged_suffix(not result.rebuilt)}")
     for missing in result.missing:
         warn(f"{missing}; the page shows what is available")
 
 
 def print_questions() -> None:
-    """Every SQL question with its parameters."""
+    """Print every SQL question with its parameters."""
     import sql
 
     for name, question in sql.questions().items():

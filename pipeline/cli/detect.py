@@ -61,7 +61,7 @@ def perturbations_callback(
     default="auto",
     show_default=True,
     help="images: fakes among the packed images; samples: a run's samples; "
-    "auto: images where they contain both kinds, otherwise samples.",
+    "auto: images if they contain both real faces and fakes, otherwise samples.",
 )
 @click.option("--run", help="Run whose samples serve as fakes.  [default: the newest]")
 @click.option("--lr", type=POSITIVE, help="Learning rate.  [default: 0.0005]")
@@ -85,16 +85,18 @@ def perturbations_callback(
 @click.option("--steps", type=click.IntRange(1), help="Length in steps, instead of --epochs.")
 @click.option("--momentum", type=click.FloatRange(0, 1, max_open=True), help="Momentum of SGD.  [default: 0.9]")
 @click.option("--weight-decay", type=click.FloatRange(0), help="Weight decay of SGD.  [default: 0.005]")
+@click.option("--lr-step", type=click.IntRange(1), help="Epochs between decays of the learning rate.  [default: 60]")
 @click.option(
-    "--lr-step", type=click.IntRange(1), help="Epochs between two decays of the learning rate.  [default: 60]"
+    "--lr-gamma",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Factor of each decay of the learning rate.  [default: 0.9]",
 )
-@click.option("--lr-gamma", type=click.FloatRange(0, 1, min_open=True), help="Factor of each decay.  [default: 0.9]")
 @click.option(
     "--image-size",
     type=click.IntRange(64, 1024),
-    help="Side in pixels.  [default: 256; 224 for vit and univfd]",
+    help="Input size (side) in pixels.  [default: 256; 224 for vit and univfd]",
 )
-@click.option("--pretrained", help="Weights of the backbone: a tag of timm or open_clip, or a file.")
+@click.option("--pretrained", help="Pretrained backbone weights: a timm or open_clip tag, or a file.")
 @click.option(
     "--from-scratch", is_flag=True, default=None, help="Start from random weights, the default for synthetic faces."
 )
@@ -116,7 +118,7 @@ def perturbations_callback(
     "--import",
     "csv",
     type=FILE,
-    help="Import predictions made elsewhere from a CSV with the columns gender, skin_group, age, target, logit.",
+    help="Import another detector's predictions from a CSV with the columns gender, skin_group, age, target, logit.",
 )
 @force_option
 def detect(
@@ -133,8 +135,8 @@ def detect(
 ) -> None:
     """Train detectors of generated faces and evaluate them by group.
 
-    The metrics are those of AI-Face's benchmark, of utility and of fairness. The same command resumes an interrupted
-    training. With --import, the predictions of any other detector are evaluated.
+    The utility and fairness metrics are those of AI-Face's benchmark. Rerunning the same command resumes an
+    interrupted run. With --import, the predictions of any other detector are evaluated.
     """
     check_detect_options(csv, **options)
     if csv:
@@ -161,18 +163,16 @@ def check_detect_options(csv: Path | None, **options: Any) -> None:
     """Raise UsageError for options that contradict each other or would have no effect."""
     if csv:
         if given_options() - {"workspace", "name", "csv", "force"}:
-            raise click.UsageError(
-                "--import takes predictions as they are: combine it only with --out, --name and --force"
-            )
+            raise click.UsageError("--import can be combined only with --out, --name and --force")
         refuse_torchrun("--import")
     if options["steps"] and options["epochs"]:
         raise click.UsageError("--steps and --epochs are alternatives: use one of them")
     if options["pretrained"] and options["from_scratch"]:
-        raise click.UsageError("--pretrained and --from-scratch exclude each other")
+        raise click.UsageError("--pretrained and --from-scratch can't be combined")
 
 
 def resolve_models(names: tuple[str, ...], name: str | None) -> tuple[str, ...]:
-    """The detectors' names in the program. Raises UsageError where several would share the name `name`."""
+    """Resolve aliases and `all` to the keys of DETECTORS. Raises UsageError if several would share the name `name`."""
     from pipeline.detection import train_all
 
     models = train_all.resolve_models(names)
@@ -182,7 +182,7 @@ def resolve_models(names: tuple[str, ...], name: str | None) -> tuple[str, ...]:
 
 
 def import_detector(workspace: Workspace, csv: Path, *, name: str | None, force: bool) -> None:
-    """Import predictions, and print how many and the metrics of their detector."""
+    """Import predictions, and print their number and the metrics of their detector."""
     from pipeline.detection.import_predictions import import_predictions
     from reports.detector_summary import summarise
 

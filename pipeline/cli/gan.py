@@ -58,9 +58,9 @@ SETTINGS = (  # options that are fields of TrainConfig; the others are fields of
     "--image-size",
     type=click.Choice(["32", "64", "128"]),
     callback=integer_callback,
-    help="Side in pixels.  [default: 64]",
+    help="Image size (side) in pixels.  [default: 64]",
 )
-@click.option("--latent-dim", type=click.IntRange(1, 2**16), help="Length of a latent vector.  [default: 128]")
+@click.option("--latent-dim", type=click.IntRange(1, 2**16), help="Dimension of the latent vectors.  [default: 128]")
 @click.option(
     "--width-g", type=click.IntRange(1, 4096), help="Base channels of the generator.  [default: 64; sketch: 24]"
 )
@@ -68,9 +68,7 @@ SETTINGS = (  # options that are fields of TrainConfig; the others are fields of
     "--width-d", type=click.IntRange(1, 4096), help="Base channels of the discriminator.  [default: 64; sketch: 16]"
 )
 @click.option("--batch-size", type=click.IntRange(2), help="Images per step.  [default: 128; sketch: 16]")
-@click.option(
-    "--steps", type=click.IntRange(1), help="Length of the run; a larger number continues a run that has finished."
-)
+@click.option("--steps", type=click.IntRange(1), help="Length in steps; a larger number continues a finished run.")
 @click.option(
     "--epochs",
     "--num-epochs",
@@ -110,7 +108,7 @@ SETTINGS = (  # options that are fields of TrainConfig; the others are fields of
 @click.option(
     "--save-every-epoch", type=click.IntRange(1), help="Epochs between checkpoints.  [default: every 30 seconds]"
 )
-@click.option("--keep", type=click.IntRange(1), default=3, show_default=True, help="Checkpoints to keep.")
+@click.option("--keep", type=click.IntRange(1), default=3, show_default=True, help="Number of checkpoints to keep.")
 @preset_seed_option
 @workers_option
 @device_option
@@ -124,7 +122,7 @@ SETTINGS = (  # options that are fields of TrainConfig; the others are fields of
     type=click.FloatRange(0, 1),
     help="Share of the JPEGs that a GPU's hardware decoder takes.  [default: 0.65]",
 )
-@click.option("--other-data", is_flag=True, help="Continue the run on the images that the shards hold now.")
+@click.option("--other-data", is_flag=True, help="Continue a run after the images in the shards have changed.")
 @click.option("--resume", is_flag=True, help="Resume --run, or the newest run, with the options it was started with.")
 @force_option
 def train(
@@ -138,7 +136,7 @@ def train(
 ) -> None:
     """Train the DCGAN on the shards.
 
-    The same command resumes a run that was interrupted.
+    Rerunning the same command resumes an interrupted run.
     """
     check_train_options(preset=preset, resume=resume, **options)
     settings = {name: options.pop(name) for name in SETTINGS}
@@ -164,9 +162,13 @@ def check_train_options(*, preset: str, resume: bool, **options: Any) -> None:
     if resume and (options["force"] or preset != "auto"):
         raise click.UsageError("--resume continues an existing run: it can't be combined with --force or --preset")
     if options["other_data"] and (options["force"] or not (resume or options["run"])):
-        raise click.UsageError("--other-data continues a run: name it with --run, or use --resume for the newest")
+        raise click.UsageError(
+            "--other-data continues an existing run: name it with --run, or use --resume for the newest"
+        )
     if options["other_data"] and options["epochs"]:
-        raise click.UsageError("--other-data needs --steps: epochs of two sets of images differ in length")
+        raise click.UsageError(
+            "--other-data needs --steps instead of --epochs: the two sets of images have epochs of different lengths"
+        )
     if options["balance_by"] and options["balance"] in (None, "natural"):
         raise click.UsageError("--balance-by needs --balance uniform or a file of shares")
 
@@ -174,14 +176,14 @@ def check_train_options(*, preset: str, resume: bool, **options: Any) -> None:
 @click.command()
 @workspace_option()
 @run_option
-@click.option("--checkpoint", type=FILE, help="A checkpoint, instead of the run's newest.")
+@click.option("--checkpoint", type=FILE, help="Checkpoint to sample from, instead of the run's newest.")
 @click.option(
     "--num-samples", "count", type=click.IntRange(1), default=2000, show_default=True, help="Number of samples."
 )
 @click.option(
     "--batch-size",
     type=click.IntRange(1),
-    help="Samples generated at the same time, in blocks of 64.  [default: one block per core]",
+    help="Samples generated at a time, in blocks of 64.  [default: one block per core]",
 )
 @click.option(
     "--png-dir", "--out-dir", type=FOLDER, help="Also write PNG files to this folder: sample_00000.png and so on."
@@ -197,25 +199,26 @@ def check_train_options(*, preset: str, resume: bool, **options: Any) -> None:
     "--group",
     "groups",
     multiple=True,
-    help="Request this group of a conditional generator. Repeatable.  [default: all, in their shares in training]",
+    help="Generate only this group, with a conditional generator. Repeatable.  "
+    "[default: all groups, in their training shares]",
 )
 @click.option(
     "--truncation",
     type=POSITIVE,
     callback=finite_callback,
-    help="Truncate the latents' normal distribution at this absolute value: smaller is more typical and less varied.  "
-    "[default: not truncated]",
+    help="Truncate the latents' normal distribution at this absolute value: a smaller one gives more typical and less "
+    "varied samples.  [default: not truncated]",
 )
 @seed_option
 @device_option
 @force_option
 def sample(workspace: Workspace, **options: Any) -> None:
-    """Generate samples of a trained generator.
+    """Generate samples with a trained generator.
 
-    They are written to tar shards and samples.parquet in the folder of the run, and with --png-dir also as PNG files.
+    Writes tar shards and samples.parquet into the folder of the run and, with --png-dir, PNG files.
     """
     if options["run"] and options["checkpoint"]:
-        raise click.UsageError("--run means the newest checkpoint of that run: use it or --checkpoint, not both")
+        raise click.UsageError("--run and --checkpoint are alternatives: use one of them")
     from pipeline.gan.sample import SampleConfig
     from pipeline.gan.sample import sample as generate_samples
 

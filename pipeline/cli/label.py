@@ -26,8 +26,8 @@ from shards.workspace import Workspace
     "--import",
     "csv",
     type=FILE,
-    help="Import a run's labels from this CSV: the original's, or one written with --out-csv.  "
-    "[default --run: the name of the file]",
+    help="Import a run's labels from this CSV: the original FairFace Generator's, or one written with --out-csv.  "
+    "[default for --run: the name of the file]",
 )
 @click.option("--input-dir", type=FOLDER, help="Label this plain folder of images instead, into --out-csv.")
 @click.option("--out-csv", type=FILE, help="CSV for the labels of --input-dir.")
@@ -37,10 +37,10 @@ from shards.workspace import Workspace
     help="An open_clip model, or `embedded`.  [default: ViT-B-32-quickgelu; embedded for synthetic faces]",
 )
 @click.option(
-    "--clip-pretrained", "pretrained", help="Tag of its weights, or the path of a checkpoint.  [default: openai]"
+    "--clip-pretrained", "pretrained", help="Tag of the model's weights, or a checkpoint file.  [default: openai]"
 )
-@click.option("--prompts", help="A prompt set of models/prompts.toml, or a file of the same form.  [default: faces]")
-@click.option("--limit", type=click.IntRange(1), help="Label only this many training images, a random sample.")
+@click.option("--prompts", help="A prompt set of models/prompts.toml, or a file in the same format.  [default: faces]")
+@click.option("--limit", type=click.IntRange(1), help="Label only a random sample of this many training images.")
 @click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Images per forward pass.")
 @device_option
 @force_option
@@ -53,7 +53,7 @@ def label(
 ) -> None:
     """Label a run's samples and the training images.
 
-    Both are labelled by the same methods: CLIP, a probe on its embeddings, and the pixels of the skin.
+    Both are labelled by the same methods: CLIP, a probe on its embeddings, and the colour of skin pixels.
     """
     check_label_options(csv, input_dir, out_csv=out_csv, **options)
     if csv:
@@ -75,7 +75,7 @@ def check_label_options(csv: Path | None, input_dir: Path | None, *, out_csv: Pa
     """Raise UsageError for options that contradict each other or would have no effect."""
     if csv:
         if given_options() - {"workspace", "run", "csv", "force"}:
-            raise click.UsageError("--import takes labels as they are: combine it only with --out, --run and --force")
+            raise click.UsageError("--import can be combined only with --out, --run and --force")
         refuse_torchrun("--import")
     if bool(input_dir) != bool(out_csv):
         raise click.UsageError("--input-dir and --out-csv go together")
@@ -86,11 +86,11 @@ def check_label_options(csv: Path | None, input_dir: Path | None, *, out_csv: Pa
 
 
 @click.command()
-@click.option("--cache", type=FOLDER, help="Folder of the cache.  [default: XDG_CACHE_HOME/fairface]")
+@click.option("--cache", type=FOLDER, help="Cache folder.  [default: XDG_CACHE_HOME/fairface]")
 def labeller(cache: Path | None) -> None:
-    """Fit the labeller of synthetic faces and print its accuracy.
+    """Fit the labeller for synthetic faces and print its accuracy.
 
-    A labeller that is in the cache is not fitted again. `fairface label` fits one when it needs it.
+    A cached labeller is not fitted again. `fairface label` fits one when it needs it.
     """
     from pipeline.labelling.embedded import describe, fit
 

@@ -15,8 +15,8 @@ from pipeline.cli.results import report, sql
 from pipeline.cli.shards import shards, synth, verify
 from shards.errors import FairfaceError
 
-# Threads of torch that wait for each other spin; next to another busy process on the same cores that made a step 40
-# times slower. A short spin costs nothing otherwise and keeps a fifth of the speed there. Read when torch is loaded.
+# Torch's threads spin while they wait for each other, which made a step 40 times slower when another busy process
+# shared the cores. A short spin keeps a fifth of the speed there and costs nothing otherwise. Read when torch loads.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 TERMINATED_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h, "try again"
@@ -24,7 +24,7 @@ INTERRUPTED_EXIT_CODE = 130
 
 
 class Terminated(BaseException):
-    """SIGTERM: like KeyboardInterrupt not an Exception, which a library's `except Exception` might swallow."""
+    """Raised on SIGTERM. Like KeyboardInterrupt it is not an Exception, which a library might catch and ignore."""
 
 
 def raise_terminated(_number: int, _frame: FrameType | None) -> None:
@@ -33,7 +33,7 @@ def raise_terminated(_number: int, _frame: FrameType | None) -> None:
 
 
 class Group(click.Group):
-    """The group of all commands, listed in the order of their use; prints what a user can mend as a single line."""
+    """The group of all commands, listed in order of use; prints an error that the user can fix as a single line."""
 
     def list_commands(self, _context: click.Context) -> list[str]:
         """The commands in the order in which they were added."""
@@ -60,7 +60,7 @@ class Group(click.Group):
 
 
 def error_message(error: Exception) -> str | None:
-    """A line on an error that the user can mend; None for an error that is a bug."""
+    """The one-line message of an error that the user can fix; None for a bug."""
     if isinstance(error, FairfaceError):
         return " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from shards.errors import FairfaceError
-from shards.workspace import Workspace
+from shards.workspace import Workspace, is_unicode
 
 # The modules that define these names load torch or DALI, which --help does without; a test compares them.
 LABEL_COLUMNS = ("gender", "age", "skin_tone", "skin_group", "intersection", "race", "target", "family", "subset")
@@ -31,6 +31,8 @@ BELOW_ONE = click.FloatRange(0, 1, max_open=True)
 
 def workspace_callback(_context: click.Context, _parameter: click.Parameter, value: Path) -> Workspace:
     """The workspace below --out."""
+    if not is_unicode(str(value)):
+        raise click.BadParameter(f"{str(value)!r} is not valid UTF-8: choose another folder")
     return Workspace(value)
 
 
@@ -44,7 +46,7 @@ def workspace_option(*names: str) -> Callable[[Any], Any]:
         default="outputs",
         show_default=True,
         callback=workspace_callback,
-        help="Folder that everything is written to.",
+        help="Output folder.",
     )
 
 
@@ -62,28 +64,28 @@ workers_option = click.option(
 precision_option = click.option(
     "--precision",
     type=click.Choice(["auto", "bf16", "fp32"]),
-    help="auto: bf16 where the device is fast at it.  [default: auto]",
+    help="auto: bf16 where it is faster than fp32.  [default: auto]",
 )
 feed_option = click.option(
     "--feed",
     type=click.Choice(["auto", "resident", "streaming"]),
-    help="auto: resident where the images fit into memory.  [default: auto]",
+    help="auto: resident if the images fit into memory, otherwise streaming.  [default: auto]",
 )
 
 
 def given_options() -> set[str]:
-    """The names of the parameters of the current command that the user gave a value."""
+    """The names of the current command's parameters that the user set."""
     context = click.get_current_context()
     return {name for name in context.params if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
 
 
 def drop_unset(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that have a value: those left at None take the default of the config they go into."""
+    """The options without those that are None, which take the defaults of their config."""
     return {name: value for name, value in options.items() if value is not None}
 
 
 def refuse_torchrun(option: str) -> None:
-    """Raise UsageError where several processes run a command that works in one."""
+    """Raise UsageError if torchrun started several processes of a command that runs in a single one."""
     from shards import distributed
 
     if distributed.world_size() > 1:
@@ -138,7 +140,7 @@ def integer_callback(_context: click.Context, _parameter: click.Parameter, value
 
 
 def finite_callback(_context: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
-    """Refuse infinity and NaN, which a float range lets through."""
+    """Reject infinity and NaN, which a float range accepts."""
     if value is not None and not abs(value) < float("inf"):
         raise click.BadParameter(f"{value} is not a finite number")
     return value

@@ -1,4 +1,4 @@
-"""Commands that answer the question: `report` and `sql`."""
+"""Commands that present the results: `report` and `sql`."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def report(workspace: Workspace, runs: tuple[str, ...], force: bool) -> None:
 @click.option("--views", is_flag=True, help="Print the SQL of the views, for DuckDB's own shell.")
 @click.option("-c", "--command", "text", metavar="SELECT", help="Any SELECT over the views, instead of a question.")
 @click.option(
-    "--param", "parameters", multiple=True, metavar="NAME=VALUE", help="A parameter of the question. Repeatable."
+    "--param", "parameters", multiple=True, metavar="NAME=VALUE", help="Set a parameter of the question. Repeatable."
 )
 @click.option(
     "--format",
@@ -42,7 +42,7 @@ def report(workspace: Workspace, runs: tuple[str, ...], force: bool) -> None:
     show_default=True,
     help="Output format; parquet needs -o.",
 )
-@click.option("-o", "--output", type=FILE, help="File to write to, instead of the terminal.")
+@click.option("-o", "--output", type=FILE, help="Output file, instead of the terminal.")
 def sql(
     workspace: Workspace,
     name: str | None,

@@ -20,14 +20,16 @@ from pipeline.cli.options import (
 )
 from shards.workspace import Workspace
 
-SHARES_HELP = "such as {}; classes that are left out get none."
+SHARES_HELP = "such as {}; classes that are not listed get none."
 
 
 @click.command()
 @workspace_option()
-@click.option("--data", type=FOLDER, help="Folder to write to.  [default: OUT/synthetic]")
+@click.option("--data", type=FOLDER, help="Folder for the faces.  [default: OUT/synthetic]")
 @click.option("--count", type=click.IntRange(1, 10**8), default=6000, show_default=True, help="Number of faces.")
-@click.option("--size", type=click.IntRange(32, 1024), default=128, show_default=True, help="Side in pixels.")
+@click.option(
+    "--size", type=click.IntRange(32, 1024), default=128, show_default=True, help="Image size (side) in pixels."
+)
 @click.option(
     "--gender",
     callback=shares_callback("gender"),
@@ -53,7 +55,7 @@ def synth(
 ) -> None:
     """Render annotated synthetic faces in AI-Face's folder layout.
 
-    Their attributes are known, so that the whole pipeline can be checked against the truth.
+    Their attributes are known, so the whole pipeline can be checked against the truth.
     """
     from shards.synthetic import dataset
 
@@ -83,7 +85,7 @@ def synth(
     multiple=True,
     callback=aliases_callback,
     metavar="NAME=NAME",
-    help="A folder's name in the tables and on disk, where they differ. Repeatable.",
+    help="Two names of the same folder, in the tables and on disk. Repeatable.",
 )
 @click.option(
     "--subset", "subsets", multiple=True, help="Pack only this family or method, such as GANs or FFHQ. Repeatable."
@@ -97,7 +99,9 @@ def synth(
 @click.option("--annotated-only", is_flag=True, help="Leave out images without an annotation row.")
 @click.option("--limit", type=click.IntRange(1), help="Pack a seeded random sample of this many images.")
 @click.option("--shard-images", type=click.IntRange(1, 10**7), help="Images per tar.  [default: 2048]")
-@click.option("--shard-bytes", type=BYTE_SIZE, help="Size of a tar, such as 256MB, by the sizes of the source files.")
+@click.option(
+    "--shard-bytes", type=BYTE_SIZE, help="Size of a tar in source bytes, such as 256MB, instead of --shard-images."
+)
 @click.option(
     "--size", type=click.IntRange(16, 4096), help="Re-encode images as JPEG with this shorter side in pixels."
 )
@@ -138,7 +142,7 @@ def check_pack_options(*, annotations: tuple[Path, ...], no_annotations: bool, *
     if options["size"] and not options["check"]:
         raise click.UsageError("--size decodes every image, so it can't be combined with --no-check")
     if annotations and no_annotations:
-        raise click.UsageError("--annotations and --no-annotations exclude each other")
+        raise click.UsageError("--annotations and --no-annotations can't be combined")
 
 
 def pack(workspace: Workspace, data: Path | None, **options: Any) -> None:
@@ -162,4 +166,4 @@ def verify(workspace: Workspace, workers: int | None) -> None:
 
     faults, images = verification.verify(workspace.shards, workers=workers, progress=console.is_interactive())
     console.print_faults(workspace.shards, faults)
-    console.echo(f"{workspace.shards.folder}: all {images:,} images are as they were packed")
+    console.echo(f"{workspace.shards.folder}: all {images:,} images are intact")

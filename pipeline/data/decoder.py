@@ -15,7 +15,7 @@ from shards.concurrency import available_cpus
 from shards.errors import FairfaceError
 from shards.image_check import EXTENSIONS
 
-# (nvidia.dali.fn) -> the nodes of coded images and of random numbers, None without them
+# (nvidia.dali.fn) -> the nodes of coded images and of random numbers, or None without random numbers
 Source = Callable[[Any], tuple[Any, Any]]
 # (nvidia.dali.fn, nvidia.dali.types, images, random numbers, image size) -> the node of perturbed images
 Perturbation = Callable[[Any, Any, Any, Any, int], Any]
@@ -25,9 +25,9 @@ Perturbation = Callable[[Any, Any, Any, Any, int], Any]
 class DecoderConfig:
     """How DALI decodes."""
 
-    workers: int | None = None  # threads; None: one a core
+    workers: int | None = None  # threads; None: one per core
     hw_decoder_load: float = 0.65  # share of a batch for a GPU's hardware JPEG engine; this is DALI's default
-    pre_resize: int | None = None  # pixels that larger images are reduced to first, so that all are equally sharp
+    pre_resize: int | None = None  # pixels that larger images are first reduced to, so that all are equally sharp
 
 
 def decode_all(
@@ -41,7 +41,7 @@ def decode_all(
     """Yield every image once, in tar order, through DALI's webdataset reader.
 
     Batches are uint8 [<= batch_size, image_size, image_size, 3] on `device`, in DALI's own memory: each is valid until
-    the next one is requested. Raises FairfaceError where a shard differs from what was packed or cannot be decoded.
+    the next one is requested. Raises FairfaceError if a shard differs from what was packed or cannot be decoded.
     """
     paths = [str(shards.folder / name) for name in shards.names]
 
@@ -124,10 +124,10 @@ def run_pipeline(
     decoder: DecoderConfig,
     perturb: Perturbation | None = None,
 ) -> Iterator[Tensor]:
-    """Yield decoded batches of what DALI reads from `source`, without end.
+    """Yield decoded batches of the images that DALI reads from `source`, without end.
 
-    Batches are uint8 [batch_size, image_size, image_size, 3] on `device`. Raises FairfaceError that names the image
-    where one cannot be decoded.
+    Batches are uint8 [batch_size, image_size, image_size, 3] on `device`. Raises FairfaceError, naming the image, if
+    one cannot be decoded.
     """
     shards.verify(workers=decoder.workers)
     pipeline = _define_pipeline(
@@ -142,7 +142,7 @@ def run_pipeline(
                 torch.cuda.current_stream(device).synchronize()
     except RuntimeError as error:
         shards.verified = False
-        shards.verify(workers=decoder.workers)  # names a tar whose bytes changed meanwhile
+        shards.verify(workers=decoder.workers)  # names a tar whose bytes changed in the meantime
         shards.check_decodable(workers=decoder.workers)
         line = next((text for text in str(error).splitlines() if "rror" in text), str(error))[:300]
         raise FairfaceError(f"a shard in {shards.folder} cannot be decoded ({line}){shards.remedy()}") from error

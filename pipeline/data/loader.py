@@ -17,7 +17,7 @@ RESIDENT_MEMORY_SHARE = 0.5  # of the free memory that decoded images may take
 
 @dataclass(frozen=True)
 class FeedConfig:
-    """What a feed's batches look like, and where they go."""
+    """The format of a feed's batches, and their device."""
 
     image_size: int  # pixels
     batch_size: int  # images of this rank
@@ -58,10 +58,10 @@ def resident_feed(shards: ShardSet, sampler: Sampler, config: FeedConfig) -> Bat
 
 
 def streaming_feed(shards: ShardSet, sampler: Sampler, config: FeedConfig) -> Batches:
-    """Yield the same batches for images that do not fit in memory: each image is read and decoded when it is due."""
+    """Yield the same batches for images that do not fit in memory: each image is read and decoded when it is needed."""
     own, _ = shards.covering(config.rank_slice.indices(shards.images))
     own.verify(workers=config.decoder.workers)
-    shards.verified = True  # as far as this rank reads them
+    shards.verified = True  # only the tars that this rank reads
 
     def batches(first_step: int) -> Iterator[Tensor]:
         return decode_batches(

@@ -12,7 +12,7 @@ from pipeline.data.shard_set import ShardSet
 from shards import tar
 from shards.concurrency import map_in_order
 
-MAX_OPEN_FILES = 256  # a process may have only so many
+MAX_OPEN_FILES = 256  # a process can open only a limited number
 READ_AHEAD = 4  # batches
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class MemberReader:
         ]
 
     def _file(self, shard: int) -> int:
-        """Return the descriptor of an open tar; the one open longest is closed when there are too many."""
+        """Return the file descriptor of an open tar; the one open longest is closed when there are too many."""
         if shard not in self.open_files:
             if len(self.open_files) >= MAX_OPEN_FILES:
                 os.close(self.open_files.pop(next(iter(self.open_files))))
@@ -51,7 +51,7 @@ class MemberReader:
 
 
 def read_ahead(read: Callable[[Tensor], T], batches: Iterator[Tensor]) -> Iterator[T]:
-    """Yield `read(batch)` of each batch; a thread reads READ_AHEAD batches ahead."""
+    """Yield `read(batch)` for each batch; a thread reads READ_AHEAD batches ahead."""
     with ThreadPoolExecutor(1) as pool:
         for _, coded in map_in_order(pool, read, ((batch,) for batch in batches), ahead=READ_AHEAD):
             yield coded

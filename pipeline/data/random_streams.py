@@ -2,7 +2,7 @@
 
 import torch
 
-# Purposes: the second number of every stream. They decide results, so a number is never given to another purpose.
+# Purposes: the second number of every stream. They affect results, so a number is never reused for another purpose.
 ORDER = 1  # of the images of an epoch
 LATENTS = 2  # of training
 FLIPS = 3  # horizontal flips of training images

@@ -1,4 +1,4 @@
-"""Which images each step trains on: a pure function of seed, epoch, rank and world size, with no state to save."""
+"""Samplers of each step's images: pure functions of seed, epoch, rank and world size, with no state to save."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,13 +14,13 @@ from pipeline.data.random_streams import BALANCED_DRAWS, ORDER, seeded_generator
 from shards.annotations import intersection
 from shards.errors import FairfaceError
 
-# Images that are shuffled together. More would read more tars at once than a disk's cache holds.
+# Images that are shuffled together. With more, the tars read at the same time would not fit into the disk cache.
 SHUFFLE_WINDOW = 1 << 15
 
 
 @dataclass(frozen=True)
 class RankSlice:
-    """The share of one of several processes: consecutive images, which the shuffle at packing made a random sample."""
+    """The share of one of several processes: consecutive images, a random sample because packing shuffles them."""
 
     rank: int = 0
     world_size: int = 1
@@ -48,7 +48,7 @@ class Sampler(Protocol):
 
 
 class NaturalSampler:
-    """Every image once an epoch, in a new order each time.
+    """Every image once per epoch, in a new order each time.
 
     Up to SHUFFLE_WINDOW images are permuted together. With more, the tars are permuted, and then the images of as many
     successive tars as fill a window. That is random enough after the global shuffle at packing, and a disk reads it in
@@ -92,7 +92,7 @@ class NaturalSampler:
 class BalancedSampler:
     """The groups of a label column in target shares, as exactly as whole images allow.
 
-    Within a group every image is read before one is read again, across epochs too. Images without the label are
+    Within a group every image is read before any is read again, also across epochs. Images without the label are
     excluded.
     """
 
@@ -101,7 +101,7 @@ class BalancedSampler:
     ) -> None:
         """`groups` is the group of each image in tar order, null where it has none.
 
-        Raises FairfaceError where a rank's slice has no image of a group with a share.
+        Raises FairfaceError if a rank's slice has no image of a group with a share.
         """
         self.seed, self.excluded = seed, groups.null_count()  # images of all ranks
         self.images_per_epoch = (len(groups) - self.excluded) // rank_slice.world_size
@@ -114,7 +114,7 @@ class BalancedSampler:
             if count and not all(map(len, by_rank)):
                 raise FairfaceError(
                     f"--balance needs {shares[group]:.1%} of {group}, which has {len(members):,} images: too few for "
-                    f"{rank_slice.world_size} processes to have some each"
+                    f"{rank_slice.world_size} processes to each have some"
                 )
             self.members[group] = by_rank[rank_slice.rank]
 
@@ -123,7 +123,7 @@ class BalancedSampler:
         chosen: list[Tensor] = []
         for i, (group, count) in enumerate(self.counts.items()):
             members, position, end = self.members[group], epoch * count, (epoch + 1) * count
-            while position < end:  # permutations of the group in a row, continued where the last epoch ended
+            while position < end:  # consecutive permutations of the group, continued where the last epoch ended
                 cycle, first = divmod(position, len(members))
                 permutation = _permute(members, self.seed, BALANCED_DRAWS, i, cycle)
                 chosen.append(permutation[first : first + end - position])
@@ -132,9 +132,9 @@ class BalancedSampler:
 
 
 class PairedSampler:
-    """As many real images as fakes in every batch, the real ones first; an epoch has every fake once.
+    """Equally many real images and fakes in every batch, the real ones first; an epoch has every fake once.
 
-    Every real image is read before one is read again, across epochs too.
+    Every real image is read before any is read again, also across epochs.
     """
 
     def __init__(self, sizes: Sequence[int], seed: int, *, batch_size: int, real: Tensor, fake: Tensor) -> None:
@@ -178,11 +178,11 @@ def image_groups(images: pl.DataFrame, column: str) -> pl.Series:
 def target_shares(balance: str | Mapping[str, float], groups: pl.Series, *, column: str) -> dict[str, float]:
     """Return each group's target share, summing to 1: equal for "uniform", otherwise `balance` itself, normalised.
 
-    Raises FairfaceError where no image has the label, and for a group without images.
+    Raises FairfaceError if no image has the label, and for a group without images.
     """
     present = sorted(groups.drop_nulls().unique())
     if not present:
-        raise FairfaceError(f"--balance by {column}: no image has that label")
+        raise FairfaceError(f"no image has the label {column}, which --balance or --conditional needs")
     shares = dict(balance) if isinstance(balance, Mapping) else dict.fromkeys(present, 1.0)
     if unknown := [group for group, share in shares.items() if share and group not in present]:
         raise FairfaceError(

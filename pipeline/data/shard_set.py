@@ -1,4 +1,4 @@
-"""Packed tars to read images from: one pack, or several packs as one."""
+"""Sets of tars to read images from: one pack, or several packs combined."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +15,7 @@ from shards.workspace import ShardsFolder
 
 
 class ShardSet:
-    """Tars in one folder, and how many images each of them holds."""
+    """Tars in one folder, and the number of images in each."""
 
     def __init__(
         self,
@@ -23,11 +23,12 @@ class ShardSet:
         shards: Sequence[ShardEntry],
         *,
         table: Path | None,  # images.parquet, with the hash of every image; None for samples
-        command: str,  # that writes the tars again
+        command: str,  # command that writes the tars again
         parent: "ShardSet | None" = None,  # the full set that this is a subset of
+        decode: bool = False,  # whether `verify` decodes the images, because the packer did not
     ) -> None:
         self.folder, self.shards, self.table, self.command = folder, list(shards), table, command
-        self.parent = parent or self
+        self.parent, self.decode = parent or self, decode
         self.names = [shard.name for shard in self.shards]
         self.sizes = [shard.images for shard in self.shards]  # images of each tar
         self.images = sum(self.sizes)
@@ -35,21 +36,27 @@ class ShardSet:
 
     @classmethod
     def open(cls, shards: ShardsFolder) -> "ShardSet":
-        """Open a finished pack. Raises FairfaceError where there is none or a tar is missing or cut off."""
+        """Open a finished pack. Raises FairfaceError if there is none, or if a tar is missing or truncated."""
         document = load_shards_json(shards)
-        opened = cls(shards.folder, document.shards, table=shards.images, command="fairface shards --force")
+        opened = cls(
+            shards.folder,
+            document.shards,
+            table=shards.images,
+            command="fairface shards --force",
+            decode=not document.options["check"],
+        )
         opened.check_files()
         return opened
 
     @classmethod
     def from_samples(cls, folder: Path, shards: Sequence[ShardEntry]) -> "ShardSet":
-        """Open tars of samples. Raises FairfaceError where one of them is missing or cut off."""
+        """Open tars of samples. Raises FairfaceError if one of them is missing or truncated."""
         opened = cls(folder, shards, table=None, command="fairface sample --force")
         opened.check_files()
         return opened
 
     def check_files(self) -> None:
-        """Raise FairfaceError unless the tars have their sizes: DALI 2.4 may crash the process on a cut file."""
+        """Raise FairfaceError unless the tars have the right sizes: DALI 2.4 may crash on a truncated one."""
         for shard in self.shards:
             path = self.folder / shard.name
             if not path.exists() or path.stat().st_size != shard.bytes or not path.with_suffix(".idx").exists():
@@ -71,7 +78,10 @@ class ShardSet:
                 first = first if kept else start
                 kept.append(shard)
             start += shard.images
-        return ShardSet(self.folder, kept, table=self.table, command=self.command, parent=self.parent), first
+        subset = ShardSet(
+            self.folder, kept, table=self.table, command=self.command, parent=self.parent, decode=self.decode
+        )
+        return subset, first
 
     @cached_property
     def packed(self) -> pl.DataFrame:
@@ -81,16 +91,16 @@ class ShardSet:
         return read_parquet(self.table, ["shard", "key", "bytes", "sha256"])
 
     def verify(self, *, workers: int | None = None) -> None:
-        """Check every byte once.
+        """Check every byte once, and decode the images of a pack that was made without decoding.
 
-        Bytes that changed after packing make DALI's decoder on a CPU crash the process. Raises FairfaceError that names
-        the first fault.
+        Bytes that changed after packing, and images that DALI can't decode, can make its CPU decoder crash the process.
+        Raises FairfaceError that names the first fault.
         """
         if self.verified:
             return
         if self.table:
             packed = self.parent.packed.filter(pl.col("shard").is_in(self.names))
-            if faults := find_damage(ShardsFolder(self.folder), packed, workers=workers):
+            if faults := find_damage(ShardsFolder(self.folder), packed, decode=self.decode, workers=workers):
                 raise FairfaceError(f"{self.folder}/{faults[0]}{self.remedy()}")
         else:
             for shard in self.shards:
@@ -105,10 +115,13 @@ class ShardSet:
 
 
 class ConcatShards(ShardSet):
-    """Several packs as one: the images of each are numbered on from those of the one before."""
+    """Several packs combined: the image indices of each pack continue those of the one before."""
 
     def __init__(self, parts: Sequence[ShardSet]) -> None:
-        listed = [replace(shard, name=str(part.folder / shard.name)) for part in parts for shard in part.shards]
+        # absolute names, because they are joined to the folder of the first part
+        listed = [
+            replace(shard, name=str((part.folder / shard.name).absolute())) for part in parts for shard in part.shards
+        ]
         super().__init__(parts[0].folder, listed, table=None, command=parts[0].command)
         self.parts = list(parts)
 

@@ -21,7 +21,7 @@ from shards.documents import SamplesDocument, ShardsDocument, load_shards_json, 
 from shards.errors import FairfaceError
 from shards.workspace import RunFolder, Workspace
 
-TEST_SHARE = 0.2  # of the faces, where no split names the test faces
+TEST_SHARE = 0.2  # of the faces, if the tables have no test split
 VALIDATION_SPLITS = ("val", "valid", "validation")  # used neither for training nor for testing
 GROUPS = tuple(f"{gender}-{skin}" for gender in ("female", "male") for skin in ("light", "medium", "dark"))
 ATTRIBUTES = ("gender", "skin_group", "age")
@@ -73,9 +73,9 @@ class FacePool:
         return hashlib.sha256(self.training_groups().to_numpy().tobytes()).hexdigest()[:16]
 
     def rank_share(self, rank_slice: RankSlice) -> "FacePool":
-        """A rank's share of the images and of the samples: neighbouring ones, with the whole tars that hold them.
+        """A rank's share of the images and of the samples: consecutive ones, with all tars that contain them.
 
-        Faces in those tars that belong to another rank have no target there.
+        Faces in those tars that belong to another rank have no target.
         """
         if rank_slice.world_size == 1:
             return self
@@ -93,12 +93,12 @@ class FacePool:
 
 
 def build_pool(workspace: Workspace, fakes: str = "auto", *, run: str | None = None) -> FacePool:
-    """The faces in the shards where some are real and some fake (`images`), otherwise with a run's (`samples`).
+    """Build the pool from the shards if they contain real faces and fakes (`images`), otherwise with a run's `samples`.
 
-    With samples, the real faces are the training images that are not fakes themselves; of synthetic images, all are.
-    The test faces are those of the split `test` if the tables name one, otherwise a fifth of the faces, the same for
-    every detector; those of a validation split are not used. Raises FairfaceError if there are no real faces or no
-    fakes to train or test with.
+    With samples, the real faces are the training images that are not fakes themselves, or all images if they are
+    synthetic. The test faces are those of the split `test` if the tables name one, otherwise a fifth of the faces, the
+    same for every detector; faces of a validation split are not used. Raises FairfaceError if there are no real faces
+    or no fakes to train or test with.
     """
     packed, shards = load_shards_json(workspace.shards), ShardSet.open(workspace.shards)
     images = read_parquet(workspace.shards.images).filter(status="packed")
@@ -107,13 +107,13 @@ def build_pool(workspace: Workspace, fakes: str = "auto", *, run: str | None = N
         fakes = "images" if targets >= {"real", "fake"} else "samples"
     if fakes == "images":
         if run:
-            raise FairfaceError("--run names the samples that serve as fakes: give --fakes samples with it")
+            raise FairfaceError("--run names the run whose samples serve as fakes: use it with --fakes samples")
         return pool_from_images(shards, images, manifest=packed.manifest)
     return pool_from_samples(workspace, run, shards=shards, images=images, packed=packed)
 
 
 def pool_from_images(shards: ShardSet, images: pl.DataFrame, *, manifest: str) -> FacePool:
-    """Real images and fakes by their annotation; images of unknown target are not used."""
+    """Build the pool from real images and fakes by annotation; images of unknown target are not used."""
     rows = images.select(
         "key",
         *ATTRIBUTES,
@@ -130,9 +130,9 @@ def pool_from_images(shards: ShardSet, images: pl.DataFrame, *, manifest: str) -
 def pool_from_samples(
     workspace: Workspace, run: str | None, *, shards: ShardSet, images: pl.DataFrame, packed: ShardsDocument
 ) -> FacePool:
-    """Training images as the real faces, and a run's samples as the fakes.
+    """Build the pool from training images as the real faces, and a run's samples as the fakes.
 
-    Both are grouped by the labels of the same labeller, so that its errors are the same on either side.
+    Both are grouped by the labels of the same labeller, so that its errors are the same on both sides.
     """
     folder = run_directory.find_run(workspace, run)
     samples = read_document(folder.samples_document, SamplesDocument)
@@ -171,7 +171,7 @@ def sample_rows(run: RunFolder) -> pl.DataFrame:
 
 
 def assign_faces(pool: FacePool) -> FacePool:
-    """The pool with its test faces selected, and families and groups as numbers.
+    """Build the pool: select its test faces, and convert families and groups to numbers.
 
     Raises FairfaceError if there are no real faces or no fakes to train or test with.
     """
@@ -210,11 +210,11 @@ def assign_test_faces(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def build_sampler(options: DetectorOptions, faces: FacePool, *, world_size: int) -> NaturalSampler | PairedSampler:
-    """The order of a rank's share of the training faces. Raises FairfaceError if they do not fill a batch."""
+    """Build the sampler of a rank's share of the training faces. Raises FairfaceError if they do not fill a batch."""
     images, paired = options.images_per_step, options.spec.paired_batches
     if images % (world_size * (2 if paired else 1)):
         raise FairfaceError(
-            f"a batch of {images} can't be shared by {world_size} processes: give another --train-batchsize"
+            f"a batch of {images} can't be shared by {world_size} processes: choose another --train-batchsize"
         )
     rank_images = images // world_size
     real, fake = faces.mask(fake=False), faces.mask(fake=True)
@@ -225,7 +225,7 @@ def build_sampler(options: DetectorOptions, faces: FacePool, *, world_size: int)
         sampler = NaturalSampler(faces.shards.sizes, options.seed, kept=real | fake)
     if sampler.images_per_epoch < rank_images:
         raise FairfaceError(
-            f"there are fewer training faces than a batch of {images} needs: give a smaller --train-batchsize"
+            f"there are fewer training faces than a batch of {images} needs: choose a smaller --train-batchsize"
         )
     return sampler
 
@@ -233,7 +233,7 @@ def build_sampler(options: DetectorOptions, faces: FacePool, *, world_size: int)
 def iterate_labels(
     faces: FacePool, sampler: Sampler, *, batch_size: int, first_step: int, device: torch.device
 ) -> Iterator[Labels]:
-    """The labels of the faces of `first_step` and of every later step, int64 [batch_size] each, on `device`."""
+    """Yield the labels of the faces of `first_step` and of every later step, int64 [batch_size] each, on `device`."""
     columns = [
         torch.from_numpy(faces.rows[column].cast(pl.Int64).fill_null(-1).to_numpy().copy()).to(device)
         for column in ("fake", "family", "group")

@@ -1,4 +1,4 @@
-"""What a detector's training uses where the user gives no value: preset, options, and those left at `auto`."""
+"""Defaults of a detector's training: preset, options, and the values of options left at `auto`."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,9 +20,9 @@ SKETCH_IMAGE_SIZE = 64  # pixels, rounded up to what the detector takes
 
 
 def resolve_preset(preset: str, workspace: Workspace, *, name: str, device: str) -> str:
-    """`preset` itself unless it is `auto`: then that of the detector `name` where it exists.
+    """Resolve the preset `auto`; return any other preset unchanged.
 
-    Otherwise `benchmark` for real faces on a GPU, and `sketch` elsewhere.
+    `auto` is the preset of the existing detector `name`; otherwise `benchmark` for real faces on a GPU, else `sketch`.
     """
     if preset != "auto":
         return preset
@@ -33,7 +33,7 @@ def resolve_preset(preset: str, workspace: Workspace, *, name: str, device: str)
 
 
 def build_options(workspace: Workspace, model: str, *, preset: str, overrides: Mapping[str, Any]) -> DetectorOptions:
-    """The options of a detector: the preset's, with those of `overrides` (fields of DetectorOptions) replaced."""
+    """Build the options of a detector: the preset's, replaced by `overrides` (fields of DetectorOptions)."""
     options = DetectorOptions(model, image_size=DETECTORS[model].image_size)
     if preset == "sketch":
         options = sketch_options(options)
@@ -43,14 +43,14 @@ def build_options(workspace: Workspace, model: str, *, preset: str, overrides: M
 
 
 def sketch_options(options: DetectorOptions) -> DetectorOptions:
-    """The options for a minute on a laptop: small images and batches."""
+    """The options for a minute of training on a laptop: small images and batches."""
     multiple = options.spec.size_multiple
     size = -(-SKETCH_IMAGE_SIZE // multiple) * multiple
     return replace(options, image_size=size, batch_size=16, epochs=1, lr=5e-3)
 
 
 def resolve_auto(options: DetectorOptions, *, shards: ShardSet, device: torch.device) -> DetectorOptions:
-    """The options with every `auto` resolved for this machine, the feed by the faces' number."""
+    """Resolve every `auto` in the options for this machine; the feed depends on the number of faces."""
     if options.precision == "auto":
         options = replace(options, precision="bf16" if bf16_is_fast(device) else "fp32")
     if options.compile is None:  # on a CPU convolutions take nearly all the time, and compiled ones are slower

@@ -1,4 +1,4 @@
-"""Evaluates a trained detector on the test faces, as they are and perturbed, and on our samples."""
+"""Evaluates a trained detector on the test faces, unperturbed and perturbed, and on samples of the runs."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -49,7 +49,7 @@ class TrainedDetector:
 
     @cached_property
     def net(self) -> Detector:
-        """The network in evaluation mode. All ranks have to ask for it together."""
+        """The network in evaluation mode. All ranks must access it together."""
         net = distributed.run_on_all_ranks(
             lambda: build_detector(self.options, self.config.group_counts, resuming=True)
         )
@@ -77,8 +77,8 @@ def evaluate(
 ) -> bool:
     """Write predictions.parquet: key, detector, target and logit of every face of every evaluation set.
 
-    Each set's predictions are cached until the detector or the faces change, so that none is evaluated twice; cached
-    ones of perturbations that are not requested now stay in the table. Returns whether anything is new.
+    Each set's predictions are cached until the detector or the faces change, so that no set is evaluated twice; cached
+    predictions for perturbations that are not requested stay in the table. Returns whether the table has changed.
     """
     checkpoints = checkpoint.list_checkpoints(folder.checkpoints)
     if not checkpoints:
@@ -86,7 +86,7 @@ def evaluate(
     detector, parts = TrainedDetector(config, checkpoints[-1], inference.device), []
     for eval_set in evaluation_sets(workspace, faces):
         name = detector.cache_name(eval_set, pre_resize=inference.decoder.pre_resize)
-        path = folder.cached_predictions / f"{name}.parquet"
+        path = folder.cached(name)
         cached = distributed.run_on_rank0(partial(is_complete_parquet, path))
         if not cached and eval_set.perturbation not in ("none", *perturbations):
             continue
@@ -97,7 +97,7 @@ def evaluate(
 
 
 def evaluation_sets(workspace: Workspace, faces: FacePool) -> Iterator[EvalSet]:
-    """The test faces as they are and perturbed, and the samples of every run that the pool does not use."""
+    """The test faces, unperturbed and perturbed, and the samples of every run that the pool does not use."""
     indices = torch.from_numpy(faces.rows["test"].arg_true().to_numpy().astype("int64"))
     indices = indices[torch.from_numpy(faces.rows["fake"].is_not_null().to_numpy())[indices]]
     rows = faces.rows.select(FACE_COLUMNS)[indices.numpy()]

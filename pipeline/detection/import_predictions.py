@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from models.clip import CLASSES
-from pipeline.labelling.import_labels import read_csv_text
+from pipeline.labelling.import_labels import check_csv, read_csv_text
 from pipeline.runtime import command_line, utc_now
 from pipeline.training.lifecycle import clear_run
 from shards.atomic_io import exclusive_lock, file_sha256, write_parquet
@@ -25,7 +25,7 @@ TARGETS = {"0": "real", "1": "fake", "real": "real", "fake": "fake"}
 
 @dataclass(frozen=True)
 class ImportedPredictions:
-    """What was imported, and where to."""
+    """The imported predictions and their folder."""
 
     folder: DetectorFolder
     document: PredictionsDocument
@@ -36,12 +36,11 @@ def import_predictions(
 ) -> ImportedPredictions:
     """Write the predictions in `csv` as those of the detector `name`, by default the file's name.
 
-    Columns: gender, skin_group and age as in images.parquet (empty where unknown), target (real, fake, or 0, 1),
+    Columns: gender, skin_group and age as in images.parquet (empty if unknown), target (real, fake, or 0, 1),
     logit (0 or more: fake), and optionally a key. Raises FairfaceError for any other file, and if the detector has
     other predictions already, unless `force` replaces them.
     """
-    if not csv.is_file():
-        raise FairfaceError(f"--import {csv}: there is no such file")
+    check_csv(csv)
     folder = workspace.detector(name or csv.stem)
     table, sha256 = read_predictions_csv(csv), file_sha256(csv)
     with exclusive_lock(folder.folder, "importing into it"):
@@ -68,7 +67,7 @@ def import_predictions(
 
 
 def check_replaceable(folder: DetectorFolder, sha256: str) -> None:
-    """Raise FairfaceError if the folder holds a training, or predictions of another CSV than that with this hash."""
+    """Raise FairfaceError if the folder contains a training run, or predictions of a CSV with another hash."""
     if folder.config.exists():
         raise FairfaceError(f"{folder.folder} was trained here: choose another --name, or replace it with --force")
     previous = read_document(folder.predictions_document, PredictionsDocument)
@@ -79,7 +78,7 @@ def check_replaceable(folder: DetectorFolder, sha256: str) -> None:
 
 
 def read_predictions_csv(csv: Path) -> pl.DataFrame:
-    """The predictions in a CSV: key, gender, skin_group, age, target (text), logit (float64).
+    """Read the predictions in a CSV: key, gender, skin_group, age, target (text), logit (float64).
 
     Raises FairfaceError for missing columns, unknown values and duplicate keys.
     """
@@ -94,12 +93,14 @@ def read_predictions_csv(csv: Path) -> pl.DataFrame:
         table = table.with_columns(key=pl.int_range(pl.len()).cast(pl.String).str.zfill(9))
     table = table.select(pl.col("key", *REQUIRED_COLUMNS).str.strip_chars().replace("", None))
     if table["key"].null_count() or table["key"].n_unique() < len(table):
-        raise FairfaceError(f"{csv}: every row needs a key of its own, or leave the column out")
+        raise FairfaceError(f"{csv}: every row needs a unique key; or leave the column out")
     for column, names in CLASSES_OF_COLUMN.items():
         if unknown := set(table[column].drop_nulls()) - set(names):
-            raise FairfaceError(f"{csv}: {sorted(unknown)[0][:80]!r} is no {column}; choose from {', '.join(names)}")
+            raise FairfaceError(
+                f"{csv}: {sorted(unknown)[0][:80]!r} is not a valid {column}; choose from {', '.join(names)}"
+            )
     if (unknown_target := ~table["target"].is_in(list(TARGETS)).fill_null(False)).any():
-        raise FairfaceError(f"{csv}: target in row {first_true(unknown_target)} is none of {', '.join(TARGETS)}")
+        raise FairfaceError(f"{csv}: target in row {first_true(unknown_target)} is not one of {', '.join(TARGETS)}")
     logit = table["logit"].cast(pl.Float64, strict=False)
     if (not_finite := ~logit.is_finite().fill_null(False)).any():
         raise FairfaceError(f"{csv}: logit in row {first_true(not_finite)} is not a finite number")

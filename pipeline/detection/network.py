@@ -13,10 +13,10 @@ from shards.errors import FairfaceError
 
 
 def build_detector(options: DetectorOptions, group_counts: Sequence[int], *, resuming: bool = False) -> Detector:
-    """The detector that the options name, on the CPU; `group_counts` are the training images of each group.
+    """Build the detector that the options name, on the CPU; `group_counts` are the training images of each group.
 
-    With `resuming` a checkpoint will be loaded: only what no checkpoint holds is initialised with pretrained weights.
-    Raises WeightsUnavailable if pretrained weights cannot be had.
+    With `resuming`, only weights that no checkpoint contains are pretrained, because a checkpoint will be loaded.
+    Raises WeightsUnavailable if pretrained weights are not available.
     """
     from_scratch = options.from_scratch or (resuming and not options.spec.frozen_backbone)
     weights = Weights(None if from_scratch else options.pretrained, from_scratch)
@@ -30,7 +30,7 @@ def frozen_names(net: torch.nn.Module) -> set[str]:
 
 
 def frozen_hash(net: torch.nn.Module) -> str | None:
-    """A hash of the frozen weights; None where there are none."""
+    """A hash of the frozen weights; None if there are none."""
     frozen = frozen_names(net)
     weights = {name.replace(".", "/"): value for name, value in net.named_parameters() if name in frozen}
     return clip.weights_hash(torch.nn.ParameterDict(weights)) if frozen else None

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 from models.detectors import DETECTORS, DetectorSpec
 
-DETECTOR_EXECUTION_OPTIONS = ("feed",)  # change the speed, not the result: they may differ when a training is resumed
+DETECTOR_EXECUTION_OPTIONS = ("feed",)  # change the speed, not the result: they may differ when a run is resumed
 
 
 @dataclass(frozen=True)
 class DetectorOptions:
-    """What determines a detector's weights, in addition to the faces; the defaults are those of AI-Face's benchmark."""
+    """The options that, with the faces, determine a detector's weights; the defaults are AI-Face's benchmark's."""
 
     model: str = "xception"  # a key of DETECTORS
     image_size: int = 256  # pixels

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 HSV_SHIFT = 50  # largest shift: of hue in steps of 2 degrees, of saturation and value in 255ths
-CROP = 7 / 8  # side of the crop, of the image's: 224 of 256 pixels
+CROP = 7 / 8  # side of the crop relative to the image's: 224 of 256 pixels
 RANDOM_NUMBERS = 3  # per face
 
 
@@ -106,7 +106,7 @@ def random_crop(strength: Strength, fn: Any, types: Any, images: Any, random: An
 
 def rotation(strength: Strength, fn: Any, types: Any, images: Any, random: Any, size: int) -> Any:
     """Rotate about the centre; the corners are filled by reflection, which does not repeat the outermost pixels."""
-    edge = size // 4  # a square's corner reaches 0.21 of its side beyond it
+    edge = size // 4  # the corner of a rotated square reaches 0.21 of its side beyond it
 
     def pad_by_reflection(images: Any, axis: int) -> Any:
         flip = {"horizontal": 1} if axis else {"horizontal": 0, "vertical": 1}

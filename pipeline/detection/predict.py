@@ -1,4 +1,4 @@
-"""Predicts the logits of faces, as they are or perturbed."""
+"""Predicts the logits of faces, unperturbed or perturbed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from shards import distributed
 
 @dataclass(frozen=True)
 class InferenceConfig:
-    """How logits are computed; none of it but `decoder.pre_resize` changes them beyond rounding."""
+    """How logits are computed; only `decoder.pre_resize` changes them beyond rounding."""
 
     device: torch.device
     decoder: DecoderConfig
@@ -40,11 +40,11 @@ class EvalSet:
     indices: Tensor  # of the faces, in tar order, int64 [N]
     faces: pl.DataFrame  # source, run, key, fake of each
     perturbation: str  # none, or a key of PERTURBATIONS
-    fingerprint: str  # changes when the predictions may
+    fingerprint: str  # hash that changes whenever the predictions may change
 
     @property
     def title(self) -> str:
-        """For people."""
+        """The name of the set in progress bars."""
         return f"{self.part} faces" + (
             f", {self.perturbation.replace('_', ' ')}" if self.perturbation != "none" else ""
         )
@@ -53,7 +53,7 @@ class EvalSet:
 def predict_logits(
     net: Detector, eval_set: EvalSet, *, options: DetectorOptions, inference: InferenceConfig
 ) -> np.ndarray:
-    """The logits of a set's faces, float64 [N], the same on every rank; each rank predicts its share of them."""
+    """Predict the logits of a set's faces, float64 [N], the same on every rank; each rank predicts its share."""
     rank_slice = RankSlice(distributed.rank(), distributed.world_size())
     mine = rank_slice.indices(len(eval_set.indices))
     indices = eval_set.indices[mine.start : mine.stop]
@@ -74,16 +74,16 @@ def predict_logits(
 def perturbed_batches(
     eval_set: EvalSet, indices: Tensor, *, options: DetectorOptions, inference: InferenceConfig
 ) -> tuple[Iterator[Tensor], bool]:
-    """Batches of the faces `indices`, uint8 [B, S, S, 3], and whether the detector has to resize them to its input."""
+    """Return batches of the faces `indices`, uint8 [B, S, S, 3], and whether the detector must resize them."""
     spec, size, resize = options.spec, options.image_size, True
     perturb = PERTURBATIONS.get(eval_set.perturbation)
     if perturb:
         perturb = partial(perturb, MILD if spec.mild_perturbations else STRONG)
     if eval_set.perturbation == "random_crop":
-        # the benchmark's 224-pixel detectors get crops of 256 pixels that are not resized
+        # the benchmark's 224-pixel detectors get crops of 256-pixel images that are not resized
         size = round(size / CROP) if spec.mild_perturbations else size
         resize = spec.fixed_size and not spec.mild_perturbations
-    # batches are read ahead: what is read beyond the end is discarded
+    # batches are read ahead: those beyond the end are discarded
     index_batches = chain(indices.split(inference.batch_size), repeat(indices[:1]))
     batches = decode_batches(
         eval_set.shards,
@@ -108,7 +108,7 @@ def perturbation_noise(eval_set: EvalSet) -> np.ndarray | None:
 
 @torch.inference_mode()
 def detector_logits(net: Detector, images: Tensor, *, options: DetectorOptions, resize: bool = True) -> Tensor:
-    """Logits of images uint8 [B, S, S, 3] by a detector in evaluation mode, float32 [B] on its device."""
+    """The logits of images uint8 [B, S, S, 3] by a detector in evaluation mode, float32 [B] on its device."""
     with torch.autocast(images.device.type, torch.bfloat16, enabled=options.precision == "bf16"):
         logits: Tensor = net(options.spec.normalise(images, options.image_size if resize else None))
     return logits.float()

@@ -1,4 +1,4 @@
-"""Trains a detector of generated faces and evaluates it; the same command resumes a training that was interrupted."""
+"""Trains a detector of generated faces and evaluates it; rerunning the same command resumes an interrupted run."""
 
 from dataclasses import asdict, dataclass, field, replace
 
@@ -28,7 +28,7 @@ GPU_LOG_EVERY = 20  # steps between two rows of steps.parquet on a GPU; on a CPU
 
 @dataclass(frozen=True)
 class DetectConfig:
-    """A detector's training and evaluation."""
+    """The options of a detector's training and evaluation."""
 
     options: DetectorOptions
     name: str
@@ -52,12 +52,12 @@ class DetectResult:
     steps: int  # that were taken, perhaps more than requested now
     counts: dict[str, int]  # faces: train_real, train_fake, test_real, test_fake
     grouped_by: str  # where the faces' groups come from: annotated, labelled
-    unchanged: bool  # whether it was trained and evaluated already
+    unchanged: bool  # whether it was already trained and evaluated
 
 
 @dataclass(frozen=True)
 class TrainingFaces:
-    """The faces of a training, and this rank's part of them."""
+    """The faces of a training run, and this rank's part of them."""
 
     pool: FacePool  # of all ranks
     share: FacePool  # of this rank
@@ -67,7 +67,7 @@ class TrainingFaces:
 
     @classmethod
     def build(cls, pool: FacePool, options: DetectorOptions) -> "TrainingFaces":
-        """Raises FairfaceError where the faces don't fill a batch, and where the ranks can't share one."""
+        """Build the faces. Raises FairfaceError if they don't fill a batch, or if the ranks can't share one."""
         rank_slice = RankSlice(distributed.rank(), distributed.world_size())
         world_size, share = rank_slice.world_size, pool.rank_share(rank_slice)
         sampler = distributed.run_on_all_ranks(lambda: build_sampler(options, share, world_size=world_size))
@@ -82,9 +82,9 @@ class TrainingFaces:
 def train_detector(workspace: Workspace, config: DetectConfig) -> DetectResult:
     """Train, or resume, the detector that a config names, and evaluate it.
 
-    Raises FairfaceError for faces that a detector can't be trained with, for an existing detector of other options or
-    faces, and for a loss that is not finite; WeightsUnavailable where pretrained weights can't be had, and nothing is
-    replaced then; TrainingInterrupted on SIGTERM or SIGINT, with a checkpoint saved.
+    Raises FairfaceError for unsuitable faces, for an existing detector with other options or faces, and for a loss that
+    is not finite; WeightsUnavailable, before anything is replaced, if pretrained weights are not available;
+    TrainingInterrupted on SIGTERM or SIGINT, after saving a checkpoint.
     """
     folder = workspace.detector(config.name)
     with distributed.process_group():
@@ -112,7 +112,7 @@ def train_detector(workspace: Workspace, config: DetectConfig) -> DetectResult:
 
 
 def build_faces(workspace: Workspace, folder: DetectorFolder, config: DetectConfig) -> FacePool:
-    """The faces that a config names; a training continues with the samples that it started with."""
+    """Build the faces that a config names; a resumed run keeps the samples that it started with."""
     fakes, run = config.fakes, config.run
     if fakes == "auto" and not run and not config.force:
         existing = read_document(folder.config, DetectorConfig)
@@ -121,7 +121,7 @@ def build_faces(workspace: Workspace, folder: DetectorFolder, config: DetectConf
 
 
 class DetectorJob(TrainingJob[DetectorConfig]):
-    """A training of a detector."""
+    """A training run of a detector."""
 
     document = DetectorConfig
     name_option = "--name"
@@ -138,7 +138,7 @@ class DetectorJob(TrainingJob[DetectorConfig]):
         self.progress = config.progress and faces.rank_slice.rank == 0
 
     def check(self) -> None:
-        """Raise FairfaceError where predictions were imported, and where a loss by group has no groups."""
+        """Raise FairfaceError if the predictions were imported, or if a loss over groups has no groups."""
         predictions = None if self.force else read_document(self.predictions, PredictionsDocument)
         if predictions and predictions.imported is not None:
             raise FairfaceError(
@@ -152,7 +152,7 @@ class DetectorJob(TrainingJob[DetectorConfig]):
             )
 
     def create(self) -> DetectorConfig:
-        """The config.json of a new detector."""
+        """Build the config.json of a new detector."""
         options, pool = self.config.options, self.faces.pool
         return DetectorConfig(
             name=self.folder.name,
@@ -172,7 +172,7 @@ class DetectorJob(TrainingJob[DetectorConfig]):
         )
 
     def resume(self, config: DetectorConfig) -> DetectorConfig:
-        """The config.json of an existing detector when it continues, perhaps with another feed."""
+        """Build the config.json with which an existing detector continues, perhaps with another feed."""
         self._check_resumable(config)
         options = self.config.options
         feed = options.feed
@@ -181,7 +181,7 @@ class DetectorJob(TrainingJob[DetectorConfig]):
         return replace(config, options=(config.options or {}) | {"feed": feed})
 
     def announce(self, config: DetectorConfig) -> None:
-        """Print the detector's name, faces and length, and what was resolved."""
+        """Print the detector's name, faces, length and resolved options."""
         options, data = DetectorOptions(**(config.options or {})), config.data
         print(
             f"{config.name}: {options.spec.title}, {data.train_real:,} real faces and {data.train_fake:,} fakes, "
@@ -191,7 +191,7 @@ class DetectorJob(TrainingJob[DetectorConfig]):
         )
 
     def start(self, prepared: PreparedRun[DetectorConfig]) -> Session[DetectorConfig]:
-        """The network as the newest checkpoint left it, and the batches to come."""
+        """Load the newest checkpoint, if any, and prepare the remaining batches."""
         config = prepared.config
         options = DetectorOptions(**(config.options or {}))
         trainer = DetectorTrainer(
@@ -224,7 +224,7 @@ class DetectorJob(TrainingJob[DetectorConfig]):
         )
 
     def _batches(self, options: DetectorOptions, first_step: int) -> Batches:
-        """Images and labels of `first_step` and of every later step."""
+        """Yield the images and labels of `first_step` and of every later step."""
         faces = self.faces
         feed = FeedConfig(
             image_size=options.image_size,
@@ -240,10 +240,10 @@ class DetectorJob(TrainingJob[DetectorConfig]):
         return zip(images, labels, strict=False)
 
     def _check_resumable(self, config: DetectorConfig) -> None:
-        """Raise FairfaceError for a detector of other options, faces or groups."""
+        """Raise FairfaceError if the detector has other options, faces or groups."""
         folder, pool, options = self.folder.folder, self.faces.pool, self.config.options
         if config.data.manifest != pool.manifest:
-            samples = f", the samples of run {config.data.run} among them" if config.data.run else ""
+            samples = f", including the samples of run {config.data.run}" if config.data.run else ""
             raise FairfaceError(f"{folder} was trained on other faces than these{samples}: {self.remedy}")
         if options.spec.uses_groups and config.data.groups_hash != pool.groups_hash():
             raise FairfaceError(f"{folder} was trained on faces with other labels: {self.remedy}")

@@ -1,4 +1,4 @@
-"""Trains and evaluates several detectors one after the other."""
+"""Trains and evaluates several detectors, one after the other."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from shards.workspace import Workspace
 
 @dataclass(frozen=True)
 class DetectorsConfig:
-    """Detectors that are to be trained and evaluated alike."""
+    """Detectors to train and evaluate with the same options."""
 
     models: tuple[str, ...]  # keys of DETECTORS
     overrides: Mapping[str, Any] = field(default_factory=dict)  # of fields of DetectorOptions
@@ -34,7 +34,7 @@ class DetectorsConfig:
 
 @dataclass(frozen=True)
 class SkippedDetector:
-    """A detector whose pretrained weights can't be had."""
+    """A detector whose pretrained weights are not available."""
 
     model: str
     reason: str
@@ -50,8 +50,8 @@ def resolve_models(names: tuple[str, ...]) -> tuple[str, ...]:
 def train_detectors(workspace: Workspace, config: DetectorsConfig) -> Iterator[train.DetectResult | SkippedDetector]:
     """Train and evaluate each detector of a config, and yield its result as soon as it is finished.
 
-    Of several detectors, one whose weights can't be had does not stop the others: it is skipped, and WeightsUnavailable
-    is raised at the end. Other errors are those of `train_detector`.
+    One of several detectors whose weights are not available is skipped, and WeightsUnavailable is raised at the end.
+    Other errors are those of `train_detector`.
     """
     skipped = []
     for model in config.models:
@@ -63,7 +63,7 @@ def train_detectors(workspace: Workspace, config: DetectorsConfig) -> Iterator[t
             skipped.append(model)
             yield SkippedDetector(model, str(error))
     if skipped:
-        raise WeightsUnavailable(f"{', '.join(skipped)} could not be trained: the warnings say what is missing")
+        raise WeightsUnavailable(f"{', '.join(skipped)} could not be trained: see the warnings for what is missing")
 
 
 def build_config(workspace: Workspace, config: DetectorsConfig, *, model: str) -> train.DetectConfig:

@@ -20,11 +20,11 @@ def build_train_config(
     device: str = "auto",
     **settings: Any,
 ) -> TrainConfig:
-    """The config of a training: the preset's options with those of `overrides` (fields of GanOptions) replaced.
+    """Build the config of a training run: the preset's options, replaced by `overrides` (fields of GanOptions).
 
     With `resume`, name, preset, options and length are those of the existing run `settings["run"]`, or of the newest.
-    `settings` are the other fields of TrainConfig. Raises FairfaceError where there are no shards, or nothing that can
-    be resumed.
+    `settings` are the other fields of TrainConfig. Raises FairfaceError if there are no shards, or if no run can be
+    resumed.
     """
     if resume:
         existing = load_resumable(workspace, settings.get("run"))

@@ -16,8 +16,8 @@ WARM_UP_STEPS = 3  # before a capture
 class CapturedStep:
     """Replays a step as one CUDA graph: hundreds of kernel launches become one.
 
-    BatchNorm's statistics, the weights and Adam's state change in place at each replay, as they would without. The
-    warm-up runs that CUDA needs before a capture train as well, and are undone.
+    BatchNorm's statistics, the weights and Adam's state change in place at each replay, as they would without a graph.
+    The warm-up runs that CUDA needs before a capture also update them, and are undone.
     https://docs.pytorch.org/docs/stable/notes/cuda.html#whole-network-capture
     """
 
@@ -35,7 +35,7 @@ class CapturedStep:
         return self._metrics.clone()
 
     def _capture(self, inputs: tuple[Tensor | None, ...]) -> torch.cuda.CUDAGraph:
-        """Record the step; its inputs and what it returns then have fixed places on the device."""
+        """Record the step; its inputs and outputs then have fixed addresses on the device."""
         self._inputs = [None if tensor is None else tensor.clone() for tensor in inputs]
         state, side = deepcopy(self.networks.state()), torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -58,7 +58,7 @@ class CapturedStep:
 
     @torch.no_grad()
     def undo(self, state: dict[str, Any]) -> None:
-        """Copy `state` back into the existing tensors: a graph knows them by their addresses."""
+        """Copy `state` back into the existing tensors, because a graph refers to them by address."""
         for name, network in (("g", self.networks.g), ("d", self.networks.d)):
             network.load_state_dict(state[name])
         for name, adam in (("adam_g", self.networks.adam_g), ("adam_d", self.networks.adam_d)):

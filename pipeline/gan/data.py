@@ -30,13 +30,13 @@ class ConditionClasses:
     """The groups of the label that conditional networks are conditioned on."""
 
     shares: dict[str, float]  # of each class among the images; a class's position is its number
-    numbers: Tensor  # the class of each image in tar order, int64 [images]; -1 where the label is missing
+    numbers: Tensor  # the class of each image in tar order, int64 [images]; -1 if the label is missing
 
     @classmethod
     def from_images(cls, images: pl.DataFrame, options: GanOptions) -> "ConditionClasses":
         """The classes of the label column `options.conditional`.
 
-        Raises FairfaceError where no image has that label, and where the images are balanced by another one.
+        Raises FairfaceError if no image has that label, or if the images are balanced by another one.
         """
         if options.conditional is None:
             raise ValueError("options.conditional is None: the networks are unconditional")
@@ -50,7 +50,7 @@ class ConditionClasses:
                 )
             weights = target_shares(options.balance, groups, column=options.balance_by)
         total = sum(weights.values())
-        # a class that is never shown is left out
+        # a class that is never sampled is left out
         shares = {group: weights[group] / total for group in classes if weights.get(group)}
         numbers = groups.replace_strict({group: i for i, group in enumerate(shares)}, default=-1, return_dtype=pl.Int64)
         return cls(shares, torch.from_numpy(numbers.fill_null(-1).to_numpy().copy()))
@@ -64,7 +64,7 @@ class ConditionClasses:
 
 @dataclass
 class TrainingData:
-    """What a run is trained on, and this rank's part of it."""
+    """The training data of a run, and this rank's part of it."""
 
     shards: ShardSet
     packed: ShardsDocument
@@ -75,9 +75,9 @@ class TrainingData:
 
     @classmethod
     def open(cls, folder: ShardsFolder, options: GanOptions) -> "TrainingData":
-        """The packed images of a folder.
+        """Open the packed images of a folder.
 
-        Raises FairfaceError where nothing was packed, and for options that the images can't be trained with.
+        Raises FairfaceError if nothing was packed, or if the images can't be trained on with these options.
         """
         shards, rank_slice = ShardSet.open(folder), RankSlice(distributed.rank(), distributed.world_size())
         images = read_parquet(folder.images).filter(status="packed")
@@ -118,13 +118,13 @@ def build_sampler(
 ) -> NaturalSampler | BalancedSampler:
     """The order in which this rank's part of the packed `images` is trained on.
 
-    Raises FairfaceError where the images don't fill a batch, where the ranks can't share one, and where the requested
-    balance is impossible.
+    Raises FairfaceError if the images don't fill a batch, if the batch can't be divided by the ranks, or if the
+    requested balance is impossible.
     """
     batch_size, world_size = options.batch_size, rank_slice.world_size
     if batch_size % world_size:
         raise FairfaceError(
-            f"a batch of {batch_size} can't be shared by {world_size} processes: give another --batch-size"
+            f"a batch of {batch_size} can't be shared by {world_size} processes: choose another --batch-size"
         )
     sampler: NaturalSampler | BalancedSampler
     if options.balance == "natural":
@@ -136,7 +136,7 @@ def build_sampler(
         sampler = BalancedSampler(groups, shares, seed=options.seed, rank_slice=rank_slice)
     if sampler.images_per_epoch < batch_size // world_size:
         raise FairfaceError(
-            f"{sampler.images_per_epoch * world_size} images are fewer than a batch of {batch_size}: give a smaller "
+            f"{sampler.images_per_epoch * world_size} images are fewer than a batch of {batch_size}: choose a smaller "
             "--batch-size"
         )
     return sampler

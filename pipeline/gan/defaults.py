@@ -1,4 +1,4 @@
-"""What a DCGAN's training uses where the user gives no value: preset, length, name, and options left at `auto`."""
+"""Defaults of a DCGAN's training: preset, length, name, and the values of options left at `auto`."""
 
 from dataclasses import fields, replace
 
@@ -21,9 +21,9 @@ GPU_ADVISED = 1e11  # FLOP of a step that takes seconds on a CPU
 
 
 def resolve_preset(preset: str, packed: ShardsDocument, *, device: str) -> str:
-    """`preset` itself unless it is `auto`: then `faces` for real images on a GPU, and `sketch` otherwise.
+    """Resolve `auto` to `faces` for real images on a GPU, and to `sketch` otherwise; return any other preset unchanged.
 
-    In the minutes that a CPU has, width 64 shows noise where the small network shows faces.
+    After minutes on a CPU, width 64 still shows noise, whereas the small network shows faces.
     """
     if preset != "auto":
         return preset
@@ -36,8 +36,8 @@ def default_steps(preset: str, steps_per_epoch: int) -> int:
 
 
 def default_run_name(options: GanOptions, manifest: str) -> str:
-    """A run's default name, a function of what decides its weights: the same command finds the same run."""
-    # options at their default are left out, so that a new option does not rename existing runs
+    """A run's default name, derived from everything that affects its weights: the same command finds the same run."""
+    # options at their defaults are left out, so that adding an option does not rename existing runs
     deciding = {f.name: value for f in fields(options) if (value := getattr(options, f.name)) != f.default}
     deciding = {name: value for name, value in deciding.items() if name not in GAN_EXECUTION_OPTIONS}
     return f"dcgan{options.image_size}-{fingerprint([deciding, manifest])[:8]}"
@@ -46,7 +46,7 @@ def default_run_name(options: GanOptions, manifest: str) -> str:
 def resolve_auto(
     options: GanOptions, steps: int, *, shards: ShardSet, device: torch.device
 ) -> tuple[GanOptions, list[str]]:
-    """The options with every `auto` resolved for this machine, and a note on each choice."""
+    """Resolve every `auto` in the options for this machine; return the options and a note on each choice."""
     notes = []
     if options.precision == "auto":
         fast = bf16_is_fast(device)
@@ -58,9 +58,9 @@ def resolve_auto(
     if options.compile is None:
         pays = device.type == "cuda" or step_flop(options) * options.batch_size * steps > COMPILE_PAYS
         options = replace(options, compile=pays)
-        notes.append("compiled" if pays else "eager (a run this short on a CPU would not win back the compiling)")
+        notes.append("compiled" if pays else "eager (compiling does not pay off in a run this short on a CPU)")
     if device.type == "cpu" and step_flop(options) * options.batch_size > GPU_ADVISED:
-        notes.append("a network of this size is for a GPU: --preset sketch learns faces in minutes")
+        notes.append("a network of this size needs a GPU: --preset sketch learns faces in minutes")
     if options.compile and not has_compiler():
         options = replace(options, compile=False)
         notes.append("eager: torch.compile needs a C++ compiler (apt install g++)")

@@ -1,4 +1,4 @@
-"""Generated images: each a pure function of (generator, seed, index, class shares, truncation)."""
+"""Generates images, each a pure function of (generator, seed, index, class shares, truncation)."""
 
 import math
 from collections.abc import Iterator
@@ -63,7 +63,7 @@ def requested_classes(shares: dict[str, float], seed: int, *, block: int) -> Ten
 
 @dataclass(frozen=True)
 class ImageGenerator:
-    """Generates the images of a network and a seed, any of them by its index."""
+    """Generates the images of a network and a seed by index."""
 
     network: Generator  # in evaluation mode, on `device`
     device: torch.device
@@ -94,8 +94,8 @@ class ImageGenerator:
     def iterate_png(self, first: int, count: int) -> Iterator[bytes]:
         """Yield the PNG files of the images `first` to `first + count`, in order.
 
-        Each thread generates and encodes a block of its own on one core. That wastes less than many cores on one block,
-        and gives the same pixels on any number of cores.
+        Each thread generates and encodes its own block on one core. That wastes less time than sharing one block among
+        many cores, and gives the same pixels on any number of cores.
         """
         _ = self.inference_network  # once, before the threads share it
         workers = available_cpus()

@@ -24,7 +24,7 @@ class Networks:
 
     @classmethod
     def new(cls, options: GanOptions, device: torch.device, *, classes: int = 0) -> "Networks":
-        """Untrained networks on `device`, a function of the seed alone; `classes` is 0 for unconditional ones."""
+        """Build untrained networks on `device`, a function of the seed alone; `classes` is 0 for unconditional ones."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
             g = Generator(options.latent_dim, options.width_g, image_size=options.image_size, classes=classes)

@@ -7,7 +7,7 @@ GAN_EXECUTION_OPTIONS = ("feed", "cuda_graphs")  # change the speed, not the res
 
 @dataclass(frozen=True)
 class GanOptions:
-    """What decides a run's weights, in addition to the images and the number of steps."""
+    """The options that determine a run's weights, together with the images and the number of steps."""
 
     image_size: int = 64  # pixels
     latent_dim: int = 128
@@ -17,7 +17,7 @@ class GanOptions:
     lr: float = 2e-4  # of Adam
     beta1: float = 0.5
     beta2: float = 0.999
-    ema: float = 0.995  # decay a step of the generator's moving average
+    ema: float = 0.995  # decay per step of the generator's moving average
     ema_start: int = 100  # step at which the average starts, as a copy of the generator
     flip: bool = True  # mirror half of the images
     balance: str | dict[str, float] = "natural"  # natural | uniform | target shares by group
@@ -25,10 +25,10 @@ class GanOptions:
     conditional: str | None = None  # label column that G and D are conditioned on
     seed: int = 0
     precision: str = "auto"  # auto | bf16 | fp32
-    compile: bool | None = None  # torch.compile; None: where it pays
+    compile: bool | None = None  # torch.compile; None: where it pays off
     cuda_graphs: bool = False  # replay a whole step as one CUDA graph
     feed: str = "auto"  # auto | resident | streaming
 
 
-# `faces` is the DCGAN as published, for real data and a GPU; `sketch` is what a laptop learns in minutes.
+# `faces` is the DCGAN as published, for real data and a GPU; `sketch` learns in minutes on a laptop.
 PRESETS = {"faces": GanOptions(), "sketch": GanOptions(width_g=24, width_d=16, batch_size=16)}

@@ -24,14 +24,14 @@ SHARD_IMAGES = 8192
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """What to sample, and how."""
+    """The options of `fairface sample`."""
 
     run: str | None = None  # whose newest checkpoint is sampled; None: the newest run
     checkpoint: Path | None = None  # instead of a run's newest one
     count: int = 2000  # images
     seed: int = 0
     weights: str = "ema"  # ema: the moving average of the generator; g: the generator itself
-    groups: tuple[str, ...] = ()  # classes of a conditional generator; none: in the shares it was trained on
+    groups: tuple[str, ...] = ()  # classes of a conditional generator; empty: all, in their training shares
     truncation: float | None = None  # bound of the latents, in standard deviations
     png_dir: Path | None = None  # also write sample_00000.png and so on there, as the original does
     batch_size: int | None = None  # images generated at the same time
@@ -52,7 +52,7 @@ class SampleResult:
 def sample(workspace: Workspace, config: SampleConfig) -> SampleResult:
     """Sample a run's newest checkpoint, or any checkpoint, unless the same samples exist.
 
-    Raises FairfaceError where there is no run or checkpoint, and for groups that the generator does not know.
+    Raises FairfaceError if there is no run or checkpoint, and for groups that the generator was not trained on.
     """
     if config.checkpoint:
         folder, path = None, config.checkpoint
@@ -90,8 +90,8 @@ def sample(workspace: Workspace, config: SampleConfig) -> SampleResult:
 def requested_shares(state: dict[str, Any], groups: tuple[str, ...]) -> dict[str, float] | None:
     """Return the shares in which the classes of a checkpoint are sampled; None for an unconditional generator.
 
-    Without `groups`, the shares it was trained on, otherwise equal ones of `groups`. Raises FairfaceError for a group
-    that the generator does not know.
+    Without `groups` these are the training shares, otherwise equal shares of `groups`. Raises FairfaceError for a group
+    that the generator was not trained on.
     """
     classes: dict[str, float] | None = state.get("classes")
     if not groups:
@@ -106,7 +106,7 @@ def requested_shares(state: dict[str, Any], groups: tuple[str, ...]) -> dict[str
 def run_of_checkpoint(workspace: Workspace, path: Path, *, state: dict[str, Any]) -> RunFolder:
     """Return the run that a checkpoint belongs to.
 
-    A checkpoint from outside the workspace gets a run of its own there, named after its run and its file.
+    A checkpoint from outside the workspace gets its own run there, named after its original run and its file.
     """
     path = path.resolve()
     for run in workspace.runs():
@@ -145,7 +145,7 @@ def write_samples(
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     try:
-        shards = _write_tars(new, images, count=count, progress=progress)
+        shards = _write_tars(folder, images, count=count, progress=progress)
         for path in (folder.samples_document, folder.samples_table, *folder.label_files.all()):
             path.unlink(missing_ok=True)
         shutil.rmtree(folder.samples, ignore_errors=True)
@@ -186,17 +186,17 @@ def _describe(
         **deciding,
         fingerprint=fingerprint(deciding),
         step=state["step"],
-        manifest=state["data"]["manifest"],  # of the images that the generator was trained on last
+        manifest=state["data"]["manifest"],  # of the images that the generator was last trained on
         command=command_line(),
         shards=[],
     )
 
 
-def _write_tars(folder: Path, images: ImageGenerator, *, count: int, progress: bool) -> list[ShardEntry]:
+def _write_tars(folder: RunFolder, images: ImageGenerator, *, count: int, progress: bool) -> list[ShardEntry]:
     files, shards = enumerate(images.iterate_png(0, count)), []
     with tqdm(total=count, unit="img", desc="sampling", disable=not progress) as bar:
         for number in range(-(-count // SHARD_IMAGES)):
-            path = folder / f"samples-{number:06d}.tar"
+            path = folder.new_samples_tar(number)
             with tar.TarWriter(path) as writer:
                 for index, data in islice(files, SHARD_IMAGES):
                     writer.add(_key(index), "png", data)
@@ -213,7 +213,7 @@ def _write_tars(folder: Path, images: ImageGenerator, *, count: int, progress: b
 
 
 def _samples_table(run: str, images: ImageGenerator, *, checkpoint: str, shards: list[ShardEntry]) -> pl.DataFrame:
-    """Return samples.parquet: a row a sample, in order."""
+    """Return samples.parquet: one row per sample, in order."""
     names = [shard.name for shard in shards for _ in range(shard.images)]
     count = len(names)
     requested = pl.Series("requested", [None] * count, dtype=pl.String)

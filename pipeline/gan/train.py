@@ -1,4 +1,4 @@
-"""Trains the DCGAN on packed shards; the same command resumes a run that was interrupted."""
+"""Trains the DCGAN on packed shards; rerunning the same command resumes an interrupted run."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -24,20 +24,20 @@ from shards.workspace import RunFolder, Workspace
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training of the DCGAN."""
+    """The options of a DCGAN training run."""
 
     options: GanOptions
     preset: str  # faces | sketch: decides the length where neither steps nor epochs do
     steps: int | None = None  # of the whole run
     epochs: int | None = None  # instead of steps
-    run: str | None = None  # name; None: a function of options and images
+    run: str | None = None  # name; None: derived from options and images
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     sample_every: int = 500  # steps between two grids of samples
     save_every_epoch: int | None = None  # epochs between two checkpoints; None: every half minute
     keep: int = 3  # checkpoints
     force: bool = False  # replace a run of the same name
-    other_data: bool = False  # continue the run on the images that the shards hold now
+    other_data: bool = False  # continue the run on the current shards, whose images have changed
     progress: bool = True  # show a progress bar
 
 
@@ -46,12 +46,12 @@ class TrainResult:
     """A finished run."""
 
     config: RunConfig
-    unchanged: bool  # whether it had all its steps already
+    unchanged: bool  # whether it already had all its steps
 
 
 @dataclass(frozen=True)
 class ResumableRun:
-    """What `--resume` takes from an existing run."""
+    """The settings that `--resume` takes from an existing run."""
 
     name: str
     preset: str
@@ -62,8 +62,8 @@ class ResumableRun:
 def train(workspace: Workspace, config: TrainConfig) -> TrainResult:
     """Train, or resume, the run that a config names.
 
-    Raises FairfaceError for images or options that can't be trained with, for a run of other options or images, and
-    for a loss that is not finite; TrainingInterrupted on SIGTERM or SIGINT, with a checkpoint saved.
+    Raises FairfaceError for unsuitable images or options, for an existing run with other options or images, and for a
+    loss that is not finite; TrainingInterrupted on SIGTERM or SIGINT, after saving a checkpoint.
     """
     with distributed.process_group():
         device = lifecycle.select_device(config.device)
@@ -77,9 +77,9 @@ def train(workspace: Workspace, config: TrainConfig) -> TrainResult:
 
 
 def load_resumable(workspace: Workspace, run: str | None) -> ResumableRun:
-    """What is needed to resume the run `run`, or the newest one where it is None.
+    """Load the settings of the run `run`, or of the newest one if it is None, to resume it.
 
-    Raises FairfaceError where there is no such run, where it was not trained here, and where it has no checkpoint.
+    Raises FairfaceError if there is no such run, if it was not trained here, or if it has no checkpoint.
     """
     folder = run_directory.find_run(workspace, run)
     config = run_directory.read_run(folder)
@@ -90,14 +90,14 @@ def load_resumable(workspace: Workspace, run: str | None) -> ResumableRun:
 
 
 def origin(folder: RunFolder, config: RunConfig) -> str:
-    """A clause on where a run that was not trained here comes from."""
+    """The origin of a run that was not trained here, as a clause."""
     if config.imported is not None:
         return f"{folder.folder} holds labels imported from {config.imported}, not a training run"
     return f"{folder.folder} was sampled from {config.checkpoint}, not trained here"
 
 
 class GanJob(TrainingJob[RunConfig]):
-    """A training of the DCGAN."""
+    """A DCGAN training run."""
 
     document = RunConfig
     name_option = "--run"
@@ -113,10 +113,10 @@ class GanJob(TrainingJob[RunConfig]):
         super().__init__(folder, steps=steps, force=config.force)
         self.config, self.data, self.device = config, data, device
         self.progress = config.progress and data.rank_slice.rank == 0
-        self.notes: list[str] = []  # on what was resolved, for `announce`
+        self.notes: list[str] = []  # on resolved options, for `announce`
 
     def check(self) -> None:
-        """Raise FairfaceError where the folder holds files that don't belong to a run."""
+        """Raise FairfaceError if the folder contains files that don't belong to a run."""
         folder = self.folder.folder
         if folder.exists() and not self.folder.config.exists() and any(folder.iterdir()):
             raise FairfaceError(f"{folder} holds files that don't belong to a run: choose another --run")
@@ -134,7 +134,7 @@ class GanJob(TrainingJob[RunConfig]):
         )
 
     def resume(self, config: RunConfig) -> RunConfig:
-        """The config.json of an existing run when it continues, perhaps with another feed or on other images."""
+        """Build the config.json with which an existing run continues, perhaps with another feed or other images."""
         self._check_resumable(config)
         options, source = self.config.options, self.data.source
         feed = options.feed
@@ -149,7 +149,7 @@ class GanJob(TrainingJob[RunConfig]):
         return replace(config, data=source, previous_data=[*config.previous_data, config.data])
 
     def announce(self, config: RunConfig) -> None:
-        """Print the run's name, images and length, and what was resolved."""
+        """Print the run's name, images, length and resolved options."""
         notes = f"; {', '.join(self.notes)}" if self.notes else ""
         print(
             f"{config.name}: {self.data.shards.images:,} images, {self.steps:,} steps of "
@@ -157,7 +157,7 @@ class GanJob(TrainingJob[RunConfig]):
         )
 
     def start(self, prepared: PreparedRun[RunConfig]) -> Session[RunConfig]:
-        """The networks as the newest checkpoint left them, and the batches to come."""
+        """Load the newest checkpoint, if any, and prepare the remaining batches."""
         config, data = prepared.config, self.data
         options = GanOptions(**(config.options or {}))
         excluded = data.sampler.excluded
@@ -182,7 +182,7 @@ class GanJob(TrainingJob[RunConfig]):
         )
 
     def _batches(self, options: GanOptions, first_step: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Images and labels of `first_step` and of every later step."""
+        """Yield the images and labels of `first_step` and of every later step."""
         data = self.data
         feed = FeedConfig(
             image_size=options.image_size,
@@ -199,13 +199,13 @@ class GanJob(TrainingJob[RunConfig]):
         return zip(images, labels, strict=False)
 
     def _check_resumable(self, config: RunConfig) -> None:
-        """Raise FairfaceError for a run of other options or classes, and of other images unless that is intended."""
+        """Raise FairfaceError if the run has other options or classes, or other images without --other-data."""
         folder = self.folder.folder
         if config.requested_options is None or config.data is None:
             raise FairfaceError(f"{origin(RunFolder(folder), config)}: choose another --run")
         if config.data.manifest != self.data.packed.manifest and not self.config.other_data:
             raise FairfaceError(
-                f"{folder} was trained on other images than the shards hold now: choose another --run, replace it with "
+                f"{folder} was trained on other images than the current shards: choose another --run, replace it with "
                 "--force, or continue on these with --other-data"
             )
         self.check_same_options(config, asdict(self.config.options))

@@ -1,4 +1,4 @@
-"""One training step of the DCGAN on one device, compiled or captured where that pays."""
+"""One training step of the DCGAN on one device, compiled or captured as a CUDA graph where that pays off."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,12 +17,12 @@ from pipeline.gan.networks import Networks
 from pipeline.gan.options import GanOptions
 from pipeline.training.distributed import average_across_ranks
 
-GRID_SEED = 2**31  # the step of the grid's latents, outside of every training's
+GRID_SEED = 2**31  # the step of the grid's latents, which no training reaches
 GRID_IMAGES, GRID_ROW = 64, 8
 
 
 class GanTrainer:
-    """Takes training steps on `device`; a step's randomness is a function of (seed, step)."""
+    """Performs training steps on `device`; a step's randomness is a function of (seed, step)."""
 
     metric_names = ("loss_d", "loss_g", "d_real", "d_fake")
 
@@ -51,7 +51,7 @@ class GanTrainer:
         return f"D {values[0]:.2f} G {values[1]:.2f}"
 
     def state(self) -> dict[str, Any]:
-        """Everything that resuming needs."""
+        """The state that resuming needs."""
         return self.networks.state()
 
     def load(self, state: dict[str, Any]) -> None:
@@ -62,8 +62,8 @@ class GanTrainer:
         """Update D, then G, on uint8 [B, S, S, 3]; returns [loss_d, loss_g, d_real, d_fake], float32 on the device.
 
         B is this rank's share of the batch. Conditional networks take the labels int64 [B] of the images, and the
-        fakes are generated for the same ones. G's step takes the fakes of D's step, as the original does: G runs
-        forward once.
+        fakes are generated for the same labels. G's step reuses the fakes of D's step, as in the original, so that G
+        runs forward only once.
         """
         world_size, rank = self.rank_slice.world_size, self.rank_slice.rank
         batch, share = len(images) * world_size, slice(len(images) * rank, len(images) * (rank + 1))
@@ -97,7 +97,7 @@ class GanTrainer:
         loss_d.backward()
         average_across_ranks(_gradients(networks.d), self.rank_slice)
         networks.adam_d.step()
-        networks.d.requires_grad_(False)  # D's weights take no gradient from G's loss
+        networks.d.requires_grad_(False)  # D's weights get no gradient from G's loss
         loss_g = self.g_loss(fake, labels)
         networks.adam_g.zero_grad(set_to_none=True)
         loss_g.backward()
@@ -105,13 +105,13 @@ class GanTrainer:
         networks.adam_g.step()
         networks.d.requires_grad_(True)
         metrics = torch.cat([torch.stack([loss_d.detach(), loss_g.detach()]), means])
-        # BatchNorm's statistics too: every rank has the same state after every step, and any one can save it
+        # with BatchNorm's statistics, so that every rank has the same state after every step and any rank can save it
         buffers = [b for net in (networks.g, networks.d) for b in net.buffers() if b.is_floating_point()]
         average_across_ranks([metrics, *buffers], self.rank_slice)
         return metrics
 
     def mirrored(self, step: int, count: int) -> Tensor:
-        """Which half of a step's images is flipped, bool [count] on the device."""
+        """A random mask of the images that a step flips, each with probability 0.5, bool [count] on the device."""
         generator = seeded_generator(self.device, self.options.seed, FLIPS, step)
         return torch.rand(count, generator=generator, device=self.device) < 0.5
 
@@ -122,7 +122,7 @@ class GanTrainer:
 
     @torch.no_grad()
     def _update_average(self, step: int) -> None:
-        """Move the average towards G, weights and BatchNorm's statistics alike; before `ema_start` it is a copy."""
+        """Move the average (weights and BatchNorm's statistics) towards G; before `ema_start` it is a copy of G."""
         weight = 1 - self.options.ema if step >= self.options.ema_start else 1.0
         average, current = (
             [t for t in net.state_dict().values() if t.is_floating_point()]
@@ -132,9 +132,9 @@ class GanTrainer:
 
     @torch.no_grad()
     def grid(self) -> Tensor:
-        """64 images of the moving average from latents that stay the same: float32 [64, 3, S, S] in [0, 1].
+        """Generate 64 images with the moving average from fixed latents: float32 [64, 3, S, S] in [0, 1].
 
-        Each row of 8 is of one class where the generator is conditional.
+        With a conditional generator, each row of 8 shows one class.
         """
         net = self.networks.ema.eval()
         rows = torch.arange(GRID_IMAGES, device=self.device) // GRID_ROW
@@ -147,7 +147,7 @@ def _gradients(network: torch.nn.Module) -> list[Tensor]:
 
 
 def step_flop(options: GanOptions) -> float:
-    """Floating-point operations of one training step per image, as torch counts them."""
+    """Floating-point operations of one training step per image, as counted by torch."""
     trainer = GanTrainer(replace(options, compile=False, precision="fp32", conditional=None), torch.device("cpu"))
     with FlopCounterMode(display=False) as counter:
         trainer.step(0, torch.zeros(2, options.image_size, options.image_size, 3, dtype=torch.uint8))

@@ -1,1 +1,1 @@
-"""Labels images by CLIP, by a probe on its embeddings and by the pixels of the skin, and evaluates these methods."""
+"""Labels images by CLIP, by a probe on its embeddings and by the colour of skin pixels, and evaluates these methods."""

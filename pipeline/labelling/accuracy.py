@@ -17,7 +17,7 @@ SCHEMA = {
 
 
 def annotations_of(images: pl.DataFrame, keys: pl.Series) -> pl.DataFrame:
-    """key and the EVALUATED_ATTRIBUTES, as text, of the images `keys`, in the order of `keys`."""
+    """The key and EVALUATED_ATTRIBUTES, as text, of the images `keys`, in their order."""
     columns = [name for name in ("gender", "age", "skin_tone") if name in images.columns]
     table = keys.to_frame("key").join(images.select("key", *columns), on="key", how="left", maintain_order="left")
     return add_derived_attributes(
@@ -36,8 +36,8 @@ def add_derived_attributes(table: pl.DataFrame) -> pl.DataFrame:
 def accuracy_table(truth: pl.DataFrame, methods: dict[str, pl.DataFrame]) -> pl.DataFrame:
     """Accuracy and balanced accuracy (mean recall) by attribute and method, on images that none was fitted to.
 
-    Returns the columns of SCHEMA and `selected`. Of CLIP and the probe the one with the higher balanced accuracy is
-    selected for each attribute, CLIP on a tie; the pixels are only a check.
+    Returns the columns of SCHEMA and `selected`. For each attribute, CLIP or the probe is selected, whichever has the
+    higher balanced accuracy (CLIP on a tie); the pixels are only a check.
     """
     rows = []
     for method, labels in methods.items():
@@ -53,7 +53,7 @@ def accuracy_table(truth: pl.DataFrame, methods: dict[str, pl.DataFrame]) -> pl.
 
 
 def agreement(truth: pl.Series, predicted: pl.Series) -> tuple[int, float, float] | None:
-    """How many values of `truth` are not null, accuracy and balanced accuracy on them; None if all are null."""
+    """The number of non-null values of `truth`, and accuracy and balanced accuracy on them; None if all are null."""
     pairs = pl.DataFrame({"truth": truth, "predicted": predicted}).drop_nulls("truth")
     if pairs.is_empty():
         return None
@@ -64,7 +64,7 @@ def agreement(truth: pl.Series, predicted: pl.Series) -> tuple[int, float, float
 
 
 def select_methods(accuracies: pl.DataFrame) -> pl.DataFrame:
-    """`accuracies` with the column `selected`: true for the better one of CLIP and the probe by attribute."""
+    """Add the column `selected` to `accuracies`: true for the better of CLIP and the probe, by attribute."""
     best = (
         accuracies.filter(pl.col("method") != "pixels")
         .sort("balanced_accuracy", "method", descending=[True, False])

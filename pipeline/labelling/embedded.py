@@ -1,4 +1,4 @@
-"""The embedded labeller of synthetic faces: fitted on first use, then read from a cache."""
+"""The embedded labeller for synthetic faces: fitted on first use, then read from a cache."""
 
 import os
 import time
@@ -39,7 +39,7 @@ class EmbeddedDocument(Document):
 def load_embedded(
     device: str | torch.device = "cpu", cache: Path | None = None, *, progress: bool = True
 ) -> clip.Labeller:
-    """The labeller of synthetic faces, fitted on first use; `cache` is a folder, the user's cache by default.
+    """Load the labeller for synthetic faces, fitted on first use; `cache` is a folder, the user's cache by default.
 
     Raises FairfaceError for a cache that cannot be written and for damaged weights.
     """
@@ -67,7 +67,7 @@ def fit(
         path.parent.mkdir(parents=True, exist_ok=True)
         images, classes = embedded_fit.render_faces(faces, 2 * seed + 1_000_000, progress=progress)
         model = embedded_fit.fit_model(images, classes, steps=steps, seed=seed, progress=progress)
-        model.half().float()  # rounds the weights: those that are measured are those that are saved
+        model.half().float()  # rounds the weights, so that the saved weights are the ones that are measured
         held_out = embedded_fit.render_faces(HELD_OUT, 2 * seed + 1_000_001, progress=progress)
         accuracies = embedded_fit.measure(model, *held_out)
         seconds = round(time.monotonic() - start, 1)
@@ -97,7 +97,7 @@ def describe(path: Path) -> str:
 
 
 def cache_path(cache: Path | None, *, steps: int, faces: int, seed: int) -> Path:
-    """The path of the weights: its name has a hash of everything that decides them."""
+    """The path of the weights, whose name contains a hash of everything that determines them."""
     folder = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fairface"
     inputs = [
         REVISION,

@@ -30,14 +30,14 @@ from shards.synthetic.render import render
 
 BATCH, LR, DECAY = 64, 1.5e-3, 0.05
 GENDER_WEIGHT = 2.5  # in the loss: gender is learnt last; its accuracy is 0.97 without and 0.99 with the weight
-AUGMENTED_EDGES = (24, 55)  # pixels that the first half of a batch is reduced to
-ONE_PROCESS_FACES = 2000  # about 2 ms each: up to here starting more processes takes longer than it saves
+AUGMENTED_EDGES = (24, 55)  # pixels to which the first half of a batch is reduced
+ONE_PROCESS_FACES = 2000  # about 2 ms each: up to this number, starting more processes takes longer than it saves
 # Kinds of captions, by the attributes that they name: each attribute, each pair and all three.
 KINDS = tuple(kind for n in (1, 2, 3) for kind in itertools.combinations(range(len(ATTRIBUTES)), n))
 
 
 def render_faces(count: int, seed: int, *, progress: bool = True) -> tuple[Tensor, Tensor]:
-    """Synthetic faces whose classes are all equally likely.
+    """Render synthetic faces whose classes are all equally likely.
 
     Returns images, uint8 [count, 3, 64, 64], and their classes as indices into CLASSES, int64 [count, 3]. The images
     are rendered at 128 pixels and reduced by an antialiased triangle filter, as the feed reduces the training images.
@@ -86,7 +86,7 @@ def caption_index(kind: tuple[int, ...], classes: Tensor) -> Tensor:
 
 
 def augment(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Images [B, 3, 64, 64] blurred as a generator blurs them, with noise, mirrored and shifted: float32 in 0-255.
+    """Augment images [B, 3, 64, 64] with a generator's kind of blur, noise, mirroring and shifts: float32 in 0-255.
 
     The first half of the batch is reduced to 24-55 pixels and enlarged again.
     """
@@ -102,9 +102,9 @@ def augment(images: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def fit_model(images: Tensor, classes: Tensor, *, steps: int, seed: int, progress: bool = True) -> open_clip.CLIP:
-    """A model fitted for `steps` batches to images, uint8 [N, 3, 64, 64], and their classes, int64 [N, 3].
+    """Fit a model for `steps` batches to images, uint8 [N, 3, 64, 64], and their classes, int64 [N, 3].
 
-    The result is a function of these arguments (and of the machine's arithmetic); torch's own random state is kept.
+    The result depends only on these arguments and the machine's arithmetic; torch's global random state is restored.
     """
     rng = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
@@ -137,8 +137,8 @@ def contrastive_loss(
 ) -> Tensor:
     """CLIP's image-to-text loss, summed over the captions of single attributes and of one random kind of several.
 
-    Captions repeat within a batch. Therefore an image is contrasted with the distinct captions of a kind rather than
-    with those of the other images, where a repeated caption would be right and wrong at once.
+    Captions repeat within a batch. Therefore an image is contrasted with the distinct captions of a kind instead of
+    the captions of the other images, where a repeated caption would be both right and wrong.
     """
     kinds = [0, 1, 2, int(torch.randint(3, len(KINDS), (), generator=rng))]
     text = model.encode_text(torch.cat([tokens[kind] for kind in kinds]), normalize=True)

@@ -1,4 +1,4 @@
-"""Imports labels that were made elsewhere: the original FairFace Generator's CSV, or one of `fairface label`."""
+"""Imports external labels: the original FairFace Generator's CSV, or one written by `fairface label`."""
 
 import re
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from shards.workspace import RunFolder, Workspace
 ORIGINAL_COLUMNS = {"Image Path", "GenderIdx", "SkinTonePred"}
 OUR_COLUMNS = {"Image Path", *CLASSES}
 DUPLICATE_COLUMN = re.compile(r"_duplicated_\d+$")  # Polars' suffix for a column whose name occurs again
-SAMPLE_NAME = re.compile(r"sample_(\d+)\.\w+$")  # the file name of a sample, the original's and ours
+SAMPLE_NAME = re.compile(r"sample_(\d+)\.\w+$")  # a sample's file name, in the original and here
 MAX_PROBABILITY = 1.001  # leaves room for rounding
 
 
@@ -50,7 +50,7 @@ def import_labels(workspace: Workspace, csv: Path, *, run: str | None = None, fo
     if not folder.config.exists():
         config = RunConfig(name=folder.name, status="imported", started=utc_now(), imported=str(csv))
         write_document(folder.config, config)
-    # before older files are removed: a full disk then costs nothing
+    # before older files are removed, so that a full disk loses nothing
     tables.write_label_table(files.labels, labels, document=document, method="imported", labeller=labeller)
     for path in files.all():
         if path != files.labels:
@@ -70,7 +70,7 @@ def check_csv(csv: Path) -> None:
 
 
 def read_csv_text(csv: Path) -> pl.DataFrame:
-    """A CSV with all values as text. Raises FairfaceError for another file, and for a column that occurs twice."""
+    """Read a CSV with all values as text. Raises FairfaceError for any other file, and for duplicate columns."""
     try:
         table = pl.read_csv(csv, infer_schema=False, glob=False)
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
@@ -81,7 +81,7 @@ def read_csv_text(csv: Path) -> pl.DataFrame:
 
 
 def read_labels_csv(csv: Path) -> pl.DataFrame:
-    """path, gender, age, skin_tone, and those of the probabilities that the file has.
+    """Read path, gender, age, skin_tone, and any probabilities in the file.
 
     Raises FairfaceError for missing columns, unknown classes and invalid probabilities.
     """
@@ -102,7 +102,7 @@ def read_labels_csv(csv: Path) -> pl.DataFrame:
 
 
 def rename_original_columns(table: pl.DataFrame) -> pl.DataFrame:
-    """The original's columns under our names. GenderIdx is 0 for a man and 1 for a woman; there are no ages."""
+    """Rename the original's columns to ours. GenderIdx is 0 for a man and 1 for a woman; there are no ages."""
     probabilities = {"p_female": "GenderProb_woman", "p_male": "GenderProb_man"}
     return table.select(
         pl.col("Image Path").alias("path"),
@@ -121,7 +121,7 @@ def parse_classes(labels: pl.DataFrame, csv: Path) -> pl.DataFrame:
     labels = labels.with_columns(pl.col(name).str.strip_chars().replace("", None) for name in CLASSES)
     for name, classes in CLASSES.items():
         if unknown := set(labels[name].drop_nulls()) - set(classes):
-            raise FairfaceError(f"{csv}: {min(unknown)!r} is no {name}; they are {', '.join(classes)}")
+            raise FairfaceError(f"{csv}: {min(unknown)!r} is not a valid {name}; choose from {', '.join(classes)}")
     if labels.is_empty():
         raise FairfaceError(f"{csv} has no labels")
     return labels

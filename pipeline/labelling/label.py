@@ -41,10 +41,10 @@ class FolderResult:
 def label(workspace: Workspace, config: LabelConfig | None = None) -> LabelResult:
     """Label the training images and a run's samples alike, at the run's image size, and evaluate the labels.
 
-    The methods are CLIP with prompts, a probe on its embeddings where images are annotated, and the pixels of the
-    skin. With `limit`, only the first training images are labelled, which are a random sample because packing shuffles
-    them. Several processes (torchrun) share the shards. Raises FairfaceError where samples are missing, where the
-    labels of another labeller would be replaced, and where another process is labelling.
+    The methods are CLIP with prompts, a probe on its embeddings if images are annotated, and the colour of skin
+    pixels. With `limit`, only the first training images are labelled, which are a random sample because packing
+    shuffles them. Several processes (torchrun) share the shards. Raises FairfaceError if samples are missing, if the
+    labels of another labeller would be replaced, or if another process is labelling.
     """
     config, shards = config or LabelConfig(), workspace.shards
     with distributed.process_group(), ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Chooses the labeller, and refuses one that would silently replace the labels of another."""
+"""Chooses the labeller, and refuses one that would silently replace another's labels."""
 
 from dataclasses import dataclass
 
@@ -32,21 +32,21 @@ class LabelConfig:
 
     @property
     def names_labeller(self) -> bool:
-        """Whether any option says which labeller to use."""
+        """Whether any option selects a labeller."""
         return bool(self.model or self.pretrained or self.prompts)
 
 
 def choose_labeller(config: LabelConfig, device: torch.device, *, synthetic: bool, progress: bool) -> clip.Labeller:
-    """The labeller that `config` names; by default the embedded one for synthetic faces, OpenAI's CLIP for others.
+    """Load the labeller that `config` names; by default the embedded one for synthetic faces, OpenAI's CLIP for others.
 
     If CLIP's weights are unavailable and no option names a labeller, the embedded one labels real faces as well, with
     a warning that the report repeats: its labels of real faces are hardly meaningful. Raises FairfaceError for options
-    that contradict each other, WeightsUnavailable where a named labeller's weights cannot be had.
+    that contradict each other, WeightsUnavailable if a named labeller's weights are not available.
     """
     if config.model == "embedded" or (synthetic and not (config.model or config.pretrained)):
         if config.pretrained or config.prompts:
             raise FairfaceError(
-                "--clip-pretrained and --prompts apply to other models than the embedded labeller: give --clip-model"
+                "--clip-pretrained and --prompts do not apply to the embedded labeller: choose another --clip-model"
             )
         return embedded.load_embedded(device, progress=progress)
     try:
@@ -61,7 +61,7 @@ def choose_labeller(config: LabelConfig, device: torch.device, *, synthetic: boo
             raise
         click.echo(
             f"Warning: {error}. Until then the embedded labeller is used, which was fitted to synthetic faces: "
-            "do not rely on its labels of real ones.",
+            "do not rely on its labels of real faces.",
             err=True,
         )
         return embedded.load_embedded(device, progress=progress)
@@ -70,7 +70,7 @@ def choose_labeller(config: LabelConfig, device: torch.device, *, synthetic: boo
 def choose_same_labeller(
     config: LabelConfig, device: torch.device, *, synthetic: bool, progress: bool
 ) -> clip.Labeller:
-    """The same labeller on every rank. Raises FairfaceError where the ranks have different ones."""
+    """Load the same labeller on every rank. Raises FairfaceError if the ranks have different ones."""
 
     def choose() -> clip.Labeller:
         return choose_labeller(config, device, synthetic=synthetic, progress=progress)
@@ -87,15 +87,15 @@ def check_same_labeller(name: str, first: str) -> None:
     """Raise FairfaceError if this process would label differently from the first one."""
     if name != first:
         raise FairfaceError(
-            f"this process has the labeller {name}, the first one {first}: give all processes the same cache"
+            f"this process has the labeller {name}, and rank 0 has {first}: give all processes the same cache"
         )
 
 
 def check_overwrite(files: LabelFiles, labeller: str, *, requested: bool) -> None:
-    """Raise FairfaceError where labels of another labeller would be replaced without the user's intention.
+    """Raise FairfaceError if another labeller's labels would be replaced unintentionally.
 
-    Those of another model are replaced only if the new labeller was `requested`, imported ones never, because they
-    cannot be computed again. Those of an older embedded labeller are always replaced.
+    Another model's labels are replaced only if the new labeller was `requested`, and imported labels never, because
+    they cannot be computed again. Labels of an older embedded labeller are always replaced.
     """
     document = read_document(files.document, LabelsDocument)
     if document is None:
@@ -107,5 +107,5 @@ def check_overwrite(files: LabelFiles, labeller: str, *, requested: bool) -> Non
     if old != labeller and not both_embedded and not requested:
         raise FairfaceError(
             f"{files.folder} has labels of {old}: name that model again (--clip-model, --clip-pretrained, --prompts), "
-            f"or replace them by labels of {labeller} with --force"
+            f"or replace them with labels of {labeller} with --force"
         )

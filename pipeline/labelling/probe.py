@@ -1,7 +1,7 @@
 """Fits the probe to annotated training images, labels both sides with it, and evaluates the labellers.
 
-Half of the training images are for the fit. The accuracy of every labeller is measured on the others, which alone
-represent the training side wherever the probe's labels are used.
+The probe is fitted to half of the training images. The accuracy of every labeller is measured on the other half, which
+alone represents the training side wherever the probe's labels are used.
 """
 
 import polars as pl
@@ -25,9 +25,9 @@ MAX_FIT_IMAGES = 50_000  # annotated images that the probe is fitted to, at most
 def evaluate_labellers(shards: ShardsFolder, samples: LabelFiles, *, force: bool = False) -> pl.DataFrame | None:
     """Label the training images and a run's samples with the probe, and evaluate the labellers.
 
-    Writes labellers.parquet and the probe's weights for the training side, the probe's labels for both sides. Returns
-    the rows of labellers.parquet: attribute, method, labeller, n, accuracy, balanced_accuracy, selected. Where too few
-    images are annotated, none of these files is written and the result is None.
+    Writes labellers.parquet and the probe's weights for the training side, and the probe's labels for both sides.
+    Returns the rows of labellers.parquet: attribute, method, labeller, n, accuracy, balanced_accuracy, selected. If too
+    few images are annotated, none of these files is written and the result is None.
     """
     files = shards.label_files
     labels = load_labels_document(files)
@@ -50,7 +50,7 @@ def evaluate_labellers(shards: ShardsFolder, samples: LabelFiles, *, force: bool
 
 
 def load_labels_document(files: LabelFiles) -> LabelsDocument:
-    """labels.json of labelled images. Raises FairfaceError where there is none."""
+    """Read labels.json of labelled images. Raises FairfaceError if there is none."""
     document = read_document(files.document, LabelsDocument)
     if document is None:
         raise FairfaceError(f"{files.document} is missing: run `fairface label`")
@@ -58,7 +58,7 @@ def load_labels_document(files: LabelFiles) -> LabelsDocument:
 
 
 def mark_evaluated(files: LabelFiles) -> None:
-    """Record in labels.json that the evaluation is complete: a killed one must not pass for complete."""
+    """Record in labels.json that the evaluation is complete, so that an interrupted one does not count as complete."""
     document = load_labels_document(files)
     if not document.evaluated:
         document.evaluated = True
@@ -66,7 +66,7 @@ def mark_evaluated(files: LabelFiles) -> None:
 
 
 def load_current_probe(files: LabelFiles, key: str) -> Probe | None:
-    """The probe of the training side; None unless it was fitted to the same labels and all its files are complete."""
+    """Load the probe of the training side; None unless it was fitted to the same labels and its files are complete."""
     document = read_document(files.probe_document, ProbeDocument)
     complete = is_complete_parquet(files.probe_labels) and is_complete_parquet(files.labellers)
     if document is None or document.fingerprint != key or not complete:
@@ -112,7 +112,7 @@ def fit(shards: ShardsFolder, labels: LabelsDocument) -> Probe | None:
 
 
 def class_indices(truth: pl.DataFrame) -> dict[str, Tensor]:
-    """By attribute the indices of the classes in CLASSES, int64 [N], -1 where an image is not annotated."""
+    """Each attribute's class indices in CLASSES, int64 [N], -1 where an image is not annotated."""
     return {
         name: torch.from_numpy(
             truth[name]
@@ -126,10 +126,10 @@ def class_indices(truth: pl.DataFrame) -> dict[str, Tensor]:
 
 
 def choose_fit_half(annotated: Tensor) -> Tensor:
-    """Which images are set aside for the fit, bool [N]; of these, the annotated ones are fitted to.
+    """Mask of the images set aside for the fit, bool [N]; the annotated ones among them are fitted to.
 
-    They are every second image, annotated or not, so that the others represent all images, whichever of them are
-    annotated; and only as many as it takes for MAX_FIT_IMAGES annotated ones.
+    Every second image is set aside, annotated or not, so that the others represent all images, whichever are
+    annotated; and only as many as needed for MAX_FIT_IMAGES annotated ones.
     """
     in_fit_half = torch.arange(len(annotated)) % 2 == 0
     return in_fit_half & ((in_fit_half & annotated).cumsum(0) <= MAX_FIT_IMAGES)

@@ -30,7 +30,7 @@ class SideResult:
 
 @dataclass
 class Side:
-    """Images to label, and what identifies their labels."""
+    """Images to label, and the identity of their labels."""
 
     files: LabelFiles
     shards: ShardSet
@@ -42,7 +42,7 @@ class Side:
     ) -> SideResult:
         """Write labels.parquet, pixels.parquet, embeddings.parquet and labels.json, unless they are up to date.
 
-        The labels of every shard are saved as soon as they are complete: a later call labels only what is missing.
+        The labels of every shard are saved as soon as they are complete; a later call labels only the missing ones.
         """
         old = distributed.run_on_rank0(lambda: None if force else self.find_labels())
         if old:
@@ -58,7 +58,7 @@ class Side:
         return SideResult(self.document, unchanged=False)
 
     def find_labels(self) -> LabelsDocument | None:
-        """The document of complete labels of these images by this labeller; None where there are none."""
+        """The document of complete labels of these images by this labeller; None if there are none."""
         old = read_document(self.files.document, LabelsDocument)
         complete = all(map(is_complete_parquet, (self.files.labels, self.files.pixels, self.files.embeddings)))
         return old if old and complete and old.fingerprint == self.document.fingerprint else None
@@ -66,7 +66,7 @@ class Side:
     def label_parts(
         self, parts: Path, labeller: clip.Labeller, *, device: torch.device, batch_size: int, progress: bool
     ) -> None:
-        """Write one Parquet file per shard into `parts`: every rank labels its share of those that are missing."""
+        """Write one Parquet file per shard into `parts`; every rank labels its share of the missing ones."""
         assert self.document.size is not None
         first = 0
         with tqdm(
@@ -112,7 +112,7 @@ class Side:
 def new_document(
     *, source: str, run: str | None, labeller: str, size: int, images: int, images_hash: str
 ) -> LabelsDocument:
-    """The document of labels that are yet to be written; its fingerprint is a hash of what decides them."""
+    """Build the document of labels yet to be written; its fingerprint is a hash of everything that affects them."""
     return LabelsDocument(
         source=source,
         run=run,

@@ -34,7 +34,7 @@ def label_frame(keys: pl.Series, probabilities: np.ndarray) -> pl.DataFrame:
 def write_label_table(
     path: Path, labels: pl.DataFrame, *, document: LabelsDocument, method: str, labeller: str
 ) -> pl.DataFrame:
-    """Write a table of labels with columns that say where they come from; return it.
+    """Write a table of labels with columns that identify their source, and return it.
 
     `document` supplies the source (train, generated), the run and the size in pixels.
     """

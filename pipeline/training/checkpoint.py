@@ -1,4 +1,4 @@
-"""Checkpoints: written atomically, read as plain tensors, the newest few kept."""
+"""Checkpoints: written atomically and read as plain tensors; only the newest few are kept."""
 
 import re
 from pathlib import Path
@@ -24,7 +24,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def checkpoint_step(path: Path) -> int:
-    """The step in a checkpoint's file name. Raises ValueError for a name that `checkpoint_path` does not give."""
+    """The step in a checkpoint's file name. Raises ValueError for any other file name."""
     match = FILE_NAME.fullmatch(path.name)
     if match is None:
         raise ValueError(f"{path.name} is not the file name of a checkpoint")
@@ -32,7 +32,7 @@ def checkpoint_step(path: Path) -> int:
 
 
 def save(folder: Path, step: int, state: dict[str, Any], *, keep: int) -> Path:
-    """Write `state` as the checkpoint of `step` and remove all checkpoints but the newest `keep`."""
+    """Write `state` as the checkpoint of `step` and remove all but the newest `keep` checkpoints."""
     path = checkpoint_path(folder, step)
     with atomic_write(path) as file:
         torch.save({"fairface": FORMAT, "step": step} | state, file)
@@ -42,7 +42,7 @@ def save(folder: Path, step: int, state: dict[str, Any], *, keep: int) -> Path:
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The state of a checkpoint on `device`; no code in the file is executed.
+    """Load the state of a checkpoint to `device`; no code in the file is executed.
 
     Raises FairfaceError for a file that is missing, damaged or not a checkpoint of this version. The message names
     the newest other checkpoint in the same folder, if there is one.

@@ -1,4 +1,4 @@
-"""What the trainers exchange between the processes of one run."""
+"""Communication between the processes of one training run."""
 
 import torch
 from torch import Tensor

@@ -1,8 +1,8 @@
-"""The lifecycle of a run, for the DCGAN and the detectors alike: found or created, locked, resumed, trained, finished.
+"""The lifecycle of a training run: found or created, locked, resumed, trained, finished.
 
-A `TrainingJob` says what differs between them. `prepare` decides, without writing anything, whether the job creates,
-resumes or replaces a run; `train_to_end` takes the steps that are left. The same command therefore starts a run,
-resumes it after an interruption, and does nothing once it is finished.
+It is the same for the DCGAN and the detectors; a `TrainingJob` defines what differs. `prepare` decides, without writing
+anything, whether the job creates, resumes or replaces a run; `train_to_end` takes the remaining steps. The same command
+therefore starts a run, resumes it after an interruption, and does nothing once it is finished.
 """
 
 import shutil
@@ -43,17 +43,17 @@ class PreparedRun(Generic[Config]):
 class Session(Generic[Config]):
     """A run that is ready for its next step."""
 
-    config: Config  # completed by what is known only once the networks exist
+    config: Config  # completed with fields known only once the networks exist
     trainer: Trainer
     batches: Batches  # of first_step and of every later step
     first_step: int  # steps that are done
-    rows: list[dict[str, Any]]  # of steps.parquet until then
+    rows: list[dict[str, Any]]  # rows of steps.parquet up to then
     loop: LoopConfig
     render_grid: Callable[[], Tensor] | None = None  # of a generator: images float32 [N, 3, S, S] in [0, 1]
 
 
 class TrainingJob(ABC, Generic[Config]):
-    """One training, and what differs between those of the DCGAN and of the detectors."""
+    """One training run: what differs between the DCGAN and the detectors."""
 
     document: type[Config]  # of config.json
     name_option: str  # that names another run: --run, --name
@@ -65,26 +65,26 @@ class TrainingJob(ABC, Generic[Config]):
 
     @abstractmethod
     def check(self) -> None:
-        """Raise FairfaceError where neither a new run nor an existing one can be trained in this folder."""
+        """Raise FairfaceError if neither a new run nor an existing one can be trained in this folder."""
 
     @abstractmethod
     def create(self) -> Config:
-        """The config.json of a new run, with every `auto` resolved."""
+        """Build the config.json of a new run, with every `auto` resolved."""
 
     @abstractmethod
     def resume(self, config: Config) -> Config:
-        """The config.json of an existing run when it continues. Raises FairfaceError where something differs."""
+        """Build the config.json with which an existing run continues. Raises FairfaceError if it can't be resumed."""
 
     @abstractmethod
     def announce(self, config: Config) -> None:
-        """Print what is going to be trained."""
+        """Print a description of the training that is about to start."""
 
     @abstractmethod
     def start(self, prepared: PreparedRun[Config]) -> Session[Config]:
-        """The networks as the newest checkpoint left them, and the batches to come."""
+        """Load the newest checkpoint, if any, and prepare the remaining batches."""
 
     def check_same_options(self, config: Config, options: dict[str, Any], *, ignored: tuple[str, ...] = ()) -> None:
-        """Raise FairfaceError where the options that decide the weights are not those of an existing run."""
+        """Raise FairfaceError if options that affect the weights differ from those of an existing run."""
         requested, ignored = config.requested_options or {}, (*self.execution_options, *ignored)
         differing = [name for name, value in options.items() if name not in ignored and requested.get(name) != value]
         if differing:
@@ -92,12 +92,12 @@ class TrainingJob(ABC, Generic[Config]):
 
     @property
     def remedy(self) -> str:
-        """What to do about a run that can't be resumed."""
+        """Advice on a run that can't be resumed, as the end of a message."""
         return f"choose another {self.name_option}, or replace it with --force"
 
 
 def select_device(name: str) -> torch.device:
-    """The device of a training, set up for steps whose shapes never change."""
+    """Select the device of a training run, and set it up for steps with constant shapes."""
     device = resolve_device(name)
     if device.index:
         torch.cuda.set_device(device)
@@ -107,7 +107,7 @@ def select_device(name: str) -> torch.device:
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """The fields of a new config.json that say when, where and by what command it was created."""
+    """The fields of a new config.json that record when, where and by what command it was created."""
     return {
         "status": "running",
         "started": utc_now(),
@@ -118,7 +118,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
 
 
 def prepare(job: TrainingJob[Config]) -> PreparedRun[Config]:
-    """Find the run of a job, or describe a new one; nothing is written. Every rank gets what rank 0 found."""
+    """Find the run of a job, or describe a new one, without writing anything. Every rank gets rank 0's result."""
     return distributed.run_on_rank0(lambda: _prepare(job))
 
 
@@ -136,7 +136,7 @@ def _prepare(job: TrainingJob[Config]) -> PreparedRun[Config]:
 
 @contextmanager
 def locked(folder: TrainingFolder) -> Iterator[None]:
-    """Keep other trainings out of a run's folder. Raises FairfaceError where one is at work there."""
+    """Lock a run's folder against other training processes. Raises FairfaceError if one is at work there."""
     with ExitStack() as stack:
         distributed.run_on_rank0(
             lambda: stack.enter_context(exclusive_lock(folder.folder, "training")), share=lambda _: None
@@ -149,7 +149,7 @@ def train_to_end(job: TrainingJob[Config], prepared: PreparedRun[Config]) -> Con
 
     Raises TrainingInterrupted after SIGTERM or SIGINT, with a checkpoint saved.
     """
-    # every rank may find its part of the images damaged: no run is replaced before all of them are ready
+    # any rank may find damaged images: no run is replaced before all ranks are ready
     session = distributed.run_on_all_ranks(lambda: job.start(prepared))
     config = session.config
     distributed.run_on_rank0(lambda: _begin(job, config))
@@ -174,14 +174,14 @@ def train_to_end(job: TrainingJob[Config], prepared: PreparedRun[Config]) -> Con
 
 
 def _begin(job: TrainingJob[Config], config: Config) -> None:
-    """Remove the run that is replaced, and write config.json."""
+    """Remove the run that is being replaced, and write config.json."""
     if job.force and job.folder.folder.exists():
         clear_run(job.folder)
     write_document(job.folder.config, config)
 
 
 def restore(trainer: Trainer, folder: TrainingFolder, checkpoints: list[Path]) -> tuple[int, list[dict[str, Any]]]:
-    """Load the newest checkpoint, if any; returns the steps done and the rows of steps.parquet until then."""
+    """Load the newest checkpoint, if any; return the completed steps and the rows of steps.parquet up to them."""
     if not checkpoints:
         return 0, []
     state = checkpoint.load(checkpoints[-1], trainer.device)
@@ -191,7 +191,7 @@ def restore(trainer: Trainer, folder: TrainingFolder, checkpoints: list[Path]) -
 
 
 def finalize_interrupted(folder: TrainingFolder, config: RunDocument) -> None:
-    """Mark a run that ended early as stopped; without a checkpoint remove it: it must not count as the newest run."""
+    """Mark a run that ended early as stopped; remove it if it has no checkpoint, so that it is not the newest run."""
     if checkpoint.list_checkpoints(folder.checkpoints):
         write_document(folder.config, replace(config, status="stopped", finished=utc_now()))
     else:
@@ -199,9 +199,9 @@ def finalize_interrupted(folder: TrainingFolder, config: RunDocument) -> None:
 
 
 def clear_run(folder: TrainingFolder) -> None:
-    """Empty a run's folder, config.json last: what a kill leaves behind is still a run that can be replaced.
+    """Empty a run's folder, config.json last, so that an interruption leaves a run that can still be replaced.
 
-    The folder itself stays, because it is locked.
+    The folder itself is kept, because it is locked.
     """
     for path in folder.folder.iterdir():
         if path != folder.config:

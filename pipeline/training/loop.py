@@ -1,4 +1,4 @@
-"""The training loop: takes the steps and logs, renders and saves in between, for every kind of network."""
+"""The training loop of every kind of network: takes the steps, and logs, renders and saves in between."""
 
 import math
 import time
@@ -21,11 +21,11 @@ from shards.workspace import TrainingFolder
 
 LOG_LINE_SECONDS = 20  # between lines where no progress bar is shown
 
-Batches = Iterator[tuple[Tensor, Any]]  # images uint8 [B, S, S, 3] and what the trainer takes as their labels
+Batches = Iterator[tuple[Tensor, Any]]  # images uint8 [B, S, S, 3] and their labels in the trainer's format
 
 
 class Trainer(Protocol):
-    """What the loop takes its steps with."""
+    """The interface of the objects that perform training steps."""
 
     rank_slice: RankSlice
     device: torch.device
@@ -53,7 +53,7 @@ class Trainer(Protocol):
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """What the loop does between the steps."""
+    """What the loop does between steps, and how often."""
 
     steps_per_epoch: int
     sample_every: int | None = None  # steps between two grids of samples; None: no grids
@@ -61,7 +61,7 @@ class LoopConfig:
     save_every_seconds: float = 30  # between two checkpoints, where save_every_epoch is None
     log_every: int = 20  # steps between two rows of steps.parquet; metrics are read from the device only then
     keep: int = 3  # checkpoints
-    progress: bool = True  # show a progress bar rather than a line now and then
+    progress: bool = True  # show a progress bar instead of an occasional line
 
 
 class TrainingLoop:
@@ -77,7 +77,7 @@ class TrainingLoop:
         header: Mapping[str, Any],
         render_grid: Callable[[], Tensor] | None = None,
     ):
-        """`rows` are those of steps.parquet until now, `header` goes into every checkpoint.
+        """`rows` are the existing rows of steps.parquet; `header` goes into every checkpoint.
 
         `render_grid` returns images to look at, float32 [N, 3, S, S] in [0, 1].
         """
@@ -131,10 +131,10 @@ class TrainingLoop:
         return batch
 
     def _is_interrupted(self, received: bool, step: int) -> bool:
-        """Whether a signal ends the run after this step, on whichever rank it arrived.
+        """Whether a signal, received on any rank, ends the run after this step.
 
-        On CPUs the ranks ask each other after every step, which is long there. On GPUs that would stop them each time,
-        so they only do where they log.
+        On CPUs, where steps are long, the ranks exchange this after every step. On GPUs that would stall each step, so
+        they exchange it only when they log.
         """
         if self.trainer.rank_slice.world_size == 1:
             return received
@@ -145,7 +145,7 @@ class TrainingLoop:
         return flag.item() > 0
 
     def _is_save_due(self, step: int) -> bool:
-        """Whether to save now: every N epochs where configured, else by time."""
+        """Whether to save now: every N epochs if configured, otherwise by time."""
         if self.config.save_every_epoch:
             return step % (self.config.save_every_epoch * self.config.steps_per_epoch) == 0
         waited = time.monotonic() - self._save_time
@@ -156,7 +156,7 @@ class TrainingLoop:
         return bool(self.board and every and (step % every == 0 or step == last))
 
     def _log(self, step: int, last: int, bar: tqdm) -> None:
-        """Read the metrics since the last row from the device and write their mean down."""
+        """Read the metrics since the last row from the device and record their mean."""
         values = torch.stack(self._metrics).mean(0).tolist()  # waits for the device: the seconds include its work
         seconds, steps = time.monotonic() - self._row_time, len(self._metrics)
         if not all(map(math.isfinite, values)):
@@ -189,7 +189,7 @@ class TrainingLoop:
         return row
 
     def _show(self, row: dict[str, Any], values: list[float], *, bar: tqdm, last: int) -> None:
-        """Put the newest row next to the progress bar, or print it now and then where a log file has none."""
+        """Show the newest row next to the progress bar, or print it occasionally if there is no progress bar."""
         step, rate = row["step"], row["images_per_s"]
         line = (
             f"epoch {row['epoch']}, {rate:,.0f} img/s, waiting for data {row['data_wait']:.1%}, "
@@ -208,7 +208,7 @@ class TrainingLoop:
             save_image(self.render_grid(), file, format="png", nrow=8, padding=0)
 
     def _save(self, step: int) -> None:
-        """Write steps.parquet, then the checkpoint: resuming drops later rows but can't write earlier ones again."""
+        """Write steps.parquet, then the checkpoint, because resuming can drop later rows but not add missing ones."""
         if self.board:
             write_parquet(self.folder.steps, steps_frame(self.rows, self.trainer.metric_names))
             state = {**self.header, "networks": self.trainer.state()}

@@ -9,10 +9,10 @@ from shards.workspace import RunFolder, Workspace
 
 
 def find_run(workspace: Workspace, name: str | None) -> RunFolder:
-    """The folder of the run `name`, or of the newest run where the name is None.
+    """Find the folder of the run `name`, or of the newest run if the name is None.
 
-    The newest run is the one that was started last, among those with a checkpoint or samples where there are any.
-    Raises FairfaceError where there is no such run.
+    The newest run is the one that was started last, among those with a checkpoint or samples if there are any.
+    Raises FairfaceError if there is no such run.
     """
     runs = {folder.name: folder for folder in workspace.runs()}
     if name and name not in runs:
@@ -24,11 +24,14 @@ def find_run(workspace: Workspace, name: str | None) -> RunFolder:
         raise FairfaceError(f"there is no run in {workspace.runs_folder}: run `fairface train` first")
     if name:
         return runs[name]
-    return max(runs.values(), key=lambda folder: (can_sample(folder), read_run(folder).started, folder.config))
+    try:
+        return max(runs.values(), key=lambda folder: (can_sample(folder), read_run(folder).started, folder.config))
+    except FairfaceError as error:  # which run is the newest is unknown then
+        raise FairfaceError(f"{error}; or name the run that you mean with --run") from error
 
 
 def read_run(folder: RunFolder) -> RunConfig:
-    """The config.json of a run. Raises FairfaceError where there is none, or where another version wrote it."""
+    """Read the config.json of a run. Raises FairfaceError if there is none, or if it has another version."""
     config = read_document(folder.config, RunConfig)
     if config is None:
         raise FairfaceError(f"there is no run in {folder.folder}: run `fairface train` first")

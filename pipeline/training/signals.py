@@ -1,4 +1,4 @@
-"""Ends a training at SIGTERM or Ctrl-C between two steps, with an exit code that says so."""
+"""Ends training between two steps on SIGTERM or Ctrl-C, with an exit code for each."""
 
 import signal
 from types import FrameType, TracebackType
@@ -9,7 +9,7 @@ EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}  # 75: EX_TEMPFAIL of syse
 
 
 class TrainingInterrupted(FairfaceError):
-    """A signal ended the training after a checkpoint was saved; `exit_code` says which signal."""
+    """A signal ended training after a checkpoint was saved; `exit_code` tells which signal."""
 
     def __init__(self, message: str, *, exit_code: int):
         super().__init__(message)
@@ -17,7 +17,7 @@ class TrainingInterrupted(FairfaceError):
 
 
 class StopSignals:
-    """Context manager in which SIGTERM (a SLURM time limit) and SIGINT only request an end.
+    """Context manager in which SIGTERM (a SLURM time limit) and SIGINT only request that training end.
 
     A second Ctrl-C ends the process at once. A second SIGTERM does not: SLURM and torchrun may each send one.
     """

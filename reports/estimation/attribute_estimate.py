@@ -14,7 +14,7 @@ from reports.estimation.correction import (
 )
 from reports.estimation.intervals import Z, pearson_p, ratio_interval, two_sided_p
 
-PRESERVED = (0.8, 1.25)  # ratios: the four-fifths rule (29 CFR 1607.4 D) and its inverse, our choice of "preserved"
+PRESERVED = (0.8, 1.25)  # ratios that count as "preserved": the four-fifths rule (29 CFR 1607.4 D) and its inverse
 SEED = 1  # of every bootstrap
 MAX_GROUPS = 12  # of an attribute that is corrected: K groups need K^2 error rates
 
@@ -27,10 +27,10 @@ class AttributeCounts:
     method: str
     groups: list[str]
     count: np.ndarray  # generated faces
-    reference: np.ndarray  # training faces, labelled likewise; effective numbers if they are weighted
+    reference: np.ndarray  # training faces, by the same labeller; effective numbers if they are weighted
     annotated: np.ndarray  # training faces, as annotated
     confusion: np.ndarray  # [K, K], of training faces, annotated by labelled
-    is_fully_annotated: bool = True  # all training faces but a few
+    is_fully_annotated: bool = True  # whether nearly all training faces are annotated
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class AttributeEstimate:
 
     counts: AttributeCounts
     corrected: CorrectedSides | None
-    correction_note: str | None  # why nothing is corrected
+    correction_note: str | None  # why the shares are not corrected
 
     @cached_property
     def shares(self) -> np.ndarray:
@@ -107,7 +107,7 @@ class AttributeEstimate:
             return Ratios(raw, np.where(has_labels, low, 0), np.where(has_labels, high, np.inf), raw, p)
         generated, reference = self.corrected.generated, self.corrected.reference
         ratio = divide(generated.shares, reference.shares)
-        smallest = 0.5 / max(counts.annotated.sum(), 1)  # of an absent group: half a face keeps the ratio finite
+        smallest = 0.5 / max(counts.annotated.sum(), 1)  # for an absent group: half a face keeps the ratio finite
         bootstrap_ratios = generated.bootstrap_shares / np.maximum(reference.bootstrap_shares, smallest)
         low, high = np.quantile(bootstrap_ratios, [0.025, 0.975], axis=0)
         variance = generated.bootstrap_shares.var(0) + reference.bootstrap_shares.var(0)
@@ -133,10 +133,10 @@ class AttributeEstimate:
         return "disagree" if is_opposite else "few"
 
     def n_needed(self, group: int) -> int | None:
-        """The number of generated faces that would settle a group's verdict if its ratio is as estimated.
+        """The number of generated faces that would make a group's verdict conclusive if its ratio is as estimated.
 
-        The interval must come to lie within `PRESERVED` or on one side of 1, whichever is nearer; more faces reduce
-        only the generated side's part of its width. None if no number would do, or if the verdict is conclusive.
+        The interval then lies within `PRESERVED` or on one side of 1, whichever is nearer; more faces reduce only the
+        generated side's part of its width. None if no number is enough, or if the verdict is already conclusive.
         """
         ratio, other = self.ratios.ratio[group], self.ratios.other_ratio[group]
         if self.verdicts[group] != "inconclusive" or not (0 < ratio < np.inf) or not (0 < other < np.inf):
@@ -196,8 +196,8 @@ def missing_for_correction(counts: AttributeCounts) -> str | None:
 def corrected_reference(counts: AttributeCounts, correction: Correction) -> ReferenceShares:
     """The training shares that corrected shares are compared with: those of the annotations.
 
-    If only some training faces are annotated, they may differ from the others: then the labels of all of them,
-    corrected with the same matrix.
+    If only some training faces are annotated, these may differ from the others; the reference is then the labels of
+    all training faces, corrected with the same matrix.
     """
     if not counts.is_fully_annotated:
         reference = correct_shares(counts.reference, counts.confusion, seed=SEED, side=1)
@@ -211,9 +211,9 @@ def corrected_reference(counts: AttributeCounts, correction: Correction) -> Refe
 def verdict(low: float, high: float, *, other_ratio: float) -> str:
     """The verdict on a ratio of generated to training shares by its interval: preserved, amplified or reduced.
 
-    `inconclusive` if the interval is too wide, and never "fair" for lack of data; and if the ratio of the other
-    estimate points elsewhere: a change that only the correction shows may be due to it, and one that only the raw
-    labels show may be due to their errors.
+    It is `inconclusive` if the interval is too wide (lack of data is never "fair"), or if the ratio of the other
+    estimate contradicts it: a change that only the correction shows may be due to the correction, and one that only
+    the raw labels show may be due to their errors.
     """
     if low >= PRESERVED[0] and high <= PRESERVED[1]:
         return "preserved" if PRESERVED[0] <= other_ratio <= PRESERVED[1] else "inconclusive"

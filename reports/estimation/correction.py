@@ -25,13 +25,13 @@ class Correction:
     condition: float  # its condition number
 
     def sampling_variance(self, counts: np.ndarray) -> np.ndarray:
-        """The part of the variance of the shares, [K], that more labels than `counts`, [K], would remove."""
+        """The part of the variance of the shares, [K], that comes from the finite number of labels `counts`, [K]."""
         n, inverse = counts.sum(), np.linalg.pinv(self.matrix.T)
         observed = counts / n
         return np.diag(inverse @ (np.diag(observed) - np.outer(observed, observed)) @ inverse.T) / n
 
     def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """Percentile bootstrap interval, [K] each; 95 % intervals covered 94-98 % of simulated truths (tests)."""
+        """Percentile bootstrap interval, [K] each; 95 % intervals covered 94-98 % of simulated true shares (tests)."""
         low, high = np.quantile(self.bootstrap_shares, [(1 - level) / 2, (1 + level) / 2], axis=0)
         return np.minimum(low, self.shares), np.maximum(high, self.shares)
 
@@ -73,7 +73,7 @@ def raw_is_better(counts: np.ndarray, correction: Correction) -> bool:
 def estimate_matrix(confusion: np.ndarray) -> np.ndarray:
     """C, float64 [K, K], from counts of annotated (rows) by labelled (columns) images; rows sum to 1.
 
-    A class without any image keeps its place with a row of the identity: it is never confused with another.
+    A class without any image gets a row of the identity: it is assumed never to be confused with another.
     """
     total = confusion.sum(1, keepdims=True)
     smoothed = (confusion + CALIBRATION_PRIOR / len(confusion)) / (total + CALIBRATION_PRIOR)
@@ -131,8 +131,8 @@ def resample_shares(generator: np.random.Generator, shares: np.ndarray, *, n: in
 def resample_matrices(generator: np.random.Generator, confusion: np.ndarray, *, replicates: int) -> np.ndarray:
     """Replicates of C given the calibration images, float64 [replicates, K, K]: each row has a Dirichlet distribution.
 
-    Resampling the calibration images instead never varies a cell without images: intervals covered 8 % of the truths
-    behind a labeller of accuracy 0.999 with 50 images a class.
+    Resampling the calibration images instead never varies a cell without images: intervals covered only 8 % of the true
+    shares for a labeller of accuracy 0.999 with 50 images per class.
     """
     rows = [
         generator.dirichlet(row + CALIBRATION_PRIOR / len(row), size=replicates)

@@ -28,7 +28,7 @@ DETECTION_SCHEMA = {
 }
 REPLICATES, MIN_REPLICATES = 500, 50  # of the bootstrap
 AUC_GAP_PERMUTATIONS = 200  # fewer than REPLICATES: each takes longer
-MAX_WEIGHTS = 1e8  # faces times replicates; many faces have fewer replicates
+MAX_WEIGHTS = 1e8  # faces times replicates: with many faces there are fewer replicates
 SEED = 1
 Rows = list[dict[str, Any]]
 
@@ -96,8 +96,8 @@ def detector_rows(connection: duckdb.DuckDBPyConnection, detector: str, *, predi
     Rates have Wilson's intervals. For the other metrics, faces are resampled with Poisson(1) weights (Hanley and
     MacGibbon, Comput. Methods Programs Biomed. 83 (2006) 57-62). The intervals are bias-corrected percentiles (Efron,
     Can. J. Statist. 9 (1981) 139-172), because ranges over groups are too large on average. The floor is the 95th
-    percentile when groups are permuted among the real and among the fake faces: what a detector with the same rates for
-    all groups would show.
+    percentile when groups are permuted among the real and among the fake faces, as for a detector with the same rates
+    for all groups.
     """
     rng, rows = np.random.default_rng(SEED), []
     utility = {
@@ -183,14 +183,14 @@ def utility_rows(detector: str, row: dict[str, Any], *, replicates: dict[str, np
 def metric_columns(
     value: float | None, replicates: np.ndarray, *, null: np.ndarray | None = None
 ) -> dict[str, float | None]:
-    """value, low, high and floor of a metric; without interval if its value is undefined."""
+    """value, low, high and floor of a metric; there is no interval if the value is undefined."""
     low = high = floor = None
     replicates = replicates[np.isfinite(replicates)]
     if value is not None and len(replicates) and np.ptp(replicates):  # equal replicates carry no uncertainty
         low, high = bias_corrected_interval(value, replicates)
     if value is not None and null is not None:
         floor = float(np.quantile(null, 0.95))
-        # within the floor, no difference can't be ruled out, and neither can what resampling reaches
+        # within the floor, 0 can't be ruled out, nor any value that resampling reaches
         if value <= floor and high is not None:
             low, high = 0.0, max(high, float(np.quantile(replicates, 0.975)))
     return {"value": value, "low": low, "high": high, "floor": floor}

@@ -8,7 +8,7 @@ import numpy as np
 REPLICATES = 500  # for each of the mixtures
 CORRECTED_REPLICATES = 200  # of corrected shares, which take longer
 MIXTURES = 31
-# (mixtures [T, K], replicates) -> what samples of them, and of the reference, would show: [T, replicates, K] each; or,
+# (mixtures [T, K], replicates) -> shares of samples of the mixtures and of the reference, [T, replicates, K] each; or,
 # without reference faces, the reference itself, [K]
 Sampler = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
@@ -39,7 +39,7 @@ def entropy(p: np.ndarray) -> np.ndarray:
 
 
 def entropy_ratio(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """The ratio of the entropies of `p` and `q`: 1 keeps the diversity of `q`, less loses some of it."""
+    """The ratio of the entropies of `p` and `q`: 1 means as diverse as `q`, less than 1 less diverse."""
     return entropy(p) / np.maximum(entropy(q), 1e-12)
 
 
@@ -47,7 +47,7 @@ MEASURES = {f.__name__: f for f in (total_variation, jensen_shannon, fairness_di
 
 
 def count_sampler(n: int, reference_n: int | None, *, generator: np.random.Generator) -> Sampler:
-    """Resamples the labels of `n` faces and of `reference_n` reference faces; None for a reference known exactly."""
+    """Resamples the labels of `n` faces and of `reference_n` reference faces (None: the reference is known exactly)."""
 
     def sample(mixtures: np.ndarray, replicates: int) -> tuple[np.ndarray, np.ndarray]:
         size, q = (len(mixtures), replicates), mixtures[0]
@@ -67,11 +67,11 @@ def distance_rows(
     Columns: measure, value, low, high, null_floor.
 
     Distances of counts are biased upwards, most of all near 0, so neither percentile nor basic bootstrap intervals
-    cover the truth (0-80 % in a trial). Instead a test is inverted: which of the mixtures q + t (p - q) would show the
-    observed distance? (Carpenter, J. R. Stat. Soc. B 61 (1999) 159-172.) The null floor is the 95th percentile at
-    t = 0: what a generator of exactly `q` would show with these numbers of faces. The ratio of entropies is smaller,
-    not larger, than the truth: its floor is the 5th percentile, and its interval that of a basic bootstrap (Davison
-    and Hinkley 1997, section 2.4).
+    cover the truth (0-80 % in a trial). Instead a test is inverted: the interval contains the mixtures q + t (p - q)
+    that would plausibly show the observed distance (Carpenter, J. R. Stat. Soc. B 61 (1999) 159-172). The null floor
+    is the 95th percentile at t = 0, which a generator of exactly `q` rarely exceeds with these numbers of faces. The
+    ratio of entropies is biased downwards instead: its floor is the 5th percentile, and its interval that of a basic
+    bootstrap (Davison and Hinkley 1997, section 2.4).
     """
     mixtures = mixtures_towards(p, q, null_distance=total_variation(*sampler(q[None], replicates)))
     samples, rows = sampler(mixtures, replicates), []
@@ -79,7 +79,7 @@ def distance_rows(
         value, truth, resampled = float(measure(p, q)), measure(mixtures, q), measure(*samples)
         below, above = np.maximum.accumulate(np.quantile(resampled, [0.025, 0.975], axis=1), axis=1)
         low = crossing(above, truth, value=value, first=True)
-        # a distance below the median of chance alone has the upper end of that median
+        # a distance below the median of chance alone gets the upper end of that median
         high = crossing(below, truth, value=max(value, float(np.median(resampled[0]))), first=False)
         row = {"measure": name, "value": value, "low": min(low, value), "high": max(high, value)}
         rows.append({**row, "null_floor": float(np.quantile(resampled[0], 0.95))})
@@ -98,7 +98,7 @@ def mixtures_towards(p: np.ndarray, q: np.ndarray, *, null_distance: np.ndarray)
 
 
 def crossing(curve: np.ndarray, truth: np.ndarray, *, value: float, first: bool) -> float:
-    """The truth at which a rising curve first reaches `value`, or last exceeds it; an end where it does not.
+    """The truth at which a rising curve first reaches `value`, or last exceeds it; an end if it never does.
 
     `curve` and `truth` are [T]; between them the crossing is interpolated linearly.
     """

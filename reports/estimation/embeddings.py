@@ -1,4 +1,4 @@
-"""Readers of embedding files, which may be of a gigabyte: by row group, and only the rows that are needed."""
+"""Reads embedding files, which may be a gigabyte large: by row group, and only the rows that are needed."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -55,9 +55,9 @@ def read_row_group(file: pq.ParquetFile, number: int) -> tuple[pl.Series, np.nda
 
 
 def read_embeddings(path: Path, keys: pl.Series) -> pl.DataFrame:
-    """key and embedding (float32) of those of the `keys` that the file has.
+    """key and embedding (float32) of the `keys` that the file contains.
 
-    Row groups that hold none of them, by their statistics, are not read.
+    Row groups whose statistics rule out all of the keys are not read.
     """
     keys, tables = keys.unique().sort(), []
     with open_embeddings(path) as file:

@@ -1,8 +1,8 @@
 """From the labels of both sides to shares, ratios, verdicts and distances, each with its uncertainty.
 
-The reference is the training images as the generator was trained on them: by the same labeller's labels for raw shares,
-by their annotations for corrected ones. Even if every training image is labelled, they count as a sample of the faces
-that could have been collected, and have intervals.
+The reference is the training images, weighted as in training: counted by the same labeller's labels for raw shares, and
+by the annotations for corrected ones. Even if every training image is labelled, they are treated as a sample of the
+faces that could have been collected, so the reference has intervals too.
 """
 
 from typing import Any
@@ -108,7 +108,7 @@ def write_estimates(
 
 
 def discard_estimates(workspace: Workspace, connection: duckdb.DuckDBPyConnection, *, run: str) -> None:
-    """Remove a run's rows from `report/`: its labels are missing or can't be compared."""
+    """Remove a run's rows from `report/`, because its labels are missing or can't be compared."""
     tables = {name: pl.DataFrame(schema=schema) for name, schema in SCHEMAS.items()}
     tables["confusion"] = confusion_table(connection)
     save_tables(workspace, connection, run=run, tables=tables)
@@ -127,7 +127,7 @@ def save_tables(
 
 
 def comparable_runs(connection: duckdb.DuckDBPyConnection) -> set[str]:
-    """The runs whose estimates are based on the labellers that the training images have now."""
+    """The runs whose estimates are based on the training images' current labellers."""
     text = """select run from runs join method_estimates using (run) where used group by run
         having bool_and(labeller in (select labeller from labels where source = 'train'))"""
     return set(sql.select(connection, text)["run"])
@@ -199,7 +199,7 @@ def estimate_attributes(
 
 
 def add_significance(rows: Rows) -> Rows:
-    """Rows of `estimates` with `significant` instead of `p`: all groups together, but the many small cells apart."""
+    """Replace `p` by `significant` in rows of `estimates`: Holm's procedure over all groups, small cells separately."""
     is_cell = np.array([row["attribute"] == "intersection_age" for row in rows])
     p, significant = np.array([row.pop("p") for row in rows]), np.zeros(len(rows), bool)
     for family in (is_cell, ~is_cell):
@@ -210,7 +210,7 @@ def add_significance(rows: Rows) -> Rows:
 def quality_table(workspace: Workspace, connection: duckdb.DuckDBPyConnection, *, run: str) -> pl.DataFrame:
     """A run's rows of `quality`; none without embeddings of both sides.
 
-    The first images of each group by key are compared: packing and sampling have put them into a random order.
+    The first images of each group by key are compared; their order is random because of packing and sampling.
     """
     paths = {
         "train": workspace.shards.label_files.embeddings,

@@ -11,7 +11,7 @@ from shards.documents import RunConfig
 from shards.errors import FairfaceError
 
 ATTRIBUTES = ("gender", "age", "skin_tone", "skin_group", "intersection", "intersection_age")  # that have estimates
-FULLY_ANNOTATED = 0.98  # share of the images from which on the few others can't matter much
+FULLY_ANNOTATED = 0.98  # share of the images above which the remaining ones can't matter much
 TARGET_COLUMNS = (  # that a run can be balanced by or conditioned on
     "gender",
     "age",
@@ -35,7 +35,7 @@ def selected_methods(connection: duckdb.DuckDBPyConnection, run: str) -> dict[st
 
 
 def target_column(config: RunConfig) -> str | None:
-    """The label by which a run was balanced or conditioned; None if it was trained on the images as they are.
+    """The label by which a run was balanced or conditioned; None if it was trained on all images equally.
 
     Raises FairfaceError if config.json names another column.
     """
@@ -47,7 +47,7 @@ def target_column(config: RunConfig) -> str | None:
 
 
 def image_weights(connection: duckdb.DuckDBPyConnection, config: RunConfig) -> dict[str, float] | None:
-    """How often a run was trained on an image of each group, relative to the packed images; None if all are alike.
+    """How often a run was trained on an image of each group, relative to the packed images; None if equally often.
 
     Groups that are not listed, and images without the label, were not used.
     """
@@ -72,7 +72,7 @@ def image_weights(connection: duckdb.DuckDBPyConnection, config: RunConfig) -> d
 
 
 def parse_shares(balance: Any) -> dict[str, float]:
-    """Target shares as they are in config.json. Raises FairfaceError for anything else."""
+    """Parse the target shares in config.json. Raises FairfaceError for anything else."""
     try:
         shares = json.loads(balance) if isinstance(balance, str) else balance
         return {str(name): float(share) for name, share in shares.items()}
@@ -85,7 +85,7 @@ def count_groups(connection: duckdb.DuckDBPyConnection, run: str, *, config: Run
 
     Columns: attribute, method, group, rank, count (generated faces), reference_count (training faces, labelled),
     annotated_count (training faces, as annotated), all float64, and is_fully_annotated: whether at least
-    `FULLY_ANNOTATED` of the training faces are annotated. Where a run was not trained on the images as they are, the
+    `FULLY_ANNOTATED` of the training faces are annotated. If a run was not trained on all images equally, the
     training side is weighted and its counts are effective sample sizes: Kish, Survey Sampling, 1965, section 8.2.
     """
     column, weights = target_column(config), image_weights(connection, config)
@@ -96,7 +96,9 @@ def count_groups(connection: duckdb.DuckDBPyConnection, run: str, *, config: Run
         trained_on = sum(n * weights.get(name, 0.0) for name, n in total.iter_rows())
     annotated = counts.filter(source="annotated").group_by("attribute").agg(pl.col("weight").sum())
     fully_annotated = annotated.select("attribute", is_fully_annotated=pl.col("weight") >= FULLY_ANNOTATED * trained_on)
-    effective = counts.group_by("source", "method", "attribute", "group").agg(pl.col("effective").sum())
+    # in a fixed order, as the last bit of a sum of weights depends on it
+    groups = counts.group_by("source", "method", "attribute", "group", maintain_order=True)
+    effective = groups.agg(pl.col("effective").sum())
     selected = list(selected_methods(connection, run).items())
     table = align_sides(
         effective,
@@ -116,7 +118,7 @@ def count_sides(connection: duckdb.DuckDBPyConnection, run: str, *, column: str 
     as_text = ", ".join(f"{name}::varchar as {name}" for name in ATTRIBUTES)
     text = f"""select source, method, attribute, "group", stratum, sum(n)::bigint as n
         from (select * replace ({as_text}) from ({combinations}))
-        unpivot ("group" for attribute in ({", ".join(ATTRIBUTES)})) group by all"""
+        unpivot ("group" for attribute in ({", ".join(ATTRIBUTES)})) group by all order by all"""
     return sql.select(connection, text, {"run": run}).cast({"stratum": pl.String})
 
 
@@ -152,7 +154,7 @@ def weigh_counts(counts: pl.DataFrame, weights: dict[str, float] | None) -> pl.D
 
 
 def align_sides(effective: pl.DataFrame, selected: pl.DataFrame, *, vocabulary: pl.DataFrame) -> pl.DataFrame:
-    """The three sides of each attribute and method side by side, with a row for every group that any of them has.
+    """Join the three sides of each attribute and method, with a row for every group that any of them has.
 
     The `selected` pairs of attribute and method have rows even if no face was labelled by them.
     """

@@ -29,7 +29,7 @@ def ratio_interval(x: ArrayLike, n: ArrayLike, *, y: ArrayLike, m: ArrayLike) ->
     def is_rejected(log_ratio: np.ndarray) -> np.ndarray:
         ratio = np.exp(log_ratio)
         b, c = ratio * (n + y) + x + m, ratio * (x + y)
-        # the most likely share behind x/n given this ratio; written so that nothing cancels
+        # the most likely share behind x/n given this ratio, in a form without cancellation
         first = 2 * c / (b + np.sqrt(np.maximum(b**2 - 4 * (n + m) * c, 0)))
         first = np.clip(first, 1e-300, 1 - 1e-12)
         second = np.clip(first / ratio, 1e-300, 1 - 1e-12)
@@ -54,7 +54,7 @@ def bisect(is_rejected: Callable[[np.ndarray], np.ndarray], inside: np.ndarray, 
 
 
 def pearson_p(x: ArrayLike, n: ArrayLike, *, y: ArrayLike, m: ArrayLike) -> np.ndarray:
-    """p of Pearson's chi-squared test that x/n and y/m estimate one share; 1 where n or m is 0."""
+    """p-value of Pearson's chi-squared test that x/n and y/m estimate the same share; 1 where n or m is 0."""
     x, n, y, m = (np.asarray(value, float) for value in (x, n, y, m))
     pooled = (x + y) / np.maximum(n + m, 1)
     variance = pooled * (1 - pooled) * (1 / np.maximum(n, 1) + 1 / np.maximum(m, 1))
@@ -63,16 +63,16 @@ def pearson_p(x: ArrayLike, n: ArrayLike, *, y: ArrayLike, m: ArrayLike) -> np.n
 
 
 def two_sided_p(difference: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """p of normally distributed differences with these variances and mean 0; 1 where the variance is 0."""
+    """Two-sided p-value of normal differences with these variances and mean 0; 1 where a variance is 0."""
     return np.array(
         [math.erfc(abs(d) / math.sqrt(2 * v)) if v > 0 else 1.0 for d, v in zip(difference, variance, strict=True)]
     )
 
 
 def holm_significant(p: np.ndarray, *, level: float = 0.05) -> np.ndarray:
-    """Which of several tests with these p are significant when taken together: bool, shaped like `p`.
+    """Which of several tests are significant when taken together, given their p-values: bool, shaped like `p`.
 
-    Holm's step-down procedure (Scand. J. Statist. 6 (1979) 65-70): of generators that change nothing, at most the
+    Holm's step-down procedure (Scand. J. Statist. 6 (1979) 65-70): among generators that change nothing, at most a
     share `level` has any significant test.
     """
     order = np.argsort(p)

@@ -31,7 +31,7 @@ def gaussian_kernel(distances: Array, bandwidth: float) -> Array:
 def median_bandwidth(real: Array, *, seed: int) -> float:
     """The median distance between `BANDWIDTH_IMAGES` of the real images [N, D].
 
-    The median heuristic (Gretton et al. 2012, sec. 8), but of real images only and of all groups together: a bandwidth
+    The median heuristic (Gretton et al. 2012, sec. 8), but over real images only and all groups together: a bandwidth
     that included the generated images would grow with their distance and hide it, and a bandwidth for each group would
     make groups incomparable. The fixed 10 of CMMD (Jayasumana et al. 2024, arXiv:2401.09603) is unsuitable: on rows of
     length 1 that kernel is nearly linear and compares little more than means.
@@ -40,7 +40,7 @@ def median_bandwidth(real: Array, *, seed: int) -> float:
     """
     subset = real[np.sort(np.random.default_rng(seed).permutation(len(real))[:BANDWIDTH_IMAGES])]
     distances = squared_distances(subset, subset)[np.triu_indices(len(subset), 1)]
-    distances = distances[distances > 0]  # copies of an image carry no scale
+    distances = distances[distances > 0]  # copies of an image have distance 0, which is no scale
     if not len(distances):
         raise FairfaceError("the embeddings of the real images are all the same: there is no scale to compare them by")
     return math.sqrt(np.median(distances))
@@ -49,7 +49,7 @@ def median_bandwidth(real: Array, *, seed: int) -> float:
 def kernel_distance(x: Array, y: Array, *, bandwidth: float) -> float:
     """Unbiased squared MMD of rows [n, D] and [m, D] for a Gaussian kernel, at most 2; n and m above 1.
 
-    0 on average for equal distributions, so it may be negative. Gretton et al. 2012 (JMLR 13), eq. 3.
+    It averages 0 for equal distributions, so it may be negative. Gretton et al. 2012 (JMLR 13), eq. 3.
     """
     xx, yy, xy = (gaussian_kernel(squared_distances(a, b), bandwidth) for a, b in ((x, x), (y, y), (x, y)))
     return unbiased_mmd2(xx, yy, xy=xy)

@@ -1,4 +1,4 @@
-"""The nearest training image of each sample, which shows what a generator has merely memorised."""
+"""Finds the nearest training image of each sample, which shows whether a generator copies training images."""
 
 import numpy as np
 import polars as pl

@@ -22,7 +22,7 @@ from reports.estimation.kernel_distance import (
 )
 from shards.errors import FairfaceError
 
-K = 5  # neighbours: Naeem et al. 2020, with which equal distributions cover 97 % of each other
+K = 5  # neighbours, as in Naeem et al. 2020: equal distributions then cover 97 % of each other
 MIN_IMAGES = 20  # of a group on either side; below it there are no values
 SPLITS = 400  # of the real images into two halves, for the floors
 CHECKED_ROWS = 16384  # at a time
@@ -68,7 +68,7 @@ def quality_rows(
     real.check("real")
     generated.check("generated")
     if (ours := real.embeddings.shape[1]) != (theirs := generated.embeddings.shape[1]):
-        raise FairfaceError(f"embeddings of {ours} and {theirs} dimensions: two models made them")
+        raise FairfaceError(f"embeddings of {ours} and {theirs} dimensions come from different models")
     bandwidth, rows = 0.0, []
     for group in groups:
         if group is None:
@@ -110,13 +110,13 @@ def group_quality(
 def coverage(real: Array, generated: Array, *, k: int = K) -> float:
     """The share of real rows [n, D] with a generated row [m, D] at most as far as their k-th nearest real row.
 
-    Naeem et al. 2020 (arXiv:2002.09797). In many dimensions a point amid all real images is near to most of them, so
-    an average face covers many: read it together with the kernel distance.
+    Naeem et al. 2020 (arXiv:2002.09797). In many dimensions a point in the middle of all real images is near most of
+    them, so an average face covers many: read it together with the kernel distance.
 
     Raises ValueError for fewer than k + 1 real rows.
     """
     if not 1 <= k < len(real):
-        raise ValueError(f"coverage by {k} neighbours takes more than {k} real images, here are {len(real)}")
+        raise ValueError(f"coverage by {k} neighbours needs more than {k} real images, got {len(real)}")
     return covered_share(squared_distances(real, real), squared_distances(real, generated), k=k)
 
 

@@ -17,7 +17,7 @@ CALIBRATION_SIZES, SAMPLES = (500, 5000), 2000
 
 @dataclass(frozen=True)
 class SimulatedStudy:
-    """The data of a study, and the truth behind them."""
+    """The data of a simulated study, and the true shares."""
 
     truth: np.ndarray  # shares of the generated faces, [K]
     counts: np.ndarray  # their labels, [K]
@@ -49,14 +49,14 @@ class SimulatedLabeller:
 def simulate_study(
     rng: np.random.Generator, classes: int, *, accuracy: float, n: int, calibration: int
 ) -> SimulatedStudy:
-    """A study of `n` generated and `calibration` annotated faces, whose shares are sampled independently."""
+    """Simulate a study of `n` generated and `calibration` annotated faces, whose shares are sampled independently."""
     steps = np.abs(np.subtract.outer(np.arange(classes), np.arange(classes)))
     means = np.eye(classes) + (0.3 * np.exp(-steps) if classes > 2 else 0)
     labeller = SimulatedLabeller(means, rng.normal(0, 0.5, classes), rng.choice([1.0, 3.0]))
     distance = distance_for_accuracy(rng, labeller, accuracy=accuracy)
     truth, annotated_shares = rng.dirichlet(np.ones(classes)), rng.dirichlet(np.ones(classes))
     annotated = rng.choice(classes, calibration, p=annotated_shares)
-    # at least one calibration image a class: without any nothing is corrected, which is tested elsewhere
+    # at least one calibration image per class: without any nothing is corrected, which is tested elsewhere
     annotated[:classes] = np.arange(classes)
     calibrated = labeller.probabilities(rng, annotated, distance=distance)
     generated = labeller.probabilities(rng, rng.choice(classes, n, p=truth), distance=distance)

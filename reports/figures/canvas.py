@@ -1,4 +1,4 @@
-"""What all figures share: colours, style, a canvas measured in inches, saving and embedding."""
+"""Shared parts of all figures: colours, style, a canvas measured in inches, saving and embedding."""
 
 import io
 import re
@@ -19,7 +19,7 @@ from shards.workspace import ReportFolder
 
 MONK = "f6ede4 f3e7db f7ead0 eadaba d7bd96 a07e56 825c43 604134 3a312a 292420"  # skin tones 1 to 10
 TONE_COLOURS = {str(tone): f"#{colour}" for tone, colour in enumerate(MONK.split(), 1)}
-# Okabe and Ito's blue and vermilion, distinguishable with any colour vision; the markers differ as well
+# Okabe and Ito's blue and vermilion, distinguishable with any colour vision; the markers also differ
 INK, MUTED, LINE, BAND, TRAIN, GENERATED = "#1f2329", "#6a717b", "#dfe3e8", "#eef1f4", "#0072b2", "#d55e00"
 RUN_COLOURS = (GENERATED, "#009e73", "#cc79a7", "#56b4e9")  # of several runs: the same authors' colours
 PAGE_COLOURS = {INK: "ink", MUTED: "muted", LINE: "line", BAND: "band", TRAIN: "train", GENERATED: "generated"}
@@ -43,7 +43,7 @@ SHARE_TICKS = (0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1)
 
 
 def new_canvas(height: float) -> tuple[Figure, Axes]:
-    """A figure of `height` inches whose one invisible axes is measured in inches from the upper left corner."""
+    """Create a figure of `height` inches with one invisible axes, measured in inches from the upper left corner."""
     figure = Figure(figsize=(WIDTH, height))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, WIDTH), ylim=(height, 0))
@@ -52,12 +52,12 @@ def new_canvas(height: float) -> tuple[Figure, Axes]:
 
 
 def add_text(axes: Axes, x: float, y: float, text: str, *, size: float = 8.5, colour: str = INK, **style: Any) -> None:
-    """Text at a place in inches; `style` is that of `Axes.text`."""
+    """Add text at a position in inches; `style` is passed to `Axes.text`."""
     axes.text(x, y, text, size=size, color=colour, va="center", **style)
 
 
 def add_share_axis(axes: Axes, *, left: float, inches: float, reach: float, top: float, bottom: float) -> None:
-    """Grid lines and tick labels of shares up to `reach`; a share of 1 is `inches` wide."""
+    """Add grid lines and tick labels of shares up to `reach`; a share of 1 is `inches` wide."""
     for tick in SHARE_TICKS:
         if tick == 0 or reach / 4 < tick <= reach:
             x = left + tick * inches
@@ -79,7 +79,7 @@ def verdict_style(row: dict[str, Any]) -> dict[str, Any]:
 def save(figure: Figure, folder: ReportFolder, name: str, *, synthetic: bool) -> str:
     """Write `<name>.svg` and `<name>.png` (200 dots per inch) into `folder`, and return the SVG.
 
-    A figure of synthetic faces is marked as one, wherever it is copied to.
+    A figure of synthetic faces is marked as such, even when it is copied elsewhere.
     """
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):  # equal bytes for equal input
         if synthetic:
@@ -95,7 +95,7 @@ def save(figure: Figure, folder: ReportFolder, name: str, *, synthetic: bool) ->
 
 
 def inline_svg(svg: str, description: str) -> Markup:
-    """An SVG to embed into the page: in the page's colours, with a description for screen readers.
+    """Prepare an SVG for embedding: in the page's colours, with a description for screen readers.
 
     The result is safe markup: matplotlib escapes the text inside the SVG, and the description is quoted here.
     """

@@ -10,7 +10,7 @@ COLUMNS, FACE_SIZE, GAP = 8, 64, 2  # faces in a row; pixels
 
 
 def contact_sheet(images: Sequence[bytes], *, image_format: str = "png") -> bytes:
-    """A picture of encoded images, each resized to FACE_SIZE pixels, row by row, with a gap of GAP pixels."""
+    """Arrange encoded images row by row, each resized to FACE_SIZE pixels, with gaps of GAP pixels."""
     step = FACE_SIZE + GAP
     rows = -(-len(images) // COLUMNS)
     sheet = Image.new("RGBA", (min(COLUMNS, len(images)) * step - GAP, rows * step - GAP))
@@ -27,5 +27,5 @@ def contact_sheet(images: Sequence[bytes], *, image_format: str = "png") -> byte
 
 
 def data_url(images: Sequence[bytes]) -> str:
-    """A contact sheet as a data URL: WebP, a tenth of PNG's size."""
+    """A contact sheet as a data URL, in WebP, which is a tenth of PNG's size."""
     return "data:image/webp;base64," + base64.b64encode(contact_sheet(images, image_format="webp")).decode()

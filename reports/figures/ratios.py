@@ -50,7 +50,7 @@ def group_ratios(rows: pl.DataFrame) -> Figure:
 
 
 def _x(ratio: float) -> float:
-    """The place of a ratio in inches from the left; below 0.1 and above 10 at the ends of the scale."""
+    """The position of a ratio in inches from the left; ratios below 0.1 and above 10 are at the ends of the scale."""
     log = np.log10(np.clip(ratio, 0.1, 10))
     return float(PLOT[0] + (log + 1) / 2 * (PLOT[1] - PLOT[0]))
 

@@ -34,7 +34,7 @@ def training_curves(steps: pl.DataFrame, columns: dict[str, str], *, title: str)
 
 
 def _add_end_labels(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
-    """Labels (value, label, colour) at the ends of lines; they never overlap, even where lines end together."""
+    """Add labels (value, label, colour) at the ends of lines; they never overlap, even if lines end together."""
     bottom, top = axes.get_ylim()
     gap, last = (top - bottom) / 9, -np.inf
     for value, label, colour in sorted(ends):

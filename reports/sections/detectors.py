@@ -42,8 +42,8 @@ class Detectors:
     utility: Table
     fairness: Table
     by_group: list[tuple[str, Table]]  # (detector, its table)
-    robustness: Table | None  # None where no perturbed faces were evaluated
-    detection_rates: Table | None  # of this run's samples; None where no detector has classified any
+    robustness: Table | None  # None if no perturbed faces were evaluated
+    detection_rates: Table | None  # of this run's samples; None if no detector has classified any
 
 
 def detectors_section(report: RunReport) -> Detectors | None:
@@ -92,7 +92,7 @@ def metric_cell(row: dict[str, Any] | None) -> Cell:
 
 
 def utility_table(detectors: dict[str, Metrics]) -> Table:
-    """How well each detector separates fakes from real faces."""
+    """Each detector's utility: how well it separates fakes from real faces."""
     rows = [
         [name_cell(name), *(metric_cell(metrics.get(("all", "all", measure))) for measure in UTILITY)]
         for name, metrics in detectors.items()
@@ -101,7 +101,7 @@ def utility_table(detectors: dict[str, Metrics]) -> Table:
 
 
 def fairness_table(detectors: dict[str, Metrics]) -> Table:
-    """How differently each detector treats the groups of each attribute."""
+    """Each detector's fairness: how differently it treats the groups of each attribute."""
     rows = []
     for name, metrics in detectors.items():
         for attribute in ("gender", "skin_group", "age", "intersection"):
@@ -122,7 +122,7 @@ def group_table(metrics: Metrics) -> Table:
 
 
 def robustness_table(rows: list[dict[str, Any]]) -> Table | None:
-    """Each detector's metrics on perturbed faces; None where there are none."""
+    """Each detector's metrics on perturbed faces; None if there are none."""
     if all(row["perturbation"] == "none" for row in rows):
         return None
     cells = [
@@ -137,7 +137,7 @@ def robustness_table(rows: list[dict[str, Any]]) -> Table | None:
 
 
 def detection_rate_table(rows: list[dict[str, Any]]) -> Table | None:
-    """How many of the run's samples each detector calls fake, by group; None where none were evaluated."""
+    """The share of the run's samples that each detector calls fake, by group; None if none were evaluated."""
     cells = [
         [
             name_cell(row["detector"]),

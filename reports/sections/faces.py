@@ -11,7 +11,7 @@ from reports.run_report import RunReport
 
 @dataclass(frozen=True)
 class Picture:
-    """A row or a sheet of faces, or why there is none."""
+    """A row or a sheet of faces, or the reason why there is none."""
 
     source: str | None  # data URL
     text: str  # the description of the picture, or the reason

@@ -12,7 +12,7 @@ UNEXPECTED_CELLS = 20  # of other groups, that are listed at most
 
 @dataclass(frozen=True)
 class IntersectionCell:
-    share: str | None  # None where no generated face is in the cell
+    share: str | None  # None if no generated face is in the cell
     reference: str
     ratio: str
     verdict: str

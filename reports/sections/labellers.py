@@ -1,4 +1,4 @@
-"""Section: how accurate the labellers are, and the confusion matrices of those that count."""
+"""Section: how accurate the labellers are, and the confusion matrices of the selected ones."""
 
 from dataclasses import dataclass
 

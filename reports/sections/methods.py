@@ -9,7 +9,7 @@ from reports.run_report import RunReport
 from reports.sections.table import Cell, Table
 
 REASONS = {"few": "too few faces", "disagree": "raw and corrected disagree", "no labels": "no labels"}
-USED = "▸ "  # in front of the estimate that ratio and verdict are of
+USED = "▸ "  # in front of the estimate that determines ratio and verdict
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,6 @@ def key_values(values: Mapping[str, object]) -> str:
 
 
 def describe_samples(report: RunReport) -> str:
-    """How many samples were generated, from which checkpoints and seeds."""
+    """The number of samples by checkpoint and seed, in words."""
     samples = [f"{number(row['images'])} from {row['checkpoint'] or '?'}, seed {row['seed']}" for row in report.samples]
     return "; ".join(samples) or "not recorded"

@@ -40,7 +40,7 @@ def summary_section(report: RunReport, faces: RunFaces) -> Summary:
 
 
 def verdict_counts(report: RunReport) -> str:
-    """How many groups have which verdict."""
+    """The number of groups with each verdict, in words."""
     groups = sum(row["attribute"] in ATTRIBUTES for row in report.estimates)
     preserved, amplified, reduced = (report.verdict_counts.get(v, 0) for v in ("preserved", "amplified", "reduced"))
     return (
@@ -50,7 +50,7 @@ def verdict_counts(report: RunReport) -> str:
 
 
 def labelled_sides(report: RunReport) -> str | None:
-    """How many faces of each side were labelled, by which labellers, at which size."""
+    """The number of labelled faces of each side, their labellers and their size, in words."""
     if not report.labelling:
         return None
     labelling = report.labelling

@@ -1,4 +1,4 @@
-"""Tables as the templates print them: every cell is text by now."""
+"""Tables for the templates: every cell is already formatted as text."""
 
 from dataclasses import dataclass
 

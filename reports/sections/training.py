@@ -24,7 +24,7 @@ def describe_speed(report: RunReport) -> str:
     row = report.throughput
     parts = [f"{number(row['steps'])} steps over {number(row['images'])} images in {number(row['seconds'] or 0)} s"]
     if row["images_per_s"] is not None:
-        parts.append(f"{number(row['images_per_s'])} images a second in the median")
+        parts.append(f"{number(row['images_per_s'])} images per second (median)")
     if row["data_wait"] is not None:
         parts.append(f"{percent(row['data_wait'])} of the time spent waiting for data")
     return "; ".join(parts) + "."

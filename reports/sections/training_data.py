@@ -1,4 +1,4 @@
-"""Section: what the training data consist of."""
+"""Section: the composition of the training data."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +34,7 @@ def composition_cells(row: dict[str, Any]) -> list[Cell]:
 
 
 def describe_rejects(rows: list[dict[str, Any]]) -> str:
-    """How many images were rejected, and the most frequent reasons."""
+    """The number of rejected images and the most frequent reasons, in a sentence."""
     reasons = [
         f"{number(row['images'])} {short(row['reason'] or 'without reason', 60)} ({short(row['subset'] or '–', 60)})"
         for row in rows[:REASONS]

@@ -1,1 +1,1 @@
-"""Synthetic, annotated faces: the embedded default data set, whose truth is known."""
+"""Synthetic, annotated faces: the default data set, whose true attributes are known."""

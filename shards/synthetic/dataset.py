@@ -1,4 +1,4 @@
-"""Writes synthetic, annotated faces in AI-Face's own folder layout: the embedded default, whose truth is known."""
+"""Writes synthetic faces with known attributes in AI-Face's folder layout."""
 
 import json
 import math
@@ -26,10 +26,10 @@ Class = TypeVar("Class", str, int)
 CLASSES: dict[str, tuple[Any, ...]] = {"gender": GENDERS, "age": AGES, "skin_tone": SKIN_TONES}
 COLUMNS = "Image Path,Predicted Gender,Predicted Age,Skin Tone,Target,Skin Tone Group,Intersection"
 FOLDER_IMAGES = 1000  # images of one folder
-ONE_PROCESS_IMAGES = 300  # up to which starting more processes takes longer than it saves
+ONE_PROCESS_IMAGES = 300  # up to this number, starting more processes takes longer than it saves
 
-# Gender and tone (per cent) as in AI-Face's GAN subset, ages as plausible for it. The subset has 0.22 % of tone 1: a
-# dozen faces among 6,000, too few for a small model to learn what the tone looks like. Hence the floor of 3.
+# Gender and tone (per cent) as in AI-Face's GAN subset, with plausible ages. The subset has only 0.22 % of tone 1, a
+# dozen of 6,000 faces: too few for a small model to learn what the tone looks like. Hence the floor of 3.
 SUBSET_TONES = (0.22, 1.0, 0.58, 9.76, 37.87, 28.98, 12.94, 5.27, 2.06, 1.33)
 DEFAULT_GENDER = {"female": 0.525, "male": 0.475}
 DEFAULT_AGE = {"child": 0.07, "young": 0.28, "adult": 0.39, "middle": 0.16, "senior": 0.10}
@@ -44,7 +44,7 @@ def normalised(shares: dict[Class, float]) -> dict[Class, float]:
 
 @dataclass(frozen=True)
 class Shares:
-    """The share of each class by attribute; the attributes are independent of each other."""
+    """The share of each class by attribute; attributes are sampled independently."""
 
     gender: dict[str, float] = field(default_factory=lambda: normalised(DEFAULT_GENDER))
     age: dict[str, float] = field(default_factory=lambda: normalised(DEFAULT_AGE))
@@ -53,7 +53,7 @@ class Shares:
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """What decides the images and their annotations. Raises FairfaceError for a value out of range."""
+    """The options that determine the images and their annotations. Raises FairfaceError for a value out of range."""
 
     count: int = 6000  # faces
     seed: int = 0
@@ -68,13 +68,13 @@ class SyntheticConfig:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """The options and the renderer's version, as JSON has them: with text as keys."""
+        """The options and the renderer's version as JSON, with text as keys."""
         return json.loads(json.dumps(asdict(self) | {"version": VERSION}))
 
 
 @dataclass(frozen=True)
 class SyntheticResult:
-    """What `write_dataset` wrote, or found."""
+    """The synthetic faces that `write_dataset` wrote or found."""
 
     config: SyntheticConfig
     unchanged: bool  # whether the folder already held exactly these images
@@ -105,7 +105,7 @@ def parse_shares(text: str, attribute: str) -> dict[Any, float]:
 
 
 def sample_faces(count: int, seed: int, shares: Shares | None = None) -> list[Face]:
-    """`count` faces sampled independently from `shares`; the first N are the same whatever the count."""
+    """Sample `count` faces independently from `shares`; the first N are the same for any count."""
     shares, rng = shares or Shares(), random.Random(seed)
     genders, ages, tones = ((list(table), list(table.values())) for table in vars(shares).values())
     return [
@@ -131,7 +131,7 @@ def write_dataset(
 ) -> SyntheticResult:
     """Render the faces of `config` under `root`: GANs/Synthetic/*/*.jpg, train.csv and, last, synthetic.json.
 
-    Nothing is written where the folder already holds exactly these images. The bytes do not depend on `workers`,
+    Nothing is written if the folder already contains exactly these images. The bytes do not depend on `workers`,
     which is the number of processes: by default one per core. Raises FairfaceError for a folder with other content,
     OSError for a full disk; the images rendered so far are then removed.
     """
@@ -139,9 +139,9 @@ def write_dataset(
     marker, content = root / SYNTHETIC_MARKER, config.to_json()
     if marker.exists() and read_json(marker) == content:
         return SyntheticResult(config, unchanged=True)
-    is_synthetic = any(root.glob(f"*{SYNTHETIC_MARKER}*"))  # also a partial marker, which a killed process leaves
+    is_synthetic = any(root.glob(f"*{SYNTHETIC_MARKER}*"))  # also a partial file, which a killed process leaves
     if not is_synthetic and root.exists() and any(root.iterdir()):
-        raise FairfaceError(f"{root} holds other files than synthetic faces: name an empty or a new folder")
+        raise FairfaceError(f"{root} holds other files than synthetic faces: choose an empty or a new folder")
     marker.unlink(missing_ok=True)
     if workers is None:
         workers = available_cpus() if config.count > ONE_PROCESS_IMAGES else 1

@@ -1,4 +1,4 @@
-"""What a synthetic face is a function of: its annotated classes and a seed."""
+"""The definition of a synthetic face: its annotated classes and a seed."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ TONES: dict[int, Colour] = {
 
 @dataclass(frozen=True)
 class Face:
-    """The annotated truth of one face; the rest of its appearance follows from `seed`."""
+    """The annotated classes of one face; the rest of its appearance follows from `seed`."""
 
     gender: str  # 'female', 'male'
     age: str  # 'child', 'young', 'adult', 'middle', 'senior'

@@ -37,7 +37,7 @@ def skin_shadows(look: Look) -> list[Spot]:
     """Soft shadows (-) and highlights (+) on the skin."""
     middle, x = look.x, look.face_x
     eye, nose, mouth, chin = look.eye_y, look.nose_y, look.mouth_y, look.chin
-    shine = 1 + 3 * (1 - sum(look.skin) / 765) ** 2  # dark skin shows its form by its highlights
+    shine = 1 + 3 * (1 - sum(look.skin) / 765) ** 2  # on dark skin, highlights show the form
     spots: list[Spot] = [
         (middle, look.top, 0.3, 0.06, -140),
         (x, eye - 0.16, 0.13, 0.06, 50 * shine),
@@ -78,10 +78,10 @@ def _side_shadows(look: Look, side: int, *, shine: float) -> list[Spot]:
 
 
 def light_fields(pen: Pen, edge: int, *groups: list[Spot]) -> list[np.ndarray]:
-    """For each group of spots the sum of their separable Gaussians, float32 [edge, edge].
+    """The sum of the separable Gaussians of each group of spots, float32 [edge, edge].
 
     The Gaussians are rounded to whole numbers first, so that the sums are exact: the same on every machine and in any
-    order. They are not computed by BLAS, whose threads wait for each other at this size.
+    order. BLAS is avoided because its threads mostly wait for each other at this size.
     """
     x, y, sx, sy, amount = np.array([spot for group in groups for spot in group]).T[:, :, None]
     centres = (np.arange(edge) + 0.5) / edge

@@ -1,4 +1,4 @@
-"""The look of a synthetic face: every choice that is made from its seed before anything is rendered."""
+"""Chooses the appearance of a synthetic face from its seed, before anything is rendered."""
 
 import random
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ class Look:
     """The appearance of a face in the unit frame: x to the right, y down, the image is 0..1; sizes are half extents."""
 
     face: Face
-    rng: random.Random  # for what is chosen while rendering: strands of hair, for example
+    rng: random.Random  # for choices made while rendering, such as strands of hair
     male: bool
     child: bool
     skin: Colour
@@ -119,11 +119,11 @@ class Look:
 
 
 def choose_look(face: Face) -> Look:
-    """The look of `face`, a pure function of it."""
+    """Choose the look of `face`, a pure function of it."""
     rng = random.Random(face.seed)
     male, child = face.gender == "male", face.age == "child"
     folds = PROPORTIONS[face.age][-1]
-    # the order of the calls decides what `rng` gives to each
+    # the order of the calls matters: they share `rng`
     return Look(
         face,
         rng,
@@ -209,7 +209,7 @@ def _pick(rng: random.Random, weights: dict[Any, float]) -> Any:
 
 
 def mix(a: Colour, b: Colour, share: float) -> Colour:
-    """`a` with `share` of `b` in it."""
+    """Mix two colours: `a` with the share `share` of `b`."""
     red, green, blue = [round(x + (y - x) * share) for x, y in zip(a, b, strict=True)]
     return red, green, blue
 

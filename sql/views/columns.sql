@@ -1,5 +1,5 @@
--- The columns of every kind of file below OUT. A table `<view>_columns` is empty: it fixes the types, adds columns that a
--- file lacks as nulls, and stands in for a view without files.
+-- The columns of every kind of file below OUT. Each table `<view>_columns` is empty: it fixes the types, adds missing
+-- columns as nulls, and replaces a view that has no files.
 
 create table images_columns (key varchar, shard varchar, path varchar, family varchar, subset varchar, split varchar,
     width integer, height integer, orientation tinyint, bytes bigint, sha256 varchar, gender varchar, age varchar, skin_tone tinyint,

@@ -6,8 +6,8 @@ create macro calls_fake(logit) as 1 / (1 + exp(-logit)) >= 0.5;
 create view raw_predictions as
     from predictions_columns union all by name from {predictions};
 
--- The groups of predicted faces by the selected labeller. The labels are reduced to the predicted faces first: there may be
--- a million labels and a few predictions.
+-- The groups of predicted faces by the selected labeller. The labels are first reduced to the predicted faces, because
+-- there may be a million labels and only a few predictions.
 create macro is_selected(attribute_, method_) as
     method_ in ('imported', (select selected_method.method from selected_method where selected_method.attribute = attribute_));
 create view prediction_groups as
@@ -24,8 +24,8 @@ create view prediction_groups as
         and l.run is not distinct from p.run
     group by all;
 
--- Predictions with the groups of their faces: of images the annotations, of samples the selected labeller's labels; in a
--- test set of both, the labels for either. Imported predictions have groups of their own.
+-- Predictions with the groups of their faces: the annotations, or the selected labeller's labels if the test set contains
+-- samples (`grouped_by`). Imported predictions bring their own groups.
 create view predictions as
     select p.* replace (coalesce(p.gender, a.gender, l.gender) as gender,
             coalesce(p.skin_group, a.skin_group, l.skin_group) as skin_group, coalesce(p.age, a.age, l.age) as age),
@@ -35,14 +35,14 @@ create view predictions as
     left join prediction_groups as l on p.grouped_by = 'labelled' and p.source = l.source and p.run is not distinct from l.run
         and p.key = l.key;
 
--- Those that detectors are evaluated on: faces that they were not trained on, each once for every perturbation.
+-- The predictions that detectors are evaluated on: of test faces, each once for every perturbation.
 create view evaluated_predictions as
     select *, gender || '-' || skin_group as intersection from predictions where part = 'test';
 
 create view detection_metrics as
     from detection_metrics_columns union all by name from {detection_metrics};
 
--- Every logit of a group as a threshold: the fakes and real faces classified as fake (`tp`, `fp`), and those at it.
+-- Every logit of a group as a threshold: the fakes and real faces at or above it (`tp`, `fp`), and those exactly at it.
 create view thresholds as
     select detector, perturbation, attribute, "group", logit, fakes, reals, sum(fakes) over at_least as tp,
         sum(reals) over at_least as fp, sum(fakes) over all_logits as all_fakes, sum(reals) over all_logits as all_reals
@@ -59,7 +59,7 @@ create view thresholds as
         at_least as (partition by detector, perturbation, attribute, "group" order by logit desc);
 
 -- Utility of a detector for each group of faces, as defined by scikit-learn and AI-Face's benchmark. The equal error rate
--- is the FPR at that corner of the ROC curve where FPR and FNR are nearest; the error rate is balanced. A rate is null where
+-- is the FPR at the corner of the ROC curve where FPR and FNR are closest; the error rate is balanced. A rate is null if
 -- it is undefined, such as the FPR without real faces.
 create view utility as
     with roc_points as (
@@ -106,10 +106,10 @@ create view detection_rates as
     from rates left join vocabulary using (attribute, "group");
 
 -- How differently a detector treats the groups of an attribute (AI-Face's benchmark): ranges over the groups, and sums of
--- the groups' differences from all faces. Groups of real faces only, or of fakes only, are left out of all of them and named
+-- the groups' differences from all faces. Groups of only real faces or only fakes are excluded from all of them and listed
 -- in `excluded_groups`.
 create view fairness as
-    with overall as (  -- of the faces whose group is known: the others are in none of the groups
+    with overall as (  -- over the faces whose group is known
         select detector, perturbation, attribute, sum(tpr * fakes) / sum(fakes) as tpr, sum(fpr * reals) / sum(reals) as fpr
         from utility where attribute <> 'all' group by all
     ), compared as (

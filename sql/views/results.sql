@@ -1,4 +1,4 @@
--- The views of images, labels, runs and estimates. A name in braces stands for the files of that view below OUT.
+-- The views of images, labels, runs and estimates. A name in braces is replaced by the files of that view below OUT.
 
 -- Every attribute's classes in their order, including those that no image has.
 create table vocabulary as
@@ -59,7 +59,7 @@ create view runs as
         data ->> 'manifest' as manifest, (data ->> 'images')::bigint as images
     from {runs};
 
--- A run's name; for `newest`, the run started last, of those with steps or samples if there are any.
+-- A run's name; `newest` is the run started last, among those with steps or samples if there are any.
 create macro resolve_run(name) as
     case when name <> 'newest' then name
          else (select runs.run from runs
@@ -74,8 +74,8 @@ create view labels_wide as
     union all
     select 'annotated', null, key, 'annotated', 'annotated', gender, age, skin_tone, skin_group, intersection, intersection_age
     from images where status = 'packed';
--- One row for each image, method and attribute. A branch for each attribute, so that a question about one attribute reads
--- only its column (an unpivot reads all of them).
+-- One row for each image, method and attribute. There is one branch for each attribute, so that a question about one
+-- attribute reads only its column (an unpivot would read all of them).
 create view labels_long as
     select source, run, key, method, labeller, 'gender' as attribute, gender as "group" from labels_wide where gender is not null
     union all
@@ -101,7 +101,7 @@ create view confidence as
         p_tone_5, p_tone_6, p_tone_7, p_tone_8, p_tone_9, p_tone_10)
     from labels where p_tone_1 is not null and skin_tone is not null;
 
--- The method whose labels are used for an attribute: the probe if it was better on held-out images, else CLIP.
+-- The method whose labels are used for an attribute: the probe if it is more accurate on held-out images, else CLIP.
 create view selected_method as
     select attribute, coalesce(max(method) filter (selected), 'clip') as method
     from (select distinct attribute from vocabulary) left join labellers using (attribute) group by attribute;
@@ -117,8 +117,8 @@ create view label_counts as
     from selected_labels left join vocabulary using (attribute, "group")
     group by all;
 
--- Whether training labels by a labeller can be compared with a run's samples: those of the samples' own labeller can, and
--- any if the samples have no labels.
+-- Whether a labeller's training labels can be compared with a run's samples: it must be the samples' own labeller, unless
+-- the samples have no labels.
 create macro is_comparable(name, labeller_) as
     labeller_ in (select labeller from labels where source = 'generated' and labels.run = name)
     or not exists (from labels where source = 'generated' and labels.run = name);

@@ -23,7 +23,7 @@ def test_a_demonstration_says_so_first_and_is_complete(built, html):
     assert html.count("<svg ") == 8
     assert html.count("data:image/webp;base64,") > 3
     assert "not to be trusted" not in html
-    for name in ("Wilson", "floor", "CC BY-NC-ND 4.0", "step-10.pt", "seed 7", "abababab", "64 images a second"):
+    for name in ("Wilson", "floor", "CC BY-NC-ND 4.0", "step-10.pt", "seed 7", "abababab", "64 images per second"):
         assert name in text_of(html), name
     for name in ("comparison-gender", "ratios", "losses"):
         assert (built / "report" / f"{name}.svg").exists()

@@ -38,6 +38,7 @@ def test_a_missing_document_is_none(tmp_path):
     ("content", "message"),
     [
         ("{", "not valid JSON"),
+        ("null", "is of format None"),
         ("[1]", "is of format None, and this version reads 1: pack again with `fairface shards --force`"),
         ({"format": 0}, "is of format 0"),
         ({"fingerprint": "f", "order": "o", "root": "r"}, "is of format None"),

@@ -128,7 +128,7 @@ def test_output_below_the_data_is_not_packed(synthetic_root, tmp_path):
 def test_two_packs_at_a_time_in_one_folder_are_refused(synthetic_root, tmp_path):
     with (
         exclusive_lock(tmp_path / "shards", "packing into"),
-        pytest.raises(FairfaceError, match="another process is at work"),
+        pytest.raises(FairfaceError, match="another process is using"),
     ):
         pack_into(synthetic_root, tmp_path / "shards")
     assert pack_into(synthetic_root, tmp_path / "shards").images == 240

@@ -26,8 +26,8 @@ def test_the_selection_of_images(synthetic_root, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"subsets": ("FFHQ",)}, "--subset FFHQ selects none of the 240 images; there is GANs, Synthetic"),
-        ({"splits": ("test",)}, "--split test selects none of the 240 images; there is train"),
+        ({"subsets": ("FFHQ",)}, "--subset FFHQ selects none of the 240 images; the names are: GANs, Synthetic"),
+        ({"splits": ("test",)}, "--split test selects none of the 240 images; the names are: train"),
         ({"where": "gendr = 'male'"}, '"gendr" not found'),
         ({"where": "gender = 'none'"}, "selects none of the 240 images"),
         ({"where": "1 = 1"}, "names no column; the columns are path, family"),

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards import tar
+from shards.errors import FairfaceError
 
 
 @given(
@@ -43,3 +44,12 @@ def test_nothing_is_left_under_its_name_when_writing_fails(tmp_path):
     with pytest.raises(RuntimeError), tar.TarWriter(tmp_path / "a.tar") as writer:
         fail(writer)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "lines", [b"", b"v1.2", b"v1.2 x\n", b"v1.2 2\njpg 512 1 0.jpg\n", b"v1.2 1\nx y\n", b"\xff\xfe"]
+)
+def test_a_damaged_index_is_the_users_to_mend(tmp_path, lines):
+    (tmp_path / "a.idx").write_bytes(lines)
+    with pytest.raises(FairfaceError, match=r"a\.idx is not a complete"):
+        tar.read_index(tmp_path / "a.tar")

@@ -68,7 +68,7 @@ def test_headers_padding_and_the_end_are_compared_too(folder):
     overwrite(folder / "shard-000002.tar", end - 1, b"X")
     assert [(f.file, f.offset, f.key, f.what) for f in faults(folder)] == [
         ("shard-000000.tar", offset - 512, key, "has another header than was packed"),
-        ("shard-000000.tar", start - 512, other, "is followed by other bytes than zeros"),
+        ("shard-000000.tar", start - 512, other, "is followed by bytes other than zeros"),
         ("shard-000002.tar", end - 1024, None, "does not end where it should"),
     ]
 
@@ -87,7 +87,7 @@ def test_missing_and_foreign_files_are_named(folder):
     (folder / "shard-000001.idx").unlink()
     (folder / "shard-000009.tar").write_bytes(b"")
     assert [(f.file, f.what) for f in faults(folder)] == [
-        ("shard-000009.tar", "is no part of this pack"),
+        ("shard-000009.tar", "does not belong to this pack"),
         ("shard-000000.tar", "is missing"),
         ("shard-000001.idx", "is missing"),
     ]

@@ -6,7 +6,7 @@ from shards.errors import FairfaceError
 from shards.workspace import Workspace
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "/a", "../a", "all"])
+@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "/a", "../a", "all", "\udcff"])
 def test_names_that_are_not_a_single_folder_are_refused(tmp_path, name):
     with pytest.raises(FairfaceError, match="--run"):
         Workspace(tmp_path).run(name)

@@ -96,6 +96,10 @@ def test_wrong_input_is_explained_in_one_line(tmp_path, packed):
     assert not list(tmp_path.glob("shards/*"))
 
 
+def test_an_output_folder_that_no_document_can_name_is_refused():
+    assert "not valid UTF-8" in error_line("sql", "runs", "--out", "\udcff", code=2)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 def test_a_full_disk_is_reported_and_leaves_no_partial_file(synthetic_root, tmp_path):
     disk = tmp_path / "disk"

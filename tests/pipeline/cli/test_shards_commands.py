@@ -21,7 +21,7 @@ def test_the_pack_summary_accounts_for_every_image(synthetic_root, tmp_path):
     assert re.search(r"239 images packed, \d\.\d MB in 1 shards, \d+\.\d s \([\d,]+ images/s\)", printed)
     assert "rejected:  1 (1 empty; `fairface sql rejects`)" in printed
     assert "annotated: 231 of 240 images (96.2%) match one of 233 rows in 1 table" in printed
-    assert "unmatched: 1 missing rows, 9 missing images (`fairface sql unmatched`" in printed
+    assert "unmatched: 1 rows without an image, 9 images without a row (`fairface sql unmatched`" in printed
     assert "Warning: 1 rows name an image that an earlier row names" in printed
     assert "Warning: 1 rows have an Intersection that is not gender x skin tone" in printed
     answer = fairface("sql", "unmatched", "--out", out, "--format", "csv").splitlines()
@@ -33,7 +33,7 @@ def test_the_pack_summary_accounts_for_every_image(synthetic_root, tmp_path):
 
 def test_verify_prints_that_all_is_well_or_the_first_fault(synthetic_root, tmp_path):
     fairface("shards", "--data", synthetic_root, "--out", tmp_path, "--shard-bytes", "0.2MB")
-    assert "all 240 images are as they were packed" in fairface("verify", "--out", tmp_path)
+    assert "all 240 images are intact" in fairface("verify", "--out", tmp_path)
     path = tmp_path / "shards" / "shard-000001.tar"
     data = bytearray(path.read_bytes())
     data[700] ^= 1

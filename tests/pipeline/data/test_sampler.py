@@ -94,7 +94,7 @@ def test_balanced_ranks_read_only_their_own_slices():
 def test_impossible_balances_are_refused():
     with pytest.raises(FairfaceError, match="no image belongs to d; choose from a, b, c"):
         target_shares({"d": 1.0}, GROUPS, column="x")
-    with pytest.raises(FairfaceError, match="no image has that label"):
+    with pytest.raises(FairfaceError, match="no image has the label"):
         target_shares("uniform", pl.Series([None], dtype=pl.String), column="x")
     for rank in (0, 1):  # every rank raises the same error
         with pytest.raises(FairfaceError, match="3 images: too few for 2 processes"):

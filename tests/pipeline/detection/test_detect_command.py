@@ -33,8 +33,8 @@ def test_the_benchmarks_spellings_are_accepted(workspace):
         (["--model", "resnet"], "there is no such detector"),
         (["--model", "all", "--name", "x"], "--name needs a single --model"),
         (["--epochs", "1", "--steps", "1"], "--steps and --epochs are alternatives"),
-        (["--import", "x.csv", "--lr", "1"], "combine it only with --out, --name and --force"),
-        (["--pretrained", "x", "--from-scratch"], "exclude each other"),
+        (["--import", "x.csv", "--lr", "1"], "can be combined only with --out, --name and --force"),
+        (["--pretrained", "x", "--from-scratch"], "can't be combined"),
         (["--fakes", "images"], "no real face to train a detector with"),
     ],
 )

@@ -1,5 +1,6 @@
 """Importing the predictions of detectors that were trained elsewhere."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -21,13 +22,13 @@ def detect_import(out: Path, csv: Path, *words: str) -> Result:
     [
         ("a,b\n1,2\n", "lacks gender, skin_group"),
         (HEADER, "holds no predictions"),
-        (HEADER + "female,light,adult,2,1\n", "target in row 1 is none of 0, 1"),
+        (HEADER + "female,light,adult,2,1\n", "target in row 1 is not one of 0, 1"),
         (HEADER + "female,light,adult,1,much\n", "logit in row 1 is not a finite number"),
         (HEADER + "female,light,adult,1,inf\n", "logit in row 1 is not a finite number"),
         (HEADER + "female,light,adult,1,\n", "logit in row 1"),
-        (HEADER + "woman,light,adult,1,1\n", "'woman' is no gender"),
+        (HEADER + "woman,light,adult,1,1\n", "'woman' is not a valid gender"),
         (HEADER.replace("age", "gender") + "female,light,female,1,1\n", "the column 'gender' twice"),
-        ("key," + HEADER + "a,female,light,adult,1,1\na,male,light,adult,0,1\n", "a key of its own"),
+        ("key," + HEADER + "a,female,light,adult,1,1\na,male,light,adult,0,1\n", "a unique key"),
         ("", "can't be read as CSV"),
     ],
 )
@@ -37,6 +38,14 @@ def test_a_malformed_file_is_refused_in_one_line(tmp_path, text, message):
     assert done.exit_code == 1
     assert message in done.output
     assert len(done.output.splitlines()) == 1
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_file_whose_name_no_document_can_hold_is_refused(tmp_path):
+    csv = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.csv"))
+    csv.write_text(HEADER + "female,light,adult,1,1\nmale,dark,adult,0,-1\n")
+    done = detect_import(tmp_path / "o", csv)
+    assert (done.exit_code, "give the file a name in UTF-8" in done.output) == (1, True)
     assert not (tmp_path / "o").exists()
 
 

@@ -93,7 +93,7 @@ def test_conditions_that_the_images_cannot_meet_are_refused(workspace):
     options = replace(TINY, conditional="gender")
     with pytest.raises(FairfaceError, match="the same label"):
         train_run(workspace, 3, replace(options, balance="uniform", balance_by="age"))
-    with pytest.raises(FairfaceError, match="no image has that label"):
+    with pytest.raises(FairfaceError, match="no image has the label"):
         train_run(workspace, 3, replace(options, conditional="race"))
 
 

@@ -93,8 +93,8 @@ def test_the_published_distributions_of_training_images_are_reproduced_exactly(t
     ("text", "message"),
     [
         ("a,b\n1,2\n", "neither the original"),
-        (PUBLISHED.replace(",4\n", ",11\n"), "'11' is no skin_tone"),
-        (PUBLISHED.replace(",1,0.15", ",2,0.15"), "'2' is no gender"),
+        (PUBLISHED.replace(",4\n", ",11\n"), "'11' is not a valid skin_tone"),
+        (PUBLISHED.replace(",1,0.15", ",2,0.15"), "'2' is not a valid gender"),
         (PUBLISHED.replace("0.85", "much"), "not a number"),
         (PUBLISHED.replace("sample_00001", "sample_00000"), "an image twice"),
         (PUBLISHED.split("\n")[0] + "\n", "has no labels"),

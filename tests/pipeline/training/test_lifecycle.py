@@ -85,7 +85,7 @@ def test_force_replaces_a_run_only_once_the_new_one_is_ready(workspace):
 def test_a_second_training_of_a_run_at_the_same_time_is_refused(workspace):
     with (
         exclusive_lock(workspace.run("mine").folder, "training"),
-        pytest.raises(FairfaceError, match="another process is at work"),
+        pytest.raises(FairfaceError, match="another process is using"),
     ):
         train_run(workspace, 3, run="mine")
     assert train_run(workspace, 3, run="mine").config.steps == 3
@@ -96,7 +96,7 @@ def test_clearing_a_run_keeps_its_lock(workspace):
     folder = workspace.run("mine")
     with exclusive_lock(folder.folder, "training"):
         clear_run(folder)
-        with pytest.raises(FairfaceError, match="another process is at work"):
+        with pytest.raises(FairfaceError, match="another process is using"):
             train_run(workspace, 3, run="mine", force=True)
 
 

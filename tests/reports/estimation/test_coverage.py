@@ -35,7 +35,7 @@ def test_coverage_at_its_ends():
     copies = np.repeat(real[:10], 6, axis=0)  # their radii are 0: only copies cover them
     assert quality.coverage(copies, real[:3].astype(np.float16)) == 0
     assert quality.coverage(copies, real[:3]) == 0.3
-    with pytest.raises(ValueError, match="more than 5 real images, here are 5"):
+    with pytest.raises(ValueError, match="more than 5 real images, got 5"):
         quality.coverage(real[:5], real)
 
 
