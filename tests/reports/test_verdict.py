@@ -51,7 +51,7 @@ def test_an_attribute_is_summarised_in_a_sentence(rows, sentence):
         (("reduced", "preserved"), True, "No: 1 of 2 groups"),
         (("preserved", "preserved"), False, "Yes: every group"),
         (("inconclusive", "inconclusive"), False, "Undecided: there are too few samples"),
-        (("reduced", "preserved"), False, "Undecided: the apparent changes"),
+        (("reduced", "preserved"), False, "Undecided: among this many groups, the apparent changes"),
         (("preserved", "inconclusive"), False, "Undecided: for most groups"),
     ],
 )
