@@ -39,7 +39,7 @@ class FolderResult:
 
 
 def label(workspace: Workspace, config: LabelConfig | None = None) -> LabelResult:
-    """Label the training images and a run's samples alike, at the run's image size, and evaluate the labels.
+    """Label the training images and a run's samples in the same way, at the run's image size, and evaluate the labels.
 
     The methods are CLIP with prompts, a probe on its embeddings if images are annotated, and the colour of skin
     pixels. With `limit`, only the first training images are labelled, which are a random sample because packing

@@ -1,4 +1,4 @@
-"""Building the page: when it is rebuilt, what it refuses, what it says of a run that lacks a stage."""
+"""Building the page: when it is rebuilt, what it refuses, how it describes a run that lacks a stage."""
 
 import json
 import os
