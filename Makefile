@@ -8,7 +8,7 @@ CUDA   ?= $(or $(patsubst $(VENV)/.ready-cuda%,%,$(firstword $(wildcard $(VENV)/
 DATA   ?=
 FAIRFACE = $(VENV)/bin/fairface
 
-.PHONY: help setup shards train sample report detect all check test lint format bench
+.PHONY: help setup shards train sample report detect all check test attack lint format bench
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -53,6 +53,9 @@ check: lint test ## run everything that CI checks
 
 test: setup ## run the tests in parallel
 	@$(VENV)/bin/python -m pytest $(TEST)
+
+attack: setup ## run the tests that kill commands, fill disks and plant hostile files (15 minutes)
+	@$(VENV)/bin/python -m pytest tests/attacks -m "attack or not attack" $(TEST)
 
 lint: setup ## check formatting, style and types
 	@$(VENV)/bin/ruff format --check --quiet . || { echo "run make format to fix this"; exit 1; }

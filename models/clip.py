@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from models import hub
 from models.precision import bf16_is_fast
+from shards.atomic_io import read_bytes, read_json
 from shards.errors import FairfaceError, WeightsUnavailable
 
 CLASSES = {
@@ -22,6 +23,9 @@ CLASSES = {
     "skin_tone": tuple(str(tone) for tone in range(1, 11)),  # Monk 1-10
 }
 PROMPTS = Path(__file__).with_name("prompts.toml")
+MAX_CONFIG_BYTES = 1 << 20  # of a file of prompts
+MAX_INPUT_PIXELS = 4096  # side of a model's input
+MAX_COLOUR = 1e6  # of a mean or standard deviation
 WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # open_clip's names on the hub
 
 Prompts = dict[str, Any]  # "templates": list of sentences; attribute: {class: description}
@@ -121,11 +125,13 @@ def read_prompts(prompts: str | Path = "faces") -> Prompts:
     if str(prompts) in sets:
         return validate_prompts(sets[str(prompts)], str(prompts))
     try:
-        return validate_prompts(tomllib.loads(Path(prompts).read_text(encoding="utf-8")), str(prompts))
+        return validate_prompts(tomllib.loads(read_bytes(Path(prompts), limit=MAX_CONFIG_BYTES).decode()), str(prompts))
     except OSError:
         raise FairfaceError(f"there is no prompt set or file '{prompts}'; the sets are {', '.join(sets)}") from None
     except ValueError as error:  # includes TOML and UTF-8 errors
-        raise FairfaceError(f"{prompts} is not a TOML file of prompts: {error}") from None
+        raise FairfaceError(f"{prompts} is not a TOML file of prompts: {str(error)[:200]}") from None
+    except RecursionError:
+        raise FairfaceError(f"{prompts} is not a TOML file of prompts: it is nested too deeply") from None
 
 
 def validate_prompts(prompts: Prompts, source: str) -> Prompts:
@@ -176,11 +182,19 @@ def load_labeller(
         preprocess = preprocess_config(name, str(pretrained), path)
         model = open_clip.create_model(name, str(path), force_preprocess_cfg=preprocess)
         tokenizer = open_clip.get_tokenizer(name)
+        if not all(weights.isfinite().all() for weights in model.parameters()):
+            raise ValueError("a weight is NaN or infinite")
+    except FairfaceError:
+        raise
     except Exception as error:  # torch.load and safetensors raise many types, which all mean the same here
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsUnavailable(f"{path} is not a checkpoint of {name} ({reason})") from error
+        raise WeightsUnavailable(f"{path} is not a checkpoint of {name} ({first_line(error)})") from error
     tag = path.stem if path == Path(pretrained) else str(pretrained)
     return Labeller(model, tokenizer, prompts=prompt_set, name=f"{name}-{tag}", device=device)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its type if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def preprocess_config(name: str, pretrained: str, path: Path) -> dict[str, Any]:
@@ -192,10 +206,32 @@ def preprocess_config(name: str, pretrained: str, path: Path) -> dict[str, Any]:
     config_file = path.with_name("open_clip_config.json")
     if config := open_clip.get_pretrained_cfg(name, pretrained):
         return config
-    if config_file.is_file():
-        return json.loads(config_file.read_text(encoding="utf-8")).get("preprocess_cfg", {})
+    if config_file.exists():
+        content = read_json(config_file)
+        return validate_preprocess(
+            content.get("preprocess_cfg", {}) if isinstance(content, dict) else None, config_file
+        )
     tags = open_clip.list_pretrained_tags_by_model(name)
     return open_clip.get_pretrained_cfg(name, tags[0]) if tags else {}
+
+
+def validate_preprocess(config: Any, source: Path) -> dict[str, Any]:
+    """`config`, if it is an object with a valid mean, standard deviation and size, as far as they are given.
+
+    Raises FairfaceError, which names the `source`, otherwise.
+    """
+    if not isinstance(config, dict):
+        raise FairfaceError(f"{source}: 'preprocess_cfg' is not an object: correct or remove the file")
+    sizes = config.get("size", [1])
+    sizes = sizes if isinstance(sizes, list) and sizes else [sizes]
+    if not all(type(size) is int and 1 <= size <= MAX_INPUT_PIXELS for size in sizes) or len(sizes) > 2:
+        raise FairfaceError(f"{source}: 'size' is not a number of pixels from 1 to {MAX_INPUT_PIXELS:,}")
+    for name, low in (("mean", -MAX_COLOUR), ("std", 0.0)):
+        values = config.get(name, [1.0] * 3)
+        numbers = isinstance(values, list) and all(type(value) in (int, float) for value in values)
+        if not numbers or len(values) != 3 or not all(low < value < MAX_COLOUR for value in values):
+            raise FairfaceError(f"{source}: {name!r} is not a list of three numbers, one for each colour")
+    return config
 
 
 def find_weights(name: str, pretrained: str) -> Path:
@@ -222,7 +258,7 @@ def find_weights(name: str, pretrained: str) -> Path:
 def raise_unavailable(model: str, repo: str, *, file: str, error: Exception) -> NoReturn:
     """Raise WeightsUnavailable with instructions for copying the weights to this machine."""
     raise WeightsUnavailable(
-        f"the weights of {model} are not cached and could not be downloaded ({str(error).splitlines()[0]}). "
+        f"the weights of {model} are not cached and could not be downloaded ({first_line(error)}). "
         f"On a machine with network access, run `hf download {repo} {file}`, copy the file here and pass "
         f"--clip-pretrained /path/to/{file}"
     ) from error

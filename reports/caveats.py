@@ -19,9 +19,17 @@ def is_foreign_labeller(config: RunConfig, labelling: LabelledSides | None) -> b
     return labelling is not None and not trained_on_synthetic and labelling.labeller.startswith(SYNTHETIC_LABELLER)
 
 
-def warnings(config: RunConfig, labelling: LabelledSides | None, *, annotated: bool) -> list[str]:
+def warnings(
+    config: RunConfig, labelling: LabelledSides | None, *, samples: SamplesDocument | None = None, annotated: bool
+) -> list[str]:
     """Everything that limits the validity of the page's numbers, the most serious first."""
-    return [*labelling_warnings(config, labelling, annotated=annotated), *training_warnings(config)]
+    found = []
+    if samples and samples.is_constant:
+        found.append(
+            "All samples are the same image, or each has a single colour: the training of the generator has failed, "
+            "and their labels mean nothing. Train again, perhaps with a lower --lr."
+        )
+    return [*found, *labelling_warnings(config, labelling, annotated=annotated), *training_warnings(config)]
 
 
 def labelling_warnings(config: RunConfig, labelling: LabelledSides | None, *, annotated: bool) -> list[str]:

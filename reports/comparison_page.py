@@ -18,8 +18,7 @@ from reports.formats import number, percent, points, short
 from reports.run_report import RunReport
 from reports.sections.provenance import HASH
 from reports.sections.table import Cell, Table
-from shards.atomic_io import atomic_write
-from shards.workspace import ReportFolder, Workspace
+from shards.workspace import Workspace
 
 PICTURED_FACES = 24  # of each run
 BASELINES = {"uniform": "Distance from equal shares", "reference": "Distance from the training data"}
@@ -74,9 +73,9 @@ class ComparisonPage:
 
 
 def build_comparison_page(
-    connection: duckdb.DuckDBPyConnection, workspace: Workspace, report: ComparisonReport
+    connection: duckdb.DuckDBPyConnection, workspace: Workspace, report: ComparisonReport, *, files: dict[str, bytes]
 ) -> ComparisonPage:
-    """Shape the numbers for the template, and save the figures and the first faces of each run into the report."""
+    """Shape the numbers for the template, and add the figures and the first faces of each run to the page's `files`."""
     baseline_run = report.baseline_run or ""
     labelled = [page.run for page in report.pages if page.labelling]
     return ComparisonPage(
@@ -85,11 +84,15 @@ def build_comparison_page(
         is_mixed=bool(report.synthetic) and report.real,
         findings=report.findings,
         runs=[
-            compared_run(page, workspace, picture=first_faces(connection, workspace, run=page.run, position=number))
+            compared_run(
+                page,
+                workspace,
+                picture=first_faces(connection, workspace, run=page.run, file=f"faces-run-{number}.png", files=files),
+            )
             for number, page in enumerate(report.pages, 1)
         ],
         labelled_runs=labelled,
-        figures=draw_figures(connection, workspace.report, report=report, runs=labelled),
+        figures=draw_figures(connection, files, report=report, runs=labelled),
         baseline_run=baseline_run,
         baseline_run_name=short(baseline_run, 60),
         differences=[
@@ -126,20 +129,21 @@ def compared_run(page: RunReport, workspace: Workspace, *, picture: str | None) 
     )
 
 
-def first_faces(connection: duckdb.DuckDBPyConnection, workspace: Workspace, *, run: str, position: int) -> str | None:
-    """A run's first faces as a data URL, also saved as `faces-run-<position>.png`; None if there are none."""
+def first_faces(
+    connection: duckdb.DuckDBPyConnection, workspace: Workspace, *, run: str, file: str, files: dict[str, bytes]
+) -> str | None:
+    """A run's first faces as a data URL, also added to `files` under the name `file`; None if there are none."""
     images = FaceReader(connection, workspace, run).first("generated")[:PICTURED_FACES]
     if not images:
         return None
-    with atomic_write(workspace.report.figure(f"faces-run-{position}.png")) as file:
-        file.write(contact_sheet(images))
+    files[file] = contact_sheet(images)
     return data_url(images)
 
 
 def draw_figures(
-    connection: duckdb.DuckDBPyConnection, folder: ReportFolder, *, report: ComparisonReport, runs: list[str]
+    connection: duckdb.DuckDBPyConnection, files: dict[str, bytes], *, report: ComparisonReport, runs: list[str]
 ) -> list[Markup]:
-    """The shares of every attribute in all labelled `runs`, saved into `folder`."""
+    """The shares of every attribute in all labelled `runs`, also added to the page's `files`."""
     if not runs:
         return []
     rows = pl.concat([sql.ask(connection, "comparison", run=run) for run in runs])
@@ -148,7 +152,7 @@ def draw_figures(
         selected, estimate = rows.filter(pl.col("attribute") == attribute), report.estimates[attribute]
         if len(selected):
             figure = run_shares(with_estimate(selected, estimate), runs, estimate=estimate)
-            svg = save(figure, folder, f"runs-{attribute}", synthetic=bool(report.synthetic))
+            svg = save(figure, files, f"runs-{attribute}", synthetic=bool(report.synthetic))
             figures.append(inline_svg(svg, f"{TITLES[attribute]}: shares that each run generates"))
     return figures
 

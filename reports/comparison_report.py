@@ -1,7 +1,7 @@
 """Collects the numbers of the page of several runs: each run's group shares, and their differences."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -35,6 +35,7 @@ class ComparisonReport(Document):
     differences: dict[str, Rows]  # run -> rows of question `difference` from the baseline
     distances: dict[str, Distances]  # by run
     pages: list[RunReport]
+    files: dict[str, str] = field(default_factory=dict)  # the page and its figures -> SHA-256
 
 
 def gather_comparison(
@@ -45,6 +46,7 @@ def gather_comparison(
     estimates = common_estimates(labelled)
     distances = {page.run: total_variations(page, estimates) for page in labelled}
     baseline_run = labelled[0].run if labelled else None
+    constant = {page.run for page in pages if page.is_constant}  # nothing is found about these
     differences = {
         page.run: sql.ask(connection, "difference", run=baseline_run, other=page.run).to_dicts()
         for page in labelled[1:]
@@ -60,7 +62,7 @@ def gather_comparison(
         findings=[
             describe_difference(baseline_run, run, rows, distances)
             for run, rows in differences.items()
-            if baseline_run and rows
+            if baseline_run and rows and not constant & {baseline_run, run}
         ],
         differences=differences,
         distances=distances,

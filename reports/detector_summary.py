@@ -18,7 +18,7 @@ class DetectorSummary:
 
 def summarise(workspace: Workspace, name: str) -> DetectorSummary:
     """Write a detector's metrics with their intervals, unless they are up to date, and return the main ones."""
+    detection_metrics.update_metrics(workspace, detector=name)
     connection = sql.connect(workspace)
-    detection_metrics.update_metrics(workspace, connection, detector=name)
     utility = sql.ask(connection, "utility", detector=name, attribute="all").row(0, named=True)
     return DetectorSummary(utility, sql.ask(connection, "fairness", detector=name).to_dicts())

@@ -13,9 +13,8 @@ import sql
 from reports.figures.contact_sheet import contact_sheet
 from reports.run_report import RunReport
 from shards import tar
-from shards.atomic_io import atomic_write
 from shards.errors import FairfaceError
-from shards.workspace import ReportFolder, Workspace
+from shards.workspace import Workspace
 
 SIDES = ("generated", "train")
 FIRST_FACES = 48  # of either side
@@ -45,17 +44,14 @@ def collect_faces(connection: duckdb.DuckDBPyConnection, workspace: Workspace, r
     )
 
 
-def save_contact_sheets(faces: RunFaces, folder: ReportFolder) -> None:
-    """Write the first faces of each side and the faces of each attribute's groups as PNG files."""
+def contact_sheets(faces: RunFaces) -> dict[str, bytes]:
+    """PNG files by name: the first faces of each side, and the faces of each attribute's groups."""
     sheets = {f"faces-{side}.png": images for side, images in faces.first.items()}
     for attribute, groups in faces.by_group.items():
         sheets[f"faces-{attribute}.png"] = [
             image for sides in groups.values() for images in sides.values() for image in images
         ]
-    for name, images in sheets.items():
-        if images:
-            with atomic_write(folder.figure(name)) as file:
-                file.write(contact_sheet(images))
+    return {name: contact_sheet(images) for name, images in sheets.items() if images}
 
 
 def read_images(folder: Path, wanted: pl.DataFrame) -> dict[str, bytes]:

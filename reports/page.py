@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,26 +12,36 @@ import duckdb
 import sql
 from reports.comparison_page import build_comparison_page
 from reports.comparison_report import ComparisonReport, gather_comparison
-from reports.estimation.detection_metrics import update_all_metrics
-from reports.estimation.estimates import choose_run, discard_estimates, write_estimates
-from reports.estimation.labelled_sides import LabelledSides, MissingLabels, check_labels
-from reports.faces import collect_faces, save_contact_sheets
+from reports.estimation.detection_metrics import update_metrics
+from reports.estimation.estimates import (
+    choose_run,
+    discard_damaged_tables,
+    discard_estimates,
+    has_estimates,
+    write_estimates,
+)
+from reports.estimation.labelled_sides import LabelledSides, MissingLabels, check_labels, check_provenance
+from reports.faces import collect_faces, contact_sheets
 from reports.figures.canvas import RUN_COLOURS
 from reports.figures.run_figures import draw_run_figures
-from reports.render import write_page
+from reports.publish import publish
+from reports.render import render_page
 from reports.run_page import build_run_page
 from reports.run_report import RunDocuments, RunReport, gather_run
-from shards.atomic_io import exclusive_lock, fingerprint, is_complete_parquet
+from shards.atomic_io import fingerprint
+from shards.described_files import DescribedFile, check_unchanged, prediction_files, run_files, training_files
 from shards.documents import (
     LabelsDocument,
     RunConfig,
     SamplesDocument,
     ShardsDocument,
+    changed_files,
     read_document,
-    write_document,
 )
 from shards.errors import FairfaceError
-from shards.workspace import REPORT_TABLES, ReportFolder, Workspace
+from shards.locks import LockHeld, check_links, exclusive_lock, shared_lock
+from shards.provenance import current_files, predictions_problem
+from shards.workspace import ReportFolder, Workspace
 
 CODE = Path(__file__).parent  # with its subfolders, the code that a page depends on; so are the SQL files
 R = TypeVar("R", RunReport, ComparisonReport)
@@ -43,6 +54,7 @@ class BuildResult:
     page: Path
     rebuilt: bool  # False where the page was up to date before
     missing: list[str] = field(default_factory=list)  # of each run without estimates, the stage that is missing
+    warnings: list[str] = field(default_factory=list)  # what was left out, and the command that mends it
 
 
 def build(workspace: Workspace, *, runs: Sequence[str] = (), force: bool = False) -> BuildResult:
@@ -50,51 +62,101 @@ def build(workspace: Workspace, *, runs: Sequence[str] = (), force: bool = False
 
     With several runs, each gets its own page below `report/runs/`, and the page in the result compares them. A page
     whose inputs have not changed is kept unless `force` is set. A run that lacks a stage still gets a page, which names
-    the command to run. Raises FairfaceError if there is no run, or if labels cannot be compared.
+    the command to run. Detectors that are being trained, and predictions of other images, are left out.
+
+    Raises FairfaceError if there is no run, if labels cannot be compared, if one of the files that numbers are derived
+    from was changed, and if another process is writing one of them.
     """
     if not workspace.root.is_dir():
         raise FairfaceError(f"there is no folder {workspace.root}: run `fairface train` first, or name another --out")
-    with exclusive_lock(workspace.report.folder, "writing it"):
-        update_all_metrics(workspace)  # the groups of faces may have changed since the metrics were written
+    with ExitStack() as stack:
+        stack.enter_context(exclusive_lock(workspace.report.lock, "writing it"))
+        discard_damaged_tables(workspace)
         connection = sql.connect(workspace)
         names = [choose_run(connection, workspace, run=run) for run in runs or (None,)]
+        connection.close()
+        for lock in input_locks(workspace, names):
+            stack.enter_context(shared_lock(lock, "reporting on it"))
+        detectors, busy = available_detectors(workspace, stack)
         if len(names) == 1:
-            return build_run(workspace, names[0], folder=workspace.report, force=force)
-        return build_comparison(workspace, names, force=force)
+            result = build_run(workspace, names[0], folder=workspace.report, detectors=detectors, force=force)
+        else:
+            result = build_comparison(workspace, names, detectors=detectors, force=force)
+        left_out = [reason for reason in current_files(workspace).warnings if reason not in result.missing]
+        return replace(result, warnings=[*busy, *left_out])
 
 
-def build_comparison(workspace: Workspace, names: list[str], *, force: bool) -> BuildResult:
+def input_locks(workspace: Workspace, runs: Sequence[str]) -> list[Path]:
+    """The locks of what the pages of `runs` are made from."""
+    folders = [workspace.run(run) for run in runs]
+    shards = workspace.shards
+    sides = [(shards.lock, shards.label_files.lock), *((run.samples_lock, run.label_files.lock) for run in folders)]
+    return [lock for locks in sides for lock in locks]
+
+
+def available_detectors(workspace: Workspace, stack: ExitStack) -> tuple[list[str], list[str]]:
+    """The detectors whose metrics are up to date now, locked until the `stack` closes; and why others are left out.
+
+    One that is being trained, perhaps for hours, must not make the report wait.
+    """
+    available, left_out = [], []
+    for folder in workspace.detectors():
+        if not folder.predictions.exists() or predictions_problem(workspace, folder):
+            continue
+        try:
+            # the groups of faces may have changed since the metrics were written
+            update_metrics(workspace, detector=folder.name)
+            stack.enter_context(shared_lock(folder.lock, "reporting on it"))
+        except LockHeld as error:
+            left_out.append(f"detector {folder.name} is left out: {error}")
+        else:
+            available.append(folder.name)
+    return available, left_out
+
+
+def build_comparison(workspace: Workspace, names: list[str], *, detectors: list[str], force: bool) -> BuildResult:
     """Build the page that compares several runs, and the page of each run."""
     if len(set(names)) < len(names):
         raise FairfaceError("--run names a run twice")
     if len(names) > len(RUN_COLOURS):
         raise FairfaceError(f"{len(names)} runs side by side are too many to read: name at most {len(RUN_COLOURS)}")
     folder = workspace.report
-    results = [build_run(workspace, run, folder=folder.run(run), force=force) for run in names]
+    folders = [folder.run(run) for run in names]
+    for run_folder in folders:
+        for path in (run_folder.folder.parent, run_folder.folder):
+            if path.exists():
+                check_links(path)
+    results = [
+        build_run(workspace, run, folder=run_folder, detectors=detectors, force=force)
+        for run, run_folder in zip(names, folders, strict=True)
+    ]
     missing = [message for result in results for message in result.missing]
-    inputs = fingerprint([input_fingerprint(workspace, run) for run in names])
+    inputs = fingerprint([input_fingerprint(workspace, run, detectors=detectors) for run in names])
     if not force and not any(result.rebuilt for result in results):
         last = last_report(folder, ComparisonReport)
         if last and last.fingerprint == inputs:
             return BuildResult(folder.page, False, missing)
     connection = sql.connect(workspace)
-    pages = [read_document(folder.run(run).document, RunReport) for run in names]
+    pages = [read_document(run_folder.document, RunReport) for run_folder in folders]
     report = gather_comparison(connection, [page for page in pages if page], fingerprint=inputs)
-    remove_figures(folder)
-    page = build_comparison_page(connection, workspace, report)
-    write_page(folder, "comparison.html.j2", page=page, workspace=workspace)
-    write_document(folder.document, report)
+    files: dict[str, bytes] = {}
+    page = build_comparison_page(connection, workspace, report, files=files)
+    files[folder.page.name] = render_page("comparison.html.j2", page=page, workspace=workspace)
+    publish(folder.document, report, files)
     return BuildResult(folder.page, True, missing)
 
 
-def build_run(workspace: Workspace, run: str, *, folder: ReportFolder, force: bool) -> BuildResult:
+def build_run(
+    workspace: Workspace, run: str, *, folder: ReportFolder, detectors: list[str], force: bool
+) -> BuildResult:
     """Build the page of one run in `folder`."""
-    # read again: the page of another run may have changed the tables
-    inputs, connection = input_fingerprint(workspace, run), sql.connect(workspace)
+    inputs = input_fingerprint(workspace, run, detectors=detectors)
     if not force:
         last = last_report(folder, RunReport)
-        if last and last.fingerprint == inputs and has_estimates(workspace, connection, last):
+        if last and last.fingerprint == inputs and has_estimates(workspace, run):
             return BuildResult(folder.page, False, [last.missing] if last.missing else [])
+    check_unchanged(page_files(workspace, run, detectors=detectors))
+    connection = sql.connect(workspace)  # read again: the page of another run may have changed the tables
     documents = read_run_documents(workspace, run)
     check_manifest(run, documents)
     labelling: LabelledSides | None = None
@@ -106,38 +168,39 @@ def build_run(workspace: Workspace, run: str, *, folder: ReportFolder, force: bo
         labelling, missing = None, str(error)
         discard_estimates(workspace, connection, run=run)
     connection = sql.connect(workspace)  # the tables of estimates exist now
-    report = gather_run(connection, documents, run=run, labelling=labelling, missing=missing, fingerprint=inputs)
-    remove_figures(folder)
-    figures = draw_run_figures(connection, folder, run=run, synthetic=bool(report.synthetic))
+    report = gather_run(
+        connection,
+        documents,
+        run=run,
+        labelling=labelling,
+        missing=missing,
+        detectors=detectors,
+        fingerprint=inputs,
+    )
+    files: dict[str, bytes] = {}
+    figures = draw_run_figures(connection, files, run=run, synthetic=bool(report.synthetic))
     faces = collect_faces(connection, workspace, report)
-    save_contact_sheets(faces, folder)
-    write_page(folder, "run.html.j2", page=build_run_page(report, figures, faces), workspace=workspace)
-    write_document(folder.document, report)
+    files |= contact_sheets(faces)
+    files[folder.page.name] = render_page(
+        "run.html.j2", page=build_run_page(report, figures, faces), workspace=workspace
+    )
+    publish(folder.document, report, files)
     return BuildResult(folder.page, True, [missing] if missing else [])
 
 
 def last_report(folder: ReportFolder, kind: type[R]) -> R | None:
-    """The report of the page in `folder`; None if there is no page, or one of another version or kind."""
-    if not folder.page.exists():
-        return None
+    """The report of the page in `folder`; None if the page or one of its figures is missing, or of another version."""
     try:
-        return read_document(folder.document, kind)
+        report = read_document(folder.document, kind)
     except FairfaceError:  # it is written anew
         return None
+    return report if report and not changed_files(folder.folder, report.files) else None
 
 
-def has_estimates(workspace: Workspace, connection: duckdb.DuckDBPyConnection, last: RunReport) -> bool:
-    """Whether the tables still contain the estimates on a run's last page: the pages of other runs write them, too."""
-    if not all(is_complete_parquet(workspace.report.table(name)) for name in REPORT_TABLES):
-        return False
-    rows = sql.select(connection, "select count(*) as n from estimates where run = $run", {"run": last.run})
-    return bool(rows["n"][0]) != bool(last.missing)
-
-
-def remove_figures(folder: ReportFolder) -> None:
-    """Remove the figures of the previous page: they may be another run's."""
-    for path in folder.figures():
-        path.unlink()
+def page_files(workspace: Workspace, run: str, *, detectors: list[str]) -> list[DescribedFile]:
+    """Every file that the page of a run is derived from, apart from the pictures of faces."""
+    predictions = [file for name in detectors for file in prediction_files(workspace.detector(name))]
+    return training_files(workspace.shards) + run_files(workspace.run(run)) + predictions
 
 
 def read_run_documents(workspace: Workspace, run: str) -> RunDocuments:
@@ -156,6 +219,7 @@ def read_run_documents(workspace: Workspace, run: str) -> RunDocuments:
 
 def finished_labelling(workspace: Workspace, connection: duckdb.DuckDBPyConnection, run: str) -> LabelledSides:
     """The labellers of both sides. Raises MissingLabels if a side is not, or not completely, labelled."""
+    check_provenance(workspace, run)
     labelling = check_labels(connection, run)
     sides = ((workspace.shards.label_files, "the training images"), (workspace.run(run).label_files, f"run {run}"))
     for files, name in sides:
@@ -180,14 +244,17 @@ def check_manifest(run: str, documents: RunDocuments) -> None:
         )
 
 
-def input_fingerprint(workspace: Workspace, run: str) -> str:
-    """A fingerprint of the page's inputs: the sizes and times of the files, and the code."""
+def input_fingerprint(workspace: Workspace, run: str, *, detectors: list[str]) -> str:
+    """A fingerprint of the page's inputs: the documents, the sizes and times of the files, and the code."""
     shards, run_folder = workspace.shards, workspace.run(run)
-    files = [shards.images, shards.document, *shards.label_files.all()]
-    files += [run_folder.config, run_folder.steps, run_folder.samples_document, run_folder.samples_table]
-    files += run_folder.label_files.all()
-    files += [detector.detection_metrics for detector in workspace.detectors()]
+    sides, evaluated = (shards.label_files, run_folder.label_files), [workspace.detector(name) for name in detectors]
+    documents = [shards.document, run_folder.config, run_folder.samples_document]
+    documents += [path for files in sides for path in (files.document, files.probe_document)]
+    documents += [path for folder in evaluated for path in (folder.predictions_document, folder.metrics_document)]
+    files = [shards.images, run_folder.steps, run_folder.samples_table, *sides[0].all(), *sides[1].all()]
+    files += [path for folder in evaluated for path in (folder.predictions, folder.detection_metrics)]
     files += [*shards.tars(), *run_folder.sample_tars()]
     states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()]
     code = [path for path in sorted(CODE.rglob("*")) if path.suffix in (".py", ".j2")] + list(sql.source_files())
-    return fingerprint([run, states, [hashlib.sha256(path.read_bytes()).hexdigest() for path in code]])
+    contents = [hashlib.sha256(path.read_bytes()).hexdigest() for path in [*documents, *code] if path.exists()]
+    return fingerprint([run, detectors, states, contents])

@@ -1,4 +1,4 @@
-"""Render a page from its template into `index.html`."""
+"""Render a page from its template."""
 
 import shlex
 from pathlib import Path
@@ -8,20 +8,18 @@ from jinja2 import Environment, FileSystemLoader
 from reports.comparison_page import ComparisonPage
 from reports.formats import shell_word, short
 from reports.run_page import RunPage
-from shards.atomic_io import atomic_write
-from shards.workspace import ReportFolder, Workspace
+from shards.workspace import Workspace
 
 TEMPLATES = Path(__file__).parent / "templates"
 DEFAULT_OUT = Path("outputs")  # that commands need not name
 
 
-def write_page(folder: ReportFolder, template: str, *, page: RunPage | ComparisonPage, workspace: Workspace) -> None:
-    """Write `folder.page` atomically; every value is escaped."""
+def render_page(template: str, *, page: RunPage | ComparisonPage, workspace: Workspace) -> bytes:
+    """The HTML of a page; every value is escaped."""
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["shell"] = shell_word
     html = environment.get_template(template).render(page=page, out_option=out_option(workspace))
-    with atomic_write(folder.page) as file:
-        file.write(html.encode(errors="replace"))
+    return html.encode(errors="replace")
 
 
 def out_option(workspace: Workspace) -> str:

@@ -1,6 +1,7 @@
 """The numbers of the page of one run, as stored in `report.json`."""
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, ClassVar
@@ -59,6 +60,7 @@ class RunReport(Document):
     warnings: list[str]
     training_weights: str | None  # the packed images trained on; None if all equally often
     labelling: LabelledSides | None
+    is_constant: bool  # whether all samples are the same image, or each has a single colour
     estimates: Rows
     method_estimates: Rows
     distances: Rows
@@ -84,6 +86,7 @@ class RunReport(Document):
     config: RunConfig
     shards: ShardsDocument | None
     versions: dict[str, str]
+    files: dict[str, str] = field(default_factory=dict)  # the page and its figures -> SHA-256
 
     @property
     def is_annotated(self) -> bool:
@@ -98,19 +101,23 @@ def gather_run(
     run: str,
     labelling: LabelledSides | None,
     missing: str | None,
+    detectors: Collection[str],
     fingerprint: str,
 ) -> RunReport:
-    """Collect every number of a run's page; without estimates `labelling` is None, and `missing` says why."""
+    """Collect every number of a run's page; without estimates `labelling` is None, and `missing` says why.
+
+    Only the named `detectors` are on the page.
+    """
     config, samples = documents.config, documents.samples
     requests = sampling_requests(config, samples)
     estimates = sql.ask(connection, "comparison", run=run)
     headline = best_estimates(estimates)
     matrices = confusion_matrices(connection) if labelling else {}
     commands = [document.command for document in (config, samples, documents.labels) if document]
-    answer = NOT_ANSWERED
+    answer, is_constant = NOT_ANSWERED, samples is not None and samples.is_constant
     if labelling:
         is_foreign = is_foreign_labeller(config, labelling)
-        answer = run_verdict(headline, is_foreign=is_foreign, is_requested=bool(requests))
+        answer = run_verdict(headline, is_foreign=is_foreign, is_requested=bool(requests), is_constant=is_constant)
     return RunReport(
         fingerprint=fingerprint,
         built=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -119,9 +126,10 @@ def gather_run(
         missing=missing,
         verdict=answer,
         verdict_counts=dict(headline["verdict"].value_counts().iter_rows()),
-        warnings=warnings(config, labelling, annotated=bool(matrices)) + requests,
+        warnings=warnings(config, labelling, samples=samples, annotated=bool(matrices)) + requests,
         training_weights=training_weights(config),
         labelling=labelling,
+        is_constant=is_constant,
         estimates=estimates.to_dicts(),
         labellers=labeller_accuracies(connection).to_dicts() if labelling else [],
         selected_methods=selected_methods(connection, run),
@@ -130,7 +138,7 @@ def gather_run(
         confidence=confidence_extremes(connection, run),
         neighbours=sql.ask(connection, "neighbours", run=run, limit=NEAREST_FACES).to_dicts(),
         training_neighbours=sql.ask(connection, "neighbours", source="train", run=run, limit=1).to_dicts(),
-        evaluation_sets=sql.select(connection, EVALUATION_SETS).to_dicts(),
+        evaluation_sets=rows_of_detectors(sql.select(connection, EVALUATION_SETS), detectors),
         throughput=sql.ask(connection, "throughput", run=run).row(0, named=True),
         samples=sql.ask(connection, "sampling", run=run).to_dicts(),
         checkpoint_sha256=samples.sha256 if samples else None,
@@ -139,16 +147,24 @@ def gather_run(
         config=config,
         shards=documents.shards,
         versions={name: version(name) for name in ("duckdb", "polars", "numpy", "matplotlib")},
-        **_answers(connection, run),
+        files={},
+        **_answers(connection, run, detectors=detectors),
     )
 
 
-def _answers(connection: duckdb.DuckDBPyConnection, run: str) -> dict[str, Rows]:
+def _answers(connection: duckdb.DuckDBPyConnection, run: str, *, detectors: Collection[str]) -> dict[str, Rows]:
     """The answers, by question, that the report contains unchanged."""
     of_run = ("method_estimates", "distances", "quality", "detection_rates")
     of_all = ("detection_metrics", "robustness", "composition", "rejects")
-    answers = {name: sql.ask(connection, name, run=run).to_dicts() for name in of_run}
-    return answers | {name: sql.ask(connection, name).to_dicts() for name in of_all}
+    answers = {name: sql.ask(connection, name, run=run) for name in of_run}
+    answers |= {name: sql.ask(connection, name) for name in of_all}
+    return {name: rows_of_detectors(table, detectors) for name, table in answers.items()}
+
+
+def rows_of_detectors(table: pl.DataFrame, detectors: Collection[str]) -> Rows:
+    """The rows of a table without those of other detectors, if it has any."""
+    is_kept = pl.col("detector").is_in(list(detectors)) if "detector" in table.columns else pl.lit(True)
+    return table.filter(is_kept).to_dicts()
 
 
 def best_estimates(rows: pl.DataFrame) -> pl.DataFrame:

@@ -47,12 +47,22 @@ NOT_ANSWERABLE = Verdict(
 )
 
 
-def run_verdict(rows: pl.DataFrame, *, is_foreign: bool = False, is_requested: bool = False) -> Verdict:
+CONSTANT = Verdict(
+    answer="No answer: all samples are the same image, or each has a single colour. Their labels have no verdict."
+)
+
+
+def run_verdict(
+    rows: pl.DataFrame, *, is_foreign: bool = False, is_requested: bool = False, is_constant: bool = False
+) -> Verdict:
     """The verdict on a run, from its rows of `estimates`.
 
-    Nothing is claimed from a labeller that was made for other faces (`is_foreign`). Where the samples were generated
-    for requested classes (`is_requested`), the answer does not attribute the changes to the generator.
+    Nothing is claimed from a labeller that was made for other faces (`is_foreign`), nor from samples that are all the
+    same image or have a single colour each (`is_constant`). Where the samples were generated for requested classes
+    (`is_requested`), the answer does not attribute the changes to the generator.
     """
+    if is_constant:
+        return CONSTANT
     if is_foreign:
         return NOT_ANSWERABLE
     sentences = [attribute_sentence(*names, rows.filter(attribute=attribute)) for attribute, names in HEADLINES.items()]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from shards.atomic_io import check_regular
 from shards.errors import FairfaceError
 from shards.workspace import is_unicode
 
@@ -34,6 +35,7 @@ AGE_CODES = {
 SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 RACES = {0: "Asian", 1: "White", 2: "Black", 3: "others"}
 TARGETS = ("real", "fake")
+CSV_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 LABELS = ("gender", "age", "skin_tone", "skin_group", "race", "target", "split")
 
 TYPES: dict[str, pl.DataType | type[pl.DataType]] = {  # one byte per value: a table has a million rows
@@ -85,8 +87,9 @@ def intersection_age() -> pl.Expr:
 def find_columns(path: Path) -> dict[str, str]:
     """Our column names -> the table's own, for those that the CSV at `path` has."""
     try:
+        check_regular(path)
         header = scan_csv(path).collect_schema().names()
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except CSV_ERRORS as error:
         raise csv_error(path, error) from error
     known = {name.strip().lower(): name for name in header}
     return {ours: known[name] for ours, names in COLUMN_NAMES.items() for name in names if name in known}
@@ -98,7 +101,8 @@ def scan_csv(path: Path) -> pl.LazyFrame:
 
 
 def csv_error(path: Path, error: Exception) -> FairfaceError:
-    return FairfaceError(f"{path} can't be read as CSV: {str(error).splitlines()[0]}")
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    return FairfaceError(f"{path} can't be read as CSV: {reason}")
 
 
 def find_tables(root: Path) -> tuple[list[Path], list[str]]:
@@ -106,10 +110,23 @@ def find_tables(root: Path) -> tuple[list[Path], list[str]]:
 
     If no CSV file looks like a table, all are returned as tables: reading them raises an error that says why.
     """
-    files = sorted(path for path in [*root.glob("*.csv"), *root.glob("*/*.csv")] if not path.name.startswith("."))
-    readable = [path for path in files if is_unicode(str(path))]
+    files = sorted(path for path in [*root.glob("*.csv"), *root.glob("*/*.csv")] if not is_hidden(path, root))
+    readable = [path for path in files if is_unicode(str(path)) and is_regular(path)]
     tables = [path for path in readable if is_table(path)] or readable
     return tables, [str(path).encode(errors="backslashreplace").decode() for path in files if path not in tables]
+
+
+def is_hidden(path: Path, root: Path) -> bool:
+    """Whether a file or folder of a path below `root` is hidden."""
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def is_regular(path: Path) -> bool:
+    """Whether a path leads to a regular file: reading a pipe or a device might never end."""
+    try:
+        return path.is_file()
+    except OSError:  # in a folder without permission
+        return False
 
 
 def is_table(path: Path) -> bool:
@@ -172,7 +189,7 @@ def read_table(path: Path, age_codes: str) -> pl.DataFrame:
             )
             .collect(engine="streaming")
         )
-    except pl.exceptions.PolarsError as error:
+    except CSV_ERRORS as error:
         raise csv_error(path, error) from error
 
 

@@ -1,6 +1,5 @@
 """Decodes images by DALI in separate processes, because an image that DALI can't decode may crash the process."""
 
-import multiprocessing
 import os
 import threading
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import Any
 
 from shards.errors import FairfaceError
 from shards.image_check import inspect
-from shards.worker import initialise_worker
+from shards.processes import lost_process_errors, new_pool
 
 
 class DaliDecoder:
@@ -40,7 +39,7 @@ class DaliDecoder:
             return pool.submit(check, data).result()
         except BrokenProcessPool:  # broken by this image, or by another thread's
             self.discard_pool(pool)
-        with new_pool(1) as single:
+        with lost_process_errors(), new_pool(1, report_crashes=False) as single:
             single.submit(os.getpid).result()  # if even that fails, the image is not to blame
             try:
                 return single.submit(check, data).result()
@@ -49,7 +48,7 @@ class DaliDecoder:
 
     def current_pool(self) -> ProcessPoolExecutor:
         with self.lock:
-            self.pool = self.pool or new_pool(self.workers)
+            self.pool = self.pool or new_pool(self.workers, report_crashes=False)
             return self.pool
 
     def discard_pool(self, pool: ProcessPoolExecutor) -> None:
@@ -65,11 +64,6 @@ class DaliDecoder:
     def __exit__(self, *_: object) -> None:
         if self.pool:
             self.pool.shutdown(cancel_futures=True)
-
-
-def new_pool(workers: int) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("forkserver")
-    return ProcessPoolExecutor(workers, context, initializer=initialise_worker, initargs=(False,))
 
 
 def decoding_error(data: bytes) -> str | None:

@@ -67,6 +67,12 @@ def run_on_rank0(work: Callable[[], T], *, share: Callable[[T], T] = lambda resu
     return cast(T, result if rank() == 0 else shared)
 
 
+def run_on_rank0_first(work: Callable[[], T]) -> T:
+    """Run `work` on every rank, on the others once rank 0 has succeeded, so that only rank 0 reports a common error."""
+    result = run_on_rank0(lambda: (work(),), share=lambda _: ())
+    return result[0] if result else work()
+
+
 def all_gather(value: T) -> list[T]:
     """Every rank's value, in the order of the ranks."""
     if world_size() == 1:

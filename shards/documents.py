@@ -6,14 +6,21 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
-from shards.atomic_io import read_json, write_json
+from shards.atomic_io import file_sha256, read_json, write_json
 from shards.errors import FairfaceError
-from shards.workspace import ShardsFolder
+from shards.workspace import LabelFiles, RunFolder, ShardsFolder
+
+MAX_DEPTH = 20  # of the values in a document that have no fixed type, such as options
 
 
 @dataclass(kw_only=True)
 class Document:
-    """The content of a JSON file. Raise `FORMAT` when a field is added, removed or changes its meaning."""
+    """The content of a JSON file.
+
+    Raise `FORMAT` when a field without a default is added, or when one is removed or changes its meaning. A document
+    that describes other files is removed before the first of them is changed, and written after the last. Their
+    SHA-256 are its `files`, by name.
+    """
 
     FORMAT: ClassVar[int] = 1
     REDO: ClassVar[str] = "remove it and run the stage again"  # what to do with a file of another version
@@ -110,6 +117,7 @@ class RunDocument(Document):
     options: dict[str, Any] | None = None  # with every `auto` resolved
     versions: dict[str, str] | None = None
     device: str | None = None
+    files: dict[str, str] = field(default_factory=dict)  # SHA-256 by name, once training has stopped
 
     def checkpoint_header(self) -> dict[str, Any]:
         """The fields that a checkpoint stores about its run, as plain values."""
@@ -164,7 +172,7 @@ class DetectorConfig(RunDocument):
 class SamplesDocument(Document):
     """samples.json: everything that determines the samples of a run, written last."""
 
-    FORMAT: ClassVar[int] = 2
+    FORMAT: ClassVar[int] = 3
     REDO: ClassVar[str] = "sample again with `fairface sample --force`"
 
     run: str
@@ -179,6 +187,8 @@ class SamplesDocument(Document):
     manifest: str  # of the images that the generator was last trained on
     command: str
     shards: list[ShardEntry]
+    files: dict[str, str]  # the table -> SHA-256
+    is_constant: bool = False  # whether all samples are the same image, or each has a single colour
     shares: dict[str, float] | None = None  # of the requested classes
     truncation: float | None = None
 
@@ -187,7 +197,7 @@ class SamplesDocument(Document):
 class LabelsDocument(Document):
     """labels.json: the labeller of a folder's images, written last."""
 
-    FORMAT: ClassVar[int] = 2
+    FORMAT: ClassVar[int] = 3
     REDO: ClassVar[str] = "label again with `fairface label --force`"
 
     source: str  # train, generated
@@ -196,8 +206,9 @@ class LabelsDocument(Document):
     size: int | None  # pixels; None for imported labels
     images: int
     fingerprint: str
+    files: dict[str, str]  # labels, pixels and embeddings -> SHA-256
     skin_version: int | None = None  # of the labels by pixels
-    images_hash: str | None = None  # manifest of the shards, or fingerprint of the samples
+    images_hash: str | None = None  # manifest of the shards, or fingerprint of the samples; None without samples
     command: str | None = None
     evaluated: bool = False  # whether the labellers were compared after it was written
 
@@ -206,27 +217,42 @@ class LabelsDocument(Document):
 class ProbeDocument(Document):
     """probe.json: the probe that labelled a folder's images, written last."""
 
+    FORMAT: ClassVar[int] = 2
     REDO: ClassVar[str] = "label again with `fairface label --force`"
 
     fingerprint: str  # of the labels that the probe was fitted to, or of the probe and the samples' labels
     hash: str  # of the probe
+    files: dict[str, str]  # the probe's labels and, of the training images, its weights and the accuracies -> SHA-256
 
 
 @dataclass(kw_only=True)
 class PredictionsDocument(Document):
     """predictions.json: the source of a detector's predictions."""
 
-    FORMAT: ClassVar[int] = 2
-    REDO: ClassVar[str] = "evaluate again with `fairface detect --force`"
+    FORMAT: ClassVar[int] = 3
+    REDO: ClassVar[str] = "evaluate again with `fairface detect`, or import again with --force"
 
     images: int
     real: int
     fake: int
     created: str
     command: str
+    files: dict[str, str]  # the table -> SHA-256
+    manifest: str | None = None  # of the shards whose images were evaluated
+    samples: dict[str, str] = field(default_factory=dict)  # run -> fingerprint of its evaluated samples
     parts: list[str] = field(default_factory=list)  # cached predictions that they were merged from
     imported: str | None = None  # the CSV
     sha256: str | None = None  # of that CSV
+
+
+@dataclass(kw_only=True)
+class TablesDocument(Document):
+    """The tables that the report derived, or a detector's metrics, and what they were made of."""
+
+    REDO: ClassVar[str] = "build the report again with `fairface report`"
+
+    made_of: dict[str, str]  # run or detector -> fingerprint of its inputs; "" -> that of the training images' labels
+    files: dict[str, str]  # the tables -> SHA-256
 
 
 def load_shards_json(shards: ShardsFolder) -> ShardsDocument:
@@ -244,6 +270,50 @@ def load_shards_json(shards: ShardsFolder) -> ShardsDocument:
             f"{document.REDO}"
         )
     return document
+
+
+def file_hashes(*paths: Path) -> dict[str, str]:
+    """The `files` of a document: the SHA-256 of each file by its name."""
+    return {path.name: file_sha256(path) for path in paths}
+
+
+def changed_files(folder: Path, files: dict[str, str]) -> list[str]:
+    """The names of the `files` of a document that are missing from a folder, or have another SHA-256 there."""
+    return [name for name, digest in files.items() if not _has_sha256(folder / name, digest)]
+
+
+def _has_sha256(path: Path, digest: str) -> bool:
+    return path.is_file() and file_sha256(path) == digest
+
+
+def check_files(folder: Path, document: Document, files: dict[str, str]) -> None:
+    """Raise FairfaceError if one of the `files` of a document is missing or was changed."""
+    if changed := changed_files(folder, files):
+        raise FairfaceError(f"{folder / changed[0]} is missing or was changed after it was written: {document.REDO}")
+
+
+def stale_labels(files: LabelFiles, *, images_hash: str | None) -> str | None:
+    """Why labels must not be used: they are labels of other images than the present ones, which have `images_hash`.
+
+    None if they are of these images, or if there are no labels. Raises FairfaceError for a damaged document.
+    """
+    document = read_document(files.document, LabelsDocument)
+    if document is None or document.images_hash == images_hash:
+        return None
+    images = "samples" if document.source == "generated" else "training images"
+    return f"the labels in {files.folder} are labels of other {images} than the present ones: {document.REDO}"
+
+
+def training_images_hash(shards: ShardsFolder) -> str | None:
+    """The `images_hash` of labels of the packed images; None without a finished pack."""
+    document = read_document(shards.document, ShardsDocument)
+    return document.manifest if document else None
+
+
+def samples_images_hash(run: RunFolder) -> str | None:
+    """The `images_hash` of labels of a run's samples; None if the run has none."""
+    document = read_document(run.samples_document, SamplesDocument)
+    return document.fingerprint if document else None
 
 
 def write_document(path: Path, document: Document) -> None:
@@ -271,6 +341,7 @@ def read_document(path: Path, kind: type[D]) -> D | None:
 def _parse(value: Any, kind: Any) -> Any:
     """Convert `value` to the annotated type `kind`. Raises TypeError that says what does not fit."""
     if kind is Any:
+        _check_depth(value, MAX_DEPTH)
         return value
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
@@ -282,11 +353,25 @@ def _parse(value: Any, kind: Any) -> Any:
     if origin is dict and isinstance(value, dict):
         return {name: _parse(item, arguments[1]) for name, item in value.items()}
     expected = origin or kind
-    if expected is float and type(value) is int:
+    if expected is float and type(value) is int and _is_integer(value):
         return float(value)
-    if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
+    if not isinstance(value, expected) or (expected is int and not _is_integer(value)):
         raise TypeError(f"{value!r:.40} where {getattr(expected, '__name__', expected)} should be")
     return value
+
+
+def _check_depth(value: Any, depth: int) -> None:
+    """Raise TypeError for a value that is nested deeper than `depth`: Python could not copy, hash or write it."""
+    if isinstance(value, dict | list):
+        if not depth:
+            raise TypeError("it is nested too deeply")
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_depth(item, depth - 1)
+
+
+def _is_integer(value: int) -> bool:
+    """Whether a number is an integer of 64 bits, which SQL can read; JSON's are unlimited."""
+    return not isinstance(value, bool) and -(2**63) <= value < 2**63
 
 
 def _parse_dataclass(value: Any, kind: Any) -> Any:

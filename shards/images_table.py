@@ -1,9 +1,14 @@
 """The columns of images.parquet, with one row per image, and quantities computed from them."""
 
 import hashlib
+from collections.abc import Sequence
+from pathlib import Path
 
 import polars as pl
 
+from shards.atomic_io import read_parquet
+from shards.documents import ShardsDocument
+from shards.errors import FairfaceError
 from shards.tar import BLOCK, END
 
 SCHEMA: dict[str, type[pl.DataType]] = {
@@ -27,6 +32,20 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "status": pl.String,  # packed, rejected
     "reason": pl.String,  # null for a packed image
 }
+
+
+def read_images(path: Path, columns: Sequence[str] = tuple(SCHEMA), *, sha256: str | None) -> pl.DataFrame:
+    """Read `columns` of an images.parquet; its SHA-256 is in shards.json, `files`.
+
+    Raises FairfaceError for another table, a damaged one, and one whose packed images lack a place in a tar.
+    """
+    types = {name: SCHEMA[name] for name in columns}
+    images = read_parquet(path, types, sha256=sha256)
+    packed = images.filter(status="packed") if "status" in types else images.clear()
+    placed = packed.select(name for name in ("key", "shard", "bytes", "sha256") if name in types)
+    if any(column.null_count() for column in placed) or ("bytes" in types and (packed["bytes"] < 0).any()):
+        raise FairfaceError(f"{path} does not describe packed images: {ShardsDocument.REDO}")
+    return images
 
 
 def tar_size() -> pl.Expr:

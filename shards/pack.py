@@ -3,11 +3,10 @@
 Every rank packs its share of the shards. Shards that an interrupted run of the same plan finished are kept.
 """
 
-import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,15 +15,25 @@ import polars as pl
 from tqdm import tqdm
 
 from shards import distributed
-from shards.atomic_io import exclusive_lock, file_sha256, read_parquet, write_parquet
+from shards.atomic_io import file_sha256, remove_files, remove_tree, write_parquet
 from shards.concurrency import available_cpus, map_in_order
-from shards.documents import ShardEntry, ShardsDocument, load_shards_json, write_document
+from shards.documents import (
+    ShardEntry,
+    ShardsDocument,
+    changed_files,
+    load_shards_json,
+    stale_labels,
+    write_document,
+)
 from shards.errors import FairfaceError
 from shards.images_table import SCHEMA, manifest_hash
+from shards.locks import exclusive_lock, shared_lock
 from shards.plan import PackConfig, Plan, make_plan, survey
+from shards.processes import warm_up, worker_pool
+from shards.synthetic.files import is_replacement_unfinished
 from shards.unfinished import clear_destination, discard_labels, discard_pack, is_shard_finished, read_rows
-from shards.worker import ImageRecipe, ShardJob, warm_up, worker_pool, write_shard
-from shards.workspace import ShardsFolder
+from shards.worker import ImageRecipe, ShardJob, write_shard
+from shards.workspace import ShardsFolder, SyntheticFolder
 
 
 @dataclass(frozen=True)
@@ -66,8 +75,9 @@ def pack(
     started = time.monotonic()
     config, workers = config or PackConfig(), workers or available_cpus()
     with ExitStack() as stack:
-        distributed.run_on_rank0(lambda: stack.enter_context(exclusive_lock(shards.folder, "packing")))
-        pool = stack.enter_context(worker_pool(workers))
+        distributed.run_on_rank0(lambda: stack.enter_context(exclusive_lock(shards.lock, "packing")))
+        distributed.run_on_rank0(lambda: stack.enter_context(stable_source(root)))
+        pool = stack.enter_context(worker_pool(workers, preload=write_shard.__module__))
         if force or not shards.document.exists():
             warm_up(pool, workers)  # while the plan is made
         plan, job, finished = distributed.run_on_rank0(
@@ -81,6 +91,22 @@ def pack(
         return distributed.run_on_rank0(lambda: PackResult(finish(plan, job, started), unchanged=False))
 
 
+@contextmanager
+def stable_source(root: Path) -> Iterator[None]:
+    """Keep `fairface synth` from replacing synthetic faces while they are packed; nothing for other images.
+
+    Raises FairfaceError if it is at work there, or was killed while it replaced them.
+    """
+    faces = SyntheticFolder(root)
+    if not faces.exists():
+        yield
+        return
+    with shared_lock(faces.lock, "packing"):
+        if is_replacement_unfinished(faces) or not faces.document.exists():
+            raise FairfaceError(f"`fairface synth` was stopped before the faces in {root} were finished: run it again")
+        yield
+
+
 def prepare(
     root: Path, shards: ShardsFolder, config: PackConfig, *, tables: list[Path] | None, force: bool
 ) -> tuple[Plan | None, PackJob | None, ShardsDocument | None]:
@@ -88,7 +114,7 @@ def prepare(
     files = survey(root, config, tables=tables, exclude=shards.folder.parent)
     done = load_shards_json(shards) if shards.document.exists() and not force else None
     if done and done.fingerprint == files.fingerprint and is_complete(shards, done):
-        shutil.rmtree(shards.unfinished, ignore_errors=True)  # left by a kill just after the document was written
+        remove_tree(shards.unfinished)  # left by a kill just after the document was written
         return None, None, done
     plan = make_plan(files)  # an invalid selection raises before anything is touched
     clear_destination(plan, shards, done, force=force)
@@ -100,12 +126,12 @@ def prepare(
 
 
 def is_complete(shards: ShardsFolder, document: ShardsDocument) -> bool:
-    """Whether the files of a finished pack exist, the tars in their sizes."""
+    """Whether the files of a finished pack exist: the tars in their sizes, and the tables unchanged."""
     for entry in document.shards:
         tar = shards.tar(entry.name)
-        if not (tar.exists() and tar.stat().st_size == entry.bytes and shards.index(entry.name).exists()):
+        if not (tar.is_file() and tar.stat().st_size == entry.bytes and shards.index(entry.name).is_file()):
             return False
-    return shards.images.exists() and shards.unmatched.exists()
+    return not changed_files(shards.folder, document.files)
 
 
 def write_missing(job: PackJob, pool: Executor, *, workers: int, progress: bool) -> None:
@@ -136,17 +162,23 @@ def finish(plan: Plan | None, job: PackJob, started: float) -> ShardsDocument:
         discard_pack(shards)
         raise FairfaceError(f"none of the {len(images):,} images below {job.root} can be used: {reasons}")
     for name in set(plan.images["shard"].unique()) - set(images["shard"].unique().drop_nulls()):
-        for path in (shards.tar(name), shards.index(name)):
-            path.unlink(missing_ok=True)  # every image of it was rejected
-    previous = read_parquet(shards.images) if shards.images.exists() else None
-    if previous is not None and not previous.equals(images):
+        remove_files([shards.tar(name), shards.index(name)])  # every image of it was rejected
+    if not labels_are_current(shards, manifest_hash(images.filter(status="packed"))):
         discard_labels(shards)
     write_parquet(shards.images, images)
     write_parquet(shards.unmatched, plan.unmatched)
     document = summarise(plan, shards, images, seconds=time.monotonic() - started)
     write_document(shards.document, document)
-    shutil.rmtree(shards.unfinished)
+    remove_tree(shards.unfinished)
     return document
+
+
+def labels_are_current(shards: ShardsFolder, manifest: str) -> bool:
+    """Whether the labels in the folder, if there are any, are of the images with this manifest."""
+    try:
+        return stale_labels(shards.label_files, images_hash=manifest) is None
+    except FairfaceError:  # a damaged document
+        return False
 
 
 def merge_rows(plan: Plan, job: PackJob) -> pl.DataFrame:

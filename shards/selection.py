@@ -67,6 +67,8 @@ def rows_matching(frame: pl.DataFrame, predicate: str) -> pl.Series:
         if not references_column(parsed[0]["where_clause"]):
             raise FairfaceError(f"--where {predicate!r} names no column; the columns are {columns}")
         selected = connection.sql(text + ' order by "row number"').pl().to_series()
+    except RecursionError:
+        raise FairfaceError(f"--where {predicate[:80]!r} is nested too deeply") from None
     except duckdb.Error as error:
         reason = str(error).strip().split("\n")[0]
         hint = f"; the columns are {columns}" if "column" in reason else ""

@@ -1,12 +1,19 @@
 """Resumes an unfinished pack, or removes a pack to make room for another one."""
 
-import shutil
 from pathlib import Path
 
 import polars as pl
 
-from shards.atomic_io import atomic_write, read_parquet
-from shards.documents import ShardsDocument, UnfinishedPack, read_document, write_document
+from shards.atomic_io import (
+    atomic_write,
+    check_removable,
+    read_bytes,
+    read_parquet,
+    remove_files,
+    remove_partials,
+    remove_tree,
+)
+from shards.documents import ShardsDocument, UnfinishedPack, changed_files, read_document, write_document
 from shards.errors import FairfaceError
 from shards.images_table import SCHEMA, tar_size
 from shards.plan import Plan
@@ -17,16 +24,26 @@ ROW_SCHEMA = {name: SCHEMA[name] for name in ROW_COLUMNS}
 
 
 def read_rows(path: Path) -> pl.DataFrame:
-    """Read the rows that a worker process wrote about the images of one shard: columns of ROW_SCHEMA."""
-    return pl.read_csv(path, has_header=False, schema=ROW_SCHEMA, glob=False)
+    """Read the rows that a worker process wrote about the images of one shard: columns of ROW_SCHEMA.
+
+    Raises FairfaceError for a damaged file.
+    """
+    try:
+        return pl.read_csv(read_bytes(path), has_header=False, schema=ROW_SCHEMA)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise FairfaceError(f"{path} is damaged: pack again with `fairface shards --force`") from error
 
 
 def is_shard_finished(shards: ShardsFolder, shard: str) -> bool:
     """Whether a tar, its index and its rows exist, and the tar has the size that the rows add up to."""
     tar, rows = shards.tar(shard), shards.finished_rows(shard)
-    if not (rows.exists() and tar.exists() and shards.index(shard).exists()):
+    if not (rows.is_file() and tar.is_file() and shards.index(shard).is_file()):
         return False
-    return bool(tar.stat().st_size == read_rows(rows).filter(pl.col("reason").is_null()).select(tar_size()).item())
+    try:
+        packed = read_rows(rows).filter(pl.col("reason").is_null())
+    except FairfaceError:
+        return False
+    return bool(tar.stat().st_size == packed.select(tar_size()).item())
 
 
 def clear_destination(plan: Plan, shards: ShardsFolder, done: ShardsDocument | None, *, force: bool) -> None:
@@ -47,18 +64,21 @@ def clear_destination(plan: Plan, shards: ShardsFolder, done: ShardsDocument | N
                 "pack into another folder with --out, or replace them with --force"
             )
     if force:
-        discard_pack(shards)
+        discard_pack(shards, ours)
     elif not stored:  # rows of an unknown pack
-        shutil.rmtree(shards.unfinished, ignore_errors=True)
+        if not (done or shards.unfinished.exists() or shards.images.exists()) and (tars := shards.tars_and_indices()):
+            raise FairfaceError(f"{tars[0]} does not belong to a known pack: move it away, or replace it with --force")
+        remove_tree(shards.unfinished)
     write_document(shards.unfinished_document, ours)
+    remove_leftovers(shards)
     if done and not force:
-        reopen(plan, shards)
+        reopen(plan, shards, done)
 
 
-def reopen(plan: Plan, shards: ShardsFolder) -> None:
-    """Turn a finished pack that lacks a file into an unfinished one; the shards that exist are kept."""
-    if shards.images.exists():
-        rows = read_parquet(shards.images).select(pl.col(name).cast(kind) for name, kind in ROW_SCHEMA.items())
+def reopen(plan: Plan, shards: ShardsFolder, done: ShardsDocument) -> None:
+    """Turn a finished pack that lacks a file into an unfinished one; the shards whose rows are known are kept."""
+    if shards.images.name not in changed_files(shards.folder, done.files):
+        rows = read_parquet(shards.images, ROW_SCHEMA)
         images = plan.images.select("key", "shard").join(rows, on="key", maintain_order="left")
         for (shard,), part in images.group_by("shard", maintain_order=True):
             with atomic_write(shards.finished_rows(str(shard))) as file:
@@ -66,17 +86,27 @@ def reopen(plan: Plan, shards: ShardsFolder) -> None:
     shards.document.unlink()
 
 
-def discard_pack(shards: ShardsFolder) -> None:
-    """Remove a pack and its labels. The document goes first: no interruption leaves a pack that looks complete."""
-    for path in (shards.document, shards.images, shards.unmatched):
-        path.unlink(missing_ok=True)
-    discard_labels(shards)
-    for path in [*shards.tars_and_indices(), *shards.folder.glob(".shard-*.partial")]:
-        path.unlink()
-    shutil.rmtree(shards.unfinished, ignore_errors=True)
+def discard_pack(shards: ShardsFolder, successor: UnfinishedPack | None = None) -> None:
+    """Remove a pack and its labels, to make room for a `successor`.
+
+    The document goes first, and then the successor's plan is written: after an interruption, no pack looks complete,
+    and the same command continues. Raises FairfaceError, and removes nothing, for a folder where a file should be.
+    """
+    files = [shards.images, shards.unmatched, *shards.label_files.all(), *shards.tars_and_indices()]
+    check_removable([shards.document, *files])
+    remove_files([shards.document])
+    remove_tree(shards.unfinished)
+    if successor:
+        write_document(shards.unfinished_document, successor)
+    remove_files(files)
 
 
 def discard_labels(shards: ShardsFolder) -> None:
     """Remove the label files of images that no longer exist."""
-    for path in shards.label_files.all():
-        path.unlink(missing_ok=True)
+    remove_files(shards.label_files.all())
+
+
+def remove_leftovers(shards: ShardsFolder) -> None:
+    """Remove the temporary files that killed worker processes left."""
+    for folder in (shards.folder, shards.unfinished):
+        remove_partials(folder)

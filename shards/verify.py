@@ -11,12 +11,12 @@ import polars as pl
 from tqdm import tqdm
 
 from shards import image_check, tar
-from shards.atomic_io import file_sha256, read_parquet
+from shards.atomic_io import file_sha256
 from shards.concurrency import available_cpus, map_in_order
 from shards.containers import is_plainly_safe
 from shards.dali_decoder import DaliDecoder
 from shards.documents import ShardsDocument, load_shards_json
-from shards.images_table import manifest_hash, tar_size
+from shards.images_table import manifest_hash, read_images, tar_size
 from shards.workspace import ShardsFolder
 
 KNOWN_EXTENSIONS = set(image_check.EXTENSIONS.values())
@@ -63,12 +63,12 @@ def verify(shards: ShardsFolder, *, workers: int | None = None, progress: bool =
         fault.file == shards.images.name for fault in faults
     ):  # only images.parquet lists what the tars should contain
         return VerifyResult([*faults, *find_wrong_sizes(shards, document)], document.images)
-    images = read_parquet(shards.images).filter(status="packed")
+    images = read_images(shards.images, sha256=None).filter(status="packed")  # its SHA-256 has been compared
     counted = images.group_by("shard", maintain_order=True).agg(pl.len(), tar_size())
     listed = [(entry.name, entry.images, entry.bytes) for entry in document.shards]
     if manifest_hash(images) != document.manifest or counted.rows() != listed:
         faults.append(Fault(shards.document.name, "does not agree with images.parquet"))
-    decode = not document.options["check"]
+    decode = not document.options.get("check")
     faults += find_damage(shards, images, decode=decode, workers=workers, progress=progress)
     return VerifyResult(faults, document.images)
 
@@ -162,7 +162,7 @@ def member_faults(
         what = None
         if cut:
             what = "is cut off"
-        elif kind not in KNOWN_EXTENSIONS or head != tar.header(f"{row.key}.{kind}", row.bytes):
+        elif kind not in KNOWN_EXTENSIONS or head != header(row, kind):
             what = "has another header than was packed"
         elif hashlib.sha256(data).hexdigest() != row.sha256:
             what = "has other bytes than were packed"
@@ -178,11 +178,31 @@ def member_faults(
     return faults, lines
 
 
+def header(row: Row, extension: str) -> bytes | None:
+    """The header of a member; None for a key or size that no tar can hold, as in a damaged table."""
+    try:
+        return tar.header(f"{row.key}.{extension}", row.bytes)
+    except ValueError:
+        return None
+
+
 def decoding_fault(data: bytes, dali: DaliDecoder) -> str | None:
     """The reason why training can't decode an image; None if it can. DALI decodes images that are not plainly safe."""
     if is_plainly_safe(data):
         return image_check.inspect(data).reason
     return dali.find_rejection(data)
+
+
+def sample_tar_fault(path: Path, sha256: str | None) -> str | None:
+    """What is wrong with a tar of samples, whose SHA-256 is in samples.json, or with its index; None if all is well."""
+    if not path.is_file():
+        return "is missing"
+    if file_sha256(path) != sha256:
+        return "was changed after it was written"
+    index = path.with_suffix(".idx")
+    if not index.is_file() or index.read_bytes() != tar.make_index(path):
+        return f"has an index, {index.name}, that is missing or was changed"
+    return None
 
 
 def find_undecodable(tars: Sequence[Path], *, workers: int | None = None) -> Fault | None:

@@ -1,14 +1,17 @@
 """The path of every file below OUT. No other module builds such a path."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from shards.errors import FairfaceError
 
+LOCK = ".lock"  # the file name of a folder's lock
 SYNTHETIC_MARKER = "synthetic.json"  # in every folder of faces rendered by `fairface synth`
 REPORT_TABLES = ("estimates", "method_estimates", "distances", "quality", "neighbours", "confusion")
-RESERVED_NAMES = ("all",)  # `--model all` and the like would otherwise be ambiguous
-REPORT_FIGURES = ("comparison-*", "runs-*", "ratios.*", "losses.*", "discriminator.*", "faces-*.png")
+RESERVED_NAMES = ("all", "newest")  # `--model all` and `--param run=newest` would otherwise be ambiguous
+MAX_NAME_BYTES = 200  # the file system's limit is 255, and names of temporary files are longer
+SHARD_FILE = re.compile(r"shard-[0-9]{6,}\.(tar|idx)")
 
 
 def is_unicode(path: str) -> bool:
@@ -16,13 +19,65 @@ def is_unicode(path: str) -> bool:
     return path.encode(errors="replace").decode() == path
 
 
+def is_valid_name(name: str) -> bool:
+    """Whether `name` can name a run or a detector: a single visible folder, without wildcards or control characters."""
+    return (
+        bool(name)
+        and name == Path(name).name
+        and not name.startswith((".", "-"))
+        and not set(name) & set("*?[]")
+        and name.isprintable()  # neither control characters nor bytes that are not UTF-8
+        and len(name.encode()) <= MAX_NAME_BYTES
+        and name not in RESERVED_NAMES
+    )
+
+
 def check_name(name: str, option: str) -> str:
     """`name`, if it can name a folder below OUT. Raises FairfaceError that starts with `option` otherwise."""
-    if not name or name != Path(name).name or name.startswith(".") or name in RESERVED_NAMES:
-        raise FairfaceError(f"{option} {name}: give the name of a single folder, other than {RESERVED_NAMES[0]!r}")
-    if not is_unicode(name):
-        raise FairfaceError(f"{option} {name!r}: give a name in UTF-8")
+    if not is_valid_name(name):
+        raise FairfaceError(
+            f"{option} {name!r}: give the name of a single folder of at most {MAX_NAME_BYTES} bytes, without control "
+            f"characters and * ? [ ], that does not start with . or -, and is not {' or '.join(RESERVED_NAMES)}"
+        )
     return name
+
+
+def synthetic_lock(folder: Path) -> Path:
+    """The lock of a folder of synthetic faces, for `shards.locks`."""
+    return SyntheticFolder(folder).lock
+
+
+@dataclass(frozen=True)
+class SyntheticFolder:
+    """`OUT/synthetic`, or any other folder that `fairface synth` renders faces into, next to files of the user's."""
+
+    folder: Path
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / LOCK
+
+    @property
+    def document(self) -> Path:
+        return self.folder / SYNTHETIC_MARKER
+
+    @property
+    def checksums(self) -> Path:
+        """The list of all files that were rendered, for `sha256sum -c`."""
+        return self.folder / "synthetic.sha256"
+
+    @property
+    def table(self) -> Path:
+        return self.folder / "train.csv"
+
+    @property
+    def rendering(self) -> "SyntheticFolder":
+        """The faces that are being rendered, until all of them are finished."""
+        return SyntheticFolder(self.folder / ".rendering")
+
+    def exists(self) -> bool:
+        """Whether the folder holds synthetic faces, perhaps unfinished ones."""
+        return any(path.exists() for path in (self.document, self.checksums, self.rendering.folder))
 
 
 @dataclass(frozen=True)
@@ -30,6 +85,11 @@ class LabelFiles:
     """The label files of one folder of images: the shards or a run's samples."""
 
     folder: Path
+
+    @property
+    def lock(self) -> Path:
+        """The lock of the labels alone: images may be read while they are labelled."""
+        return self.folder / ".labels.lock"
 
     @property
     def document(self) -> Path:
@@ -89,6 +149,11 @@ class ShardsFolder:
     folder: Path
 
     @property
+    def lock(self) -> Path:
+        """The lock of the tars and of images.parquet."""
+        return self.folder / LOCK
+
+    @property
     def document(self) -> Path:
         return self.folder / "shards.json"
 
@@ -121,8 +186,8 @@ class ShardsFolder:
         return self.tar(shard).with_suffix(".idx")
 
     def tars_and_indices(self) -> list[Path]:
-        """Every tar and every index in the folder, by name."""
-        return sorted([*self.folder.glob("shard-*.tar"), *self.folder.glob("shard-*.idx")])
+        """Every file with the name of a packed tar or index, by name."""
+        return sorted(path for path in self.folder.glob("shard-*") if SHARD_FILE.fullmatch(path.name))
 
     @property
     def label_files(self) -> LabelFiles:
@@ -142,6 +207,11 @@ class TrainingFolder:
     @property
     def name(self) -> str:
         return self.folder.name
+
+    @property
+    def lock(self) -> Path:
+        """The lock of config.json and of what training writes."""
+        return self.folder / LOCK
 
     @property
     def config(self) -> Path:
@@ -167,10 +237,27 @@ class TrainingFolder:
         """The grid of samples rendered after a step."""
         return self.grids / f"step_{step:09d}.png"
 
+    def training_files(self) -> list[Path]:
+        """The files and folders that training writes, config.json last."""
+        return [self.checkpoints, self.grids, self.tensorboard, self.steps, self.config]
+
+    def results(self) -> list[Path]:
+        """The files and folders that were made of the trained weights, documents first."""
+        return []
+
+    def result_locks(self) -> list[Path]:
+        """The locks of the results; `lock` is that of the training."""
+        return []
+
 
 @dataclass(frozen=True)
 class RunFolder(TrainingFolder):
     """`OUT/runs/<name>`: a training run of the DCGAN and its samples."""
+
+    @property
+    def samples_lock(self) -> Path:
+        """The lock of the samples alone: a run may be sampled from while it is trained."""
+        return self.folder / ".samples.lock"
 
     @property
     def samples(self) -> Path:
@@ -202,6 +289,14 @@ class RunFolder(TrainingFolder):
     def label_files(self) -> LabelFiles:
         return LabelFiles(self.folder)
 
+    def results(self) -> list[Path]:
+        labels = self.label_files
+        samples = [self.samples_document, self.samples_table, self.samples, self.new_samples]
+        return [*labels.all(), labels.parts, *samples]
+
+    def result_locks(self) -> list[Path]:
+        return [self.samples_lock, self.label_files.lock]
+
 
 @dataclass(frozen=True)
 class DetectorFolder(TrainingFolder):
@@ -220,13 +315,22 @@ class DetectorFolder(TrainingFolder):
         """The folder of predictions by evaluation set: no set is evaluated twice."""
         return self.folder / "cached_predictions"
 
-    def cached(self, fingerprint: str) -> Path:
-        """The predictions of one evaluation set."""
-        return self.cached_predictions / f"{fingerprint}.parquet"
+    def cached(self, fingerprint: str, sha256: str) -> Path:
+        """The predictions of one evaluation set; the name contains the hash of the file."""
+        return self.cached_predictions / f"{fingerprint}-{sha256}.parquet"
 
     @property
     def detection_metrics(self) -> Path:
         return self.folder / "detection_metrics.parquet"
+
+    @property
+    def metrics_document(self) -> Path:
+        """The document of detection_metrics."""
+        return self.folder / "detection_metrics.json"
+
+    def results(self) -> list[Path]:
+        documents = [self.predictions_document, self.metrics_document]
+        return [*documents, self.predictions, self.detection_metrics, self.cached_predictions]
 
 
 @dataclass(frozen=True)
@@ -236,6 +340,11 @@ class ReportFolder:
     folder: Path
 
     @property
+    def lock(self) -> Path:
+        """The lock of the folder and of the pages of single runs below it."""
+        return self.folder / LOCK
+
+    @property
     def page(self) -> Path:
         return self.folder / "index.html"
 
@@ -243,16 +352,13 @@ class ReportFolder:
     def document(self) -> Path:
         return self.folder / "report.json"
 
+    @property
+    def tables_document(self) -> Path:
+        """The document of the tables of all runs."""
+        return self.folder / "tables.json"
+
     def table(self, name: str) -> Path:
         return self.folder / f"{name}.parquet"
-
-    def figure(self, name: str) -> Path:
-        """A figure by its file name."""
-        return self.folder / name
-
-    def figures(self) -> list[Path]:
-        """Every figure of a page, of any run."""
-        return [path for pattern in REPORT_FIGURES for path in self.folder.glob(pattern)]
 
     def run(self, name: str) -> "ReportFolder":
         """The page of one of several runs."""
@@ -294,17 +400,17 @@ class Workspace:
         return DetectorFolder(self.detectors_folder / check_name(name, "--name"))
 
     def runs(self) -> list[RunFolder]:
-        """Every run that has a config.json, by name."""
-        return [RunFolder(path.parent) for path in sorted(self.runs_folder.glob("*/config.json"))]
+        """Every run that has a config.json, by name; folders whose name is not valid are passed over."""
+        runs = map(RunFolder, _named_folders(self.runs_folder))
+        return [run for run in runs if run.config.exists()]
 
     def detectors(self) -> list[DetectorFolder]:
-        """Every folder of a detector, by name."""
-        return [DetectorFolder(path) for path in sorted(self.detectors_folder.glob("*")) if path.is_dir()]
+        """Every folder of a detector, by name; folders whose name is not valid are passed over."""
+        return [DetectorFolder(path) for path in _named_folders(self.detectors_folder)]
 
     def view_files(self) -> dict[str, list[Path]]:
         """The existing files of every SQL view, by view."""
-        runs = [RunFolder(path) for path in sorted(self.runs_folder.glob("*"))]
-        detectors = [DetectorFolder(path) for path in sorted(self.detectors_folder.glob("*"))]
+        runs, detectors = list(map(RunFolder, _named_folders(self.runs_folder))), self.detectors()
         labels = [self.shards.label_files, *(run.label_files for run in runs)]
         files = {
             "images": [self.shards.images],
@@ -318,4 +424,9 @@ class Workspace:
             "predictions": [detector.predictions for detector in detectors],
             "detection_metrics": [detector.detection_metrics for detector in detectors],
         }
-        return {view: [path for path in paths if path.exists()] for view, paths in files.items()}
+        return {view: [path for path in paths if path.is_file()] for view, paths in files.items()}
+
+
+def _named_folders(parent: Path) -> list[Path]:
+    """The folders in `parent` whose names are valid, by name."""
+    return [path for path in sorted(parent.glob("*")) if is_valid_name(path.name) and path.is_dir()]

@@ -3,10 +3,23 @@
 from pathlib import Path
 
 from sql.catalog import Parameter, Question, ask, questions
-from sql.connection import connect, query, select
+from sql.connection import connect, find_files, select
 from sql.definitions import views
+from sql.typed import Limits, query
 
-__all__ = ["Parameter", "Question", "ask", "connect", "query", "questions", "select", "source_files", "views"]
+__all__ = [
+    "Limits",
+    "Parameter",
+    "Question",
+    "ask",
+    "connect",
+    "find_files",
+    "query",
+    "questions",
+    "select",
+    "source_files",
+    "views",
+]
 
 
 def source_files() -> list[Path]:

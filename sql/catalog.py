@@ -4,12 +4,15 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import duckdb
-import polars as pl
 
 from shards.errors import FairfaceError
 from sql.connection import select
+
+if TYPE_CHECKING:
+    import polars as pl
 
 FOLDER = Path(__file__).parent
 
@@ -51,7 +54,7 @@ def parse(text: str) -> Question:
     return Question(title, params, text)
 
 
-def ask(connection: duckdb.DuckDBPyConnection, name: str, /, **params: object) -> pl.DataFrame:
+def ask(connection: duckdb.DuckDBPyConnection, name: str, /, **params: object) -> "pl.DataFrame":
     """Answer the question `name`; omitted parameters have their defaults.
 
     Raises FairfaceError for an unknown question, parameter, choice or run, and for a missing required value.

@@ -8,6 +8,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
 
+# Processes that tests start by `python -c` import `tests`; PYTHONSAFEPATH, which our commands set, hides the checkout.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
+
 import pytest
 from hypothesis import settings
 

@@ -126,7 +126,7 @@ def test_the_original_options_exist(name):
 def test_every_question_and_parameter_exists(words, tmp_path):
     given = main.commands["sql"].make_context("sql", list(words[2:])).params
     if given["text"]:
-        assert sql.query(sql.connect(Workspace(tmp_path)), given["text"]).columns
+        assert sql.query(Workspace(tmp_path), given["text"]).columns
     if not given["name"]:
         return
     parameters = sql.questions()[given["name"]].params

@@ -43,7 +43,7 @@ def timm_model(
     try:
         return load_timm_checkpoint(name, path, options=options)
     except Exception as error:  # unpickling fails in many ways, which all mean the same here
-        raise WeightsUnavailable(f"{path} is not a checkpoint of timm's {name} ({first_line(error)})") from error
+        raise WeightsUnavailable(f"{path} is not a checkpoint of timm's {name} ({clip.first_line(error)})") from error
 
 
 def load_timm_checkpoint(name: str, path: Path, *, options: dict[str, Any]) -> Any:
@@ -79,15 +79,10 @@ def timm_checkpoint(name: str, tag: str, *, tag_or_path: str | None) -> Path:
     except (OSError, RuntimeError) as error:
         download = f"run `hf download {repo} model.safetensors`" if repo else f"download {url}"
         raise WeightsUnavailable(
-            f"the weights of {tag} are not on this machine and could not be downloaded ({str(error).splitlines()[0]}). "
+            f"the weights of {tag} are not on this machine and could not be downloaded ({clip.first_line(error)}). "
             f"On a machine with network access, {download}, copy the file here and pass --pretrained /path/to/it; or "
             "train with --from-scratch"
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its type if it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def xception(weights: Weights, *, classes: int = 1, channels: int = 3, dropout: float = 0.0) -> Any:
@@ -112,7 +107,7 @@ class ClipFeatures(nn.Module):
         try:
             model = open_clip.create_model(CLIP, path, force_image_size=image_size)
         except Exception as error:  # as above
-            raise WeightsUnavailable(f"{path} is not a checkpoint of {CLIP} ({first_line(error)})") from error
+            raise WeightsUnavailable(f"{path} is not a checkpoint of {CLIP} ({clip.first_line(error)})") from error
         self.visual, self.dim = model.visual.requires_grad_(False), model.visual.output_dim
 
     def train(self, mode: bool = True) -> "ClipFeatures":

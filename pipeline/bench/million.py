@@ -12,12 +12,22 @@ from pipeline.labelling import tables
 from pipeline.labelling.accuracy import EVALUATED_ATTRIBUTES
 from shards.annotations import skin_group
 from shards.atomic_io import write_parquet
-from shards.documents import DataSource, LabelsDocument, RunConfig, ShardsDocument, write_document
+from shards.documents import (
+    DataSource,
+    LabelsDocument,
+    ProbeDocument,
+    RunConfig,
+    SamplesDocument,
+    ShardsDocument,
+    file_hashes,
+    write_document,
+)
 from shards.tar import TarWriter
 from shards.workspace import LabelFiles, Workspace
 
 FACES = 166_667  # of either side; three methods label each: a million labels
 RUN = "million"
+MANIFEST, SAMPLES = "m", "s"  # identify the images and the samples
 EMBEDDING_WIDTH = 512  # of ViT-B/32
 IMAGES = 2000  # of either side that have an image in a tar
 TAR = "a.tar"
@@ -29,8 +39,7 @@ def write_million_labels(workspace: Workspace) -> None:
     shards, run = workspace.shards, workspace.run(RUN)
     run.samples.mkdir(parents=True)
     shards.folder.mkdir(parents=True)
-    write_document(shards.document, _shards_document())
-    data = DataSource(manifest="m", images=FACES, synthetic=True, root="", annotated=FACES)
+    data = DataSource(manifest=MANIFEST, images=FACES, synthetic=True, root="", annotated=FACES)
     write_document(run.config, RunConfig(name=RUN, status="finished", started="2026-01-01T00:00:00", data=data))
     metrics = {name: np.linspace(1, 0.5, 5000) for name in ("loss_d", "loss_g", "d_real", "d_fake", "data_wait")}
     write_parquet(run.steps, pl.DataFrame(metrics | {"step": np.arange(5000) * 20, "images": 1}))
@@ -49,12 +58,13 @@ def write_million_labels(workspace: Workspace) -> None:
         pl.lit("GANs").alias("family"),
     ]
     write_parquet(shards.images, faces.with_columns(columns))
+    write_document(shards.document, _shards_document(file_hashes(shards.images)))
     _write_labels(shards.label_files, rng, faces=faces, numbers=numbers, run=None)
     faces, numbers = _random_faces(rng, keys)
     samples = keys.to_frame().with_columns(shard, run=pl.lit(RUN), checkpoint=pl.lit("c"), seed=pl.lit(0))
     write_parquet(run.samples_table, samples.with_columns(index=pl.int_range(pl.len())))
+    write_document(run.samples_document, _samples_document(file_hashes(run.samples_table)))
     _write_labels(run.label_files, rng, faces=faces, numbers=numbers, run=RUN)
-    _write_accuracies(shards.label_files)
 
 
 def _random_faces(rng: np.random.Generator, keys: pl.Series) -> tuple[pl.DataFrame, dict[str, np.ndarray]]:
@@ -77,8 +87,10 @@ def _write_labels(
         labeller="clip",
         size=64,
         images=len(faces),
-        images_hash="",
+        images_hash=SAMPLES if run else MANIFEST,
         fingerprint="",
+        files={},
+        evaluated=True,
     )
     for method, path in (("clip", files.labels), ("probe", files.probe_labels)):
         by_attribute = [_noisy_probabilities(rng, numbers[name], len(classes)) for name, classes in CLASSES.items()]
@@ -90,6 +102,13 @@ def _write_labels(
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
     embedding = pl.Series("embedding", vectors, dtype=pl.Array(pl.Float16, EMBEDDING_WIDTH))
     write_parquet(files.embeddings, faces.select("key").with_columns(embedding), compress=False)
+    document.files = file_hashes(files.labels, files.pixels, files.embeddings)
+    write_document(files.document, document)
+    probe_files = [files.probe_labels]
+    if not run:
+        _write_accuracies(files)
+        probe_files.append(files.labellers)
+    write_document(files.probe_document, ProbeDocument(fingerprint="", hash="", files=file_hashes(*probe_files)))
 
 
 def _write_accuracies(files: LabelFiles) -> None:
@@ -119,10 +138,28 @@ def _noise_jpeg() -> bytes:
     return data.getvalue()
 
 
-def _shards_document() -> ShardsDocument:
+def _samples_document(files: dict[str, str]) -> SamplesDocument:
+    return SamplesDocument(
+        run=RUN,
+        checkpoint="c",
+        sha256="",
+        seed=0,
+        count=FACES,
+        weights="ema",
+        image_size=64,
+        fingerprint=SAMPLES,
+        step=1,
+        manifest=MANIFEST,
+        command="",
+        shards=[],
+        files=files,
+    )
+
+
+def _shards_document(files: dict[str, str]) -> ShardsDocument:
     return ShardsDocument(
-        manifest="m",
-        files={},
+        manifest=MANIFEST,
+        files=files,
         fingerprint="",
         order="",
         synthetic=True,

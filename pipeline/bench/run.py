@@ -1,5 +1,6 @@
 """Runs benchmarks and writes their rows: `fairface bench`."""
 
+import json
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ from pipeline.bench.scale import bench_scale
 from pipeline.bench.table import format_row, write_section
 from pipeline.bench.train import bench_train
 from pipeline.runtime import device_name, processor_name, resolve_device
-from shards.atomic_io import write_json
+from shards.atomic_io import open_output
 from shards.errors import FairfaceError
 from shards.synthetic.dataset import SyntheticConfig, write_dataset
 
@@ -61,7 +62,8 @@ def run(stages: Sequence[str], *, device: str, images: int, json_file: Path | No
                 rows.append(row)
                 tqdm.write(format_row(row))
     if json_file:
-        write_json(json_file, [asdict(row) for row in rows])
+        with open_output(json_file) as file:
+            file.write(json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False).encode() + b"\n")
     if markdown:
         machine = processor_name() if target.type == "cpu" else f"{device_name(target)}, {processor_name()}"
         about = (

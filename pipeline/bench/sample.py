@@ -11,7 +11,7 @@ from pipeline.bench.context import BenchContext
 from pipeline.bench.measure import Row, compare
 from pipeline.gan.generate import ImageGenerator
 from pipeline.gan.options import PRESETS
-from pipeline.gan.sample import write_samples
+from pipeline.gan.sample import write_tars
 from pipeline.gan.trainer import GanTrainer
 from pipeline.runtime import tune_allocator
 
@@ -35,7 +35,7 @@ def bench_preset(context: BenchContext, preset: str) -> Row:
     folder.mkdir(exist_ok=True)
 
     def ours() -> int:
-        write_samples(run, images, checkpoint="", count=COUNT, progress=False)
+        write_tars(run, images, count=COUNT, progress=False)
         return COUNT
 
     return compare(

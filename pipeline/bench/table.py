@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pipeline.bench.measure import ROUNDS, Row
 from pipeline.runtime import versions
-from shards.atomic_io import atomic_write
+from shards.atomic_io import open_output, read_bytes
+from shards.errors import FairfaceError
 
 HEADER = f"""# Speed
 
@@ -36,7 +37,10 @@ def write_section(path: Path, machine: str, *, rows: Sequence[Row], images: str)
 
     Sections of other machines are kept, and so are this machine's rows of stages that are not among `rows`.
     """
-    sections = path.read_text(encoding="utf-8").split("\n## ")[1:] if path.exists() else []
+    try:
+        sections = read_bytes(path).decode().split("\n## ")[1:] if path.is_file() else []
+    except UnicodeDecodeError as error:
+        raise FairfaceError(f"{path} is not a text in UTF-8: choose another file") from error
     previous = next((section for section in sections if section.startswith(f"{machine}\n")), "")
     libraries = ", ".join(
         f"{name} {number}" for name, number in versions().items() if name in ("python", "torch") or "dali" in name
@@ -44,7 +48,7 @@ def write_section(path: Path, machine: str, *, rows: Sequence[Row], images: str)
     about = f"{date.today().isoformat()}, {images}; {libraries}."
     section = "\n".join([f"{machine}\n", f"{about}\n", *TABLE_HEADER, *_table_lines(previous, rows)])
     others = [text.rstrip("\n") for text in sections if not text.startswith(f"{machine}\n")]
-    with atomic_write(path) as file:
+    with open_output(path) as file:
         file.write("\n## ".join([HEADER, *(f"{text}\n" for text in [*others, section])]).encode())
 
 

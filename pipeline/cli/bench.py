@@ -11,7 +11,7 @@ from pipeline.cli.options import FILE, device_option
 @click.argument("stages", nargs=-1)
 @click.option(
     "--images",
-    type=click.IntRange(512),
+    type=click.IntRange(512, 10**8),
     default=2000,
     show_default=True,
     help="Number of synthetic JPEGs to measure on.",

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unicodedata import category
 
 import click
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from shards.documents import ShardsDocument
     from shards.pack import PackResult
     from shards.synthetic.dataset import SyntheticResult
-    from shards.verify import Fault
 
+TERMINAL_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")  # control, format, surrogate, line and paragraph separator
 FAULTS_SHOWN = 10
 UNREADABLE_SHOWN = 5
 UNMATCHED_TITLES = {"missing_rows": "rows without an image", "missing_images": "images without a row"}
@@ -44,10 +45,27 @@ def is_interactive() -> bool:
     return sys.stderr.isatty() and distributed.rank() == 0
 
 
+def printable(text: str) -> str:
+    """`text` with control and direction characters, which a terminal would interpret, as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if category(character) in TERMINAL_CATEGORIES and character not in "\n\t"
+        else character
+        for character in text
+    )
+
+
+def printable_line(text: str | None) -> str | None:
+    """A cell's text, printable and on a single line."""
+    return text and printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def echo(text: str, *, err: bool = False) -> None:
     """Print on rank 0 only."""
     if distributed.rank() == 0:
-        click.echo(text, err=err)
+        click.echo(printable(text), err=err)
 
 
 def warn(text: str) -> None:
@@ -83,6 +101,10 @@ def print_pack_summary(shards: ShardsFolder, result: "PackResult") -> None:
     details = f" ({reasons}; `fairface sql rejects`)" if reasons else ""
     echo(f"  rejected:  {sum(packed.rejected.values()):,}{details}")
     print_annotation_summary(shards, packed, selected=selected)
+    for name in packed.unreadable[:UNREADABLE_SHOWN]:
+        warn(f"{name} could not be read{', or is not an annotation table' if name.endswith('.csv') else ''}")
+    if len(packed.unreadable) > UNREADABLE_SHOWN:
+        warn(f"{len(packed.unreadable) - UNREADABLE_SHOWN:,} more could not be read; shards.json lists them")
 
 
 def print_annotation_summary(shards: ShardsFolder, packed: "ShardsDocument", *, selected: int) -> None:
@@ -105,24 +127,21 @@ def print_annotation_summary(shards: ShardsFolder, packed: "ShardsDocument", *, 
         warn(f"{packed.rows_disagreeing:,} rows have an Intersection that is not gender x skin tone")
     if packed.rows_uncoded:
         warn(f"{packed.rows_uncoded:,} rows have a label that is not one of AI-Face's codes; it is treated as missing")
-    for name in packed.unreadable[:UNREADABLE_SHOWN]:
-        warn(f"{name} could not be read, or is not an annotation table")
-    if len(packed.unreadable) > UNREADABLE_SHOWN:
-        warn(f"{len(packed.unreadable) - UNREADABLE_SHOWN:,} more could not be read; shards.json lists them")
 
 
-def print_faults(shards: ShardsFolder, faults: "list[Fault]") -> None:
-    """Print the first faults of a pack and raise FairfaceError with their number, if there are any."""
-    if not faults:
-        return
-    for fault in faults[:FAULTS_SHOWN]:
-        echo(str(fault), err=True)
-    if len(faults) > FAULTS_SHOWN:
-        echo(f"... and {len(faults) - FAULTS_SHOWN:,} more", err=True)
-    raise FairfaceError(
-        f"{len(faults):,} fault{'s' * (len(faults) > 1)} in {shards.folder}, the first in {faults[0]}. Copy the "
-        "damaged files again from an intact copy, or pack again with `fairface shards --force`"
-    )
+def print_faults(workspace: Workspace, faults: "dict[Path, list[str]]") -> None:
+    """Print the first faults of each folder; if there are any, raise FairfaceError with their number."""
+    for folder, lines in faults.items():
+        for line in lines[:FAULTS_SHOWN]:
+            echo(printable_line(line) or "", err=True)
+        if len(lines) > FAULTS_SHOWN:
+            echo(f"... and {len(lines) - FAULTS_SHOWN:,} more in {folder}", err=True)
+    count = sum(map(len, faults.values()))
+    if count:
+        raise FairfaceError(
+            f"{count:,} fault{'s' * (count > 1)} in {workspace.root}: copy the damaged files again from an intact "
+            "copy, or run the commands named above"
+        )
 
 
 def print_train_summary(workspace: Workspace, result: "TrainResult") -> None:
@@ -136,6 +155,8 @@ def print_sample_summary(result: "SampleResult") -> None:
     samples = result.document
     state = unchanged_suffix(result.unchanged)
     echo(f"{result.folder.folder}: {samples.count:,} samples of {samples.checkpoint}{state}")
+    if samples.is_constant:
+        warn("all samples are the same image, or each has a single colour: train again, perhaps with a lower --lr")
 
 
 def print_folder_labels(csv: Path, result: "FolderResult") -> None:
@@ -179,6 +200,8 @@ def print_detector_summary(workspace: Workspace, result: "DetectResult") -> None
     )
     summary = summarise(workspace, name)
     print_metrics(summary)
+    for reason in result.left_out:
+        warn(reason)
     if result.grouped_by == "labelled" and not summary.fairness:
         warn("no face has a label: run `fairface label`, then `fairface detect` again for the metrics by group")
 
@@ -209,6 +232,8 @@ def print_report(result: "BuildResult") -> None:
     echo(f"{result.page}{unchanged_suffix(not result.rebuilt)}")
     for missing in result.missing:
         warn(f"{missing}; the page shows what is available")
+    for reason in result.warnings:
+        warn(reason)
 
 
 def print_questions() -> None:
@@ -224,25 +249,39 @@ def print_questions() -> None:
 
 def write_answer(answer: "pl.DataFrame", form: str, *, output: Path | None) -> None:
     """Print a table in a format (table, csv, json, markdown), or write it to a file (parquet, too)."""
-    from shards.atomic_io import atomic_write, write_parquet
+    from shards.atomic_io import open_output, write_parquet
 
     if output is None:
-        echo(render_table(answer, form))
-    elif form == "parquet":
-        write_parquet(output, answer)
-    else:
-        with atomic_write(output) as file:
+        text = render_table(answer, form)
+        click.echo(printable(text) if sys.stdout.isatty() else text)
+        return
+    with open_output(output) as file:
+        if form == "parquet":
+            write_parquet(output, answer, output=file)
+        else:
             file.write(render_table(answer, form).encode() + b"\n")
 
 
 def render_table(frame: "pl.DataFrame", form: str) -> str:
-    """A table as text: table, csv, json or markdown."""
+    """A table as text: table, csv, json or markdown. A csv has no cells that a spreadsheet runs as formulas."""
+    import json
+
     import polars as pl
 
+    from shards.csv_output import escape_formulas
+
     if form == "csv":
-        return frame.write_csv().rstrip("\n")
+        lists = [name for name, kind in frame.schema.items() if kind.is_nested()]
+        texts = {
+            name: [None if value is None else json.dumps(value, default=str) for value in frame[name].to_list()]
+            for name in lists
+        }
+        flat = frame.with_columns(pl.Series(name, values, pl.String) for name, values in texts.items())
+        return escape_formulas(flat).write_csv().rstrip("\n")
     if form == "json":
         return frame.write_json()
+    text = [name for name, kind in frame.schema.items() if kind == pl.String]
+    frame = frame.with_columns(pl.Series(name, map(printable_line, frame[name].to_list()), pl.String) for name in text)
     with pl.Config(
         tbl_rows=-1,
         tbl_cols=-1,

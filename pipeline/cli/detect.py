@@ -7,15 +7,21 @@ import click
 
 from pipeline.cli import console
 from pipeline.cli.options import (
+    BELOW_ONE,
+    EPOCHS,
     FILE,
     FOLDER,
+    MAX_BATCH,
     PERTURBATION_NAMES,
     POSITIVE,
+    STEPS,
+    Number,
     device_option,
     drop_unset,
     feed_option,
     force_option,
     given_options,
+    name_callback,
     precision_option,
     preset_seed_option,
     refuse_torchrun,
@@ -46,7 +52,9 @@ def perturbations_callback(
     help="xception, efficientnet, vit, univfd, core, f3net, spsl, srm, ucf, daw_fdd, dag_fdd, pg_fdd, or all. "
     "Repeatable.  [default: xception]",
 )
-@click.option("--name", help="Name of the detector.  [default: the model's; with --import the file's]")
+@click.option(
+    "--name", callback=name_callback, help="Name of the detector.  [default: the model's; with --import the file's]"
+)
 @click.option(
     "--preset",
     type=click.Choice(["auto", "benchmark", "sketch"]),
@@ -63,32 +71,32 @@ def perturbations_callback(
     help="images: fakes among the packed images; samples: a run's samples; "
     "auto: images if they contain both real faces and fakes, otherwise samples.",
 )
-@click.option("--run", help="Run whose samples serve as fakes.  [default: the newest]")
+@click.option("--run", callback=name_callback, help="Run whose samples serve as fakes.  [default: the newest]")
 @click.option("--lr", type=POSITIVE, help="Learning rate.  [default: 0.0005]")
 @click.option(
     "--train-batchsize",
     "--train_batchsize",
     "--batch-size",
     "batch_size",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MAX_BATCH),
     help="Images per step; pairs for ucf and pg_fdd.  [default: 128]",
 )
 @click.option(
     "--test-batchsize",
     "--test_batchsize",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MAX_BATCH),
     default=32,
     show_default=True,
     help="Images per forward pass in evaluation.",
 )
-@click.option("--epochs", type=click.IntRange(1), help="Length in epochs.  [default: 10]")
-@click.option("--steps", type=click.IntRange(1), help="Length in steps, instead of --epochs.")
-@click.option("--momentum", type=click.FloatRange(0, 1, max_open=True), help="Momentum of SGD.  [default: 0.9]")
-@click.option("--weight-decay", type=click.FloatRange(0), help="Weight decay of SGD.  [default: 0.005]")
-@click.option("--lr-step", type=click.IntRange(1), help="Epochs between decays of the learning rate.  [default: 60]")
+@click.option("--epochs", type=EPOCHS, help="Length in epochs.  [default: 10]")
+@click.option("--steps", type=STEPS, help="Length in steps, instead of --epochs.")
+@click.option("--momentum", type=BELOW_ONE, help="Momentum of SGD.  [default: 0.9]")
+@click.option("--weight-decay", type=Number(0), help="Weight decay of SGD.  [default: 0.005]")
+@click.option("--lr-step", type=EPOCHS, help="Epochs between decays of the learning rate.  [default: 60]")
 @click.option(
     "--lr-gamma",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=Number(0, 1, min_open=True),
     help="Factor of each decay of the learning rate.  [default: 0.9]",
 )
 @click.option(

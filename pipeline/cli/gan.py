@@ -8,17 +8,22 @@ import click
 from pipeline.cli import console
 from pipeline.cli.options import (
     BELOW_ONE,
+    EPOCHS,
     FILE,
     FOLDER,
+    IMAGES,
     LABEL_COLUMNS,
+    MAX_BATCH,
     POSITIVE,
+    STEPS,
+    Number,
     balance_callback,
     device_option,
     drop_unset,
     feed_option,
-    finite_callback,
     force_option,
     integer_callback,
+    name_callback,
     precision_option,
     preset_seed_option,
     run_option,
@@ -45,7 +50,11 @@ SETTINGS = (  # options that are fields of TrainConfig; the others are fields of
 @click.command()
 @workspace_option("--out-dir")
 @click.option("--data", "--data-root", type=FOLDER, help="Pack this folder first, like `fairface shards --data`.")
-@click.option("--run", help="Name of the run.  [default: derived from the options, so that the same command resumes]")
+@click.option(
+    "--run",
+    callback=name_callback,
+    help="Name of the run.  [default: derived from the options, so that the same command resumes]",
+)
 @click.option(
     "--preset",
     type=click.Choice(["auto", "faces", "sketch"]),
@@ -62,17 +71,17 @@ SETTINGS = (  # options that are fields of TrainConfig; the others are fields of
 )
 @click.option("--latent-dim", type=click.IntRange(1, 2**16), help="Dimension of the latent vectors.  [default: 128]")
 @click.option(
-    "--width-g", type=click.IntRange(1, 4096), help="Base channels of the generator.  [default: 64; sketch: 24]"
+    "--width-g", type=click.IntRange(1, 1024), help="Base channels of the generator.  [default: 64; sketch: 24]"
 )
 @click.option(
-    "--width-d", type=click.IntRange(1, 4096), help="Base channels of the discriminator.  [default: 64; sketch: 16]"
+    "--width-d", type=click.IntRange(1, 1024), help="Base channels of the discriminator.  [default: 64; sketch: 16]"
 )
-@click.option("--batch-size", type=click.IntRange(2), help="Images per step.  [default: 128; sketch: 16]")
-@click.option("--steps", type=click.IntRange(1), help="Length in steps; a larger number continues a finished run.")
+@click.option("--batch-size", type=click.IntRange(2, MAX_BATCH), help="Images per step.  [default: 128; sketch: 16]")
+@click.option("--steps", type=STEPS, help="Length in steps; a larger number continues a finished run.")
 @click.option(
     "--epochs",
     "--num-epochs",
-    type=click.IntRange(1),
+    type=EPOCHS,
     help="Length in epochs, instead of --steps.  [default: 10, but at least 5000 steps; sketch: 3000 steps]",
 )
 @click.option("--lr", type=POSITIVE, help="Learning rate of Adam.  [default: 2e-4]")
@@ -102,13 +111,11 @@ SETTINGS = (  # options that are fields of TrainConfig; the others are fields of
     "--compile/--no-compile", default=None, help="Use torch.compile.  [default: on a GPU, and for long runs on a CPU]"
 )
 @feed_option
+@click.option("--sample-every", type=STEPS, default=500, show_default=True, help="Steps between sample grids.")
+@click.option("--save-every-epoch", type=EPOCHS, help="Epochs between checkpoints.  [default: every 30 seconds]")
 @click.option(
-    "--sample-every", type=click.IntRange(1), default=500, show_default=True, help="Steps between sample grids."
+    "--keep", type=click.IntRange(1, 10**4), default=3, show_default=True, help="Number of checkpoints to keep."
 )
-@click.option(
-    "--save-every-epoch", type=click.IntRange(1), help="Epochs between checkpoints.  [default: every 30 seconds]"
-)
-@click.option("--keep", type=click.IntRange(1), default=3, show_default=True, help="Number of checkpoints to keep.")
 @preset_seed_option
 @workers_option
 @device_option
@@ -119,7 +126,7 @@ SETTINGS = (  # options that are fields of TrainConfig; the others are fields of
 )
 @click.option(
     "--hw-decoder-load",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     help="Share of the JPEGs that a GPU's hardware decoder takes.  [default: 0.65]",
 )
 @click.option("--other-data", is_flag=True, help="Continue a run after the images in the shards have changed.")
@@ -150,7 +157,9 @@ def train(
     with distributed.process_group():
         if data:
             pack(workspace, data)
-        config = build_train_config(workspace, drop_unset(options), preset=preset, resume=resume, **settings)
+        config = distributed.run_on_rank0_first(
+            lambda: build_train_config(workspace, drop_unset(options), preset=preset, resume=resume, **settings)
+        )
         result = train_gan(workspace, config)
     console.print_train_summary(workspace, result)
 
@@ -177,12 +186,10 @@ def check_train_options(*, preset: str, resume: bool, **options: Any) -> None:
 @workspace_option()
 @run_option
 @click.option("--checkpoint", type=FILE, help="Checkpoint to sample from, instead of the run's newest.")
-@click.option(
-    "--num-samples", "count", type=click.IntRange(1), default=2000, show_default=True, help="Number of samples."
-)
+@click.option("--num-samples", "count", type=IMAGES, default=2000, show_default=True, help="Number of samples.")
 @click.option(
     "--batch-size",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MAX_BATCH),
     help="Samples generated at a time, in blocks of 64.  [default: one block per core]",
 )
 @click.option(
@@ -205,7 +212,6 @@ def check_train_options(*, preset: str, resume: bool, **options: Any) -> None:
 @click.option(
     "--truncation",
     type=POSITIVE,
-    callback=finite_callback,
     help="Truncate the latents' normal distribution at this absolute value: a smaller one gives more typical and less "
     "varied samples.  [default: not truncated]",
 )

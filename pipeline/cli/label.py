@@ -9,6 +9,8 @@ from pipeline.cli import console
 from pipeline.cli.options import (
     FILE,
     FOLDER,
+    IMAGES,
+    MAX_BATCH,
     device_option,
     force_option,
     given_options,
@@ -40,8 +42,10 @@ from shards.workspace import Workspace
     "--clip-pretrained", "pretrained", help="Tag of the model's weights, or a checkpoint file.  [default: openai]"
 )
 @click.option("--prompts", help="A prompt set of models/prompts.toml, or a file in the same format.  [default: faces]")
-@click.option("--limit", type=click.IntRange(1), help="Label only a random sample of this many training images.")
-@click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Images per forward pass.")
+@click.option("--limit", type=IMAGES, help="Label only a random sample of this many training images.")
+@click.option(
+    "--batch-size", type=click.IntRange(1, MAX_BATCH), default=256, show_default=True, help="Images per forward pass."
+)
 @device_option
 @force_option
 def label(

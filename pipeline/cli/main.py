@@ -8,12 +8,17 @@ from types import FrameType
 import click
 
 from pipeline.cli.bench import bench
+from pipeline.cli.console import printable
 from pipeline.cli.detect import detect
 from pipeline.cli.gan import sample, train
 from pipeline.cli.label import label, labeller
 from pipeline.cli.results import report, sql
 from pipeline.cli.shards import shards, synth, verify
 from shards.errors import FairfaceError
+from shards.processes import use_safe_path
+from shards.workspace import is_unicode
+
+use_safe_path()
 
 # Torch's threads spin while they wait for each other, which made a step 40 times slower when another busy process
 # shared the cores. A short spin keeps a fifth of the speed there and costs nothing otherwise. Read when torch loads.
@@ -39,12 +44,21 @@ class Group(click.Group):
         """The commands in the order in which they were added."""
         return list(self.commands)
 
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments of all commands. Refuses text that is not UTF-8, which no document can contain."""
+        if invalid := [text for text in args if not is_unicode(text)]:
+            raise click.UsageError(f"{invalid[0]!r} is not valid UTF-8")
+        return super().parse_args(context, args)
+
     def invoke(self, context: click.Context) -> object:
         """Run a command; errors that are bugs keep their traceback."""
         previous = signal.signal(signal.SIGTERM, raise_terminated)
         try:
             return super().invoke(context)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except click.ClickException as error:
+            vars(error)["message"] = printable(error.message)
+            raise
+        except (click.exceptions.Exit, click.Abort):
             raise
         except (KeyboardInterrupt, Terminated) as stop:
             click.echo("Interrupted. Progress is saved; rerun the same command to resume.", err=True)
@@ -53,7 +67,7 @@ class Group(click.Group):
             message = error_message(error)
             if message is None or os.environ.get("FAIRFACE_DEBUG"):
                 raise
-            click.echo(f"Error: {message}", err=True)
+            click.echo(f"Error: {printable(message)}", err=True)
             context.exit(error.exit_code if isinstance(error, FairfaceError) else 1)
         finally:
             signal.signal(signal.SIGTERM, previous)

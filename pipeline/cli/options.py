@@ -1,5 +1,6 @@
 """Options that several commands share, their types, and helpers that turn them into configs."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from pipeline.cli.console import printable
 from shards.errors import FairfaceError
-from shards.workspace import Workspace, is_unicode
+from shards.workspace import Workspace, check_name, is_unicode
 
 # The modules that define these names load torch or DALI, which --help does without; a test compares them.
 LABEL_COLUMNS = ("gender", "age", "skin_tone", "skin_group", "intersection", "race", "target", "family", "subset")
@@ -22,18 +24,50 @@ PERTURBATION_NAMES = (
     "rotation",
 )
 
+
+class Number(click.FloatRange):
+    """A finite number in a range; click's own ranges accept NaN, which is neither below nor above a bound."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
+        """The number. Fails for one that is out of range, NaN or infinite."""
+        number = super().convert(value, parameter, context)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", parameter, context)
+        return number
+
+
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
-ANY_SEED = click.IntRange(0, 2**63 - 1)
-POSITIVE = click.FloatRange(0, min_open=True)
-BELOW_ONE = click.FloatRange(0, 1, max_open=True)
+ANY_SEED = click.IntRange(0, 2**63 - 1)  # fits SQL's bigint
+STEPS = click.IntRange(1, 10**9 - 1)  # file names of checkpoints have nine digits
+EPOCHS = click.IntRange(1, 10**6)
+IMAGES = click.IntRange(1, 10**8)
+MAX_BATCH = 2**16
+POSITIVE = Number(0, min_open=True)
+BELOW_ONE = Number(0, 1, max_open=True)
 
 
 def workspace_callback(_context: click.Context, _parameter: click.Parameter, value: Path) -> Workspace:
     """The workspace below --out."""
-    if not is_unicode(str(value)):
-        raise click.BadParameter(f"{str(value)!r} is not valid UTF-8: choose another folder")
+    try:
+        path = str(value.absolute())
+    except FileNotFoundError as error:
+        raise click.BadParameter("the working folder has been removed: change to another one") from error
+    if not is_unicode(path):
+        raise click.BadParameter(f"{path!r} is not valid UTF-8: choose another folder")
+    if printable(path) != path or set(path) & set("\n\t"):  # it is part of many messages
+        raise click.BadParameter(f"{path!r} contains control characters: choose another folder")
     return Workspace(value)
+
+
+def name_callback(
+    _context: click.Context, parameter: click.Parameter, value: str | tuple[str, ...] | None
+) -> str | tuple[str, ...] | None:
+    """The name of a run or a detector, or several. Raises FairfaceError for a name that is not valid."""
+    names = value if isinstance(value, tuple) else () if value is None else (value,)
+    for name in names:
+        check_name(name, parameter.opts[0])
+    return value
 
 
 def workspace_option(*names: str) -> Callable[[Any], Any]:
@@ -50,7 +84,7 @@ def workspace_option(*names: str) -> Callable[[Any], Any]:
     )
 
 
-run_option = click.option("--run", help="Name of the run.  [default: the newest]")
+run_option = click.option("--run", callback=name_callback, help="Name of the run.  [default: the newest]")
 force_option = click.option("--force", is_flag=True, help="Run the stage again and replace its results.")
 device_option = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
 seed_option = click.option("--seed", type=ANY_SEED, default=0, show_default=True, help="Random seed.")
@@ -139,27 +173,20 @@ def integer_callback(_context: click.Context, _parameter: click.Parameter, value
     return None if value is None else int(value)
 
 
-def finite_callback(_context: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
-    """Reject infinity and NaN, which a float range accepts."""
-    if value is not None and not abs(value) < float("inf"):
-        raise click.BadParameter(f"{value} is not a finite number")
-    return value
-
-
 class ByteSize(click.ParamType):
     """A number of bytes, with or without a unit: 1000, 256MB, 1GiB."""
 
     name = "size"
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> int:
-        """The number of bytes. Fails for anything else and below a kilobyte."""
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])?(i)?b?)?", str(value).strip().lower())
+        """The number of bytes. Fails for anything else, below a kilobyte and above a petabyte."""
+        match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?)\s*(?:([kmgt])?(i)?b?)?", str(value).strip().lower())
         if not match:
             self.fail(f"{value!r} is not a size, such as 256MB or 1GiB", parameter, context)
         number, unit, binary = match.groups()
         size = int(float(number) * (1024 if binary else 1000) ** (" kmgt".index(unit) if unit else 0))
-        if size < 1000:
-            self.fail(f"{value!r} is less than a kilobyte", parameter, context)
+        if not 10**3 <= size <= 10**15:
+            self.fail(f"{value!r} is not between a kilobyte and a petabyte", parameter, context)
         return size
 
 

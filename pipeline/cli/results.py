@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from pipeline.cli import console
-from pipeline.cli.options import FILE, force_option, workspace_option
+from pipeline.cli.options import BYTE_SIZE, FILE, force_option, given_options, name_callback, workspace_option
 from shards.errors import FairfaceError
 from shards.workspace import Workspace
 
@@ -16,6 +16,7 @@ from shards.workspace import Workspace
     "--run",
     "runs",
     multiple=True,
+    callback=name_callback,
     help="Name of the run. Repeatable; several are compared side by side.  [default: the newest]",
 )
 @force_option
@@ -43,6 +44,23 @@ def report(workspace: Workspace, runs: tuple[str, ...], force: bool) -> None:
     help="Output format; parquet needs -o.",
 )
 @click.option("-o", "--output", type=FILE, help="Output file, instead of the terminal.")
+@click.option(
+    "--max-rows",
+    type=click.IntRange(1, 10**9),
+    default=10**6,
+    show_default=True,
+    help="With -c: maximum number of rows in the answer.",
+)
+@click.option(
+    "--max-memory", type=BYTE_SIZE, default="4GB", show_default=True, help="With -c: maximum memory of the query."
+)
+@click.option(
+    "--timeout",
+    type=click.IntRange(1, 10**6),
+    default=600,
+    show_default=True,
+    help="With -c: maximum run time in seconds.",
+)
 def sql(
     workspace: Workspace,
     name: str | None,
@@ -51,6 +69,9 @@ def sql(
     parameters: tuple[str, ...],
     form: str,
     output: Path | None,
+    max_rows: int,
+    max_memory: int,
+    timeout: int,
 ) -> None:
     """Answer a named question about the results, or any SELECT.
 
@@ -64,12 +85,17 @@ def sql(
         raise FairfaceError(f"there is no folder {workspace.root}: run `fairface shards` first, or name it with --out")
     import sql as questions
 
+    current = questions.find_files(workspace)
+    for warning in current.warnings:
+        console.warn(warning)
     if views:
-        console.echo(questions.views(workspace))
+        click.echo(questions.views(current))
         return
-    connection = questions.connect(workspace)
-    values = dict(pair.split("=", 1) for pair in parameters)
-    answer = questions.query(connection, text) if text else questions.ask(connection, name or "", **values)
+    if text:
+        answer = questions.query(workspace, text, questions.Limits(max_rows, max_memory, timeout))
+    else:
+        values = dict(pair.split("=", 1) for pair in parameters)
+        answer = questions.ask(questions.connect(workspace, current), name or "", **values)
     console.write_answer(answer, form, output=output)
 
 
@@ -89,6 +115,8 @@ def check_sql_options(
         raise click.UsageError("--param needs a named question")
     if name and text:
         raise click.UsageError("give the name of a question or -c, not both")
+    if not text and (limits := given_options() & {"max_rows", "max_memory", "timeout"}):
+        raise click.UsageError(f"--{min(limits).replace('_', '-')} limits a query that is given with -c")
     if not (name or text):
         return
     if form == "parquet" and not output:

@@ -10,6 +10,7 @@ from pipeline.cli.options import (
     BYTE_SIZE,
     FILE,
     FOLDER,
+    IMAGES,
     aliases_callback,
     drop_unset,
     force_option,
@@ -26,7 +27,7 @@ SHARES_HELP = "such as {}; classes that are not listed get none."
 @click.command()
 @workspace_option()
 @click.option("--data", type=FOLDER, help="Folder for the faces.  [default: OUT/synthetic]")
-@click.option("--count", type=click.IntRange(1, 10**8), default=6000, show_default=True, help="Number of faces.")
+@click.option("--count", type=IMAGES, default=6000, show_default=True, help="Number of faces.")
 @click.option(
     "--size", type=click.IntRange(32, 1024), default=128, show_default=True, help="Image size (side) in pixels."
 )
@@ -97,7 +98,7 @@ def synth(
     help="Pack only what this DuckDB predicate selects, such as \"gender = 'female' and age <> 'child'\".",
 )
 @click.option("--annotated-only", is_flag=True, help="Leave out images without an annotation row.")
-@click.option("--limit", type=click.IntRange(1), help="Pack a seeded random sample of this many images.")
+@click.option("--limit", type=IMAGES, help="Pack a seeded random sample of this many images.")
 @click.option("--shard-images", type=click.IntRange(1, 10**7), help="Images per tar.  [default: 2048]")
 @click.option(
     "--shard-bytes", type=BYTE_SIZE, help="Size of a tar in source bytes, such as 256MB, instead of --shard-images."
@@ -149,7 +150,7 @@ def pack(workspace: Workspace, data: Path | None, **options: Any) -> None:
     """Pack `data`, or synthetic faces, with options of `pipeline.packing.pack_images`, and print the summary."""
     from pipeline.packing import pack_images
 
-    result = pack_images(workspace, data, progress=console.is_interactive(), **options)
+    result = pack_images(workspace, data, progress=console.is_interactive(), announce=console.echo, **options)
     console.print_pack_summary(workspace.shards, result)
 
 
@@ -157,13 +158,16 @@ def pack(workspace: Workspace, data: Path | None, **options: Any) -> None:
 @workspace_option()
 @workers_option
 def verify(workspace: Workspace, workers: int | None) -> None:
-    """Check the shards against what was packed, byte by byte.
+    """Check everything below OUT against what was written, byte by byte.
 
     Finds changed bytes, truncated tars, and shards or index files that are missing or belong to another pack. Images
-    that were packed with --no-check are also decoded.
+    that were packed with --no-check are also decoded. Checkpoints, samples, labels, predictions, pages and synthetic
+    faces are compared with their checksums, and labels and predictions must belong to the present images.
     """
-    from shards import verify as verification
+    from pipeline.verify import verify as verify_all
 
-    faults, images = verification.verify(workspace.shards, workers=workers, progress=console.is_interactive())
-    console.print_faults(workspace.shards, faults)
-    console.echo(f"{workspace.shards.folder}: all {images:,} images are intact")
+    result = verify_all(workspace, workers=workers, progress=console.is_interactive())
+    console.print_faults(workspace, result.faults)
+    if result.images:
+        console.echo(f"{workspace.shards.folder}: all {result.images:,} images are intact")
+    console.echo(f"{workspace.root}: all {result.files:,} other files are intact")

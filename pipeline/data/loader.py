@@ -10,7 +10,7 @@ from tqdm import tqdm
 from pipeline.data.decoder import DecoderConfig, decode_all, decode_batches
 from pipeline.data.sampler import SINGLE_RANK, NaturalSampler, RankSlice, Sampler, iterate_batches
 from pipeline.data.shard_set import ShardSet
-from pipeline.runtime import free_memory
+from pipeline.runtime import check_memory, free_memory
 
 RESIDENT_MEMORY_SHARE = 0.5  # of the free memory that decoded images may take
 
@@ -39,7 +39,12 @@ def choose_feed(shards: ShardSet, image_size: int, *, device: torch.device) -> s
 
 
 def resident_feed(shards: ShardSet, sampler: Sampler, config: FeedConfig) -> Batches:
-    """Decode this rank's images once, keep them on the device, and gather every batch from there."""
+    """Decode this rank's images once, keep them on the device, and gather every batch from there.
+
+    Raises FairfaceError if they don't fit there.
+    """
+    decoded_bytes = len(config.rank_slice.indices(shards.images)) * config.image_size**2 * 3
+    check_memory(decoded_bytes, config.device, purpose="the decoded images", remedy="use --feed streaming")
     images = load_resident(
         shards,
         config.image_size,

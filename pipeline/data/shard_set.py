@@ -7,10 +7,10 @@ from pathlib import Path
 
 import polars as pl
 
-from shards.atomic_io import file_sha256, read_parquet
 from shards.documents import ShardEntry, load_shards_json
 from shards.errors import FairfaceError
-from shards.verify import find_damage, find_undecodable
+from shards.images_table import read_images
+from shards.verify import find_damage, find_undecodable, sample_tar_fault
 from shards.workspace import ShardsFolder
 
 
@@ -23,11 +23,13 @@ class ShardSet:
         shards: Sequence[ShardEntry],
         *,
         table: Path | None,  # images.parquet, with the hash of every image; None for samples
+        table_sha256: str | None = None,
         command: str,  # command that writes the tars again
         parent: "ShardSet | None" = None,  # the full set that this is a subset of
         decode: bool = False,  # whether `verify` decodes the images, because the packer did not
     ) -> None:
-        self.folder, self.shards, self.table, self.command = folder, list(shards), table, command
+        self.folder, self.shards, self.command = folder, list(shards), command
+        self.table, self.table_sha256 = table, table_sha256
         self.parent, self.decode = parent or self, decode
         self.names = [shard.name for shard in self.shards]
         self.sizes = [shard.images for shard in self.shards]  # images of each tar
@@ -42,9 +44,11 @@ class ShardSet:
             shards.folder,
             document.shards,
             table=shards.images,
+            table_sha256=document.files.get(shards.images.name, ""),
             command="fairface shards --force",
-            decode=not document.options["check"],
+            decode=not document.options.get("check"),
         )
+        opened.check_names()
         opened.check_files()
         return opened
 
@@ -52,14 +56,20 @@ class ShardSet:
     def from_samples(cls, folder: Path, shards: Sequence[ShardEntry]) -> "ShardSet":
         """Open tars of samples. Raises FairfaceError if one of them is missing or truncated."""
         opened = cls(folder, shards, table=None, command="fairface sample --force")
+        opened.check_names()
         opened.check_files()
         return opened
+
+    def check_names(self) -> None:
+        """Raise FairfaceError if a damaged document names a tar in another folder."""
+        if foreign := [name for name in self.names if Path(name).name != name]:
+            raise FairfaceError(f"{foreign[0]!r} is not the name of a tar in {self.folder}{self.remedy()}")
 
     def check_files(self) -> None:
         """Raise FairfaceError unless the tars have the right sizes: DALI 2.4 may crash on a truncated one."""
         for shard in self.shards:
             path = self.folder / shard.name
-            if not path.exists() or path.stat().st_size != shard.bytes or not path.with_suffix(".idx").exists():
+            if not path.is_file() or path.stat().st_size != shard.bytes or not path.with_suffix(".idx").is_file():
                 raise FairfaceError(f"{path} is missing or was changed after it was written{self.remedy()}")
         if self.table and not self.table.is_file():
             raise FairfaceError(f"{self.table} is missing: run `fairface shards` to write it again")
@@ -79,7 +89,13 @@ class ShardSet:
                 kept.append(shard)
             start += shard.images
         subset = ShardSet(
-            self.folder, kept, table=self.table, command=self.command, parent=self.parent, decode=self.decode
+            self.folder,
+            kept,
+            table=self.table,
+            table_sha256=self.table_sha256,
+            command=self.command,
+            parent=self.parent,
+            decode=self.decode,
         )
         return subset, first
 
@@ -88,7 +104,8 @@ class ShardSet:
         """The packed images: shard, key, bytes and sha256 of each."""
         if self.table is None:
             raise TypeError("samples have no table of packed images")
-        return read_parquet(self.table, ["shard", "key", "bytes", "sha256"])
+        columns = ("shard", "key", "bytes", "sha256", "status")
+        return read_images(self.table, columns, sha256=self.table_sha256).filter(status="packed")
 
     def verify(self, *, workers: int | None = None) -> None:
         """Check every byte once, and decode the images of a pack that was made without decoding.
@@ -104,8 +121,8 @@ class ShardSet:
                 raise FairfaceError(f"{self.folder}/{faults[0]}{self.remedy()}")
         else:
             for shard in self.shards:
-                if file_sha256(self.folder / shard.name) != shard.sha256:
-                    raise FairfaceError(f"{self.folder / shard.name} was changed after it was written{self.remedy()}")
+                if fault := sample_tar_fault(path := self.folder / shard.name, shard.sha256):
+                    raise FairfaceError(f"{path} {fault}{self.remedy()}")
         self.verified = True
 
     def check_decodable(self, *, workers: int | None = None) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import polars as pl
@@ -17,8 +18,10 @@ from pipeline.detection.options import DetectorOptions
 from pipeline.training import run_directory
 from shards.annotations import intersection
 from shards.atomic_io import fingerprint, read_parquet
+from shards.described_files import check_unchanged, described_files, label_files, sample_files
 from shards.documents import SamplesDocument, ShardsDocument, load_shards_json, read_document
 from shards.errors import FairfaceError
+from shards.locks import shared_lock
 from shards.workspace import RunFolder, Workspace
 
 TEST_SHARE = 0.2  # of the faces, if the tables have no test split
@@ -92,15 +95,20 @@ class FacePool:
         return replace(self, shards=ConcatShards(shards), rows=pl.concat(rows))
 
 
-def build_pool(workspace: Workspace, fakes: str = "auto", *, run: str | None = None) -> FacePool:
+def build_pool(
+    workspace: Workspace, fakes: str = "auto", *, run: str | None = None, locks: ExitStack | None = None
+) -> FacePool:
     """Build the pool from the shards if they contain real faces and fakes (`images`), otherwise with a run's `samples`.
 
     With samples, the real faces are the training images that are not fakes themselves, or all images if they are
     synthetic. The test faces are those of the split `test` if the tables name one, otherwise a fifth of the faces, the
-    same for every detector; faces of a validation split are not used. Raises FairfaceError if there are no real faces
-    or no fakes to train or test with.
+    same for every detector; faces of a validation split are not used. The images and samples are locked until `locks`
+    closes. Raises FairfaceError if there are no real faces or no fakes to train or test with, and for damaged tables.
     """
+    locks = locks or ExitStack()
+    locks.enter_context(shared_lock(workspace.shards.lock, "training a detector on it"))
     packed, shards = load_shards_json(workspace.shards), ShardSet.open(workspace.shards)
+    check_unchanged(described_files(workspace.shards.document, ShardsDocument, only=workspace.shards.images))
     images = read_parquet(workspace.shards.images).filter(status="packed")
     targets = set(images["target"].drop_nulls().unique())
     if fakes == "auto":
@@ -109,7 +117,9 @@ def build_pool(workspace: Workspace, fakes: str = "auto", *, run: str | None = N
         if run:
             raise FairfaceError("--run names the run whose samples serve as fakes: use it with --fakes samples")
         return pool_from_images(shards, images, manifest=packed.manifest)
-    return pool_from_samples(workspace, run, shards=shards, images=images, packed=packed)
+    folder = run_directory.find_run(workspace, run)
+    locks.enter_context(shared_lock(folder.samples_lock, "training a detector on its samples"))
+    return pool_from_samples(workspace, folder, shards=shards, images=images, packed=packed)
 
 
 def pool_from_images(shards: ShardSet, images: pl.DataFrame, *, manifest: str) -> FacePool:
@@ -128,13 +138,12 @@ def pool_from_images(shards: ShardSet, images: pl.DataFrame, *, manifest: str) -
 
 
 def pool_from_samples(
-    workspace: Workspace, run: str | None, *, shards: ShardSet, images: pl.DataFrame, packed: ShardsDocument
+    workspace: Workspace, folder: RunFolder, *, shards: ShardSet, images: pl.DataFrame, packed: ShardsDocument
 ) -> FacePool:
     """Build the pool from training images as the real faces, and a run's samples as the fakes.
 
     Both are grouped by the labels of the same labeller, so that its errors are the same on both sides.
     """
-    folder = run_directory.find_run(workspace, run)
     samples = read_document(folder.samples_document, SamplesDocument)
     if not samples:
         raise FairfaceError(
@@ -145,17 +154,27 @@ def pool_from_samples(
     if not packed.synthetic and images.select(is_fake.all()).item():
         raise FairfaceError("every image in the shards is a fake: pack real faces as well to train a detector")
     fake = pl.lit(False) if packed.synthetic else pl.when(is_fake).then(None).otherwise(False)
+    check_unchanged(sample_files(folder))
     real_rows = images.select(
         "key", "split", family=pl.lit("Real"), source=pl.lit("images"), run=pl.lit(None, pl.String), fake=fake
     )
-    rows = pl.concat([real_rows, sample_rows(folder)])
-    labels = sql.select(sql.connect(workspace), SELECTED_LABELS).with_columns(
-        source=pl.col("source").replace_strict({"train": "images", "generated": "samples"})
-    )
+    rows, labels = pl.concat([real_rows, sample_rows(folder)]), selected_labels(workspace, folder)
     rows = rows.join(labels, on=["source", "run", "key"], how="left", nulls_equal=True, maintain_order="left")
     both = ConcatShards([shards, ShardSet.from_samples(folder.samples, samples.shards)])
     manifest = fingerprint([packed.manifest, samples.fingerprint])
     return assign_faces(FacePool(both, rows, "labelled", samples.image_size, manifest, folder.name))
+
+
+def selected_labels(workspace: Workspace, run: RunFolder) -> pl.DataFrame:
+    """The selected labels of the training images and of a run's samples. Raises FairfaceError for damaged ones."""
+    sides = (workspace.shards.label_files, run.label_files)
+    with ExitStack() as locks:
+        for files in sides:
+            locks.enter_context(shared_lock(files.lock, "reading its labels"))
+        check_unchanged(file for files in sides for file in label_files(files, embeddings=False))
+        return sql.select(sql.connect(workspace), SELECTED_LABELS).with_columns(
+            source=pl.col("source").replace_strict({"train": "images", "generated": "samples"})
+        )
 
 
 def sample_rows(run: RunFolder) -> pl.DataFrame:

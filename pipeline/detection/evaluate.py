@@ -1,6 +1,9 @@
 """Evaluates a trained detector on the test faces, unperturbed and perturbed, and on samples of the runs."""
 
+import hashlib
+import io
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,12 +22,33 @@ from pipeline.detection.predict import EvalSet, InferenceConfig, predict_logits
 from pipeline.runtime import command_line, utc_now
 from pipeline.training import checkpoint
 from shards import distributed
-from shards.atomic_io import fingerprint, is_complete_parquet, read_parquet, write_parquet
-from shards.documents import DetectorConfig, PredictionsDocument, SamplesDocument, read_document, write_document
+from shards.atomic_io import (
+    atomic_write,
+    file_sha256,
+    fingerprint,
+    read_parquet,
+    remove_partials,
+    write_parquet,
+)
+from shards.described_files import check_unchanged, sample_files
+from shards.documents import (
+    DetectorConfig,
+    PredictionsDocument,
+    SamplesDocument,
+    changed_files,
+    file_hashes,
+    read_document,
+    samples_images_hash,
+    training_images_hash,
+    write_document,
+)
 from shards.errors import FairfaceError
-from shards.workspace import DetectorFolder, RunFolder, Workspace
+from shards.locks import shared_lock
+from shards.workspace import DetectorFolder, RunFolder, TrainingFolder, Workspace
 
 FACE_COLUMNS = ("source", "run", "key", "fake")
+TEXT_COLUMNS = ("key", "detector", "part", "source", "run", "perturbation", "grouped_by", "target")
+PREDICTION_COLUMNS: dict[str, type[pl.DataType]] = {**dict.fromkeys(TEXT_COLUMNS, pl.String), "logit": pl.Float64}
 
 
 @dataclass(frozen=True)
@@ -33,6 +57,14 @@ class EvaluationConfig:
 
     batch_size: int = 32  # faces
     perturbations: tuple[str, ...] = ()  # keys of PERTURBATIONS, in addition to the unperturbed faces
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The outcome of an evaluation."""
+
+    is_changed: bool  # whether the predictions have changed
+    left_out: list[str]  # runs whose samples could not be evaluated, and why
 
 
 @dataclass(frozen=True)
@@ -74,43 +106,88 @@ def evaluate(
     faces: FacePool,
     perturbations: Sequence[str],
     inference: InferenceConfig,
-) -> bool:
+) -> Evaluation:
     """Write predictions.parquet: key, detector, target and logit of every face of every evaluation set.
 
     Each set's predictions are cached until the detector or the faces change, so that no set is evaluated twice; cached
-    predictions for perturbations that are not requested stay in the table. Returns whether the table has changed.
+    predictions for perturbations that are not requested stay in the table. The samples of other runs than the pool's
+    are left out if they can't be read, or if another process is writing them.
     """
     checkpoints = checkpoint.list_checkpoints(folder.checkpoints)
     if not checkpoints:
         raise FairfaceError(f"{folder.folder} has no checkpoint: train it again with --force")
     detector, parts = TrainedDetector(config, checkpoints[-1], inference.device), []
-    for eval_set in evaluation_sets(workspace, faces):
-        name = detector.cache_name(eval_set, pre_resize=inference.decoder.pre_resize)
-        path = folder.cached(name)
-        cached = distributed.run_on_rank0(partial(is_complete_parquet, path))
-        if not cached and eval_set.perturbation not in ("none", *perturbations):
+    with ExitStack() as locks:
+        runs, left_out = other_runs(workspace, faces, locks)
+        for eval_set in [*pool_sets(faces), *map(samples_set, runs)]:
+            name = detector.cache_name(eval_set, pre_resize=inference.decoder.pre_resize)
+            path = distributed.run_on_rank0(partial(find_cached, folder, name))
+            if path is None and eval_set.perturbation in ("none", *perturbations):
+                path = cache_predictions(
+                    folder, name, eval_set=eval_set, detector=detector, faces=faces, inference=inference
+                )
+            if path:
+                parts.append(path)
+        samples = {run.name: samples_images_hash(run) or "" for run in runs}
+        if faces.run:
+            samples[faces.run] = samples_images_hash(workspace.run(faces.run)) or ""
+        manifest = training_images_hash(workspace.shards)
+        is_changed = distributed.run_on_rank0(
+            lambda: merge_predictions(folder, parts, manifest=manifest, samples=samples, discard=not left_out)
+        )
+        return Evaluation(is_changed, left_out)
+
+
+def find_cached(folder: DetectorFolder, name: str) -> Path | None:
+    """The cached predictions of the set `name`; None if there are none, or only damaged ones."""
+    for path in folder.cached_predictions.glob(f"{name}-*.parquet"):
+        if path.is_file() and path == folder.cached(name, file_sha256(path)):
+            return path
+    return None
+
+
+def other_runs(workspace: Workspace, faces: FacePool, locks: ExitStack) -> tuple[list[RunFolder], list[str]]:
+    """The runs whose samples the pool does not use, locked until `locks` closes; and why others are left out."""
+    runs, left_out = [], []
+    for run in workspace.runs():
+        if run.name == faces.run:
             continue
-        parts.append(path)
-        if not cached:
-            cache_predictions(path, eval_set, detector=detector, faces=faces, inference=inference)
-    return distributed.run_on_rank0(lambda: merge_predictions(folder, parts))
+        reason, has_samples = distributed.run_on_rank0(partial(lock_samples, run, locks))
+        if reason:
+            left_out.append(f"the samples of run {run.name} are left out: {reason}")
+        elif has_samples:
+            runs.append(run)
+    return runs, left_out
 
 
-def evaluation_sets(workspace: Workspace, faces: FacePool) -> Iterator[EvalSet]:
-    """The test faces, unperturbed and perturbed, and the samples of every run that the pool does not use."""
+def lock_samples(run: RunFolder, locks: ExitStack) -> tuple[str | None, bool]:
+    """Lock a run's samples; returns why that is not possible, and whether there are any."""
+    try:
+        locks.enter_context(shared_lock(run.samples_lock, "evaluating its samples"))
+        has_samples = read_document(run.samples_document, SamplesDocument) is not None
+        if has_samples:
+            check_unchanged(sample_files(run))
+            samples_set(run)
+    except FairfaceError as error:
+        return str(error), False
+    return None, has_samples
+
+
+def pool_sets(faces: FacePool) -> Iterator[EvalSet]:
+    """The test faces, unperturbed and perturbed."""
     indices = torch.from_numpy(faces.rows["test"].arg_true().to_numpy().astype("int64"))
     indices = indices[torch.from_numpy(faces.rows["fake"].is_not_null().to_numpy())[indices]]
     rows = faces.rows.select(FACE_COLUMNS)[indices.numpy()]
     for perturbation in ("none", *PERTURBATIONS):
         yield EvalSet("test", faces.shards, indices, rows, perturbation, fingerprint([faces.manifest, faces.run]))
-    for run in workspace.runs():
-        if run.name != faces.run and (samples := read_document(run.samples_document, SamplesDocument)):
-            yield samples_set(run, samples)
 
 
-def samples_set(run: RunFolder, samples: SamplesDocument) -> EvalSet:
-    """All samples of a run."""
-    keys = read_parquet(run.samples_table).select("key")
+def samples_set(run: RunFolder) -> EvalSet:
+    """All samples of a run. Raises FairfaceError if they are incomplete."""
+    samples = read_document(run.samples_document, SamplesDocument)
+    if samples is None:
+        raise FairfaceError(f"{run.folder} has no samples: run `fairface sample`")
+    keys = read_parquet(run.samples_table, {"key": pl.String})
     rows = keys.select(source=pl.lit("samples"), run=pl.lit(run.name), key="key", fake=pl.lit(True))
     shards = ShardSet.from_samples(run.samples, samples.shards)
     content = fingerprint([run.name, samples.fingerprint])
@@ -118,16 +195,33 @@ def samples_set(run: RunFolder, samples: SamplesDocument) -> EvalSet:
 
 
 def cache_predictions(
-    path: Path, eval_set: EvalSet, *, detector: TrainedDetector, faces: FacePool, inference: InferenceConfig
-) -> None:
-    """Predict a set's logits on all ranks, and write them to `path`."""
+    folder: DetectorFolder,
+    name: str,
+    *,
+    eval_set: EvalSet,
+    detector: TrainedDetector,
+    faces: FacePool,
+    inference: InferenceConfig,
+) -> Path:
+    """Predict a set's logits on all ranks, and write them as the cached predictions of the set `name`."""
     net, options = detector.net, detector.options
     logits = distributed.run_on_all_ranks(lambda: predict_logits(net, eval_set, options=options, inference=inference))
     grouped_by = faces.grouped_by if eval_set.part == "test" else "labelled"
-    name = detector.config.name
-    distributed.run_on_rank0(
-        lambda: write_parquet(path, prediction_rows(eval_set, logits, detector=name, grouped_by=grouped_by))
+    return distributed.run_on_rank0(
+        lambda: write_cached(
+            folder, name, prediction_rows(eval_set, logits, detector=detector.config.name, grouped_by=grouped_by)
+        )
     )
+
+
+def write_cached(folder: DetectorFolder, name: str, rows: pl.DataFrame) -> Path:
+    """Write the predictions of the set `name`."""
+    data = io.BytesIO()
+    write_parquet(folder.cached_predictions, rows, output=data)
+    path = folder.cached(name, hashlib.sha256(data.getbuffer()).hexdigest())
+    with atomic_write(path) as file:
+        file.write(data.getbuffer())
+    return path
 
 
 def prediction_rows(eval_set: EvalSet, logits: np.ndarray, *, detector: str, grouped_by: str) -> pl.DataFrame:
@@ -147,25 +241,58 @@ def prediction_rows(eval_set: EvalSet, logits: np.ndarray, *, detector: str, gro
     )
 
 
-def merge_predictions(folder: DetectorFolder, parts: list[Path]) -> bool:
-    """Merge cached predictions into the table, and remove outdated ones. Returns whether any have changed."""
-    names, previous = [path.stem for path in parts], read_document(folder.predictions_document, PredictionsDocument)
-    if previous and previous.parts == names and is_complete_parquet(folder.predictions):
+def merge_predictions(
+    folder: DetectorFolder, parts: list[Path], *, manifest: str | None, samples: dict[str, str], discard: bool
+) -> bool:
+    """Merge cached predictions into the table. Returns whether it has changed.
+
+    With `discard`, outdated cached predictions are removed. `manifest` and `samples` identify the evaluated images and
+    samples, as in PredictionsDocument.
+    """
+    names, previous = [path.stem for path in parts], read_predictions_document(folder)
+    if previous and previous.parts == names and not changed_files(folder.folder, previous.files):
         return False
-    folder.detection_metrics.unlink(missing_ok=True)  # computed from the previous predictions
-    predictions = pl.concat([read_parquet(path) for path in parts])
-    write_parquet(folder.predictions, predictions)
+    predictions = pl.concat([read_parquet(path, PREDICTION_COLUMNS) for path in parts])
     counts = dict(predictions.filter(part="test", perturbation="none")["target"].value_counts().iter_rows())
+    # the new predictions are on disk under a temporary name before the previous ones are removed
+    with atomic_write(folder.predictions) as file:
+        write_parquet(folder.predictions, predictions, output=file)
+        discard_predictions(folder)
     document = PredictionsDocument(
         images=len(predictions),
         real=counts.get("real", 0),
         fake=counts.get("fake", 0),
         created=utc_now(),
         command=command_line(),
+        files=file_hashes(folder.predictions),
+        manifest=manifest,
+        samples=samples,
         parts=names,
     )
     write_document(folder.predictions_document, document)
-    for path in folder.cached_predictions.glob("*.parquet"):
+    remove_partials(folder.cached_predictions)
+    for path in folder.cached_predictions.glob("*.parquet") if discard else ():
         if path not in parts:
             path.unlink()
     return True
+
+
+def read_predictions_document(folder: DetectorFolder) -> PredictionsDocument | None:
+    """The document of a detector's predictions; None if they must be merged again."""
+    try:
+        return read_document(folder.predictions_document, PredictionsDocument)
+    except FairfaceError:
+        return None
+
+
+def check_foreign(folder: TrainingFolder) -> None:
+    """Raise FairfaceError if a folder without config.json holds files with the names of those of a training run."""
+    files = [] if folder.config.exists() else folder.training_files()
+    if any(path.exists() for path in files):
+        raise FairfaceError(f"{folder.folder} holds files that don't belong to a detector: choose another --name")
+
+
+def discard_predictions(folder: DetectorFolder) -> None:
+    """Remove a detector's predictions and the metrics that were computed from them, their documents first."""
+    for path in (folder.predictions_document, folder.metrics_document, folder.detection_metrics, folder.predictions):
+        path.unlink(missing_ok=True)

@@ -6,12 +6,13 @@ from pathlib import Path
 import polars as pl
 
 from models.clip import CLASSES
+from pipeline.detection.evaluate import check_foreign, discard_predictions
 from pipeline.labelling.import_labels import check_csv, read_csv_text
 from pipeline.runtime import command_line, utc_now
-from pipeline.training.lifecycle import clear_run
-from shards.atomic_io import exclusive_lock, file_sha256, write_parquet
-from shards.documents import PredictionsDocument, read_document, write_document
+from shards.atomic_io import atomic_write, file_sha256, remove_tree, write_parquet
+from shards.documents import PredictionsDocument, file_hashes, read_document, write_document
 from shards.errors import FairfaceError
+from shards.locks import exclusive_lock
 from shards.workspace import DetectorFolder, Workspace
 
 REQUIRED_COLUMNS = ("gender", "skin_group", "age", "target", "logit")
@@ -43,15 +44,17 @@ def import_predictions(
     check_csv(csv)
     folder = workspace.detector(name or csv.stem)
     table, sha256 = read_predictions_csv(csv), file_sha256(csv)
-    with exclusive_lock(folder.folder, "importing into it"):
+    with exclusive_lock(folder.lock, "importing into it"):
+        check_foreign(folder)
         if not force:
             check_replaceable(folder, sha256)
-        if folder.config.exists():
-            clear_run(folder)
-        folder.detection_metrics.unlink(missing_ok=True)  # computed from the previous predictions
         provenance = {"detector": folder.name, "part": "test", "perturbation": "none"}
         table = table.with_columns(**{name: pl.lit(value) for name, value in provenance.items()})
-        write_parquet(folder.predictions, table)
+        # the new predictions are on disk under a temporary name before the previous ones are removed
+        with atomic_write(folder.predictions) as file:
+            write_parquet(folder.predictions, table, output=file)
+            discard_predictions(folder)
+            discard_training(folder)
         counts = dict(table["target"].value_counts().iter_rows())
         document = PredictionsDocument(
             images=len(table),
@@ -59,11 +62,20 @@ def import_predictions(
             fake=counts.get("fake", 0),
             created=utc_now(),
             command=command_line(),
+            files=file_hashes(folder.predictions),
             imported=str(csv),
             sha256=sha256,
         )
         write_document(folder.predictions_document, document)
     return ImportedPredictions(folder, document)
+
+
+def discard_training(folder: DetectorFolder) -> None:
+    """Remove what the training of a detector wrote, config.json last: until then it is known as trained here."""
+    for path in (folder.cached_predictions, folder.checkpoints, folder.tensorboard, folder.grids):
+        remove_tree(path)
+    for file in (folder.steps, folder.config):
+        file.unlink(missing_ok=True)
 
 
 def check_replaceable(folder: DetectorFolder, sha256: str) -> None:

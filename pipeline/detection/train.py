@@ -1,5 +1,6 @@
 """Trains a detector of generated faces and evaluates it; rerunning the same command resumes an interrupted run."""
 
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 
 import torch
@@ -9,7 +10,7 @@ from pipeline.data.loader import FEEDS, FeedConfig, choose_feed
 from pipeline.data.sampler import NaturalSampler, PairedSampler, RankSlice
 from pipeline.detection.dataset import FacePool, build_pool, build_sampler, iterate_labels
 from pipeline.detection.defaults import SKETCH_STEPS, resolve_auto
-from pipeline.detection.evaluate import EvaluationConfig, evaluate
+from pipeline.detection.evaluate import EvaluationConfig, check_foreign, evaluate
 from pipeline.detection.network import check_frozen_weights, frozen_hash
 from pipeline.detection.options import DETECTOR_EXECUTION_OPTIONS, DetectorOptions
 from pipeline.detection.predict import InferenceConfig
@@ -53,6 +54,7 @@ class DetectResult:
     counts: dict[str, int]  # faces: train_real, train_fake, test_real, test_fake
     grouped_by: str  # where the faces' groups come from: annotated, labelled
     unchanged: bool  # whether it was already trained and evaluated
+    left_out: list[str] = field(default_factory=list)  # runs whose samples could not be evaluated, and why
 
 
 @dataclass(frozen=True)
@@ -87,14 +89,15 @@ def train_detector(workspace: Workspace, config: DetectConfig) -> DetectResult:
     TrainingInterrupted on SIGTERM or SIGINT, after saving a checkpoint.
     """
     folder = workspace.detector(config.name)
-    with distributed.process_group():
+    with distributed.process_group(), ExitStack() as locks:
         device = lifecycle.select_device(config.device)
-        faces = TrainingFaces.build(build_faces(workspace, folder, config), config.options)
+        pool = build_faces(workspace, folder, config=config, locks=locks)
+        faces = TrainingFaces.build(pool, config.options)
         job = DetectorJob(folder, config, faces=faces, device=device)
-        prepared = lifecycle.prepare(job)
         with lifecycle.locked(folder):
+            prepared = lifecycle.prepare(job)
             trained = prepared.config if prepared.is_finished else lifecycle.train_to_end(job, prepared)
-            is_new = evaluate(
+            evaluation = evaluate(
                 workspace,
                 folder,
                 config=trained,
@@ -107,17 +110,18 @@ def train_detector(workspace: Workspace, config: DetectConfig) -> DetectResult:
             steps=checkpoint.checkpoint_step(checkpoint.list_checkpoints(folder.checkpoints)[-1]),
             counts=faces.pool.counts(),
             grouped_by=faces.pool.grouped_by,
-            unchanged=prepared.is_finished and not is_new,
+            unchanged=prepared.is_finished and not evaluation.is_changed,
+            left_out=evaluation.left_out,
         )
 
 
-def build_faces(workspace: Workspace, folder: DetectorFolder, config: DetectConfig) -> FacePool:
-    """Build the faces that a config names; a resumed run keeps the samples that it started with."""
+def build_faces(workspace: Workspace, folder: DetectorFolder, *, config: DetectConfig, locks: ExitStack) -> FacePool:
+    """Build the faces that a config names, locked until `locks` closes; a resumed run keeps its samples."""
     fakes, run = config.fakes, config.run
     if fakes == "auto" and not run and not config.force:
         existing = read_document(folder.config, DetectorConfig)
         run = existing.data.run if existing else None
-    return build_pool(workspace, "samples" if run and fakes == "auto" else fakes, run=run)
+    return build_pool(workspace, "samples" if run and fakes == "auto" else fakes, run=run, locks=locks)
 
 
 class DetectorJob(TrainingJob[DetectorConfig]):
@@ -138,8 +142,10 @@ class DetectorJob(TrainingJob[DetectorConfig]):
         self.progress = config.progress and faces.rank_slice.rank == 0
 
     def check(self) -> None:
-        """Raise FairfaceError if the predictions were imported, or if a loss over groups has no groups."""
-        predictions = None if self.force else read_document(self.predictions, PredictionsDocument)
+        """Raise FairfaceError for foreign files, for imported predictions, and if a loss over groups has no groups."""
+        check_foreign(self.folder)
+        is_trained_here = self.force or self.folder.config.exists()
+        predictions = None if is_trained_here else read_document(self.predictions, PredictionsDocument)
         if predictions and predictions.imported is not None:
             raise FairfaceError(
                 f"{self.folder.folder} has predictions that were imported: choose another --name, or replace them with "
@@ -182,7 +188,7 @@ class DetectorJob(TrainingJob[DetectorConfig]):
 
     def announce(self, config: DetectorConfig) -> None:
         """Print the detector's name, faces, length and resolved options."""
-        options, data = DetectorOptions(**(config.options or {})), config.data
+        options, data = self.load_options(DetectorOptions, config.options), config.data
         print(
             f"{config.name}: {options.spec.title}, {data.train_real:,} real faces and {data.train_fake:,} fakes, "
             f"{self.steps:,} steps of {options.images_per_step} at {options.image_size} pixels on {config.device}; "
@@ -193,7 +199,7 @@ class DetectorJob(TrainingJob[DetectorConfig]):
     def start(self, prepared: PreparedRun[DetectorConfig]) -> Session[DetectorConfig]:
         """Load the newest checkpoint, if any, and prepare the remaining batches."""
         config = prepared.config
-        options = DetectorOptions(**(config.options or {}))
+        options = self.load_options(DetectorOptions, config.options)
         trainer = DetectorTrainer(
             options,
             config.group_counts,
@@ -214,6 +220,7 @@ class DetectorJob(TrainingJob[DetectorConfig]):
             batches=self._batches(options, first_step),
             first_step=first_step,
             rows=rows,
+            checkpoint_bytes=8 * sum(weight.numel() for weight in trainer.weights),  # with SGD's momentum
             loop=LoopConfig(
                 steps_per_epoch=config.steps_per_epoch,
                 save_every_seconds=SAVE_EVERY_SECONDS,

@@ -19,9 +19,9 @@ from pipeline.data.sampler import (
 from pipeline.data.shard_set import ShardSet
 from pipeline.gan.options import GanOptions
 from shards import distributed
-from shards.atomic_io import read_parquet
 from shards.documents import DataSource, ShardsDocument, load_shards_json
 from shards.errors import FairfaceError
+from shards.images_table import read_images
 from shards.workspace import ShardsFolder
 
 
@@ -79,12 +79,12 @@ class TrainingData:
 
         Raises FairfaceError if nothing was packed, or if the images can't be trained on with these options.
         """
-        shards, rank_slice = ShardSet.open(folder), RankSlice(distributed.rank(), distributed.world_size())
-        images = read_parquet(folder.images).filter(status="packed")
+        shards, packed = ShardSet.open(folder), load_shards_json(folder)
+        rank_slice = RankSlice(distributed.rank(), distributed.world_size())
+        images = read_images(folder.images, sha256=packed.files.get(folder.images.name, "")).filter(status="packed")
         classes = ConditionClasses.from_images(images, options) if options.conditional else None
         sampler = build_sampler(options, shards, images=images, classes=classes, rank_slice=rank_slice)
-        packed, batch_size = load_shards_json(folder), options.batch_size // rank_slice.world_size
-        return cls(shards, packed, rank_slice, sampler, classes, batch_size)
+        return cls(shards, packed, rank_slice, sampler, classes, options.batch_size // rank_slice.world_size)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -16,6 +16,7 @@ from pipeline.data.random_streams import REQUESTS, SAMPLES, seeded_generator
 from pipeline.gan.png import encode_png, filter_rows
 from pipeline.training import checkpoint
 from shards.concurrency import available_cpus, map_in_order
+from shards.documents import DataSource
 from shards.errors import FairfaceError
 
 BLOCK = 64  # samples that share a random stream and a forward pass
@@ -29,16 +30,36 @@ def load_generator(path: Path, device: torch.device, *, weights: str = "ema") ->
     state = checkpoint.load(path, device)
     if weights not in state["networks"]:
         raise FairfaceError(f"{path} is not a checkpoint of a generator: it was not written by `fairface train`")
-    options = state["options"]
-    net = Generator(
-        options["latent_dim"],
-        options["width_g"],
-        image_size=options["image_size"],
-        classes=len(state.get("classes") or ()),
-    )
-    net.load_state_dict(state["networks"][weights])
+    try:
+        net = build_generator(state, state["networks"][weights])
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [""])[-1].strip()[:200]
+        raise FairfaceError(f"{path} is not a complete checkpoint of a generator ({reason})") from error
     net.to(device).to(memory_format=torch.channels_last)
     return net.eval().requires_grad_(False), state
+
+
+def build_generator(state: dict[str, Any], weights: dict[str, Tensor]) -> Generator:
+    """Build the generator that a checkpoint describes, with these weights.
+
+    Raises KeyError, RuntimeError, TypeError or ValueError for a state that does not describe them.
+    """
+    options, classes = state["options"], state["classes"] or {}
+    DataSource(**state["data"])
+    shares = list(classes.values())
+    if type(state["run"]) is not str or not all(isinstance(share, float) and 0 < share <= 1 for share in shares):
+        raise ValueError("a field has a wrong value")
+    with torch.device("meta"):  # nothing is allocated before the sizes are known to be those of the weights
+        net = Generator(
+            options["latent_dim"], options["width_g"], image_size=options["image_size"], classes=len(classes)
+        )
+    expected = {name: (tensor.shape, tensor.dtype) for name, tensor in net.state_dict().items()}
+    if {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()} != expected:
+        raise ValueError("the weights don't fit the options")
+    if not checkpoint.is_finite(weights):
+        raise ValueError("a weight is NaN or infinite")
+    net.load_state_dict(weights, assign=True)
+    return net
 
 
 def latents(seed: int, block: int, *, latent_dim: int, truncation: float | None = None) -> Tensor:

@@ -43,14 +43,23 @@ class Networks:
         networks = {"generator": self.g, "discriminator": self.d}
         return {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items()}
 
+    def checkpoint_bytes(self) -> int:
+        """The size of a checkpoint, about: G, D, the moving average of G, and Adam's two averages of each gradient."""
+        count = self.parameters()
+        return 4 * (4 * count["generator"] + 3 * count["discriminator"])
+
     def state(self) -> dict[str, Any]:
         """Everything that resuming needs."""
         return {name: getattr(self, name).state_dict() for name in STATES}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Restore what `state` returned."""
+        """Restore what `state` returned. Raises the errors of `load_state_dict` for the state of other networks."""
         for name in STATES:
             getattr(self, name).load_state_dict(state[name])
+        for adam in (self.adam_g, self.adam_d):
+            for weight, averages in adam.state.items():
+                if any(value.shape not in ((), weight.shape) for value in averages.values()):
+                    raise ValueError("Adam's averages have another shape than the weights")
         self._set_capturable()
 
     def _set_capturable(self) -> None:
@@ -58,3 +67,15 @@ class Networks:
         for adam in (self.adam_g, self.adam_d):
             for group in adam.param_groups:
                 group["capturable"] = group["params"][0].device.type == "cuda"
+
+
+def step_memory(options: GanOptions, *, images: int, classes: int = 0) -> int:
+    """The bytes that a training step on `images` images needs at least, without building the networks."""
+    with torch.device("meta"):
+        g = Generator(options.latent_dim, options.width_g, image_size=options.image_size, classes=classes)
+        d = Discriminator(options.width_d, options.image_size, classes=classes)
+    weights_g, weights_d = (sum(p.numel() for p in net.parameters()) for net in (g, d))
+    weights = 4 * (5 * weights_g + 4 * weights_d)  # with gradients, Adam's averages and the moving average
+    # of G and, for real and for fake images, of D; half of what an eager step in float32 takes
+    activations = 2 * images * (options.width_g + 2 * options.width_d) * options.image_size**2
+    return weights + activations

@@ -1,13 +1,20 @@
 """The options of a DCGAN and its presets."""
 
+import math
 from dataclasses import dataclass
+
+from models.dcgan import IMAGE_SIZES
+from shards.errors import FairfaceError
 
 GAN_EXECUTION_OPTIONS = ("feed", "cuda_graphs")  # change the speed, not the result: a run may be resumed with others
 
 
 @dataclass(frozen=True)
 class GanOptions:
-    """The options that determine a run's weights, together with the images and the number of steps."""
+    """The options that determine a run's weights, together with the images and the number of steps.
+
+    Raises FairfaceError for a value that is out of range, such as one in a config.json that was edited.
+    """
 
     image_size: int = 64  # pixels
     latent_dim: int = 128
@@ -28,6 +35,27 @@ class GanOptions:
     compile: bool | None = None  # torch.compile; None: where it pays off
     cuda_graphs: bool = False  # replay a whole step as one CUDA graph
     feed: str = "auto"  # auto | resident | streaming
+
+    def __post_init__(self) -> None:
+        shares = self.balance.values() if isinstance(self.balance, dict) else [math.nan]
+        in_range = {
+            "image_size": self.image_size in IMAGE_SIZES,
+            "latent_dim": self.latent_dim >= 1,
+            "width_g": self.width_g >= 1,
+            "width_d": self.width_d >= 1,
+            "batch_size": self.batch_size >= 2,
+            "lr": 0 < self.lr < math.inf,
+            "beta1": 0 <= self.beta1 < 1,
+            "beta2": 0 <= self.beta2 < 1,
+            "ema": 0 <= self.ema < 1,
+            "balance": self.balance in ("natural", "uniform")
+            or all(isinstance(share, int | float) and 0 <= share < math.inf for share in shares),
+            "seed": 0 <= self.seed < 2**63,
+            "precision": self.precision in ("auto", "bf16", "fp32"),
+            "feed": self.feed in ("auto", "resident", "streaming"),
+        }
+        if wrong := [name for name, is_valid in in_range.items() if not is_valid]:
+            raise FairfaceError(f"the option {wrong[0]} can't be {getattr(self, wrong[0])!r}")
 
 
 # `faces` is the DCGAN as published, for real data and a GPU; `sketch` learns in minutes on a laptop.

@@ -11,9 +11,11 @@ from pipeline.data.decoder import DecoderConfig
 from pipeline.data.loader import FEEDS, FeedConfig, choose_feed
 from pipeline.gan.data import TrainingData
 from pipeline.gan.defaults import default_run_name, default_steps, resolve_auto
+from pipeline.gan.networks import step_memory
 from pipeline.gan.options import GAN_EXECUTION_OPTIONS, GanOptions
 from pipeline.gan.trainer import GanTrainer
-from pipeline.training import lifecycle, run_directory
+from pipeline.runtime import check_memory
+from pipeline.training import checkpoint, lifecycle, run_directory
 from pipeline.training.lifecycle import PreparedRun, Session, TrainingJob
 from pipeline.training.loop import LoopConfig
 from shards import distributed
@@ -67,13 +69,14 @@ def train(workspace: Workspace, config: TrainConfig) -> TrainResult:
     """
     with distributed.process_group():
         device = lifecycle.select_device(config.device)
-        data = TrainingData.open(workspace.shards, config.options)
-        job = GanJob(workspace, config, data=data, device=device)
-        prepared = lifecycle.prepare(job)
-        if prepared.is_finished:
-            return TrainResult(prepared.config, unchanged=True)
-        with lifecycle.locked(job.folder):
-            return TrainResult(lifecycle.train_to_end(job, prepared), unchanged=False)
+        with lifecycle.shards_locked(workspace.shards):
+            data = distributed.run_on_rank0_first(lambda: TrainingData.open(workspace.shards, config.options))
+            job = distributed.run_on_rank0_first(lambda: GanJob(workspace, config, data=data, device=device))
+            with lifecycle.locked(job.folder):
+                prepared = lifecycle.prepare(job)
+                if prepared.is_finished:
+                    return TrainResult(prepared.config, unchanged=True)
+                return TrainResult(lifecycle.train_to_end(job, prepared), unchanged=False)
 
 
 def load_resumable(workspace: Workspace, run: str | None) -> ResumableRun:
@@ -86,7 +89,8 @@ def load_resumable(workspace: Workspace, run: str | None) -> ResumableRun:
     if config.requested_options is None or config.preset is None or config.steps is None:
         raise FairfaceError(f"{origin(folder, config)}: it can't be resumed")
     run_directory.newest_checkpoint(folder)
-    return ResumableRun(folder.name, config.preset, GanOptions(**config.requested_options), config.steps)
+    options = lifecycle.load_options(GanOptions, config.requested_options, source=folder.config)
+    return ResumableRun(folder.name, config.preset, options, config.steps)
 
 
 def origin(folder: RunFolder, config: RunConfig) -> str:
@@ -109,6 +113,8 @@ class GanJob(TrainingJob[RunConfig]):
             if config.epochs
             else default_steps(config.preset, data.steps_per_epoch)
         )
+        if steps > checkpoint.MAX_STEP:
+            raise FairfaceError(f"{steps:,} steps are more than {checkpoint.MAX_STEP:,}: choose fewer --epochs")
         folder = workspace.run(config.run or default_run_name(config.options, data.packed.manifest))
         super().__init__(folder, steps=steps, force=config.force)
         self.config, self.data, self.device = config, data, device
@@ -116,10 +122,13 @@ class GanJob(TrainingJob[RunConfig]):
         self.notes: list[str] = []  # on resolved options, for `announce`
 
     def check(self) -> None:
-        """Raise FairfaceError if the folder contains files that don't belong to a run."""
-        folder = self.folder.folder
-        if folder.exists() and not self.folder.config.exists() and any(folder.iterdir()):
+        """Raise FairfaceError if the folder contains files that don't belong to a run, or for lack of memory."""
+        folder, options, data = self.folder.folder, self.config.options, self.data
+        if not self.folder.config.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise FairfaceError(f"{folder} holds files that don't belong to a run: choose another --run")
+        needed = step_memory(options, images=data.batch_size, classes=len(data.shares or ()))
+        remedy = "choose smaller networks with --width-g, --width-d and --latent-dim, or a smaller --batch-size"
+        check_memory(needed, self.device, purpose="the networks and a batch", remedy=remedy)
 
     def create(self) -> RunConfig:
         """The config.json of a new run."""
@@ -159,7 +168,7 @@ class GanJob(TrainingJob[RunConfig]):
     def start(self, prepared: PreparedRun[RunConfig]) -> Session[RunConfig]:
         """Load the newest checkpoint, if any, and prepare the remaining batches."""
         config, data = prepared.config, self.data
-        options = GanOptions(**(config.options or {}))
+        options = self.load_options(GanOptions, config.options)
         excluded = data.sampler.excluded
         if excluded and data.rank_slice.rank == 0:
             print(f"{excluded:,} images without {options.conditional or options.balance_by} are left out")
@@ -178,6 +187,7 @@ class GanJob(TrainingJob[RunConfig]):
                 keep=self.config.keep,
                 progress=self.progress,
             ),
+            checkpoint_bytes=trainer.networks.checkpoint_bytes(),
             render_grid=trainer.grid,
         )
 
@@ -209,6 +219,14 @@ class GanJob(TrainingJob[RunConfig]):
                 "--force, or continue on these with --other-data"
             )
         self.check_same_options(config, asdict(self.config.options))
+        options = self.load_options(GanOptions, config.options)
+        resolved = {name: getattr(options, name) for name in ("precision", "compile", *self.execution_options)}
+        if (
+            options != replace(self.config.options, **resolved)
+            or "auto" in resolved.values()
+            or options.compile is None
+        ):
+            raise FairfaceError(f"{self.folder.config} is damaged (its options contradict each other): {self.remedy}")
         classes = self.data.shares or {}
         if config.classes and list(config.classes) != list(classes):
             raise FairfaceError(

@@ -8,13 +8,14 @@ from pathlib import Path
 import click
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 
 from models import clip
 from pipeline.labelling import embedded_fit, embedded_model
-from shards.atomic_io import atomic_write, fingerprint
-from shards.documents import Document, read_document, write_document
+from shards.atomic_io import fingerprint, read_bytes
+from shards.documents import Document, changed_files, read_document
 from shards.errors import FairfaceError
+from shards.replacement import replace_described_files
 from shards.synthetic.face import VERSION as RENDER_VERSION
 
 REVISION = 1  # bumped when the fit changes, so that weights of an older version are not used
@@ -25,6 +26,7 @@ STEPS, FACES, HELD_OUT = 450, 6000, 1000
 class EmbeddedDocument(Document):
     """The JSON file next to the weights in the cache: how they were fitted, and how accurate they are."""
 
+    FORMAT = 2
     REDO = "remove it, and the labeller is fitted again"
 
     held_out: int  # faces that the accuracies were measured on, none of which the labeller was fitted to
@@ -34,6 +36,7 @@ class EmbeddedDocument(Document):
     faces: int
     seed: int
     seconds: float
+    files: dict[str, str]  # the weights -> SHA-256
 
 
 def load_embedded(
@@ -46,7 +49,7 @@ def load_embedded(
     path = fit(cache, progress=progress)
     model = embedded_model.build_model()
     try:
-        model.load_state_dict(load_file(path))
+        model.load_state_dict(load(read_bytes(path)))
     except (SafetensorError, RuntimeError) as error:
         raise FairfaceError(f"{path} is damaged: {EmbeddedDocument.REDO}") from error
     return embedded_model.make_labeller(model, device)
@@ -55,12 +58,12 @@ def load_embedded(
 def fit(
     cache: Path | None = None, *, steps: int = STEPS, faces: int = FACES, seed: int = 0, progress: bool = True
 ) -> Path:
-    """Fit the labeller unless the cache holds it; return the path of its weights, as float16.
+    """Fit the labeller unless the cache holds it intact; return the path of its weights, as float16.
 
     An EmbeddedDocument is written next to them. Raises FairfaceError for a cache that cannot be written.
     """
     path = cache_path(cache, steps=steps, faces=faces, seed=seed)
-    if path.is_file() and path.with_suffix(".json").is_file():
+    if is_intact(path):
         return path
     start = time.monotonic()
     try:
@@ -71,10 +74,15 @@ def fit(
         held_out = embedded_fit.render_faces(HELD_OUT, 2 * seed + 1_000_001, progress=progress)
         accuracies = embedded_fit.measure(model, *held_out)
         seconds = round(time.monotonic() - start, 1)
-        document = EmbeddedDocument(**accuracies, steps=steps, faces=faces, seed=seed, seconds=seconds)
-        with atomic_write(path) as file:
-            file.write(save({key: value.half().contiguous() for key, value in model.state_dict().items()}))
-        write_document(path.with_suffix(".json"), document)
+        weights = save({key: value.half().contiguous() for key, value in model.state_dict().items()})
+        replace_described_files(
+            path.with_suffix(".json"),
+            {path: lambda file: file.write(weights)},
+            describe=lambda files: EmbeddedDocument(
+                **accuracies, steps=steps, faces=faces, seed=seed, seconds=seconds, files=files
+            ),
+            clean=False,  # other processes may write the same labeller
+        )
     except OSError as error:
         raise FairfaceError(
             f"cannot write the labeller to {path.parent} ({error.strerror or error}): "
@@ -82,6 +90,15 @@ def fit(
         ) from error
     click.echo(describe(path))
     return path
+
+
+def is_intact(path: Path) -> bool:
+    """Whether the weights in `path` exist, and are those that their document describes."""
+    try:
+        document = read_document(path.with_suffix(".json"), EmbeddedDocument)
+        return document is not None and path.name in document.files and not changed_files(path.parent, document.files)
+    except (FairfaceError, OSError):
+        return False
 
 
 def describe(path: Path) -> str:

@@ -1,18 +1,16 @@
 """Fits the embedded labeller to synthetic faces and their captions, by CLIP's own loss."""
 
-import functools
 import itertools
-import multiprocessing
-import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2.functional import pil_to_tensor
 from tqdm import tqdm
 
 from models import clip
@@ -25,13 +23,17 @@ from pipeline.labelling.embedded_model import (
     make_labeller,
     tokenizer,
 )
+from shards.concurrency import available_cpus, map_in_order
+from shards.processes import worker_pool
 from shards.synthetic import dataset
-from shards.synthetic.render import render
+from shards.synthetic.face import Face
+from shards.synthetic.render import render_reduced, save_reduced
 
 BATCH, LR, DECAY = 64, 1.5e-3, 0.05
 GENDER_WEIGHT = 2.5  # in the loss: gender is learnt last; its accuracy is 0.97 without and 0.99 with the weight
 AUGMENTED_EDGES = (24, 55)  # pixels to which the first half of a batch is reduced
 ONE_PROCESS_FACES = 2000  # about 2 ms each: up to this number, starting more processes takes longer than it saves
+RENDER_BATCH = 32  # faces that a process renders at a time
 # Kinds of captions, by the attributes that they name: each attribute, each pair and all three.
 KINDS = tuple(kind for n in (1, 2, 3) for kind in itertools.combinations(range(len(ATTRIBUTES)), n))
 
@@ -45,21 +47,32 @@ def render_faces(count: int, seed: int, *, progress: bool = True) -> tuple[Tenso
     """
     even = dataset.Shares(**{name: dict.fromkeys(table, 1 / len(table)) for name, table in dataset.CLASSES.items()})
     faces = dataset.sample_faces(count, seed, even)
-    bar = functools.partial(tqdm, total=count, desc="rendering faces", disable=not progress, leave=False)
-    if count <= ONE_PROCESS_FACES:
-        images = [resized_tensor(render(face)) for face in bar(faces)]
-    else:
-        with multiprocessing.get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:
-            images = [resized_tensor(image) for image in bar(pool.imap(render, faces, chunksize=32))]
+    batches = [faces[start : start + RENDER_BATCH] for start in range(0, count, RENDER_BATCH)]
+    workers = available_cpus() if count > ONE_PROCESS_FACES else 1
+    with tqdm(total=count, desc="rendering faces", disable=not progress, leave=False) as bar:
+        images = []
+        for batch in render_batches(batches, SIZE, workers=workers):
+            images.append(torch.from_numpy(batch).permute(0, 3, 1, 2))
+            bar.update(len(batch))
     classes = torch.tensor(
         [[clip.CLASSES[name].index(str(getattr(face, name))) for name in ATTRIBUTES] for face in faces]
     )
-    return torch.stack(images), classes
+    return torch.cat(images), classes
 
 
-def resized_tensor(image: Image.Image) -> Tensor:
-    """uint8 [3, 64, 64]; Pillow's bilinear resize is an antialiased triangle filter."""
-    return pil_to_tensor(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+def render_batches(batches: list[list[Face]], size: int, *, workers: int) -> Iterator[np.ndarray]:
+    """`render_reduced` of each batch, in several processes, whose results are too large for a pool's pipe."""
+    if workers == 1:
+        yield from (render_reduced(batch, size) for batch in batches)
+        return
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        worker_pool(workers, preload=save_reduced.__module__) as pool,
+    ):
+        jobs = ((Path(folder, f"{number}.npy"), batch, size) for number, batch in enumerate(batches))
+        for (path, *_), _ in map_in_order(pool, save_reduced, jobs, ahead=4 * workers):
+            yield np.load(path)
+            path.unlink()
 
 
 def captions() -> list[Tensor]:

@@ -9,15 +9,17 @@ import polars as pl
 from models.clip import CLASSES
 from pipeline.labelling import tables
 from pipeline.runtime import utc_now
-from shards.atomic_io import file_sha256, read_parquet
-from shards.documents import LabelsDocument, RunConfig, read_document, write_document
+from shards.atomic_io import check_regular, file_sha256, fingerprint, read_parquet
+from shards.csv_output import unescape_formulas
+from shards.documents import LabelsDocument, RunConfig, SamplesDocument, read_document, write_document
 from shards.errors import FairfaceError
-from shards.workspace import RunFolder, Workspace
+from shards.locks import exclusive_lock, shared_lock
+from shards.workspace import RunFolder, Workspace, is_valid_name
 
 ORIGINAL_COLUMNS = {"Image Path", "GenderIdx", "SkinTonePred"}
 OUR_COLUMNS = {"Image Path", *CLASSES}
 DUPLICATE_COLUMN = re.compile(r"_duplicated_\d+$")  # Polars' suffix for a column whose name occurs again
-SAMPLE_NAME = re.compile(r"sample_(\d+)\.\w+$")  # a sample's file name, in the original and here
+SAMPLE_NAME = r"sample_([0-9]+)\.\w+$"  # a sample's file name, in the original and here
 MAX_PROBABILITY = 1.001  # leaves room for rounding
 
 
@@ -33,29 +35,46 @@ def import_labels(workspace: Workspace, csv: Path, *, run: str | None = None, fo
     """Write the labels in `csv` as those of `run`, by default of a new run with the name of the file.
 
     If the run has samples, the file must name exactly these. Raises FairfaceError for a file that is not a table of
-    labels, for unknown classes, for samples that do not match, and for other labels that exist already.
+    labels, for unknown classes, for samples that do not match, for other labels that exist already, and for a folder
+    with files that don't belong to a run.
     """
     check_csv(csv)
+    if run is None and not is_valid_name(csv.stem):
+        raise FairfaceError(f"--import {csv}: {csv.stem!r} can't be the name of a run: choose one with --run")
     folder, labeller = workspace.run(run or csv.stem), f"imported {csv.name}@{file_sha256(csv)[:8]}"
-    labels = add_keys(read_labels_csv(csv), folder)
+    labels = add_keys(read_labels_csv(csv))
     files = folder.label_files
-    old = None if force else read_document(files.document, LabelsDocument)
-    if old and old.labeller != labeller:
-        raise FairfaceError(
-            f"{folder.folder} has labels of {old.labeller}: choose another --run, or replace them with --force"
+    with (
+        exclusive_lock(folder.lock, "importing labels"),
+        shared_lock(folder.samples_lock, "importing labels"),
+        exclusive_lock(files.lock, "importing labels"),
+    ):
+        samples = read_document(folder.samples_document, SamplesDocument)
+        if samples:
+            check_keys(labels["key"], folder, samples)
+        images_hash = samples.fingerprint if samples else None
+        document = LabelsDocument(
+            source="generated",
+            run=folder.name,
+            labeller=labeller,
+            size=None,
+            images=len(labels),
+            fingerprint=fingerprint([labeller, images_hash]),
+            files={},
+            images_hash=images_hash,
         )
-    document = LabelsDocument(
-        source="generated", run=folder.name, labeller=labeller, size=None, images=len(labels), fingerprint=labeller
-    )
-    if not folder.config.exists():
-        config = RunConfig(name=folder.name, status="imported", started=utc_now(), imported=str(csv))
-        write_document(folder.config, config)
-    # before older files are removed, so that a full disk loses nothing
-    tables.write_label_table(files.labels, labels, document=document, method="imported", labeller=labeller)
-    for path in files.all():
-        if path != files.labels:
-            path.unlink(missing_ok=True)
-    write_document(files.document, document)
+        if not folder.config.exists() and any(not path.name.startswith(".") for path in folder.folder.iterdir()):
+            raise FairfaceError(f"{folder.folder} holds files that don't belong to a run: choose another --run")
+        old = None if force else read_document(files.document, LabelsDocument)
+        if old and old.labeller != labeller:
+            raise FairfaceError(
+                f"{folder.folder} has labels of {old.labeller}: choose another --run, or replace them with --force"
+            )
+        if not folder.config.exists():
+            config = RunConfig(name=folder.name, status="imported", started=utc_now(), imported=str(csv))
+            write_document(folder.config, config)
+        table = tables.label_table(labels, document=document, method="imported", labeller=labeller)
+        tables.replace_tables(files.document, {files.labels: table}, document, obsolete=files.all())
     return ImportResult(folder, len(labels))
 
 
@@ -70,14 +89,19 @@ def check_csv(csv: Path) -> None:
 
 
 def read_csv_text(csv: Path) -> pl.DataFrame:
-    """Read a CSV with all values as text. Raises FairfaceError for any other file, and for duplicate columns."""
+    """Read a CSV with all values as text; formulas are as they were before our CSVs escaped them.
+
+    Raises FairfaceError for any other file, and for duplicate columns.
+    """
     try:
+        check_regular(csv)
         table = pl.read_csv(csv, infer_schema=False, glob=False)
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
-        raise FairfaceError(f"{csv} can't be read as CSV ({str(error).splitlines()[0]})") from error
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, UnicodeDecodeError) as error:
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise FairfaceError(f"{csv} can't be read as CSV ({reason})") from error
     if twice := next((name for name in table.columns if DUPLICATE_COLUMN.search(name)), None):
         raise FairfaceError(f"{csv} has the column {DUPLICATE_COLUMN.sub('', twice)!r} twice")
-    return table
+    return unescape_formulas(table)
 
 
 def read_labels_csv(csv: Path) -> pl.DataFrame:
@@ -121,7 +145,7 @@ def parse_classes(labels: pl.DataFrame, csv: Path) -> pl.DataFrame:
     labels = labels.with_columns(pl.col(name).str.strip_chars().replace("", None) for name in CLASSES)
     for name, classes in CLASSES.items():
         if unknown := set(labels[name].drop_nulls()) - set(classes):
-            raise FairfaceError(f"{csv}: {min(unknown)!r} is not a valid {name}; choose from {', '.join(classes)}")
+            raise FairfaceError(f"{csv}: {min(unknown)[:80]!r} is not a valid {name}; choose from {', '.join(classes)}")
     if labels.is_empty():
         raise FairfaceError(f"{csv} has no labels")
     return labels
@@ -140,22 +164,25 @@ def parse_probabilities(labels: pl.DataFrame, csv: Path) -> pl.DataFrame:
     return labels
 
 
-def add_keys(labels: pl.DataFrame, folder: RunFolder) -> pl.DataFrame:
+def add_keys(labels: pl.DataFrame) -> pl.DataFrame:
     """`labels` with the keys of the samples instead of paths.
 
     The key is the number in a file name such as sample_00012.png if all have one, otherwise the path itself. Raises
-    FairfaceError for keys that occur twice, and if the run has samples with other keys.
+    FairfaceError for keys that occur twice.
     """
-    matches = [SAMPLE_NAME.search(path) for path in labels["path"]]
-    numbers = [int(match[1]) for match in matches if match]
-    keys = [f"{n:08d}" for n in numbers] if len(numbers) == len(labels) else labels["path"].to_list()
-    labels = labels.drop("path").insert_column(0, pl.Series("key", keys, dtype=pl.String))
+    numbers = labels["path"].str.extract(SAMPLE_NAME).str.strip_chars_start("0").str.zfill(8)
+    keys = labels["path"] if numbers.null_count() else numbers
+    labels = labels.drop("path").insert_column(0, keys.alias("key"))
     if labels["key"].n_unique() < len(labels):
         raise FairfaceError("the file names an image twice")
-    if folder.samples_table.exists():
-        samples = read_parquet(folder.samples_table)["key"]
-        if different := len(set(samples) ^ set(labels["key"])):
-            raise FairfaceError(
-                f"{different:,} of {folder.name}'s samples and of the file's images don't match: choose another --run"
-            )
     return labels
+
+
+def check_keys(keys: pl.Series, folder: RunFolder, samples: SamplesDocument) -> None:
+    """Raise FairfaceError if the keys are not those of a run's samples."""
+    table = folder.samples_table
+    sampled = read_parquet(table, {"key": pl.String}, sha256=samples.files.get(table.name, ""))["key"]
+    if different := len(set(sampled) ^ set(keys)):
+        raise FairfaceError(
+            f"{different:,} of {folder.name}'s samples and of the file's images don't match: choose another --run"
+        )

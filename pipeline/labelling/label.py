@@ -8,16 +8,20 @@ from pathlib import Path
 import polars as pl
 
 from models import clip
+from models.clip import MAX_INPUT_PIXELS
 from pipeline.data.shard_set import ShardSet
 from pipeline.labelling import probe
 from pipeline.labelling.labeller_choice import LabelConfig, check_overwrite, choose_labeller, choose_same_labeller
 from pipeline.labelling.side import Side, SideResult, label_images, new_document
 from pipeline.runtime import resolve_device
 from pipeline.training import run_directory
-from shards import distributed, pack
-from shards.atomic_io import atomic_write, exclusive_lock, read_parquet
+from shards import distributed, pack, tar
+from shards.atomic_io import open_output, read_parquet
+from shards.csv_output import escape_formulas
 from shards.documents import SamplesDocument, ShardsDocument, load_shards_json, read_document
 from shards.errors import FairfaceError
+from shards.images_table import read_images
+from shards.locks import exclusive_lock, shared_lock
 from shards.workspace import RunFolder, ShardsFolder, Workspace
 
 
@@ -44,62 +48,88 @@ def label(workspace: Workspace, config: LabelConfig | None = None) -> LabelResul
     The methods are CLIP with prompts, a probe on its embeddings if images are annotated, and the colour of skin
     pixels. With `limit`, only the first training images are labelled, which are a random sample because packing
     shuffles them. Several processes (torchrun) share the shards. Raises FairfaceError if samples are missing, if the
-    labels of another labeller would be replaced, or if another process is labelling.
+    labels of another labeller would be replaced, or if another process is using these labels or replacing the images.
     """
     config, shards = config or LabelConfig(), workspace.shards
     with distributed.process_group(), ExitStack() as stack:
         device = resolve_device(config.device)
         run = run_directory.find_run(workspace, config.run)
-        distributed.run_on_rank0(
-            lambda: stack.enter_context(exclusive_lock(shards.folder, "labelling")), share=lambda _: None
-        )
+        distributed.run_on_rank0(lambda: lock(stack, shards, run), share=lambda _: None)
         samples = read_document(run.samples_document, SamplesDocument)
         if samples is None:
             raise FairfaceError(f"{run.folder} has no samples yet: run `fairface sample` first")
+        if not 1 <= samples.image_size <= MAX_INPUT_PIXELS:
+            raise FairfaceError(f"{run.samples_document} is damaged (image_size {samples.image_size}): {samples.REDO}")
         packed = load_shards_json(shards)
         # the tars are opened before a labeller is fitted or downloaded, so that missing ones are reported at once
         training_tars, sample_tars = ShardSet.open(shards), ShardSet.from_samples(run.samples, samples.shards)
+        keys = training_keys(shards, packed, limit=config.limit), sample_keys(run, samples)
         progress = config.progress and distributed.rank() == 0
         labeller = choose_same_labeller(config, device, synthetic=packed.synthetic, progress=progress)
         if not config.force:
             for files in (shards.label_files, run.label_files):
                 check_overwrite(files, labeller.name, requested=config.names_labeller)
         sides = [
-            training_side(
-                shards, packed, tars=training_tars, labeller=labeller, size=samples.image_size, limit=config.limit
-            ),
-            samples_side(run, samples, tars=sample_tars, labeller=labeller),
+            training_side(shards, packed, tars=training_tars, keys=keys[0], labeller=labeller, size=samples.image_size),
+            samples_side(run, samples, tars=sample_tars, keys=keys[1], labeller=labeller),
         ]
         results = [
             side.label(labeller, device, batch_size=config.batch_size, force=config.force, progress=progress)
             for side in sides
         ]
         accuracies = distributed.run_on_rank0(
-            lambda: probe.evaluate_labellers(shards, run.label_files, force=config.force), share=lambda _: None
+            lambda: probe.evaluate_labellers(shards, run, force=config.force), share=lambda _: None
         )
         return LabelResult(results, accuracies)
 
 
+def lock(stack: ExitStack, shards: ShardsFolder, run: RunFolder) -> None:
+    """Lock the labels of both sides, and keep their images from being replaced, until the stack is closed."""
+    for images in (shards.lock, run.samples_lock):
+        stack.enter_context(shared_lock(images, "labelling"))
+    for files in (shards.label_files, run.label_files):
+        stack.enter_context(exclusive_lock(files.lock, "labelling"))
+
+
+def training_keys(shards: ShardsFolder, packed: ShardsDocument, *, limit: int | None = None) -> pl.Series:
+    """The keys of the packed images, or of the first `limit` of them, in tar order."""
+    return packed_images(shards, packed)["key"][:limit]
+
+
+def packed_images(shards: ShardsFolder, packed: ShardsDocument, *columns: str) -> pl.DataFrame:
+    """The key and other columns of the packed images, in tar order."""
+    sha256 = packed.files.get(shards.images.name, "")
+    return read_images(shards.images, ("key", *columns, "status"), sha256=sha256).filter(status="packed")
+
+
+def sample_keys(run: RunFolder, samples: SamplesDocument) -> pl.Series:
+    """The keys of a run's samples, in tar order. Raises FairfaceError if their table does not match the tars."""
+    table = run.samples_table
+    keys = read_parquet(table, {"key": pl.String}, sha256=samples.files.get(table.name, ""))["key"]
+    first = 0
+    for shard in samples.shards:
+        if keys[first : first + shard.images].to_list() != list(tar.read_index(run.samples / shard.name)):
+            raise FairfaceError(f"{table} does not list the samples in {shard.name}: {samples.REDO}")
+        first += shard.images
+    if first != len(keys):
+        raise FairfaceError(f"{table} lists more samples than {run.samples_document.name}: {samples.REDO}")
+    return keys
+
+
 def training_side(
-    shards: ShardsFolder,
-    packed: ShardsDocument,
-    *,
-    tars: ShardSet,
-    labeller: clip.Labeller,
-    size: int,
-    limit: int | None,
+    shards: ShardsFolder, packed: ShardsDocument, *, tars: ShardSet, keys: pl.Series, labeller: clip.Labeller, size: int
 ) -> Side:
-    """The training images, all or the first `limit` of them, to be labelled at `size` x `size` pixels."""
-    keys = read_parquet(shards.images).filter(status="packed")["key"][:limit]
+    """The training images, all or the first ones, to be labelled at `size` x `size` pixels."""
     document = new_document(
         source="train", run=None, labeller=labeller.name, size=size, images=len(keys), images_hash=packed.manifest
     )
     return Side(shards.label_files, tars, keys, document)
 
 
-def samples_side(run: RunFolder, samples: SamplesDocument, *, tars: ShardSet, labeller: clip.Labeller) -> Side:
+def samples_side(
+    run: RunFolder, samples: SamplesDocument, *, tars: ShardSet, keys: pl.Series, labeller: clip.Labeller
+) -> Side:
     """The samples of a run, to be labelled at their own size."""
-    keys = read_parquet(run.samples_table)["key"]
     document = new_document(
         source="generated",
         run=run.name,
@@ -123,7 +153,7 @@ def label_folder(folder: Path, csv: Path, config: LabelConfig | None = None) -> 
     with tempfile.TemporaryDirectory(prefix="fairface-") as scratch:
         shards = Workspace(Path(scratch)).shards
         packed = pack.pack(folder, shards, tables=[], progress=config.progress).document
-        images = read_parquet(shards.images).filter(status="packed")
+        images = packed_images(shards, packed, "path")
         labeller = choose_labeller(config, device, synthetic=packed.synthetic, progress=config.progress)
         labels = label_images(
             ShardSet.open(shards),
@@ -135,6 +165,6 @@ def label_folder(folder: Path, csv: Path, config: LabelConfig | None = None) -> 
         ).drop("embedding")
     paths = pl.Series("Image Path", [str(folder / path) for path in images["path"]])
     table = labels.drop("key").insert_column(0, paths).with_columns(labeller=pl.lit(labeller.name)).sort("Image Path")
-    with atomic_write(csv) as file:
-        table.write_csv(file)
+    with open_output(csv) as file:
+        escape_formulas(table).write_csv(file)
     return FolderResult(len(table), packed.rejected, labeller.name)

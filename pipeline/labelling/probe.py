@@ -4,88 +4,109 @@ The probe is fitted to half of the training images. The accuracy of every labell
 alone represents the training side wherever the probe's labels are used.
 """
 
+from pathlib import Path
+
 import polars as pl
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from models import clip
 from models.probe import VERSION, Probe
 from pipeline.labelling import tables
-from pipeline.labelling.accuracy import accuracy_table, annotations_of
-from shards.atomic_io import atomic_write, fingerprint, is_complete_parquet, read_parquet, write_parquet
-from shards.documents import LabelsDocument, ProbeDocument, read_document, write_document
+from pipeline.labelling.accuracy import SCHEMA, accuracy_table, annotations_of
+from shards.atomic_io import fingerprint, read_bytes, read_parquet, remove_files
+from shards.documents import (
+    LabelsDocument,
+    ProbeDocument,
+    changed_files,
+    load_shards_json,
+    read_document,
+    samples_images_hash,
+    stale_labels,
+    training_images_hash,
+    write_document,
+)
 from shards.errors import FairfaceError
-from shards.workspace import LabelFiles, ShardsFolder
+from shards.images_table import read_images
+from shards.workspace import LabelFiles, RunFolder, ShardsFolder
 
 MAX_FIT_IMAGES = 50_000  # annotated images that the probe is fitted to, at most
 
 
-def evaluate_labellers(shards: ShardsFolder, samples: LabelFiles, *, force: bool = False) -> pl.DataFrame | None:
+def evaluate_labellers(shards: ShardsFolder, run: RunFolder, *, force: bool = False) -> pl.DataFrame | None:
     """Label the training images and a run's samples with the probe, and evaluate the labellers.
 
     Writes labellers.parquet and the probe's weights for the training side, and the probe's labels for both sides.
     Returns the rows of labellers.parquet: attribute, method, labeller, n, accuracy, balanced_accuracy, selected. If too
-    few images are annotated, none of these files is written and the result is None.
+    few images are annotated, none of these files is written and the result is None. Raises FairfaceError for damaged
+    labels, and for labels of other images than the present ones.
     """
-    files = shards.label_files
-    labels = load_labels_document(files)
+    files, samples = shards.label_files, run.label_files
+    packed, labels = load_shards_json(shards), load_labels_document(files, training_images_hash(shards))
+    sample_labels = load_labels_document(samples, samples_images_hash(run))
     key = fingerprint([VERSION, labels.fingerprint])
     probe = None if force else load_current_probe(files, key)
     if probe is None:
-        for path in (files.probe_document, files.probe_weights, files.probe_labels, files.labellers):
-            path.unlink(missing_ok=True)
-        probe = fit(shards, labels)
+        images = read_images(shards.images, sha256=packed.files.get(shards.images.name, "")).filter(status="packed")
+        probe = fit(files, images, labels=labels, key=key)
         if probe is None:
-            samples.probe_labels.unlink(missing_ok=True)
-            samples.probe_document.unlink(missing_ok=True)
-        else:
-            write_document(files.probe_document, ProbeDocument(fingerprint=key, hash=probe.hash))
+            for side in (files, samples):
+                remove_files([side.probe_document, side.probe_labels, side.probe_weights, side.labellers])
     if probe:
-        label_samples(samples, probe, force=force)
-    for side in (files, samples):
-        mark_evaluated(side)
-    return read_parquet(files.labellers) if probe else None
+        label_samples(samples, probe, labels=sample_labels, force=force)
+    for side, document in ((files, labels), (samples, sample_labels)):
+        mark_evaluated(side, document)
+    return read_accuracies(files) if probe else None
 
 
-def load_labels_document(files: LabelFiles) -> LabelsDocument:
-    """Read labels.json of labelled images. Raises FairfaceError if there is none."""
+def read_accuracies(files: LabelFiles) -> pl.DataFrame:
+    """Read labellers.parquet. Raises FairfaceError if it is damaged."""
+    accuracies = read_parquet(files.labellers, SCHEMA | {"selected": pl.Boolean})
+    if accuracies.null_count().sum_horizontal().sum():
+        raise FairfaceError(f"{files.labellers} is not complete: {ProbeDocument.REDO}")
+    return accuracies
+
+
+def load_labels_document(files: LabelFiles, images_hash: str | None) -> LabelsDocument:
+    """Read labels.json of labelled images. Raises FairfaceError if there is none, or if it is of other images."""
     document = read_document(files.document, LabelsDocument)
     if document is None:
         raise FairfaceError(f"{files.document} is missing: run `fairface label`")
+    if stale := stale_labels(files, images_hash=images_hash):
+        raise FairfaceError(stale)
     return document
 
 
-def mark_evaluated(files: LabelFiles) -> None:
+def mark_evaluated(files: LabelFiles, document: LabelsDocument) -> None:
     """Record in labels.json that the evaluation is complete, so that an interrupted one does not count as complete."""
-    document = load_labels_document(files)
     if not document.evaluated:
         document.evaluated = True
         write_document(files.document, document)
 
 
 def load_current_probe(files: LabelFiles, key: str) -> Probe | None:
-    """Load the probe of the training side; None unless it was fitted to the same labels and its files are complete."""
+    """Load the probe of the training side; None unless it was fitted to the same labels and its files are intact."""
     document = read_document(files.probe_document, ProbeDocument)
-    complete = is_complete_parquet(files.probe_labels) and is_complete_parquet(files.labellers)
-    if document is None or document.fingerprint != key or not complete:
+    needed = {path.name for path in (files.probe_weights, files.probe_labels, files.labellers)}
+    if document is None or document.fingerprint != key or document.files.keys() != needed:
+        return None
+    if changed_files(files.folder, document.files):
         return None
     try:
-        probe = Probe(load_file(files.probe_weights))
-    except (SafetensorError, OSError):
+        probe = Probe(load(read_bytes(files.probe_weights)))
+    except SafetensorError:
         return None
     return probe if probe.hash == document.hash else None
 
 
-def fit(shards: ShardsFolder, labels: LabelsDocument) -> Probe | None:
+def fit(files: LabelFiles, images: pl.DataFrame, *, labels: LabelsDocument, key: str) -> Probe | None:
     """Fit and save the probe, label the images that it was not fitted to, and evaluate all labellers on them.
 
-    Returns None, and saves nothing, if too few images are annotated.
+    `images` are the packed ones, with their annotations. Returns None, and saves nothing, if too few are annotated.
     """
-    files = shards.label_files
-    images = read_parquet(shards.images).filter(status="packed")
-    embeddings = read_parquet(files.embeddings)
+    embeddings = read_embeddings(files, labels)
     truth = annotations_of(images, embeddings["key"])
     classes = class_indices(truth)
     annotated = torch.stack(list(classes.values())).ge(0).any(0)
@@ -97,18 +118,47 @@ def fit(shards: ShardsFolder, labels: LabelsDocument) -> Probe | None:
     probe = Probe.fit(vectors[fitted_to], {name: values[fitted_to] for name, values in classes.items()})
     if not probe.attributes:
         return None
-    with atomic_write(files.probe_weights) as file:
-        file.write(save(probe.state))
     held_out = pl.Series((~in_fit_half).numpy())
     methods = {
-        "clip": read_parquet(files.labels).filter(held_out),
-        "probe": write_probe_labels(
-            files, embeddings["key"].filter(held_out), vectors=vectors[~in_fit_half], probe=probe, labels=labels
+        "clip": read_labels(files.labels, labels).filter(held_out),
+        "probe": probe_labels(
+            embeddings["key"].filter(held_out), vectors=vectors[~in_fit_half], probe=probe, labels=labels
         ),
-        "pixels": read_parquet(files.pixels).filter(held_out),
+        "pixels": read_labels(files.pixels, labels).filter(held_out),
     }
-    write_parquet(files.labellers, accuracy_table(truth.filter(held_out), methods))
+    tables.replace_tables(
+        files.probe_document,
+        {
+            files.probe_labels: methods["probe"],
+            files.labellers: accuracy_table(truth.filter(held_out), methods),
+        },
+        ProbeDocument(fingerprint=key, hash=probe.hash, files={}),
+        others={files.probe_weights: save(probe.state)},
+    )
     return probe
+
+
+def read_embeddings(files: LabelFiles, labels: LabelsDocument) -> pl.DataFrame:
+    """Read key and embedding of labelled images. Raises FairfaceError if they are damaged."""
+    path = files.embeddings
+    embeddings = read_parquet(path, ("key", "embedding"), sha256=labels.files.get(path.name, ""))
+    kind = embeddings.schema["embedding"]
+    if not isinstance(kind, pl.Array) or kind.inner != pl.Float16 or len(kind.shape) != 1:
+        raise FairfaceError(f"{path}: column embedding is {kind} instead of arrays of Float16: {labels.REDO}")
+    if embeddings.null_count().sum_horizontal().item() or len(embeddings) != labels.images:
+        raise FairfaceError(f"{path} lacks embeddings: {labels.REDO}")
+    return embeddings
+
+
+def read_labels(path: Path, labels: LabelsDocument) -> pl.DataFrame:
+    """Read the labels of one method. Raises FairfaceError if they are damaged."""
+    types = {"key": pl.String, "labeller": pl.String, "skin_tone": pl.Int8}
+    table = read_parquet(path, sha256=labels.files.get(path.name, ""))
+    if wrong := [name for name, kind in types.items() if table.schema.get(name) != kind]:
+        raise FairfaceError(f"{path} has no valid column {wrong[0]}: {labels.REDO}")
+    if len(table) != labels.images:
+        raise FairfaceError(f"{path} has {len(table):,} labels of {labels.images:,} images: {labels.REDO}")
+    return table
 
 
 def class_indices(truth: pl.DataFrame) -> dict[str, Tensor]:
@@ -140,24 +190,28 @@ def embedding_tensor(embeddings: pl.DataFrame) -> Tensor:
     return torch.from_numpy(embeddings["embedding"].to_numpy().copy())
 
 
-def write_probe_labels(
-    files: LabelFiles, keys: pl.Series, *, vectors: Tensor, probe: Probe, labels: LabelsDocument
-) -> pl.DataFrame:
-    """Label embeddings [N, D] with the probe, write probe.parquet and return it."""
+def probe_labels(keys: pl.Series, *, vectors: Tensor, probe: Probe, labels: LabelsDocument) -> pl.DataFrame:
+    """The probe's labels of embeddings [N, D]: the rows of probe.parquet."""
     probabilities = probe.probabilities(vectors)
     table = tables.label_frame(keys, torch.cat([probabilities[name] for name in clip.CLASSES], 1).numpy())
     labeller = f"probe-{probe.hash} of {labels.labeller}"
-    return tables.write_label_table(files.probe_labels, table, document=labels, method="probe", labeller=labeller)
+    return tables.label_table(table, document=labels, method="probe", labeller=labeller)
 
 
-def label_samples(samples: LabelFiles, probe: Probe, *, force: bool) -> None:
+def label_samples(samples: LabelFiles, probe: Probe, *, labels: LabelsDocument, force: bool) -> None:
     """Label a run's samples with the probe, unless that was done."""
-    labels = load_labels_document(samples)
     key = fingerprint([probe.hash, labels.fingerprint])
     old = None if force else read_document(samples.probe_document, ProbeDocument)
-    if old and old.fingerprint == key and is_complete_parquet(samples.probe_labels):
+    expected = {samples.probe_labels.name}
+    if old and old.fingerprint == key and old.files.keys() == expected and not changed_files(samples.folder, old.files):
         return
-    embeddings = read_parquet(samples.embeddings)
+    embeddings = read_embeddings(samples, labels)
     vectors = embedding_tensor(embeddings)
-    write_probe_labels(samples, embeddings["key"], vectors=vectors, probe=probe, labels=labels)
-    write_document(samples.probe_document, ProbeDocument(fingerprint=key, hash=probe.hash))
+    if vectors.shape[1:] != probe.state["mean"].shape:
+        raise FairfaceError(f"{samples.embeddings} has embeddings of another labeller: {labels.REDO}")
+    table = probe_labels(embeddings["key"], vectors=vectors, probe=probe, labels=labels)
+    tables.replace_tables(
+        samples.probe_document,
+        {samples.probe_labels: table},
+        ProbeDocument(fingerprint=key, hash=probe.hash, files={}),
+    )

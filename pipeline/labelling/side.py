@@ -1,7 +1,10 @@
 """Labels the images of one side of the comparison: the training images or a run's samples."""
 
-import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 
 import polars as pl
@@ -14,10 +17,22 @@ from pipeline.data.shard_set import ShardSet
 from pipeline.labelling import tables
 from pipeline.runtime import command_line
 from shards import distributed
-from shards.atomic_io import fingerprint, is_complete_parquet, read_parquet, write_parquet
-from shards.documents import LabelsDocument, read_document, write_document
+from shards.atomic_io import (
+    atomic_write,
+    check_regular,
+    check_removable,
+    file_sha256,
+    fingerprint,
+    read_parquet,
+    remove_tree,
+    write_parquet,
+)
+from shards.documents import LabelsDocument, changed_files, read_document
 from shards.errors import FairfaceError
+from shards.locks import check_links
 from shards.workspace import LabelFiles
+
+IMAGE_SCHEMA = {"pixel_tone": pl.Int8, "typology_angle": pl.Float32}  # of the skin pixels
 
 
 @dataclass
@@ -46,67 +61,107 @@ class Side:
         """
         old = distributed.run_on_rank0(lambda: None if force else self.find_labels())
         if old:
-            distributed.run_on_rank0(lambda: shutil.rmtree(self.files.parts, ignore_errors=True))
+            distributed.run_on_rank0(lambda: remove_tree(self.files.parts))
             return SideResult(old, unchanged=True)
         parts = self.files.parts / self.document.fingerprint
-        if force:
-            distributed.run_on_rank0(lambda: shutil.rmtree(parts, ignore_errors=True))
+        distributed.run_on_rank0(lambda: self.prepare_parts(parts, force=force))
         distributed.run_on_all_ranks(
             lambda: self.label_parts(parts, labeller, device=device, batch_size=batch_size, progress=progress)
         )
-        distributed.run_on_rank0(lambda: self.merge_parts(parts))
+        distributed.run_on_rank0(lambda: self.merge_parts(parts, dim=labeller.dim))
         return SideResult(self.document, unchanged=False)
 
     def find_labels(self) -> LabelsDocument | None:
-        """The document of complete labels of these images by this labeller; None if there are none."""
+        """The document of intact labels of these images by this labeller; None if there are none."""
         old = read_document(self.files.document, LabelsDocument)
-        complete = all(map(is_complete_parquet, (self.files.labels, self.files.pixels, self.files.embeddings)))
-        return old if old and complete and old.fingerprint == self.document.fingerprint else None
+        if old is None or old.fingerprint != self.document.fingerprint:
+            return None
+        return None if changed_files(self.files.folder, old.files) else old
+
+    def prepare_parts(self, parts: Path, *, force: bool) -> None:
+        """Create the folder of the labels of single shards, empty with `force`.
+
+        Raises FairfaceError for a folder where a file should be, and for a link where a folder should be.
+        """
+        check_removable(self.files.all())
+        if self.files.parts.exists():
+            check_links(self.files.parts)
+            if force:
+                remove_tree(parts)
+        parts.mkdir(parents=True, exist_ok=True)
+
+    def shard_keys(self) -> Iterator[tuple[int, int, pl.Series]]:
+        """The number of each shard with images to label, the index of its first image, and their keys."""
+        first = 0
+        for number, images in enumerate(self.shards.sizes):
+            if len(keys := self.keys[first : first + images]):
+                yield number, first, keys
+            first += images
 
     def label_parts(
         self, parts: Path, labeller: clip.Labeller, *, device: torch.device, batch_size: int, progress: bool
     ) -> None:
         """Write one Parquet file per shard into `parts`; every rank labels its share of the missing ones."""
         assert self.document.size is not None
-        first = 0
         with tqdm(
             total=len(self.keys), unit="img", desc=f"labelling with {labeller.name}", disable=not progress
         ) as bar:
-            for number, images in enumerate(self.shards.sizes):
-                keys = self.keys[first : first + images]
-                path = parts / f"{number:06d}.parquet"
+            for number, first, keys in self.shard_keys():
                 is_mine = number % distributed.world_size() == distributed.rank()
-                if len(keys) and is_mine and not is_complete_parquet(path):
+                if is_mine and not find_part(parts, number):
                     shard, _ = self.shards.covering(range(first, first + len(keys)))
                     labels = label_images(
                         shard, keys, labeller=labeller, size=self.document.size, device=device, batch_size=batch_size
                     )
-                    write_parquet(path, labels)
-                first += images
+                    write_part(parts, number, labels)
                 bar.update(len(keys))
 
-    def merge_parts(self, parts: Path) -> None:
-        """Merge the labels of all shards. labels.json is written last, as a sign that everything is complete."""
-        table = pl.concat([read_parquet(path) for path in sorted(parts.glob("*.parquet"))])
+    def merge_parts(self, parts: Path, *, dim: int) -> None:
+        """Merge the labels of all shards, with embeddings of width `dim`.
+
+        labels.json is removed first and written last, so that it exists only if everything is complete.
+        """
+        found = [find_part(parts, number) for number, _, _ in self.shard_keys()]
+        schema = tables.LABEL_SCHEMA | IMAGE_SCHEMA | {"embedding": pl.Array(pl.Float16, dim)}
+        table = pl.concat([read_parquet(path, schema) for path in found if path] or [pl.DataFrame(schema=schema)])
         if not table["key"].equals(self.keys, check_dtypes=False, null_equal=True):
             raise FairfaceError(
                 f"some labels of {self.files.folder} are missing, perhaps because another process labelled it at the "
                 "same time: rerun the command"
             )
-        for path in self.files.all():
-            path.unlink(missing_ok=True)
-        # embeddings are not compressed: their bits are nearly random
-        write_parquet(self.files.embeddings, table.select("key", "embedding"), compress=False)
         pixels = table.select("key", skin_tone="pixel_tone", typology_angle="typology_angle")
-        tables.write_label_table(
-            self.files.pixels, pixels, document=self.document, method="pixels", labeller=f"pixels-{skin.VERSION}"
+        provenance = partial(tables.label_table, document=self.document)
+        tables.replace_tables(
+            self.files.document,
+            {
+                self.files.embeddings: table.select("key", "embedding"),
+                self.files.pixels: provenance(pixels, method="pixels", labeller=f"pixels-{skin.VERSION}"),
+                self.files.labels: provenance(
+                    table.select(list(tables.LABEL_SCHEMA)), method="clip", labeller=self.document.labeller
+                ),
+            },
+            self.document,
+            obsolete=self.files.all(),
         )
-        labels = table.drop("embedding", "pixel_tone", "typology_angle")
-        tables.write_label_table(
-            self.files.labels, labels, document=self.document, method="clip", labeller=self.document.labeller
-        )
-        write_document(self.files.document, self.document)
-        shutil.rmtree(self.files.parts)
+        remove_tree(self.files.parts)
+
+
+def write_part(parts: Path, number: int, labels: pl.DataFrame) -> None:
+    """Write the labels of a shard; the name of the file contains its hash, so that damage is noticed."""
+    content = BytesIO()
+    write_parquet(parts, labels, output=content)
+    with atomic_write(parts / f"{number:06d}-{sha256(content.getbuffer()).hexdigest()}.parquet") as file:
+        file.write(content.getbuffer())
+
+
+def find_part(parts: Path, number: int) -> Path | None:
+    """The file of the labels of a shard; None if there is none. A damaged one is removed."""
+    for path in parts.glob(f"{number:06d}-*.parquet"):
+        check_regular(path)
+        if file_sha256(path) == path.stem.partition("-")[2]:
+            return path
+        path.unlink()
+    return None
 
 
 def new_document(
@@ -120,6 +175,7 @@ def new_document(
         size=size,
         images=images,
         images_hash=images_hash,
+        files={},
         skin_version=skin.VERSION,
         fingerprint=fingerprint([source, run, labeller, size, images, images_hash, skin.VERSION]),
         command=command_line(),

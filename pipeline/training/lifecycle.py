@@ -1,14 +1,17 @@
-"""The lifecycle of a training run: found or created, locked, resumed, trained, finished.
+"""The lifecycle of a training run: locked, found or created, resumed, trained, finished.
 
 It is the same for the DCGAN and the detectors; a `TrainingJob` defines what differs. `prepare` decides, without writing
 anything, whether the job creates, resumes or replaces a run; `train_to_end` takes the remaining steps. The same command
-therefore starts a run, resumes it after an interruption, and does nothing once it is finished.
+therefore starts a run, resumes it after an interruption, and does nothing once it is finished. Both need the run to be
+`locked`. Only what the same call of `train_to_end` wrote is removed and, with --force, the run that it replaces.
 """
 
 import shutil
+import types
+import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -19,15 +22,17 @@ from torch import Tensor
 
 from pipeline.runtime import command_line, device_name, resolve_device, tune_allocator, utc_now, versions
 from pipeline.training import checkpoint
-from pipeline.training.loop import Batches, LoopConfig, Trainer, TrainingLoop
+from pipeline.training.loop import Batches, LoopConfig, Trainer, TrainingLoop, steps_schema
 from pipeline.training.signals import StopSignals
 from shards import distributed
-from shards.atomic_io import exclusive_lock, read_parquet
+from shards.atomic_io import file_sha256, read_parquet, remove_tree
 from shards.documents import RunDocument, read_document, write_document
 from shards.errors import FairfaceError
-from shards.workspace import TrainingFolder
+from shards.locks import exclusive_lock, shared_lock
+from shards.workspace import ShardsFolder, TrainingFolder
 
 Config = TypeVar("Config", bound=RunDocument)
+Options = TypeVar("Options")  # a dataclass
 
 
 @dataclass
@@ -37,6 +42,7 @@ class PreparedRun(Generic[Config]):
     config: Config  # the config.json to write; of a finished run the one on disk
     checkpoints: list[Path]  # to resume from, oldest first; empty for a new run
     is_finished: bool  # whether it has as many steps already
+    is_new: bool  # whether there is no run yet, or one that is being replaced
 
 
 @dataclass
@@ -49,6 +55,7 @@ class Session(Generic[Config]):
     first_step: int  # steps that are done
     rows: list[dict[str, Any]]  # rows of steps.parquet up to then
     loop: LoopConfig
+    checkpoint_bytes: int  # of one checkpoint, estimated
     render_grid: Callable[[], Tensor] | None = None  # of a generator: images float32 [N, 3, S, S] in [0, 1]
 
 
@@ -90,10 +97,28 @@ class TrainingJob(ABC, Generic[Config]):
         if differing:
             raise FairfaceError(f"{self.folder.folder} was trained with another {', '.join(differing)}: {self.remedy}")
 
+    def load_options(self, kind: type[Options], values: dict[str, Any] | None) -> Options:
+        """The options in the config.json of the run. Raises FairfaceError for fields or types of other options."""
+        return load_options(kind, values, source=self.folder.config)
+
     @property
     def remedy(self) -> str:
         """Advice on a run that can't be resumed, as the end of a message."""
         return f"choose another {self.name_option}, or replace it with --force"
+
+
+def load_options(kind: type[Options], values: dict[str, Any] | None, *, source: Path) -> Options:
+    """The dataclass `kind` with the options in the file `source`. Raises FairfaceError for other fields or types."""
+    hints = typing.get_type_hints(kind)
+    for name, value in (values or {}).items():
+        hint = hints.get(name, types.NoneType)
+        kinds = [
+            typing.get_origin(one) or one for one in (hint.__args__ if isinstance(hint, types.UnionType) else [hint])
+        ]
+        fits = type(value) in kinds or (type(value) is int and float in kinds)
+        if name not in hints or not fits:
+            raise FairfaceError(f"{source} is damaged (option {name}: {value!r:.40}): {RunDocument.REDO}")
+    return kind(**(values or {}))
 
 
 def select_device(name: str) -> torch.device:
@@ -117,31 +142,69 @@ def provenance(device: torch.device) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def held_by_rank0(lock: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """Hold a lock on rank 0 for all ranks for the duration of a block."""
+    with ExitStack() as stack:
+        distributed.run_on_rank0(lambda: stack.enter_context(lock()), share=lambda _: None)
+        yield
+
+
+def locked(folder: TrainingFolder) -> AbstractContextManager[None]:
+    """Lock a run's folder against other training processes. Raises FairfaceError if one is at work there."""
+    return held_by_rank0(lambda: exclusive_lock(folder.lock, "training"))
+
+
+def shards_locked(shards: ShardsFolder) -> AbstractContextManager[None]:
+    """Lock packed images against being replaced. Raises FairfaceError while they are being packed."""
+    return held_by_rank0(lambda: shared_lock(shards.lock, "training"))
+
+
+@contextmanager
+def results_locked(folder: TrainingFolder) -> Iterator[None]:
+    """Lock the samples and labels of a run that is to be replaced, if there is one. Raises FairfaceError if in use."""
+    with ExitStack() as stack:
+        for lock in folder.result_locks() if folder.config.exists() else ():
+            stack.enter_context(exclusive_lock(lock, "replacing the run"))
+        yield
+
+
 def prepare(job: TrainingJob[Config]) -> PreparedRun[Config]:
-    """Find the run of a job, or describe a new one, without writing anything. Every rank gets rank 0's result."""
+    """Find the run of a job, or describe a new one. Only the end of a finished run may still be written.
+
+    The folder must be `locked`. Every rank gets rank 0's result. Raises FairfaceError if the run can't be trained, for
+    example if its checkpoints were removed but the samples and labels that were made with them are still there.
+    """
     return distributed.run_on_rank0(lambda: _prepare(job))
 
 
 def _prepare(job: TrainingJob[Config]) -> PreparedRun[Config]:
     job.check()
-    existing = None if job.force else read_document(job.folder.config, job.document)
-    config = job.resume(existing) if existing else job.create()
-    checkpoints = checkpoint.list_checkpoints(job.folder.checkpoints) if existing else []
-    if existing and checkpoints and checkpoint.checkpoint_step(checkpoints[-1]) >= job.steps:
-        return PreparedRun(existing, checkpoints, is_finished=True)
-    config = replace(config, status="running", steps=job.steps)
-    job.announce(config)
-    return PreparedRun(config, checkpoints, is_finished=False)
-
-
-@contextmanager
-def locked(folder: TrainingFolder) -> Iterator[None]:
-    """Lock a run's folder against other training processes. Raises FairfaceError if one is at work there."""
-    with ExitStack() as stack:
-        distributed.run_on_rank0(
-            lambda: stack.enter_context(exclusive_lock(folder.folder, "training")), share=lambda _: None
+    folder, existing = job.folder, None if job.force else read_document(job.folder.config, job.document)
+    if existing is None:
+        with results_locked(folder):  # fails now rather than after the start of training
+            return _describe(job, job.create(), [], is_new=True)
+    config, checkpoints = job.resume(existing), checkpoint.list_checkpoints(folder.checkpoints)
+    if checkpoints:
+        step = checkpoint.checkpoint_step(checkpoints[-1])
+        if existing.status != "finished" and step >= (existing.steps or 0):  # stopped after the last checkpoint
+            existing = finish(folder, existing)
+        if step >= job.steps:
+            return PreparedRun(existing, checkpoints, is_finished=True, is_new=False)
+    elif orphans := [path for path in folder.results() if path.exists() and not path.name.startswith(".")]:
+        raise FairfaceError(
+            f"{folder.folder} no longer has a checkpoint, but has {orphans[0].name}, made with one: {job.remedy}"
         )
-        yield
+    return _describe(job, config, checkpoints, is_new=False)
+
+
+def _describe(
+    job: TrainingJob[Config], config: Config, checkpoints: list[Path], *, is_new: bool
+) -> PreparedRun[Config]:
+    """The run with the config.json that is written when training starts."""
+    config = replace(config, status="running", steps=job.steps, finished=None, files={})
+    job.announce(config)
+    return PreparedRun(config, checkpoints, is_finished=False, is_new=is_new)
 
 
 def train_to_end(job: TrainingJob[Config], prepared: PreparedRun[Config]) -> Config:
@@ -152,58 +215,127 @@ def train_to_end(job: TrainingJob[Config], prepared: PreparedRun[Config]) -> Con
     # any rank may find damaged images: no run is replaced before all ranks are ready
     session = distributed.run_on_all_ranks(lambda: job.start(prepared))
     config = session.config
-    distributed.run_on_rank0(lambda: _begin(job, config))
-    loop = TrainingLoop(
-        session.trainer,
-        job.folder,
-        session.loop,
-        rows=session.rows,
-        header=config.checkpoint_header(),
-        render_grid=session.render_grid,
-    )
+    distributed.run_on_rank0(lambda: _begin(job, session))
     try:
+        loop = TrainingLoop(
+            session.trainer,
+            job.folder,
+            session.loop,
+            rows=session.rows,
+            header=config.checkpoint_header(),
+            render_grid=session.render_grid,
+        )
         with StopSignals() as signals:
             loop.run(session.batches, first=session.first_step, last=job.steps, signals=signals)
     except BaseException:
         if distributed.rank() == 0:
-            finalize_interrupted(job.folder, config)
+            finalize_interrupted(job.folder, config, is_new=prepared.is_new)
         raise
-    config = replace(config, status="finished", finished=utc_now())
-    distributed.run_on_rank0(lambda: write_document(job.folder.config, config))
-    return config
+    return distributed.run_on_rank0(lambda: finish(job.folder, config))
 
 
-def _begin(job: TrainingJob[Config], config: Config) -> None:
+def _begin(job: TrainingJob[Config], session: Session[Config]) -> None:
     """Remove the run that is being replaced, and write config.json."""
-    if job.force and job.folder.folder.exists():
-        clear_run(job.folder)
-    write_document(job.folder.config, config)
+    check_disk(job.folder, session.checkpoint_bytes, keep=session.loop.keep)
+    with ExitStack() as stack:
+        if job.force:
+            stack.enter_context(results_locked(job.folder))
+            clear_run(job.folder)
+        write_document(job.folder.config, session.config)
+
+
+def check_disk(folder: TrainingFolder, checkpoint_bytes: int, *, keep: int) -> None:
+    """Raise FairfaceError if the disk has no room for `keep` checkpoints and the next one."""
+    existing = sum(path.stat().st_size for path in checkpoint.list_checkpoints(folder.checkpoints))
+    needed, free = (keep + 1) * checkpoint_bytes, shutil.disk_usage(folder.folder).free + existing
+    if needed > free:
+        raise FairfaceError(
+            f"{keep + 1} checkpoints need {needed / 1e6:,.1f} MB, and the disk of {folder.folder} has "
+            f"{free / 1e6:,.1f} MB left: free some space, or choose another --out or smaller networks"
+        )
 
 
 def restore(trainer: Trainer, folder: TrainingFolder, checkpoints: list[Path]) -> tuple[int, list[dict[str, Any]]]:
-    """Load the newest checkpoint, if any; return the completed steps and the rows of steps.parquet up to them."""
+    """Load the newest checkpoint, if any; return the completed steps and the rows of steps.parquet up to them.
+
+    Raises FairfaceError for a checkpoint of another network, and for a table without these rows.
+    """
     if not checkpoints:
         return 0, []
-    state = checkpoint.load(checkpoints[-1], trainer.device)
-    trainer.load(state["networks"])
-    rows = read_parquet(folder.steps).filter(pl.col("step") <= state["step"])
-    return state["step"], rows.to_dicts()
+    path = checkpoints[-1]
+    state = checkpoint.load(path, trainer.device)
+    step = state["step"]
+    if step != checkpoint.checkpoint_step(path):
+        raise FairfaceError(f"{path} is the checkpoint of step {step:,}: rename it, or remove it")
+    try:
+        trainer.load(state["networks"])
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise FairfaceError(f"{path} is not a checkpoint of this network ({_reason(error)}): remove it") from error
+    return step, _read_rows(trainer, folder, step)
 
 
-def finalize_interrupted(folder: TrainingFolder, config: RunDocument) -> None:
-    """Mark a run that ended early as stopped; remove it if it has no checkpoint, so that it is not the newest run."""
-    if checkpoint.list_checkpoints(folder.checkpoints):
-        write_document(folder.config, replace(config, status="stopped", finished=utc_now()))
-    else:
-        shutil.rmtree(folder.folder, ignore_errors=True)
+def _reason(error: Exception) -> str:
+    """The last line of an exception's message, which names what does not fit in torch's messages."""
+    return (str(error).splitlines() or [type(error).__name__])[-1].strip()[:200]
+
+
+def _read_rows(trainer: Trainer, folder: TrainingFolder, step: int) -> list[dict[str, Any]]:
+    """The rows of steps.parquet up to a step; none, with a warning, if the file was removed."""
+    if not folder.steps.exists():
+        if distributed.rank() == 0:
+            print(f"{folder.steps} is missing: the losses up to step {step:,} are lost")
+        return []
+    table = read_parquet(folder.steps, steps_schema(trainer.metric_names)).filter(pl.col("step") <= step)
+    rows = table.to_dicts()
+    if not rows or rows[-1]["step"] != step or any(table.null_count().row(0)):
+        raise FairfaceError(
+            f"{folder.steps} does not end with the checkpoint's step {step:,}, or lacks values: restore it, or remove "
+            "it to train on without the losses up to there"
+        )
+    return rows
+
+
+def finish(folder: TrainingFolder, config: Config) -> Config:
+    """Write config.json of a run that has all its steps."""
+    return _write_end(folder, config, status="finished")
+
+
+def finalize_interrupted(folder: TrainingFolder, config: RunDocument, *, is_new: bool) -> None:
+    """Mark a run that ended early as stopped, as far as the disk allows.
+
+    A new run without a checkpoint is removed, so that it is not the newest run: the files that this training wrote.
+    """
+    with suppress(OSError):
+        if is_new and not checkpoint.list_checkpoints(folder.checkpoints):
+            for path in folder.training_files():
+                _remove(path)
+        else:
+            _write_end(folder, config, status="stopped")
+
+
+def _write_end(folder: TrainingFolder, config: Config, *, status: str) -> Config:
+    """Write config.json of a run whose training has ended, with the hashes of its files."""
+    paths = [folder.steps] * folder.steps.exists() + checkpoint.list_checkpoints(folder.checkpoints)
+    files = {str(path.relative_to(folder.folder)): file_sha256(path) for path in paths}
+    config = replace(config, status=status, finished=utc_now(), files=files)
+    write_document(folder.config, config)
+    return config
 
 
 def clear_run(folder: TrainingFolder) -> None:
-    """Empty a run's folder, config.json last, so that an interruption leaves a run that can still be replaced.
+    """Remove a run's files, and what was made of them. The folder, which is locked, and other files in it are kept.
 
-    The folder itself is kept, because it is locked.
+    config.json stays until the next one replaces it, so that an interruption leaves a run that can still be replaced.
     """
-    for path in folder.folder.iterdir():
+    for path in [*folder.results(), *folder.training_files()]:
         if path != folder.config:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    folder.config.unlink(missing_ok=True)
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        remove_tree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from shards.errors import FairfaceError
 from shards.workspace import TrainingFolder
 
 LOG_LINE_SECONDS = 20  # between lines where no progress bar is shown
+LONG_DAYS = 1  # training that takes longer is announced
 
 Batches = Iterator[tuple[Tensor, Any]]  # images uint8 [B, S, S, 3] and their labels in the trainer's format
 
@@ -81,14 +82,15 @@ class TrainingLoop:
 
         `render_grid` returns images to look at, float32 [N, 3, S, S] in [0, 1].
         """
-        from torch.utils.tensorboard import SummaryWriter
+        from pipeline.training.event_file import EventFile
 
         self.trainer, self.folder, self.config = trainer, folder, config
         self.rows, self.header, self.render_grid = rows, header, render_grid
-        self.board: SummaryWriter | None = None
+        self.board: EventFile | None = None
         if trainer.rank_slice.rank == 0:  # the other ranks compute the same state and save nothing
             purge_step = rows[-1]["step"] + 1 if rows else None
-            self.board = SummaryWriter(folder.tensorboard, purge_step=purge_step)
+            self.board = EventFile(folder.tensorboard, purge_step=purge_step)
+        self._first_rows, self._is_timed = len(rows), False
         self._metrics: list[Tensor] = []  # of the steps since the last row
         self._data_wait = 0.0  # seconds since the last row
         self._train_seconds: float = rows[-1]["seconds"] if rows else 0.0
@@ -98,8 +100,15 @@ class TrainingLoop:
         """Take the steps from `first` to `last` (exclusive), counted from 0.
 
         Saves at the end, at a signal, and in between as configured. Raises TrainingInterrupted after a signal and
-        FairfaceError for a metric that is not finite.
+        FairfaceError for a metric or a weight that is not finite.
         """
+        try:
+            self._run(batches, first=first, last=last, signals=signals)
+        finally:
+            if self.board:
+                self.board.close()
+
+    def _run(self, batches: Batches, *, first: int, last: int, signals: StopSignals) -> None:
         self._row_time = self._save_time = time.monotonic()
         with tqdm(total=last, initial=first, unit="step", desc="training", disable=not self.config.progress) as bar:
             for step in range(first, last):
@@ -121,8 +130,6 @@ class TrainingLoop:
                         "resume.",
                         exit_code=signals.exit_code,
                     )
-        if self.board:
-            self.board.close()
 
     def _next_batch(self, batches: Batches) -> tuple[Tensor, Any]:
         start = time.monotonic()
@@ -184,8 +191,7 @@ class TrainingLoop:
         }
         self.rows.append(row)
         if self.board:
-            for name, value in measured.items():
-                self.board.add_scalar(name, value, step)
+            self.board.add_scalars(measured, step)
         return row
 
     def _show(self, row: dict[str, Any], values: list[float], *, bar: tqdm, last: int) -> None:
@@ -196,10 +202,24 @@ class TrainingLoop:
             f"{self.trainer.summary(values)}"
         )
         bar.set_postfix_str(line, refresh=False)
+        self._announce_duration(step, last, rate=rate)
         if not self.config.progress and time.monotonic() - self._line_time > LOG_LINE_SECONDS:
             left = (last - step) * self.trainer.batch_size / rate
             print(f"step {step:,} of {last:,}, {line}, {left:,.0f} s left", flush=True)
             self._line_time = time.monotonic()
+
+    def _announce_duration(self, step: int, last: int, *, rate: float) -> None:
+        """Print, once steps are timed, how long the rest takes if that is more than a day."""
+        if self._is_timed:
+            return
+        # the first row includes compilation and the start of the feed
+        self._is_timed = len(self.rows) - self._first_rows > 1
+        days = (last - step) * self.trainer.batch_size / rate / 86_400
+        if self._is_timed and days > LONG_DAYS:
+            self._print(f"the remaining {last - step:,} steps will take about {days:,.1f} days")
+
+    def _print(self, line: str) -> None:
+        tqdm.write(line) if self.config.progress else print(line, flush=True)
 
     def _save_grid(self, step: int) -> None:
         if self.render_grid is None:
@@ -210,15 +230,21 @@ class TrainingLoop:
     def _save(self, step: int) -> None:
         """Write steps.parquet, then the checkpoint, because resuming can drop later rows but not add missing ones."""
         if self.board:
-            write_parquet(self.folder.steps, steps_frame(self.rows, self.trainer.metric_names))
             state = {**self.header, "networks": self.trainer.state()}
+            if not checkpoint.is_finite(state):
+                raise FairfaceError(
+                    f"weights became NaN or infinite near step {step:,}: no checkpoint was saved after it; try a lower "
+                    "--lr, or --precision fp32"
+                )
+            write_parquet(
+                self.folder.steps, pl.DataFrame(self.rows, schema=steps_schema(self.trainer.metric_names), orient="row")
+            )
             checkpoint.save(self.folder.checkpoints, step, state, keep=self.config.keep)
         self._save_time = time.monotonic()
 
 
-def steps_frame(rows: list[dict[str, Any]], metric_names: Sequence[str]) -> pl.DataFrame:
-    """The rows of steps.parquet with their types: int64 step, epoch, images; float64 seconds; float32 the others."""
+def steps_schema(metric_names: Sequence[str]) -> dict[str, type[pl.DataType]]:
+    """The types of steps.parquet: int64 step, epoch, images; float64 seconds; float32 the others."""
     integers = {"step", "epoch", "images"}
     names = ["step", "epoch", "images", "seconds", *metric_names, "images_per_s", "data_wait"]
-    types = {name: pl.Int64 if name in integers else pl.Float64 if name == "seconds" else pl.Float32 for name in names}
-    return pl.DataFrame(rows, schema=types, orient="row")
+    return {name: pl.Int64 if name in integers else pl.Float64 if name == "seconds" else pl.Float32 for name in names}

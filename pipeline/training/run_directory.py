@@ -1,8 +1,10 @@
 """Finds runs of the DCGAN and their checkpoints below OUT."""
 
+import sys
 from pathlib import Path
 
 from pipeline.training import checkpoint
+from shards import distributed
 from shards.documents import RunConfig, read_document
 from shards.errors import FairfaceError
 from shards.workspace import RunFolder, Workspace
@@ -11,8 +13,8 @@ from shards.workspace import RunFolder, Workspace
 def find_run(workspace: Workspace, name: str | None) -> RunFolder:
     """Find the folder of the run `name`, or of the newest run if the name is None.
 
-    The newest run is the one that was started last, among those with a checkpoint or samples if there are any.
-    Raises FairfaceError if there is no such run.
+    The newest run is the one that was started last, among those with a checkpoint or samples if there are any. Runs
+    with an unreadable config.json are passed over with a warning. Raises FairfaceError if there is no such run.
     """
     runs = {folder.name: folder for folder in workspace.runs()}
     if name and name not in runs:
@@ -24,10 +26,18 @@ def find_run(workspace: Workspace, name: str | None) -> RunFolder:
         raise FairfaceError(f"there is no run in {workspace.runs_folder}: run `fairface train` first")
     if name:
         return runs[name]
-    try:
-        return max(runs.values(), key=lambda folder: (can_sample(folder), read_run(folder).started, folder.config))
-    except FairfaceError as error:  # which run is the newest is unknown then
-        raise FairfaceError(f"{error}; or name the run that you mean with --run") from error
+    started, faults = {}, []
+    for folder in runs.values():
+        try:
+            started[folder] = read_run(folder).started
+        except FairfaceError as error:
+            faults.append(error)
+    if not started:
+        raise faults[0]
+    for fault in faults:
+        if distributed.rank() == 0:
+            print(f"Warning: {fault}", file=sys.stderr)
+    return max(started, key=lambda folder: (can_sample(folder), started[folder], folder.config))
 
 
 def read_run(folder: RunFolder) -> RunConfig:

@@ -1,6 +1,9 @@
 """Uncertainty of detectors' metrics: intervals, and what a detector that treats all groups alike would show."""
 
+import io
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -16,8 +19,14 @@ from reports.estimation.bootstrap_metrics import (
 )
 from reports.estimation.intervals import wilson
 from reports.estimation.permutation_null import permutation_null, permutation_null_auc_gap
-from shards.atomic_io import is_complete_parquet, write_parquet
-from shards.workspace import Workspace
+from reports.publish import publish
+from shards import provenance
+from shards.atomic_io import write_parquet
+from shards.described_files import DescribedFile, check_unchanged, label_files, prediction_files, training_files
+from shards.documents import PredictionsDocument, TablesDocument, changed_files, read_document
+from shards.errors import FairfaceError
+from shards.locks import exclusive_lock, shared_lock
+from shards.workspace import DetectorFolder, RunFolder, Workspace
 
 ATTRIBUTES = ("gender", "age", "skin_group", "intersection")
 UTILITY = ("auc", "average_precision", "eer", "fpr", "tpr", "accuracy", "positive_rate")
@@ -57,36 +66,75 @@ class EvaluatedFaces:
         return self.table[attribute].replace_strict(numbers, default=-1).to_numpy()
 
 
-def update_all_metrics(workspace: Workspace) -> None:
-    """`update_metrics` of every detector."""
-    connection = sql.connect(workspace)
-    detectors = sql.select(connection, "select distinct detector from predictions order by detector")
-    for detector in detectors["detector"]:
-        update_metrics(workspace, connection, detector=detector)
+def update_metrics(workspace: Workspace, *, detector: str) -> bool:
+    """Write a detector's metrics, unless they are those of its predictions and of the present labels.
 
-
-def update_metrics(workspace: Workspace, connection: duckdb.DuckDBPyConnection, *, detector: str) -> bool:
-    """Write a detector's metrics unless they are newer than its predictions, the images and all labels.
-
-    Returns whether they were written.
+    Returns whether they were written. Raises FairfaceError if the predictions must not be used, and if the detector or
+    its labels are being written by another process.
     """
-    path = workspace.detector(detector).detection_metrics
-    if is_complete_parquet(path):
-        files = workspace.view_files()
-        inputs = [file for view in ("predictions", "images", "labels", "labellers") for file in files[view]]
-        if path.stat().st_mtime_ns > max(file.stat().st_mtime_ns for file in inputs):
-            return False
-    write_metrics(workspace, connection, detector=detector)
+    folder = workspace.detector(detector)
+    if has_metrics(workspace, folder):
+        return False
+    with ExitStack() as stack:
+        stack.enter_context(exclusive_lock(folder.lock, "computing its metrics"))
+        for lock in label_locks(workspace, folder):
+            stack.enter_context(shared_lock(lock, "computing metrics by its labels"))
+        if reason := provenance.predictions_problem(workspace, folder):
+            raise FairfaceError(reason)
+        check_unchanged(metrics_inputs(workspace, folder))
+        write_metrics(workspace, sql.connect(workspace), detector=detector)
     return True
 
 
+def has_metrics(workspace: Workspace, folder: DetectorFolder) -> bool:
+    """Whether a detector's metrics are those of its predictions and of the present labels, and undamaged."""
+    if provenance.metrics_problem(workspace, folder):
+        return False
+    document = read_document(folder.metrics_document, TablesDocument)
+    return document is not None and not changed_files(folder.folder, document.files)
+
+
+def evaluated_runs(workspace: Workspace, folder: DetectorFolder) -> list[RunFolder]:
+    """The runs whose samples a detector has classified."""
+    document = read_document(folder.predictions_document, PredictionsDocument)
+    return [workspace.run(name) for name in sorted(document.samples)] if document else []
+
+
+def label_locks(workspace: Workspace, folder: DetectorFolder) -> list[Path]:
+    """The locks of the labels that a detector's metrics depend on; none for imported predictions, which have groups."""
+    document = read_document(folder.predictions_document, PredictionsDocument)
+    if document is None or document.imported is not None:
+        return []
+    runs = evaluated_runs(workspace, folder)
+    return [workspace.shards.lock, workspace.shards.label_files.lock, *(run.label_files.lock for run in runs)]
+
+
+def metrics_inputs(workspace: Workspace, folder: DetectorFolder) -> list[DescribedFile]:
+    """The files that a detector's metrics are computed from."""
+    if not label_locks(workspace, folder):
+        return prediction_files(folder)
+    runs = evaluated_runs(workspace, folder)
+    labels = [file for run in runs for file in label_files(run.label_files, embeddings=False)]
+    return prediction_files(folder) + training_files(workspace.shards, embeddings=False) + labels
+
+
 def write_metrics(workspace: Workspace, connection: duckdb.DuckDBPyConnection, *, detector: str) -> pl.DataFrame:
-    """Write and return every metric of `utility` and `fairness` of a detector, with interval and floor."""
+    """Write and return every metric of `utility` and `fairness` of a detector, with interval and floor.
+
+    Raises FairfaceError if the detector has classified no test faces.
+    """
+    folder = workspace.detector(detector)
     text = """from evaluated_predictions where detector = $detector and perturbation = 'none'
         order by logit desc, key"""
     predictions = sql.select(connection, text, {"detector": detector})
+    if predictions.is_empty():
+        raise FairfaceError(f"{folder.predictions} has no test faces: {PredictionsDocument.REDO}")
     table = pl.DataFrame(detector_rows(connection, detector, predictions=predictions), schema=DETECTION_SCHEMA)
-    write_parquet(workspace.detector(detector).detection_metrics, table)
+    data = io.BytesIO()
+    write_parquet(folder.detection_metrics, table, output=data)
+    made_of = {detector: provenance.metrics_inputs(workspace, folder)}
+    document = TablesDocument(made_of=made_of, files={})
+    publish(folder.metrics_document, document, {folder.detection_metrics.name: data.getvalue()})
     return table
 
 

@@ -5,6 +5,7 @@ by the annotations for corrected ones. Even if every training image is labelled,
 faces that could have been collected, so the reference has intervals too.
 """
 
+import io
 from typing import Any
 
 import duckdb
@@ -18,10 +19,13 @@ from reports.estimation.embeddings import read_embeddings
 from reports.estimation.estimate_rows import Rows, distance_rows, estimate_rows, method_estimate_rows
 from reports.estimation.intervals import holm_significant, wilson
 from reports.estimation.labelled_sides import check_labels
+from reports.publish import publish
+from shards import provenance
 from shards.atomic_io import write_parquet
-from shards.documents import RunConfig, read_document
+from shards.documents import RunConfig, TablesDocument, changed_files, read_document
 from shards.errors import FairfaceError
-from shards.workspace import Workspace
+from shards.provenance import TRAINING
+from shards.workspace import REPORT_TABLES, Workspace
 
 ESTIMATE_SCHEMA = {
     **dict.fromkeys(("run", "attribute", "group", "method"), pl.String),
@@ -64,9 +68,13 @@ QUALITY_IMAGES = 500  # of a group on either side
 
 
 def choose_run(connection: duckdb.DuckDBPyConnection, workspace: Workspace, *, run: str | None) -> str:
-    """`run`, or the newest run for None. Raises FairfaceError if there is no such run."""
+    """`run`, or the newest run for None. Raises FairfaceError if there is no such run, or if it can't be read."""
+    if run is not None and (folder := workspace.run(run)).config.exists():
+        read_document(folder.config, RunConfig)  # the questions leave a damaged one out
     runs = sql.ask(connection, "runs")
     if not len(runs):
+        if damaged := [reason for folder in workspace.runs() if (reason := provenance.config_problem(folder))]:
+            raise FairfaceError(damaged[0])
         raise FairfaceError(f"there is no run below {workspace.root}: train one with `fairface train`")
     if run is None:
         newest: str = sql.select(connection, "select resolve_run('newest') as run")["run"][0]
@@ -118,12 +126,43 @@ def save_tables(
     workspace: Workspace, connection: duckdb.DuckDBPyConnection, *, run: str, tables: dict[str, pl.DataFrame]
 ) -> None:
     """Write a run's tables, keeping the rows of other runs that were labelled by the same labellers."""
-    kept = sorted(comparable_runs(connection) - {run})
+    made_of = {
+        name: inputs for name, inputs in tables_made_of(workspace).items() if name in comparable_runs(connection)
+    }
+    kept = sorted(made_of.keys() - {run})
+    files = {}
     for name, table in tables.items():
         if name in SCHEMAS:
-            others = connection.sql(f"from {name}").pl().filter(pl.col("run").is_in(kept))
+            others = sql.select(connection, f"from {name}").filter(pl.col("run").is_in(kept))
             table = pl.concat([others.select(table.columns), table], how="vertical_relaxed")
-        write_parquet(workspace.report.table(name), table)
+        path, data = workspace.report.table(name), io.BytesIO()
+        write_parquet(path, table, output=data)
+        files[path.name] = data.getvalue()
+    made_of |= {run: provenance.estimate_inputs(workspace, run) or "", TRAINING: provenance.training_inputs(workspace)}
+    publish(workspace.report.tables_document, TablesDocument(made_of=made_of, files={}), files)
+
+
+def tables_made_of(workspace: Workspace) -> dict[str, str]:
+    """What the rows of each run were made of; empty if the tables are not those that their document describes."""
+    folder = workspace.report
+    try:
+        document = read_document(folder.tables_document, TablesDocument)
+    except FairfaceError:
+        return {}
+    is_complete = document and document.files.keys() == {folder.table(name).name for name in REPORT_TABLES}
+    return document.made_of if document and is_complete and not changed_files(folder.folder, document.files) else {}
+
+
+def discard_damaged_tables(workspace: Workspace) -> None:
+    """Remove the report's tables if they are incomplete or damaged, because they could not be read."""
+    if not tables_made_of(workspace):
+        for path in (workspace.report.tables_document, *map(workspace.report.table, REPORT_TABLES)):
+            path.unlink(missing_ok=True)
+
+
+def has_estimates(workspace: Workspace, run: str) -> bool:
+    """Whether the tables are those of a run's present labels: the pages of other runs write them, too."""
+    return tables_made_of(workspace).get(run) == provenance.estimate_inputs(workspace, run)
 
 
 def comparable_runs(connection: duckdb.DuckDBPyConnection) -> set[str]:

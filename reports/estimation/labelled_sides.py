@@ -6,7 +6,9 @@ import duckdb
 import polars as pl
 
 import sql
+from shards import provenance
 from shards.errors import FairfaceError
+from shards.workspace import Workspace
 
 
 class MissingLabels(FairfaceError):
@@ -50,6 +52,19 @@ def check_labels(connection: duckdb.DuckDBPyConnection, run: str) -> LabelledSid
         train=int(primary.filter(source="train")["n"].sum()),
         generated=int(primary.filter(source="generated")["n"].sum()),
     )
+
+
+def check_provenance(workspace: Workspace, run: str) -> None:
+    """Raise MissingLabels if samples or labels are unfinished, or if labels are of other images than the present ones.
+
+    The connections of `sql` leave such files out.
+    """
+    shards, folder = workspace.shards, workspace.run(run)
+    if folder.samples_table.exists() and (reason := provenance.samples_problem(folder)):
+        raise MissingLabels(reason)
+    for reason in (provenance.training_labels_problem(shards), provenance.sample_labels_problem(folder)):
+        if reason:
+            raise MissingLabels(reason)
 
 
 def check_both_labelled(connection: duckdb.DuckDBPyConnection, run: str, *, sides: pl.DataFrame) -> None:

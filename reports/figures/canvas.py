@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports.formats import percent, short
-from shards.atomic_io import atomic_write
-from shards.workspace import ReportFolder
+
+matplotlib.rcdefaults()  # a `matplotlibrc` in the working folder could have LaTeX draw text, which can run code
 
 MONK = "f6ede4 f3e7db f7ead0 eadaba d7bd96 a07e56 825c43 604134 3a312a 292420"  # skin tones 1 to 10
 TONE_COLOURS = {str(tone): f"#{colour}" for tone, colour in enumerate(MONK.split(), 1)}
@@ -76,8 +76,8 @@ def verdict_style(row: dict[str, Any]) -> dict[str, Any]:
     return {"weight": "bold" if is_change else "normal", "colour": INK if is_change else MUTED}
 
 
-def save(figure: Figure, folder: ReportFolder, name: str, *, synthetic: bool) -> str:
-    """Write `<name>.svg` and `<name>.png` (200 dots per inch) into `folder`, and return the SVG.
+def save(figure: Figure, files: dict[str, bytes], name: str, *, synthetic: bool) -> str:
+    """Add `<name>.svg` and `<name>.png` (200 dots per inch) to the `files` of a page, and return the SVG.
 
     A figure of synthetic faces is marked as such, even when it is copied elsewhere.
     """
@@ -85,12 +85,10 @@ def save(figure: Figure, folder: ReportFolder, name: str, *, synthetic: bool) ->
         if synthetic:
             x, y = 1 - 0.05 / WIDTH, 0.06 / figure.get_figheight()
             figure.text(x, y, "synthetic faces", size=7.2, color=MUTED, ha="right")
-        svg = io.BytesIO()
+        svg, png = io.BytesIO(), io.BytesIO()
         figure.savefig(svg, format="svg", metadata={"Date": None})
-        with atomic_write(folder.figure(f"{name}.svg")) as file:
-            file.write(svg.getvalue())
-        with atomic_write(folder.figure(f"{name}.png")) as file:
-            figure.savefig(file, format="png", dpi=200, metadata={"Software": None})
+        figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
+    files |= {f"{name}.svg": svg.getvalue(), f"{name}.png": png.getvalue()}
     return svg.getvalue().decode()
 
 

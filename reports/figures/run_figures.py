@@ -14,7 +14,6 @@ from reports.figures.group_shares import group_shares
 from reports.figures.ratios import group_ratios
 from reports.figures.training_curves import training_curves
 from reports.run_report import best_estimates
-from shards.workspace import ReportFolder
 
 CURVES = {  # file name -> (title, the columns of question `loss_curves` and their labels)
     "losses": ("Losses", {"loss_d": "discriminator", "loss_g": "generator"}),
@@ -32,12 +31,12 @@ class RunFigures:
 
 
 def draw_run_figures(
-    connection: duckdb.DuckDBPyConnection, folder: ReportFolder, *, run: str, synthetic: bool
+    connection: duckdb.DuckDBPyConnection, files: dict[str, bytes], *, run: str, synthetic: bool
 ) -> RunFigures:
-    """Save every figure of a run's page into `folder`."""
+    """Draw every figure of a run's page, and add it to the page's `files`."""
 
     def finish(figure: Figure, name: str, description: str) -> Markup:
-        return inline_svg(save(figure, folder, name, synthetic=synthetic), description)
+        return inline_svg(save(figure, files, name, synthetic=synthetic), description)
 
     rows = best_estimates(sql.ask(connection, "comparison", run=run))
     shares: dict[str, Markup] = {}
@@ -50,7 +49,8 @@ def draw_run_figures(
         ratios = finish(group_ratios(rows), "ratios", "Generated over training share of every group")
     steps = sql.ask(connection, "loss_curves", run=run)
     training = []
-    if len(steps):
-        for name, (title, columns) in CURVES.items():
-            training.append(finish(training_curves(steps, columns, title=title), name, title))
+    for name, (title, columns) in CURVES.items():
+        recorded = steps.filter(pl.all_horizontal(pl.col("step", *columns).is_finite().fill_null(False)))
+        if len(recorded):
+            training.append(finish(training_curves(recorded, columns, title=title), name, title))
     return RunFigures(shares, ratios, training)

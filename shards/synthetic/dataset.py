@@ -1,31 +1,46 @@
 """Writes synthetic faces with known attributes in AI-Face's folder layout."""
 
+import hashlib
 import json
 import math
-import multiprocessing
 import random
-import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from io import BytesIO
+from itertools import starmap
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from shards.annotations import AGES, GENDERS, SKIN_TONES
-from shards.atomic_io import atomic_write, read_json
-from shards.concurrency import available_cpus
+from shards.atomic_io import atomic_write, read_json, write_json
+from shards.concurrency import available_cpus, map_in_order
 from shards.errors import FairfaceError
+from shards.locks import exclusive_lock
+from shards.processes import worker_pool
 from shards.synthetic.face import VERSION, Face
+from shards.synthetic.files import (
+    FOLDER_IMAGES,
+    TABLE,
+    check_content,
+    discard_rendering,
+    finish_replacement,
+    image_path,
+    is_whole,
+    removable_files,
+    replace_files,
+    write_checksums,
+)
 from shards.synthetic.render import render
-from shards.workspace import SYNTHETIC_MARKER
+from shards.workspace import SYNTHETIC_MARKER, SyntheticFolder
 
 Class = TypeVar("Class", str, int)
 
 CLASSES: dict[str, tuple[Any, ...]] = {"gender": GENDERS, "age": AGES, "skin_tone": SKIN_TONES}
 COLUMNS = "Image Path,Predicted Gender,Predicted Age,Skin Tone,Target,Skin Tone Group,Intersection"
-FOLDER_IMAGES = 1000  # images of one folder
+BATCH = 32  # images that a process renders at a time
 ONE_PROCESS_IMAGES = 300  # up to this number, starting more processes takes longer than it saves
 
 # Gender and tone (per cent) as in AI-Face's GAN subset, with plausible ages. The subset has only 0.22 % of tone 1, a
@@ -114,11 +129,6 @@ def sample_faces(count: int, seed: int, shares: Shares | None = None) -> list[Fa
     ]
 
 
-def image_path(index: int) -> str:
-    """Where the image of a face lies below the root of the data set."""
-    return f"GANs/Synthetic/{index // FOLDER_IMAGES:03d}/{index:06d}.jpg"
-
-
 def table_row(index: int, face: Face) -> str:
     """One line of the annotation table, coded as in AI-Face's release."""
     gender, group = GENDERS.index(face.gender), (face.skin_tone > 3) + (face.skin_tone > 6)
@@ -129,57 +139,66 @@ def table_row(index: int, face: Face) -> str:
 def write_dataset(
     root: Path, config: SyntheticConfig | None = None, *, workers: int | None = None, progress: bool = True
 ) -> SyntheticResult:
-    """Render the faces of `config` under `root`: GANs/Synthetic/*/*.jpg, train.csv and, last, synthetic.json.
+    """Render the faces of `config` under `root`: GANs/Synthetic/*/*.jpg, train.csv, synthetic.json, synthetic.sha256.
 
-    Nothing is written if the folder already contains exactly these images. The bytes do not depend on `workers`,
-    which is the number of processes: by default one per core. Raises FairfaceError for a folder with other content,
-    OSError for a full disk; the images rendered so far are then removed.
+    Nothing is written if the folder already contains exactly these images. Other synthetic faces are replaced when the
+    new ones are finished; files that were not rendered stay. The bytes do not depend on `workers`, which is the number
+    of processes: by default one per core. Raises FairfaceError for a folder with other content, for a rendered file
+    that was changed, and if another process is using the folder.
     """
-    config = config or SyntheticConfig()
-    marker, content = root / SYNTHETIC_MARKER, config.to_json()
-    if marker.exists() and read_json(marker) == content:
-        return SyntheticResult(config, unchanged=True)
-    is_synthetic = any(root.glob(f"*{SYNTHETIC_MARKER}*"))  # also a partial file, which a killed process leaves
-    if not is_synthetic and root.exists() and any(root.iterdir()):
-        raise FairfaceError(f"{root} holds other files than synthetic faces: choose an empty or a new folder")
-    marker.unlink(missing_ok=True)
-    if workers is None:
-        workers = available_cpus() if config.count > ONE_PROCESS_IMAGES else 1
-    try:
-        with atomic_write(marker) as file:
-            _render_all(root, config, workers=workers, progress=progress)
-            file.write(json.dumps(content, indent=2).encode())
-    except BaseException:
-        shutil.rmtree(root / "GANs", ignore_errors=True)
-        (root / "train.csv").unlink(missing_ok=True)
-        raise
+    config, files = config or SyntheticConfig(), SyntheticFolder(root)
+    check_content(files)
+    with exclusive_lock(files.lock, "rendering faces"):
+        check_content(files)
+        finish_replacement(files)
+        if files.document.exists() and read_json(files.document) == config.to_json() and is_whole(files):
+            return SyntheticResult(config, unchanged=True)
+        replaced = removable_files(files, [*map(image_path, range(config.count)), TABLE, SYNTHETIC_MARKER])
+        discard_rendering(files.rendering)
+        try:
+            render_all(files.rendering, config, workers=workers, progress=progress)
+        except BaseException:
+            discard_rendering(files.rendering)
+            raise
+        replace_files(files, replaced)
     return SyntheticResult(config, unchanged=False)
 
 
-def _render_all(root: Path, config: SyntheticConfig, *, workers: int, progress: bool) -> None:
-    """Render every face, then write the annotation table."""
+def render_all(
+    files: SyntheticFolder, config: SyntheticConfig, *, workers: int | None = None, progress: bool = True
+) -> None:
+    """Render every face, then write the annotation table, the document and the checksums."""
     faces = sample_faces(config.count, config.seed, config.shares)
-    shutil.rmtree(root / "GANs", ignore_errors=True)
     for index in range(0, len(faces), FOLDER_IMAGES):
-        (root / image_path(index)).parent.mkdir(parents=True)
-    render_one = partial(save_image, root=root, size=config.size, quality=config.quality)
-    rendered = _map_in_processes(render_one, list(enumerate(faces)), workers=workers)
-    for _ in tqdm(rendered, total=len(faces), desc="rendering", unit=" faces", disable=not progress):
-        pass
-    with atomic_write(root / "train.csv") as file:
+        (files.folder / image_path(index)).parent.mkdir(parents=True)
+    batches = ((files.folder, start, faces[start : start + BATCH], config) for start in range(0, len(faces), BATCH))
+    if workers is None:
+        workers = available_cpus() if config.count > ONE_PROCESS_IMAGES else 1
+    digests: list[str] = []
+    rendered: Iterable[list[str]]
+    with tqdm(total=len(faces), desc="rendering", unit=" faces", disable=not progress) as bar, ExitStack() as stack:
+        if workers > 1:
+            pool = stack.enter_context(worker_pool(workers, preload=save_images.__module__))
+            rendered = (found for _, found in map_in_order(pool, save_images, batches, ahead=4 * workers))
+        else:
+            rendered = starmap(save_images, batches)
+        for found in rendered:
+            digests += found
+            bar.update(len(found))
+    with atomic_write(files.table) as file:
         file.write("\n".join([COLUMNS, *map(table_row, range(len(faces)), faces), ""]).encode())
+    write_json(files.document, config.to_json())
+    write_checksums(files, dict(zip(map(image_path, range(len(faces))), digests, strict=True)))
 
 
-def save_image(item: tuple[int, Face], root: Path, *, size: int, quality: int) -> None:
-    """Render one (index, face) and save it as a JPEG."""
-    index, face = item
-    render(face, size).save(root / image_path(index), quality=quality)
+def save_images(root: Path, start: int, faces: list[Face], config: SyntheticConfig) -> list[str]:
+    """Render faces, the first of which has the index `start`, and save them as JPEGs; returns their SHA-256."""
+    return [save_image(root, index, face, config=config) for index, face in enumerate(faces, start)]
 
 
-def _map_in_processes(work: Callable[[Any], Any], items: list[Any], *, workers: int) -> Iterable[Any]:
-    """`work` applied to `items`, here or in new processes (a fork could inherit a lock that a thread holds)."""
-    if workers == 1:
-        yield from map(work, items)
-    else:
-        with multiprocessing.get_context("spawn").Pool(min(workers, len(items))) as pool:
-            yield from pool.imap_unordered(work, items, chunksize=32)
+def save_image(root: Path, index: int, face: Face, *, config: SyntheticConfig) -> str:
+    """Render one face and save it as a JPEG; returns its SHA-256."""
+    buffer = BytesIO()
+    render(face, config.size).save(buffer, "JPEG", quality=config.quality)
+    (root / image_path(index)).write_bytes(buffer.getbuffer())
+    return hashlib.sha256(buffer.getbuffer()).hexdigest()

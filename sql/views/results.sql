@@ -52,11 +52,11 @@ create view steps as
     from (from steps_columns union all by name from {steps});
 create view runs as
     select parse_path(filename, 'forward_slash')[-2] as run, status, started, finished, device, steps,
-        (options ->> 'image_size')::integer as image_size, (options ->> 'batch_size')::integer as batch_size,
-        (options ->> 'seed')::bigint as seed, (options ->> 'ema')::double as ema,
+        try_cast(options ->> 'image_size' as integer) as image_size, try_cast(options ->> 'batch_size' as integer) as batch_size,
+        try_cast(options ->> 'seed' as bigint) as seed, try_cast(options ->> 'ema' as double) as ema,
         options ->> 'balance' as balance, if(options ->> 'balance' = 'natural', null, options ->> 'balance_by') as balance_by,
-        options ->> 'conditional' as conditional, (data ->> 'synthetic')::boolean as synthetic,
-        data ->> 'manifest' as manifest, (data ->> 'images')::bigint as images
+        options ->> 'conditional' as conditional, try_cast(data ->> 'synthetic' as boolean) as synthetic,
+        data ->> 'manifest' as manifest, try_cast(data ->> 'images' as bigint) as images
     from {runs};
 
 -- A run's name; `newest` is the run started last, among those with steps or samples if there are any.

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 
 import open_clip
@@ -166,12 +167,32 @@ def test_original_prompts_are_the_published_ones():
         ("gender = 'x'\ntemplates = ['{}']", "gender must be a table"),
         ("templates = ['{} {x}']\n[gender]\nfemale = 'a'\nmale = 'b'", "one {} each"),
         ("templates = ['{}']\n[gender]\nfemale = 1\nmale = 'b'", "gender must be a table"),
+        ("templates = '{}'", "one {} each"),
+        ("templates = [1]", "one {} each"),
+        ("templates = [['{}']]", "one {} each"),
+        ("x = " + "[" * 1000 + "]" * 1000, "nested too deeply"),
+        ("x = " + "{x = " * 1000 + "1" + "}" * 1000, "nested too deeply"),
+        ("\0\1\2", "not a TOML file"),
+        ("#" * (1 << 21), "more than the 1,048,576 that are read"),
     ],
 )
 def test_a_users_prompts_are_checked(tmp_path, text, message):
     (tmp_path / "mine.toml").write_text(text)
     with pytest.raises(FairfaceError, match=message):
         clip.read_prompts(tmp_path / "mine.toml")
+
+
+@pytest.mark.parametrize("kind", ["fifo", "loop", "device", "folder"])
+def test_prompts_that_are_not_a_regular_file_are_refused_at_once(tmp_path, kind):
+    path = tmp_path / "mine.toml"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(path if kind == "loop" else "/dev/zero")
+    with pytest.raises(FairfaceError, match=r"not a regular file|there is no prompt set or file"):
+        clip.read_prompts(path)
 
 
 def test_an_unknown_prompt_set_is_refused():
@@ -198,6 +219,64 @@ def test_preprocessing_is_read_from_the_file_next_to_a_checkpoint(tmp_path, regi
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"preprocess_cfg": {"mean": [0.1, 0.2, 0.3]}}))
     labeller = clip.load_labeller(registered, tmp_path / "weights.safetensors")
     assert labeller.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "null",
+        "[]",
+        "3",
+        "[" * 100_000,
+        *(
+            json.dumps({"preprocess_cfg": config})
+            for config in (
+                None,
+                [],
+                "x",
+                {"mean": None},
+                {"mean": "abc"},
+                {"mean": [1, 2]},
+                {"mean": [[1], [2], [3]]},
+                {"mean": [True, False, True]},
+                {"mean": [math.nan, 0, 0]},
+                {"std": [0, 1, 1]},
+                {"std": [math.inf, 1, 1]},
+                {"std": {}},
+                {"size": []},
+                {"size": "big"},
+                {"size": -1},
+                {"size": 10**9},
+                {"size": [32, 32, 32]},
+                {"size": 1.5},
+                {"interpolation": 7},
+                {"mode": []},
+                {"unknown": 1},
+            )
+        ),
+    ],
+)
+def test_preprocessing_of_any_shape_is_used_or_refused_in_one_line(tmp_path, registered, images, text):
+    save_file(tiny_model().state_dict(), tmp_path / "weights.safetensors")
+    (tmp_path / "open_clip_config.json").write_text(text)
+    message = ""
+    try:
+        labeller = clip.load_labeller(registered, tmp_path / "weights.safetensors")
+        assert labeller.label(images)[1].isfinite().all()
+    except FairfaceError as error:
+        message = str(error)
+    assert "\n" not in message
+    if any(word in text for word in ("mean", "std", "size")):
+        assert "open_clip_config.json: '" in message
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path, registered):
+    state = tiny_model().state_dict()
+    state["visual.proj"][0, 0] = torch.nan
+    save_file(state, tmp_path / "weights.safetensors")
+    with pytest.raises(FairfaceError, match="a weight is NaN or infinite"):
+        clip.load_labeller(registered, tmp_path / "weights.safetensors")
 
 
 @pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])

@@ -12,9 +12,12 @@ from reports import page
 from shards.documents import (
     DataSource,
     LabelsDocument,
+    PredictionsDocument,
+    ProbeDocument,
     RunConfig,
     SamplesDocument,
     ShardsDocument,
+    file_hashes,
     read_document,
     write_document,
 )
@@ -25,6 +28,17 @@ GENDERS, AGES = ["female", "male"], ["child", "young", "adult", "middle", "senio
 TONES = np.array([1, 3, 4, 10, 20, 25, 17, 12, 6, 2]) / 100
 LABELLER = "synthetic-faces@1a2b3c4d"
 MANIFEST = "ab" * 32
+SAMPLES = "ef" * 8  # fingerprint of the samples
+DOCUMENTS = {  # file -> the document that describes it
+    "images.parquet": ("shards.json", ShardsDocument),
+    "samples.parquet": ("samples.json", SamplesDocument),
+    "labels.parquet": ("labels.json", LabelsDocument),
+    "pixels.parquet": ("labels.json", LabelsDocument),
+    "embeddings.parquet": ("labels.json", LabelsDocument),
+    "probe.parquet": ("probe.json", ProbeDocument),
+    "labellers.parquet": ("probe.json", ProbeDocument),
+    "predictions.parquet": ("predictions.json", PredictionsDocument),
+}
 HOSTILE = '"><script>alert(1)</script>&$\\frac$'
 
 
@@ -65,13 +79,34 @@ def make(out, run="first", synthetic=True, annotated=True, labeller=LABELLER, wo
     about = {"labeller": labeller, "method": "clip", "size": 64}
     with_columns(train, source="train", run=None, **about).write_parquet(shards / "labels.parquet")
     with_columns(samples, source="generated", run=run, **about).write_parquet(folder / "labels.parquet")
+    write_document(shards / "labels.json", labels_document("train", evaluated=True))
+    write_document(folder / "labels.json", labels_document("generated", run, evaluated=True))
     table = {"key": samples["key"], "index": list(range(n))}
     constant = {"run": run, "checkpoint": "step-10.pt", "seed": 7, "shard": "s.tar"}
     with_columns(table, **constant).write_parquet(folder / "samples.parquet")
+    write_document(folder / "samples.json", samples_document(run))
     write_steps(folder / "steps.parquet")
     write_document(folder / "config.json", run_config(run, images=m, synthetic=synthetic, annotated=annotated))
     write_document(shards / "shards.json", shards_document(images=m, synthetic=synthetic))
+    for path in (*shards.glob("*.parquet"), *folder.glob("*.parquet")):
+        record(path)
     return out
+
+
+def record(path):
+    """Record a file's hash in the document that describes it, as its writer does."""
+    name, kind = DOCUMENTS.get(path.name, (None, None))
+    if name:
+        document = path.with_name(name)
+        if kind is ProbeDocument and not document.exists():
+            write_document(document, ProbeDocument(fingerprint="", hash="", files={}))
+        edit_document(document, kind, files=read_document(document, kind).files | file_hashes(path))
+
+
+def replace_table(path, frame):
+    """Replace a table and its hash, as its writer does."""
+    frame.write_parquet(path)
+    record(path)
 
 
 def write_images(path, train, annotated):
@@ -142,7 +177,7 @@ def shards_document(images=1200, synthetic=True):
     )
 
 
-def samples_document(run="first", manifest=MANIFEST, **options):
+def samples_document(run="first", manifest=MANIFEST, files=(), **options):
     """samples.json; `options` are fields such as `shares`."""
     return SamplesDocument(
         run=run,
@@ -152,17 +187,25 @@ def samples_document(run="first", manifest=MANIFEST, **options):
         count=400,
         weights="ema",
         image_size=64,
-        fingerprint="",
+        fingerprint=SAMPLES,
         step=10,
         manifest=manifest,
         command="fairface sample",
         shards=[],
+        files=dict(files),
         **options,
     )
 
 
-def labels_document(source, run=None, evaluated=False):
+def predictions_document(**options):
+    """predictions.json of a detector that was trained on the images."""
+    about = {"images": 300, "real": 150, "fake": 150, "created": "2026-01-01", "command": "fairface detect"}
+    return PredictionsDocument(**{"files": {}, "manifest": MANIFEST, **about, **options})
+
+
+def labels_document(source, run=None, evaluated=False, **options):
     """labels.json of `fairface label`, before or after the labellers were evaluated."""
+    about = {"files": {}, "images_hash": SAMPLES if source == "generated" else MANIFEST} | options
     return LabelsDocument(
         source=source,
         run=run,
@@ -172,6 +215,7 @@ def labels_document(source, run=None, evaluated=False):
         fingerprint="",
         skin_version=1,
         evaluated=evaluated,
+        **about,
     )
 
 

@@ -12,7 +12,17 @@ import sql
 from reports import comparison_report
 from shards.errors import FairfaceError
 from shards.workspace import Workspace
-from tests.reports.fake_workspace import HOSTILE, LABELLER, build, edit_config, page_text, people, text_of, with_columns
+from tests.reports.fake_workspace import (
+    HOSTILE,
+    LABELLER,
+    build,
+    edit_config,
+    page_text,
+    people,
+    replace_table,
+    text_of,
+    with_columns,
+)
 
 
 def add_run(out, name="second", women=0.3, n=400, seed=5):
@@ -21,8 +31,8 @@ def add_run(out, name="second", women=0.3, n=400, seed=5):
     shutil.copytree(out / "runs" / "first", folder)
     edit_config(out, name, name=name, started="2026-01-02")
     about = {"source": "generated", "run": name, "labeller": LABELLER, "method": "clip", "size": 64}
-    with_columns(people(np.random.default_rng(seed), n, women), **about).write_parquet(folder / "labels.parquet")
-    with_columns(pl.read_parquet(folder / "samples.parquet"), run=name).write_parquet(folder / "samples.parquet")
+    replace_table(folder / "labels.parquet", with_columns(people(np.random.default_rng(seed), n, women), **about))
+    replace_table(folder / "samples.parquet", with_columns(pl.read_parquet(folder / "samples.parquet"), run=name))
     return name
 
 

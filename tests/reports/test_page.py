@@ -18,6 +18,7 @@ from tests.reports.fake_workspace import (
     edit_config,
     labels_document,
     page_text,
+    replace_table,
     samples_document,
     shards_document,
     text_of,
@@ -26,7 +27,7 @@ from tests.reports.fake_workspace import (
 
 def rows_of(out, text):
     """Rows of a query on the results below `out`."""
-    return sql.query(sql.connect(Workspace(out)), text)
+    return sql.select(sql.connect(Workspace(out)), text)
 
 
 def test_report_json_holds_the_numbers_of_the_estimates(built):
@@ -40,11 +41,11 @@ def test_report_json_holds_the_numbers_of_the_estimates(built):
 
 def test_a_page_is_not_rebuilt_without_a_change(built):
     assert not build(built).rebuilt
-    fingerprint = page.input_fingerprint(Workspace(built), "first")
+    fingerprint = page.input_fingerprint(Workspace(built), "first", detectors=[])
     path = built / "runs" / "first" / "labels.parquet"
     before = path.stat()
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    assert page.input_fingerprint(Workspace(built), "first") != fingerprint
+    assert page.input_fingerprint(Workspace(built), "first", detectors=[]) != fingerprint
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert build(built, force=True).rebuilt
 
@@ -171,7 +172,7 @@ def test_finished_labels_of_both_sides_are_estimated(world):
 def test_imported_labels_have_a_page_without_a_verdict(world):
     out = world()
     path = out / "runs" / "first" / "labels.parquet"
-    pl.read_parquet(path).with_columns(method=pl.lit("imported"), labeller=pl.lit("theirs")).write_parquet(path)
+    replace_table(path, pl.read_parquet(path).with_columns(method=pl.lit("imported"), labeller=pl.lit("theirs")))
     text = page_text(out)
     assert "labels of run first were imported" in text
     assert "Not answered yet" in text
@@ -180,7 +181,7 @@ def test_imported_labels_have_a_page_without_a_verdict(world):
 def test_labels_of_two_labellers_are_not_compared(world):
     out = world()
     path = out / "shards" / "labels.parquet"
-    pl.read_parquet(path).with_columns(labeller=pl.lit("ViT-B-32@99")).write_parquet(path)
+    replace_table(path, pl.read_parquet(path).with_columns(labeller=pl.lit("ViT-B-32@99")))
     with pytest.raises(FairfaceError, match="one labeller"):
         build(out)
 
@@ -191,11 +192,11 @@ def test_estimates_by_another_labeller_are_removed(world):
     shutil.copytree(out / "runs" / "older", out / "runs" / "newer")
     edit_config(out, "newer", name="newer", started="2026-01-02")
     labels = out / "runs" / "newer" / "labels.parquet"
-    pl.read_parquet(labels).with_columns(run=pl.lit("newer")).write_parquet(labels)
+    replace_table(labels, pl.read_parquet(labels).with_columns(run=pl.lit("newer")))
     build(out)
     assert set(pl.read_parquet(out / "report" / "estimates.parquet")["run"]) == {"older", "newer"}
     for path in (out / "shards" / "labels.parquet", labels):
-        pl.read_parquet(path).with_columns(labeller=pl.lit("other@2")).write_parquet(path)
+        replace_table(path, pl.read_parquet(path).with_columns(labeller=pl.lit("other@2")))
     build(out)
     for name in ("estimates", "method_estimates", "distances"):
         assert set(pl.read_parquet(out / "report" / f"{name}.parquet")["run"]) == {"newer"}

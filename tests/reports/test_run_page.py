@@ -10,7 +10,7 @@ from reports.page import last_report
 from reports.run_report import RunReport
 from shards.documents import ShardsDocument
 from shards.workspace import Workspace
-from tests.reports.fake_workspace import HOSTILE, build, edit_config, edit_document, page_text, text_of
+from tests.reports.fake_workspace import HOSTILE, build, edit_config, edit_document, page_text, replace_table, text_of
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_hostile_names_are_printed_as_text(world):
     path.write_text(json.dumps(config | {"previous_data": [config["data"]]}))
     labels = pl.read_parquet(out / "shards" / "labels.parquet")
     strange = pl.Series(["NULL", HOSTILE, "a\x00b\nc", "x" * 1_000_000] + ["NULL"] * (len(labels) - 4))
-    labels.with_columns(gender=strange).write_parquet(out / "shards" / "labels.parquet")
+    replace_table(out / "shards" / "labels.parquet", labels.with_columns(gender=strange))
     html = build(out).page.read_text()
     assert "<script" not in html
     assert "<b>S</b>" not in html
@@ -96,7 +96,7 @@ def test_a_run_without_faces_or_steps_has_a_page(world):
 def test_a_single_group_has_a_page(world):
     out = world()
     for path in (out / "shards" / "labels.parquet", out / "runs" / "first" / "labels.parquet"):
-        pl.read_parquet(path).with_columns(gender=pl.lit("male"), age=pl.lit(None, pl.String)).write_parquet(path)
+        replace_table(path, pl.read_parquet(path).with_columns(gender=pl.lit("male"), age=pl.lit(None, pl.String)))
     text = page_text(out)
     assert "women" in text
     assert "no labels" in text  # of ages
@@ -119,7 +119,7 @@ def test_faces_of_unknown_origin_are_called_neither_real_nor_synthetic(world):
 def test_an_attribute_without_labels_is_not_called_too_few(world):
     out = world()
     for path in (out / "shards" / "labels.parquet", out / "runs" / "first" / "labels.parquet"):
-        pl.read_parquet(path).with_columns(age=pl.lit(None, pl.String)).write_parquet(path)
+        replace_table(path, pl.read_parquet(path).with_columns(age=pl.lit(None, pl.String)))
     text = page_text(out)
     assert "The balance of ages is unknown: no face has a label for it." in text
     assert "decide whether it preserves the balance of ages" not in text

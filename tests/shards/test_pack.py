@@ -11,9 +11,9 @@ import torch
 from pipeline.data.loader import load_resident
 from pipeline.data.shard_set import ShardSet
 from shards import pack
-from shards.atomic_io import exclusive_lock
 from shards.errors import FairfaceError
 from shards.images_table import SCHEMA
+from shards.locks import exclusive_lock
 from shards.verify import verify
 from shards.workspace import ShardsFolder
 from tests.shards.packing import pack_into, pack_result, tars_and_indices
@@ -127,7 +127,7 @@ def test_output_below_the_data_is_not_packed(synthetic_root, tmp_path):
 
 def test_two_packs_at_a_time_in_one_folder_are_refused(synthetic_root, tmp_path):
     with (
-        exclusive_lock(tmp_path / "shards", "packing into"),
+        exclusive_lock(tmp_path / "shards" / ".lock", "packing into"),
         pytest.raises(FairfaceError, match="another process is using"),
     ):
         pack_into(synthetic_root, tmp_path / "shards")

@@ -52,7 +52,7 @@ def test_a_killed_pack_is_finished_by_the_next_and_ends_the_same(synthetic_root,
     pack_into(synthetic_root, tmp_path / "shards", shard_images=20)
     assert tars_and_indices(tmp_path / "shards") == tars_and_indices(tmp_path / "uninterrupted")
     assert tables(tmp_path / "shards") == tables(tmp_path / "uninterrupted")
-    assert not list((tmp_path / "shards").glob(".*"))
+    assert [path.name for path in (tmp_path / "shards").glob(".*")] == [".lock"]
 
 
 def test_a_damaged_finished_shard_is_packed_again_by_a_resume(synthetic_root, tmp_path):

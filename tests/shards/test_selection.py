@@ -32,6 +32,7 @@ def test_the_selection_of_images(synthetic_root, tmp_path):
         ({"where": "gender = 'none'"}, "selects none of the 240 images"),
         ({"where": "1 = 1"}, "names no column; the columns are path, family"),
         ({"where": "gender = "}, "is not one predicate"),
+        ({"where": "len(path) > len(" + "[" * 400 + "]" * 400 + ")"}, "is nested too deeply"),
         ({"where": "gender = 'male') union select (1"}, "is not one predicate"),
         ({"where": "gender"}, "Could not convert"),
         ({"aliases": (("a", "b"), ("b", "a"))}, "lead back"),

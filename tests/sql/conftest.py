@@ -5,6 +5,7 @@ import pytest
 
 from shards.documents import DataSource, RunConfig, write_document
 from shards.workspace import Workspace
+from tests.reports.fake_workspace import labels_document, shards_document
 
 PEOPLE = {  # key: gender, age, skin tone
     "0": ("female", "young", 1),
@@ -39,6 +40,9 @@ def out(tmp_path):
         people_frame(people, source="generated", run=run, **about).write_parquet(folder / "labels.parquet")
         steps = {"step": list(range(1, 11)), "loss_d": [float(day)] * 10}
         pl.DataFrame(steps).write_parquet(folder / "steps.parquet")
+        write_document(folder / "labels.json", labels_document("generated", run, images_hash=None))
+    write_document(shards / "shards.json", shards_document(images=4))
+    write_document(shards / "labels.json", labels_document("train"))
     return tmp_path
 
 

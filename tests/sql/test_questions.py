@@ -4,6 +4,8 @@ import polars as pl
 import pytest
 
 import sql
+from shards import provenance
+from shards.documents import ProbeDocument, TablesDocument, write_document
 from shards.errors import FairfaceError
 from shards.workspace import Workspace
 
@@ -76,6 +78,8 @@ def test_confidence_lists_the_least_confident_by_the_selected_labeller(out, work
     labels.with_columns(method=pl.lit("probe"), p_female=0.51, p_male=0.49).write_parquet(
         path.with_name("probe.parquet")
     )
+    for folder in (path.parent, out / "shards"):
+        write_document(folder / "probe.json", ProbeDocument(fingerprint="", hash="", files={}))
     labellers = {"attribute": ["gender"], "method": ["probe"], "labeller": ["l"], "selected": [True]}
     pl.DataFrame(labellers).write_parquet(out / "shards" / "labellers.parquet")
     assert sql.ask(sql.connect(workspace), "confidence")["probability"].to_list() == pytest.approx([0.51, 0.51])
@@ -100,6 +104,8 @@ def test_groups_that_training_lacks_are_the_most_over_represented(out, workspace
     ]
     (out / "report").mkdir()
     pl.DataFrame(rows, schema=columns, orient="row").write_parquet(out / "report" / "estimates.parquet")
+    made_of = {"new": provenance.estimate_inputs(workspace, "new")}
+    write_document(workspace.report.tables_document, TablesDocument(made_of=made_of, files={}))
     connection = sql.connect(workspace)
     by_training = sql.ask(connection, "representation")
     assert by_training.select("group", "ratio").rows() == [("female", float("inf")), ("male", 0.5)]

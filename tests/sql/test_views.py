@@ -13,25 +13,25 @@ def test_views_without_files_are_empty_and_have_their_columns(tmp_path):
     views = ("images", "rejects", "samples", "labels", "estimates", "distances", "runs", "steps", "confusion")
     views += ("method_estimates", "quality", "labellers", "labels_long", "confidence", "neighbours", "unmatched")
     for view in views:
-        assert sql.query(connection, f"from {view}").height == 0, view
+        assert sql.select(connection, f"from {view}").height == 0, view
 
 
 def test_skin_groups_and_intersections_are_derived(workspace):
     connection = sql.connect(workspace)
-    labels = sql.query(connection, "select skin_group, intersection from labels where source = 'train' order by key")
+    labels = sql.select(connection, "select skin_group, intersection from labels where source = 'train' order by key")
     assert labels.rows() == [
         ("light", "female-light"),
         ("medium", "female-medium"),
         ("medium", "male-medium"),
         ("dark", "male-dark"),
     ]
-    images = sql.query(connection, "select intersection from images where status = 'packed' order by key")
+    images = sql.select(connection, "select intersection from images where status = 'packed' order by key")
     assert images["intersection"].to_list()[2:] == ["male-medium", None]
 
 
 def test_the_views_work_in_any_duckdb(workspace):
     with duckdb.connect() as plain:  # as the shell does with -init
-        plain.execute(sql.views(workspace))
+        plain.execute(sql.views(sql.find_files(workspace)))
         assert plain.execute("select count(*) from labels").fetchone() == (10,)
         assert plain.execute("select resolve_run('newest')").fetchone() == ("new",)
 

@@ -1,5 +1,7 @@
 """`fairface train` and `sample`."""
 
+import os
+
 import polars as pl
 import pytest
 
@@ -68,3 +70,7 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path):
     (tmp_path / "foreign.pt").write_bytes(b"PK no checkpoint")
     assert "foreign.pt" in error_line("sample", "--out", tmp_path, "--checkpoint", tmp_path / "foreign.pt")
     assert "missing.pt" in error_line("sample", "--out", tmp_path, "--checkpoint", tmp_path / "missing.pt")
+    os.mkfifo(tmp_path / "pipe.pt")
+    for path in (tmp_path / "pipe.pt", "/dev/zero"):  # neither blocks nor fills the memory
+        assert "is not a regular file" in error_line("sample", "--out", tmp_path, "--checkpoint", path)
+    assert not (tmp_path / "runs").exists()

@@ -24,6 +24,19 @@ def test_a_plain_folder_is_labelled_into_a_csv(tmp_path, embedded_labeller):
     assert "--out-csv go together" in error_line("label", "--input-dir", folder, code=2)
 
 
+def test_the_csv_is_written_through_a_pipe_and_formulas_are_escaped(tmp_path, monkeypatch, embedded_labeller):
+    pipe = tmp_path / "pipe"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "=faces").mkdir()
+    Image.new("RGB", (40, 40)).save(tmp_path / "=faces" / "a.png")
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    fairface("label", "--input-dir", "=faces", "--out-csv", pipe, "--clip-model", "embedded")
+    assert os.read(reader, 10_000).decode().splitlines()[1].startswith("'=faces/a.png,")
+    os.close(reader)
+    assert pipe.is_fifo()
+
+
 def test_labels_from_elsewhere_become_a_run(tmp_path):
     csv = tmp_path / "theirs.csv"
     csv.write_text("Image Path,gender,age,skin_tone\na.png,female,young,4\nb.png,male,,9\n")

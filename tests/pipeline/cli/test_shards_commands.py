@@ -39,8 +39,11 @@ def test_verify_prints_that_all_is_well_or_the_first_fault(synthetic_root, tmp_p
     data[700] ^= 1
     data[-1] = 1
     path.write_bytes(data)
-    line = error_line("verify", "--out", tmp_path)
-    assert re.search(r"2 faults in .*, the first in shard-000001\.tar at byte 0, key \d{8}: ", line)
+    printed = fairface("verify", "--out", tmp_path, code=1)
+    assert re.search(
+        r"shards/shard-000001\.tar at byte 0, key \d{8}: has other bytes .*`fairface shards --force`", printed
+    )
+    assert "Error: 2 faults in" in printed
     assert "shard-000001.tar at byte 0" in error_line("train", "--out", tmp_path, *SMALL_TRAINING)
     assert "fairface shards" in error_line("verify", "--out", tmp_path / "none")
 

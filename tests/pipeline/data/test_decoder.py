@@ -75,7 +75,7 @@ def write_pack(folder: Path, images: list[tuple[str, bytes]]) -> ShardSet:
             sha256 = hashlib.sha256(data).hexdigest()
             rows.append({"shard": path.name, "key": f"{i:09d}", "bytes": len(data), "sha256": sha256})
     table = ShardsFolder(folder).images
-    pl.DataFrame(rows).write_parquet(table)
+    pl.DataFrame(rows).with_columns(status=pl.lit("packed")).write_parquet(table)
     entry = ShardEntry(name=path.name, images=len(images), bytes=path.stat().st_size)
     return ShardSet(folder, [entry], table=table, command="fairface shards --force")
 

@@ -1,7 +1,6 @@
 """Faces that detectors are trained on: synthetic ones with samples of two runs, and ones annotated as real and fake."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -10,14 +9,23 @@ import pytest
 from pipeline.gan.options import GanOptions
 from pipeline.gan.sample import SampleConfig, sample
 from pipeline.gan.train import TrainConfig, train
+from shards.documents import (
+    LabelsDocument,
+    file_hashes,
+    samples_images_hash,
+    training_images_hash,
+    write_document,
+)
 from shards.pack import pack
 from shards.plan import PackConfig
-from shards.workspace import Workspace
+from shards.workspace import LabelFiles, Workspace
 
 TINY = GanOptions(image_size=32, latent_dim=16, width_g=8, width_d=8, batch_size=16, precision="fp32", compile=False)
 
 
-def write_random_labels(path: Path, keys: pl.Series, *, source: str, run: str | None) -> None:
+def write_random_labels(
+    files: LabelFiles, keys: pl.Series, *, source: str, run: str | None, images_hash: str | None
+) -> None:
     """Labels as `fairface label` writes them, at random."""
     rng = np.random.default_rng(len(keys))
     table = {"key": keys, "gender": rng.choice(["female", "male"], len(keys)), "age": "adult"}
@@ -25,7 +33,19 @@ def write_random_labels(path: Path, keys: pl.Series, *, source: str, run: str | 
     provenance = {"source": source, "run": run, "method": "clip", "labeller": "x@1"}
     pl.DataFrame(table).with_columns(
         skin_tone=tones, **{name: pl.lit(value, pl.String) for name, value in provenance.items()}
-    ).write_parquet(path)
+    ).write_parquet(files.labels)
+    document = LabelsDocument(
+        source=source,
+        run=run,
+        labeller="x@1",
+        size=32,
+        images=len(keys),
+        fingerprint="",
+        files=file_hashes(files.labels),
+        images_hash=images_hash,
+        evaluated=True,
+    )
+    write_document(files.document, document)
 
 
 @pytest.fixture(scope="session")
@@ -38,9 +58,11 @@ def sampled(packed, tmp_path_factory) -> Workspace:
         sample(workspace, SampleConfig(run=name, count=count, device="cpu", progress=False))
         run = workspace.run(name)
         keys = pl.read_parquet(run.samples_table)["key"]
-        write_random_labels(run.label_files.labels, keys, source="generated", run=name)
+        samples = samples_images_hash(run)
+        write_random_labels(run.label_files, keys, source="generated", run=name, images_hash=samples)
     keys = pl.read_parquet(workspace.shards.images)["key"]
-    write_random_labels(workspace.shards.label_files.labels, keys, source="train", run=None)
+    manifest = training_images_hash(workspace.shards)
+    write_random_labels(workspace.shards.label_files, keys, source="train", run=None, images_hash=manifest)
     return workspace
 
 

@@ -43,8 +43,8 @@ def test_annotated_faces_from_shards_to_metrics(annotated, tmp_path):
 
 def check_metrics(workspace: Workspace, images: pl.DataFrame) -> None:
     """What SQL says about the predictions for 20 fakes and 10 real faces."""
+    update_metrics(workspace, detector="x")
     connection = sql.connect(workspace)
-    update_metrics(workspace, connection, detector="x")
     overall = sql.ask(connection, "utility", detector="x", attribute="all").row(0, named=True)
     assert (overall["fakes"], overall["reals"]) == (20, 10)
     by_gender = sql.ask(connection, "utility", detector="x", attribute="gender")

@@ -45,8 +45,20 @@ def test_a_file_whose_name_no_document_can_hold_is_refused(tmp_path):
     csv = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.csv"))
     csv.write_text(HEADER + "female,light,adult,1,1\nmale,dark,adult,0,-1\n")
     done = detect_import(tmp_path / "o", csv)
-    assert (done.exit_code, "give the file a name in UTF-8" in done.output) == (1, True)
+    assert (done.exit_code, "is not valid UTF-8" in done.output) == (2, True)
     assert not (tmp_path / "o").exists()
+
+
+def test_foreign_files_in_the_folder_are_kept(tmp_path):
+    precious = tmp_path / "o" / "detectors" / "x" / "checkpoints" / "best.pt"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("precious")
+    (tmp_path / "x.csv").write_text(HEADER + "female,light,adult,1,1\nmale,dark,adult,0,-1\n")
+    for words in ([], ["--force"]):
+        done = detect_import(tmp_path / "o", tmp_path / "x.csv", *words)
+        assert (done.exit_code, "holds files that don't belong to a detector" in done.output) == (1, True)
+    assert precious.read_text() == "precious"
+    assert not (precious.parents[1] / "predictions.parquet").exists()
 
 
 def test_other_predictions_are_replaced_only_with_force(tmp_path):
@@ -67,4 +79,4 @@ def test_a_detectors_name_is_that_of_a_single_folder(tmp_path, name):
     csv.write_text(HEADER + "female,light,adult,1,1\nmale,dark,adult,0,-1\n")
     done = detect_import(tmp_path / "o", csv, "--name", name)
     assert done.exit_code == 1
-    assert f"--name {name}: give the name of a single folder" in done.output
+    assert f"--name {name!r}: give the name of a single folder" in done.output

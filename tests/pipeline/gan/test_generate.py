@@ -2,7 +2,9 @@
 
 import io
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,4 +126,55 @@ def test_the_moving_average_is_loaded_by_default_and_the_generator_on_request(tr
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     path = checkpoint.save(tmp_path, 3, {"networks": {"net": {}}}, keep=1)
     with pytest.raises(FairfaceError, match="not a checkpoint of a generator"):
+        load_generator(path, CPU)
+
+
+def drop(name: str) -> Callable[[dict[str, Any]], None]:
+    return lambda state: state.pop(name)
+
+
+def put(value: Any, *names: str) -> Callable[[dict[str, Any]], None]:
+    """Replace what is below `names` in a state."""
+
+    def change(state: dict[str, Any]) -> None:
+        for name in names[:-1]:
+            state = state[name]
+        state[names[-1]] = value
+
+    return change
+
+
+WEIGHT = ("networks", "ema", "net.0.weight")
+HOSTILE = {
+    **{f"no {name}": drop(name) for name in ("run", "options", "data", "classes")},
+    "options": put(None, "options"),
+    "no width": put({"latent_dim": 16, "image_size": 32}, "options"),
+    "image size": put(48, "options", "image_size"),
+    "a huge width": put(10**7, "options", "width_g"),
+    "a huge latent": put(10**18, "options", "latent_dim"),
+    "a negative width": put(-1, "options", "width_g"),
+    "a width of text": put("8", "options", "width_g"),
+    "many classes": put({str(number): 0.5 for number in range(99)}, "classes"),
+    "a list of classes": put(["female"], "classes"),
+    "classes without share": put({"female": float("nan")}, "classes"),
+    "a number as run": put(7, "run"),
+    "data": put({"manifest": "x"}, "data"),
+    "a list of weights": put([torch.zeros(3)], "networks", "ema"),
+    "a number as weight": put(1.5, *WEIGHT),
+    "a weight of another shape": put(torch.zeros(3), *WEIGHT),
+    "a weight that is repeated": put(torch.zeros(1).expand(10**6, 10**6, 4, 4), *WEIGHT),
+    "a weight of another type": put(torch.zeros(16, 32, 4, 4, dtype=torch.float64), *WEIGHT),
+    "a sparse weight": put(torch.zeros(16, 32, 4, 4).to_sparse(), *WEIGHT),
+    "no weight": put({}, "networks", "ema"),
+    "NaN": put(torch.full((16, 32, 4, 4), math.nan), *WEIGHT),
+    "infinity": put(torch.full((16, 32, 4, 4), math.inf), *WEIGHT),
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
+def test_a_checkpoint_that_does_not_describe_its_generator_is_refused(trained, tmp_path, change):
+    state = checkpoint.load(checkpoint_path(trained.run("r").checkpoints, 12))
+    change(state)
+    path = checkpoint.save(tmp_path, 12, state, keep=1)
+    with pytest.raises(FairfaceError, match=r"step_000000012\.pt is not a complete checkpoint of a generator \(.+\)"):
         load_generator(path, CPU)

@@ -10,8 +10,10 @@ from pipeline.data.random_streams import seeded_generator
 from pipeline.data.sampler import SINGLE_RANK, RankSlice
 from pipeline.gan import trainer as trainer_module
 from pipeline.gan.cuda_graph import CapturedStep
+from pipeline.gan.networks import step_memory
 from pipeline.gan.options import GanOptions
 from pipeline.gan.trainer import GanTrainer, step_flop
+from pipeline.training import checkpoint
 from tests.pipeline.gan.helpers import CPU, TINY, is_equal
 
 
@@ -96,6 +98,36 @@ def test_the_warm_up_of_a_capture_is_undone(steps):
 def test_flop_of_the_published_network():
     # 2.28 GFLOP an image: G forward and backward, D on two images forward and backward, D once more for G
     assert step_flop(GanOptions()) == pytest.approx(2.28e9, rel=0.02)
+
+
+def test_the_memory_of_a_step_is_not_overestimated():
+    """By the tensors that are alive when the step has computed its losses: weights, averages and activations."""
+    options = replace(TINY, width_g=16, width_d=24, image_size=64, batch_size=32)
+    trainer = GanTrainer(options, CPU)
+    images = torch.zeros(32, 64, 64, 3, dtype=torch.uint8)
+    trainer.step(0, images)
+    sizes: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        fake = trainer._generate(trainer.latents(0, 32), None)
+        trainer._d_loss(trainer_module.to_unit_range(images), fake.detach(), None)
+    weights = 4 * trainer.networks.parameters()["generator"] + 3 * trainer.networks.parameters()["discriminator"]
+    estimate = step_memory(options, images=32)
+    assert 0.25 * estimate < estimate - 4 * weights < sum(sizes.values())
+    assert step_memory(options, images=10**6) > 10**10
+    assert step_memory(replace(options, width_g=10**5), images=1) > 10**12  # nothing is allocated
+
+
+def test_the_size_of_a_checkpoint_is_known_before_the_first_step(tmp_path):
+    trainer = GanTrainer(replace(TINY, conditional="gender"), CPU, classes=2)
+    expected = trainer.networks.checkpoint_bytes()
+    trainer.step(0, torch.zeros(16, 32, 32, 3, dtype=torch.uint8), torch.zeros(16, dtype=torch.long))
+    size = checkpoint.save(tmp_path, 1, {"networks": trainer.state()}, keep=1).stat().st_size
+    assert size == pytest.approx(expected, rel=0.1)
 
 
 @pytest.mark.gpu

@@ -4,10 +4,11 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 
 from models import clip
 from pipeline.labelling import embedded, embedded_fit, embedded_model
+from shards.documents import file_hashes
 from shards.errors import FairfaceError
 from shards.synthetic import dataset
 
@@ -161,6 +162,29 @@ def test_a_cache_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(FairfaceError, match="set XDG_CACHE_HOME"):
         embedded.fit(tmp_path / "file" / "cache", **SMALL, progress=False)
+
+
+@pytest.mark.parametrize("damage", ["a flipped bit", "cut off", "no document", "an old document", "another's weights"])
+def test_a_damaged_cache_is_written_again(path, tmp_path, monkeypatch, damage):
+    cached = embedded.cache_path(tmp_path, **SMALL)
+    content, document = path.read_bytes(), json.loads(path.with_suffix(".json").read_text())
+    damaged = {
+        "a flipped bit": content[:90_000] + bytes([content[90_000] ^ 1]) + content[90_001:],
+        "cut off": content[:-1],
+        "another's weights": save({"x": torch.zeros(3)}),
+    }
+    cached.write_bytes(damaged.get(damage, content))
+    if damage == "an old document":
+        document = {key: value for key, value in document.items() if key != "files"} | {"format": 1}
+    if damage != "no document":
+        cached.with_suffix(".json").write_text(json.dumps(document))
+    fits, model = [], embedded_model.build_model()
+    monkeypatch.setattr(embedded_fit, "fit_model", lambda *_, **__: fits.append(1) or model)
+    assert embedded.fit(tmp_path, **SMALL, progress=False) == cached
+    assert fits == [1]
+    embedded.fit(tmp_path, **SMALL, progress=False)
+    assert fits == [1]  # it is intact now
+    assert json.loads(cached.with_suffix(".json").read_text())["files"] == file_hashes(cached)
 
 
 def test_damaged_weights_are_reported(path, tmp_path, monkeypatch):

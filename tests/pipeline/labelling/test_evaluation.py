@@ -8,6 +8,7 @@ import torch
 from pipeline.labelling.embedded_fit import render_faces
 from pipeline.labelling.label import LabelConfig, label
 from reports.estimation import correction, distances
+from shards.documents import file_hashes, load_shards_json, write_document
 
 QUIET = LabelConfig(progress=False)
 
@@ -49,6 +50,9 @@ def test_without_annotations_nothing_is_evaluated_and_older_results_are_removed(
     path = workspace.shards.images
     images = pl.read_parquet(path).with_columns(pl.lit(None, pl.String).alias(n) for n in ("gender", "age"))
     images.with_columns(skin_tone=pl.lit(None, pl.Int8)).write_parquet(path)
+    document = load_shards_json(workspace.shards)
+    document.files |= file_hashes(path)
+    write_document(workspace.shards.document, document)
     assert label(workspace, LabelConfig(progress=False, force=True)).accuracies is None
     for files in (workspace.shards.label_files, workspace.run("mine").label_files):
         assert not files.probe_labels.exists()

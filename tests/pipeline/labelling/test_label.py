@@ -1,5 +1,9 @@
 """Labelling: what is labelled again after a kill or damage, what is refused, and how ranks share the work."""
 
+from dataclasses import replace
+from operator import attrgetter
+from types import SimpleNamespace
+
 import polars as pl
 import pytest
 import torch
@@ -10,11 +14,23 @@ from pipeline.data import shard_set
 from pipeline.data.shard_set import ShardSet
 from pipeline.labelling import side
 from pipeline.labelling.label import LabelConfig, label
-from pipeline.labelling.side import Side, new_document
+from pipeline.labelling.probe import evaluate_labellers, load_current_probe
+from pipeline.labelling.side import Side, find_part, new_document
 from shards import distributed
-from shards.atomic_io import exclusive_lock
-from shards.documents import LabelsDocument, write_document
+from shards.documents import (
+    LabelsDocument,
+    ProbeDocument,
+    SamplesDocument,
+    changed_files,
+    file_hashes,
+    read_document,
+    samples_images_hash,
+    training_images_hash,
+    write_document,
+)
 from shards.errors import FairfaceError
+from shards.locks import LockHeld, exclusive_lock
+from tests.pipeline.labelling.conftest import stop_after
 
 QUIET = LabelConfig(progress=False)
 LABELLING = {"device": torch.device("cpu"), "batch_size": 64, "progress": False}
@@ -29,7 +45,9 @@ def training_side(workspace) -> Side:
 
 
 def write_labels_document(files, labeller):
-    document = LabelsDocument(source="train", run=None, labeller=labeller, size=64, images=240, fingerprint="")
+    document = LabelsDocument(
+        source="train", run=None, labeller=labeller, size=64, images=240, fingerprint="", files={}
+    )
     write_document(files.document, document)
 
 
@@ -75,7 +93,7 @@ def test_labels_of_another_model_are_replaced_only_on_request(workspace):
 def test_labels_of_another_version_are_refused_without_force(workspace):
     document = workspace.shards.label_files.document
     document.write_text('{"format": 1, "labeller": "synthetic-faces@old"}')
-    with pytest.raises(FairfaceError, match=r"is of format 1, and this version reads 2: .*fairface label --force"):
+    with pytest.raises(FairfaceError, match=r"is of format 1, and this version reads 3: .*fairface label --force"):
         label(workspace, QUIET)
     assert not label(workspace, LabelConfig(progress=False, force=True)).sides[0].unchanged
 
@@ -107,10 +125,12 @@ def test_a_damaged_probe_is_fitted_again(workspace):
 def test_a_cut_off_part_is_labelled_again(training_side, tmp_path, quick_labeller):
     parts = tmp_path / "parts"
     training_side.label_parts(parts, quick_labeller, **LABELLING)
-    before = (parts / "000001.parquet").read_bytes()
-    (parts / "000001.parquet").write_bytes(before[:-100])
-    training_side.label_parts(parts, quick_labeller, **LABELLING)
-    assert (parts / "000001.parquet").read_bytes() == before
+    path = find_part(parts, 1)
+    before = path.read_bytes()
+    for damaged in (before[:-100], before[:1000] + bytes([before[1000] ^ 1]) + before[1001:]):
+        path.write_bytes(damaged)
+        training_side.label_parts(parts, quick_labeller, **LABELLING)
+        assert path.read_bytes() == before
 
 
 def test_changed_bytes_in_samples_are_reported_in_one_line(workspace):
@@ -124,28 +144,208 @@ def test_changed_bytes_in_samples_are_reported_in_one_line(workspace):
 
 
 def test_the_table_of_images_is_read_once_by_the_loader(workspace, monkeypatch):
-    paths, read_parquet = [], shard_set.read_parquet
+    paths, read_images = [], shard_set.read_images
     monkeypatch.setattr(
-        shard_set, "read_parquet", lambda path, *rest: (paths.append(path), read_parquet(path, *rest))[1]
+        shard_set, "read_images", lambda path, *rest, **more: (paths.append(path), read_images(path, *rest, **more))[1]
     )
     label(workspace, QUIET)
     assert len(paths) == 1
 
 
-def test_two_labellings_at_once_are_refused(workspace):
+@pytest.mark.parametrize("lock", ["shards.lock", "shards.label_files.lock", "run.samples_lock", "run.label_files.lock"])
+def test_labelling_is_refused_while_another_command_writes(workspace, lock):
+    folders = SimpleNamespace(shards=workspace.shards, run=workspace.run("mine"))
     with (
-        exclusive_lock(workspace.shards.folder, "labelling"),
-        pytest.raises(FairfaceError, match="another process"),
+        exclusive_lock(attrgetter(lock)(folders), "a test"),
+        pytest.raises(LockHeld, match=r"another process is using .*before labelling"),
     ):
+        label(workspace, QUIET)
+    assert not workspace.shards.label_files.document.exists()
+
+
+@pytest.mark.parametrize("lock", ["shards.lock", "shards.label_files.lock", "run.samples_lock", "run.label_files.lock"])
+def test_nothing_that_labels_depend_on_is_written_while_they_are_made(workspace, monkeypatch, lock):
+    folders, label_images, tried = SimpleNamespace(shards=workspace.shards, run=workspace.run("mine")), [], []
+    label_images = side.label_images
+
+    def try_lock(*args, **kwargs):
+        tried.append(1)
+        with pytest.raises(LockHeld), exclusive_lock(attrgetter(lock)(folders), "sampling"):
+            pass
+        return label_images(*args, **kwargs)
+
+    monkeypatch.setattr(side, "label_images", try_lock)
+    label(workspace, QUIET)
+    assert len(tried) == 6
+
+
+def test_labels_state_their_images_and_files(workspace):
+    label(workspace, QUIET)
+    run = workspace.run("mine")
+    hashes = training_images_hash(workspace.shards), samples_images_hash(run)
+    for files, images_hash in zip((workspace.shards.label_files, run.label_files), hashes, strict=True):
+        labels = read_document(files.document, LabelsDocument)
+        assert labels.images_hash == images_hash
+        assert labels.files == file_hashes(files.labels, files.pixels, files.embeddings)
+        assert labels.evaluated
+        weights = [files.probe_weights, files.labellers] if files.folder == workspace.shards.folder else []
+        assert read_document(files.probe_document, ProbeDocument).files == file_hashes(files.probe_labels, *weights)
+
+
+def test_labels_of_other_images_are_not_evaluated(workspace):
+    label(workspace, QUIET)
+    run = workspace.run("mine")
+    samples = read_document(run.samples_document, SamplesDocument)
+    write_document(run.samples_document, replace(samples, fingerprint="other"))
+    with pytest.raises(FairfaceError, match="are labels of other samples than the present ones"):
+        evaluate_labellers(workspace.shards, run)
+    assert not label(workspace, QUIET).sides[1].unchanged
+
+
+def test_a_flipped_bit_is_noticed(workspace, training_side):
+    label(workspace, QUIET)
+    files = workspace.shards.label_files
+    document, probe = (
+        read_document(path, kind)
+        for path, kind in ((files.document, LabelsDocument), (files.probe_document, ProbeDocument))
+    )
+    training_side.document.fingerprint = document.fingerprint
+    for path in (*map(files.folder.joinpath, document.files), *map(files.folder.joinpath, probe.files)):
+        assert training_side.find_labels()
+        assert load_current_probe(files, probe.fingerprint)
+        before = path.read_bytes()
+        for position in (10, len(before) // 2, len(before) - 10):
+            path.write_bytes(before[:position] + bytes([before[position] ^ 4]) + before[position + 1 :])
+            assert not (training_side.find_labels() and load_current_probe(files, probe.fingerprint))
+        path.write_bytes(before)
+
+
+def test_a_labelling_that_is_stopped_at_any_step_is_repaired(workspace, monkeypatch):
+    """Labels of another size replaced with --force, stopped at every rename or removal of a file."""
+    run = workspace.run("mine")
+    sides = workspace.shards.label_files, run.label_files
+    label(workspace, QUIET)
+    paths = [path for files in sides for path in files.all() if path.exists()]
+    expected = {path: path.read_bytes() for path in paths if path.suffix != ".json"}
+    samples, documents = read_document(run.samples_document, SamplesDocument), [files.document for files in sides]
+    write_document(run.samples_document, replace(samples, image_size=48))
+    label(workspace, LabelConfig(progress=False, force=True))
+    before = {path: path.read_bytes() for files in sides for path in files.all() if path.exists()}
+    write_document(run.samples_document, samples)
+    for steps in range(1, 100, 12):
+        for path, content in before.items():
+            path.write_bytes(content)
+        with monkeypatch.context() as patch:
+            stop_after(patch, steps)
+            try:
+                label(workspace, QUIET)
+                break
+            except KeyboardInterrupt:
+                pass
+        for files, path in zip(sides, documents, strict=True):
+            if document := read_document(path, LabelsDocument):
+                assert not changed_files(files.folder, document.files)
+            if document := read_document(files.probe_document, ProbeDocument):
+                assert not changed_files(files.folder, document.files)
+        label(workspace, QUIET)
+        assert {path: path.read_bytes() for path in expected} == expected
+    assert steps > 15
+
+
+def test_links_in_the_place_of_parts_are_refused(workspace, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    parts = workspace.shards.label_files.parts
+    parts.symlink_to(elsewhere)
+    with pytest.raises(FairfaceError, match="is a link"):
+        label(workspace, QUIET)
+    parts.unlink()
+    parts.mkdir()
+    (parts / "x").symlink_to(elsewhere)
+    with pytest.raises(FairfaceError, match="is a link"):
+        label(workspace, QUIET)
+    assert not list(elsewhere.iterdir())
+
+
+def test_a_folder_in_the_place_of_a_file_is_refused_before_anything_is_labelled(workspace, monkeypatch):
+    monkeypatch.setattr(side, "label_images", lambda *_, **__: pytest.fail("labelled"))
+    workspace.shards.label_files.pixels.mkdir()
+    with pytest.raises(FairfaceError, match=r"pixels\.parquet is a folder where a file should be"):
+        label(workspace, QUIET)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        pl.DataFrame({"index": [1]}),
+        pl.DataFrame({"key": [1] * 240}),
+        pl.DataFrame({"key": ["a"] * 239}),
+        pl.DataFrame({"key": [None] * 240}, schema={"key": pl.String}),
+        pl.DataFrame({"key": [["a"]] * 240}),
+    ],
+    ids=["no key", "numbers", "too few", "null", "lists"],
+)
+def test_a_table_of_samples_of_another_shape_is_refused_in_one_line(workspace, table):
+    run = workspace.run("mine")
+    table.write_parquet(run.samples_table)
+    samples = read_document(run.samples_document, SamplesDocument)
+    write_document(run.samples_document, replace(samples, files=file_hashes(run.samples_table)))
+    with pytest.raises(FairfaceError, match=r"samples\.parquet") as error:
+        label(workspace, QUIET)
+    assert "\n" not in str(error.value)
+
+
+def test_embeddings_of_another_shape_are_refused_in_one_line(workspace):
+    label(workspace, QUIET)
+    run = workspace.run("mine")
+    changes = {
+        "dimension": pl.col("embedding").arr.to_list().list.slice(0, 8).list.to_array(8),
+        "type": pl.col("embedding").cast(pl.Array(pl.Float32, 64)),
+        "null": pl.when(pl.col("key") > "0").then(None).otherwise("embedding").alias("embedding"),
+        "rows": pl.col("embedding"),
+        "name": pl.col("embedding").alias("vector"),
+    }
+    for files in (run.label_files, workspace.shards.label_files):
+        before, document = files.embeddings.read_bytes(), read_document(files.document, LabelsDocument)
+        for name, change in changes.items():
+            table = pl.read_parquet(before).select("key", change).head(239 if name == "rows" else 240)
+            table.write_parquet(files.embeddings)
+            write_document(files.document, replace(document, files=document.files | file_hashes(files.embeddings)))
+            files.probe_document.unlink()
+            with pytest.raises(FairfaceError, match=r"embeddings\.parquet") as error:
+                evaluate_labellers(workspace.shards, run)
+            assert "\n" not in str(error.value)
+            files.embeddings.write_bytes(before)
+            write_document(files.document, document)
+            workspace.shards.label_files.probe_document.unlink(missing_ok=True)
+            evaluate_labellers(workspace.shards, run)
+
+
+def test_a_document_of_samples_of_an_impossible_size_is_refused(workspace):
+    run = workspace.run("mine")
+    samples = read_document(run.samples_document, SamplesDocument)
+    for size in (0, -1, 10**9):
+        write_document(run.samples_document, replace(samples, image_size=size))
+        with pytest.raises(FairfaceError, match=r"samples\.json is damaged \(image_size"):
+            label(workspace, QUIET)
+
+
+def test_tars_with_other_numbers_of_images_than_listed_are_refused_in_one_line(workspace):
+    run = workspace.run("mine")
+    samples = read_document(run.samples_document, SamplesDocument)
+    first, second, third = samples.shards
+    shards = [replace(first, images=first.images + 1), replace(second, images=second.images - 1), third]
+    write_document(run.samples_document, replace(samples, shards=shards))
+    with pytest.raises(FairfaceError, match=r"does not list the samples in shard-000000\.tar"):
         label(workspace, QUIET)
 
 
 def test_incomplete_parts_are_not_merged(training_side, tmp_path, quick_labeller):
     parts = tmp_path / "parts"
     training_side.label_parts(parts, quick_labeller, **LABELLING)
-    (parts / "000001.parquet").unlink()
+    find_part(parts, 1).unlink()
     with pytest.raises(FairfaceError, match="are missing"):
-        training_side.merge_parts(parts)
+        training_side.merge_parts(parts, dim=quick_labeller.dim)
     assert not training_side.files.labels.exists()
 
 
@@ -153,7 +353,7 @@ def test_a_damaged_or_missing_table_of_samples_is_reported(workspace):
     label(workspace, QUIET)
     path = workspace.run("mine").samples_table
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(FairfaceError, match=r"samples\.parquet can't be read"):
+    with pytest.raises(FairfaceError, match=r"samples\.parquet was changed"):
         label(workspace, QUIET)
     path.unlink()
     with pytest.raises(FairfaceError, match=r"samples\.parquet is missing"):
@@ -166,5 +366,5 @@ def test_ranks_share_the_shards(training_side, tmp_path, quick_labeller, monkeyp
     for rank, expected in ((1, ["000001"]), (0, ["000000", "000001"])):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         training_side.label_parts(parts, quick_labeller, **LABELLING)
-        assert sorted(path.stem for path in parts.glob("*.parquet")) == expected
-    assert len(pl.read_parquet(parts / "000001.parquet")) == 50
+        assert sorted(path.stem[:6] for path in parts.glob("*.parquet")) == expected
+    assert len(pl.read_parquet(find_part(parts, 1))) == 50

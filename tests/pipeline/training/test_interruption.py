@@ -97,3 +97,27 @@ def test_signals_only_request_an_end_and_handlers_are_restored():
         assert signals.exit_code == 130
         assert signal.getsignal(signal.SIGINT) == before[signal.SIGINT]  # a second Ctrl-C ends at once
     assert {number: signal.getsignal(number) for number in before} == before
+
+
+def test_an_error_of_all_ranks_is_printed_once(tmp_path):
+    done = subprocess.run(
+        torchrun_command(Workspace(tmp_path), "never", 3, feed="auto"), capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert done.stderr.count("Error: no finished shards in ") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_second_process_is_refused_while_one_trains(workspace):
+    command = train_command(workspace, "mine", 100_000)
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        wait_for_checkpoint(workspace.run("mine").checkpoints, process)
+        for more in ((), ("--force",)):
+            refused = subprocess.run([*command, *more], capture_output=True, text=True)
+            assert refused.returncode == 1
+            assert refused.stderr.startswith("Error: another process is using ")
+            assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
 
@@ -14,9 +15,10 @@ from pipeline.gan.trainer import GanTrainer
 from pipeline.training import checkpoint
 from pipeline.training.lifecycle import clear_run
 from pipeline.training.run_directory import read_run
-from shards.atomic_io import exclusive_lock, read_json
+from shards.atomic_io import read_json
 from shards.documents import RunConfig, write_document
 from shards.errors import FairfaceError
+from shards.locks import exclusive_lock
 from shards.workspace import Workspace
 from tests.pipeline.gan.helpers import TINY, is_equal, run_weights, train_run
 
@@ -84,7 +86,7 @@ def test_force_replaces_a_run_only_once_the_new_one_is_ready(workspace):
 
 def test_a_second_training_of_a_run_at_the_same_time_is_refused(workspace):
     with (
-        exclusive_lock(workspace.run("mine").folder, "training"),
+        exclusive_lock(workspace.run("mine").lock, "training"),
         pytest.raises(FairfaceError, match="another process is using"),
     ):
         train_run(workspace, 3, run="mine")
@@ -94,7 +96,7 @@ def test_a_second_training_of_a_run_at_the_same_time_is_refused(workspace):
 def test_clearing_a_run_keeps_its_lock(workspace):
     train_run(workspace, 3, run="mine")
     folder = workspace.run("mine")
-    with exclusive_lock(folder.folder, "training"):
+    with exclusive_lock(folder.lock, "training"):
         clear_run(folder)
         with pytest.raises(FairfaceError, match="another process is using"):
             train_run(workspace, 3, run="mine", force=True)
@@ -166,3 +168,132 @@ def test_checkpoints_name_their_run(workspace):
     state = checkpoint.load(checkpoint.checkpoint_path(workspace.run("mine").checkpoints, 3), torch.device("cpu"))
     assert state.keys() == {"fairface", "step", "run", "options", "data", "classes", "networks"}
     assert (state["step"], state["run"], state["options"]) == (3, "mine", config.options)
+
+
+def table_of(workspace: Workspace) -> pl.DataFrame:
+    return pl.read_parquet(workspace.run("mine").steps)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda table: table.drop("loss_g"), "can't be read .*loss_g"),
+        (lambda table: table.with_columns(pl.col("step").cast(pl.String)), "column step is String instead of Int64"),
+        (lambda table: table.with_columns(loss_d=pl.lit(None, pl.Float32)), "or lacks values"),
+        (lambda table: table.head(0), "does not end with the checkpoint's step 3"),
+        (lambda table: table.with_columns(step=pl.col("step") - 1), "does not end with the checkpoint's step 3"),
+    ],
+)
+def test_a_table_of_steps_of_another_shape_is_refused_and_may_be_removed(workspace, capsys, change, reason):
+    train_run(workspace, 3, run="mine")
+    path = workspace.run("mine").steps
+    change(table_of(workspace)).write_parquet(path)
+    with pytest.raises(FairfaceError, match=reason):
+        train_run(workspace, 5, run="mine")
+    path.unlink()
+    train_run(workspace, 5, run="mine")
+    assert "the losses up to step 3 are lost" in capsys.readouterr().out
+    assert table_of(workspace)["step"].to_list() == [5]
+
+
+def test_a_damaged_table_of_steps_is_refused(workspace):
+    train_run(workspace, 3, run="mine")
+    path = workspace.run("mine").steps
+    content = bytearray(path.read_bytes())
+    content[-6] ^= 255  # in the footer
+    path.write_bytes(content)
+    with pytest.raises(FairfaceError, match=r"steps\.parquet can't be read"):
+        train_run(workspace, 5, run="mine")
+
+
+def test_a_renamed_checkpoint_is_refused(workspace):
+    train_run(workspace, 3, run="mine")
+    checkpoints = workspace.run("mine").checkpoints
+    checkpoint.checkpoint_path(checkpoints, 3).rename(checkpoint.checkpoint_path(checkpoints, 4))
+    with pytest.raises(FairfaceError, match=r"step_000000004\.pt is the checkpoint of step 3"):
+        train_run(workspace, 5, run="mine")
+
+
+def drop_generator(networks: dict[str, Any]) -> None:
+    del networks["g"]
+
+
+def replace_generator(networks: dict[str, Any]) -> None:
+    networks["g"] = {name: torch.zeros(3) for name in networks["g"]}
+
+
+def replace_average(networks: dict[str, Any]) -> None:
+    networks["adam_d"]["state"][0]["exp_avg"] = torch.zeros(3)
+
+
+def drop_groups(networks: dict[str, Any]) -> None:
+    networks["adam_g"]["param_groups"] = []
+
+
+def replace_by_list(networks: dict[str, Any]) -> None:
+    networks["ema"] = [1, 2]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [drop_generator, replace_generator, replace_average, drop_groups, replace_by_list],
+    ids=lambda f: f.__name__,
+)
+def test_a_checkpoint_of_other_networks_is_refused(workspace, change):
+    train_run(workspace, 3, run="mine")
+    checkpoints = workspace.run("mine").checkpoints
+    state = checkpoint.load(checkpoint.checkpoint_path(checkpoints, 3))
+    change(state["networks"])
+    checkpoint.save(checkpoints, 3, state, keep=3)
+    with pytest.raises(FairfaceError, match=r"step_000000003\.pt is not a checkpoint of this network"):
+        train_run(workspace, 5, run="mine")
+
+
+def test_epochs_that_no_checkpoint_could_count_are_refused(workspace):
+    with pytest.raises(FairfaceError, match="choose fewer --epochs"):
+        train_run(workspace, 0, run="mine", epochs=10**8)
+
+
+def test_networks_that_do_not_fit_into_the_memory_are_refused_before_they_are_built(workspace):
+    with pytest.raises(FairfaceError, match=r"the networks and a batch need .* MB of memory"):
+        train_run(workspace, 3, replace(TINY, width_g=10**4, width_d=10**4, latent_dim=10**5), run="mine")
+    assert not workspace.run("mine").folder.exists()
+
+
+def test_a_resident_feed_that_does_not_fit_is_refused(workspace, monkeypatch):
+    monkeypatch.setattr("pipeline.runtime.free_memory", lambda _: 10**7)
+    with pytest.raises(FairfaceError, match=r"the decoded images need .* use --feed streaming"):
+        train_run(workspace, 3, replace(TINY, image_size=128, feed="resident", batch_size=2), run="mine")
+    assert not workspace.run("mine").folder.exists()
+
+
+@pytest.mark.parametrize("field", ["options", "requested_options"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("image_size", 48),
+        ("width_g", -3),
+        ("width_d", "8"),
+        ("lr", None),
+        ("balance", {"a": "b"}),
+        ("balance", "evenly"),
+        ("seed", True),
+        ("seed", 1.5),
+        ("compile", None),
+        ("precision", "auto"),
+        ("feed", "pipe"),
+        ("other", 1),
+        ("flip", 0),
+    ],
+    ids=str,
+)
+def test_a_run_whose_options_were_edited_is_refused_in_one_line(workspace, field, name, value):
+    train_run(workspace, 3, run="mine")
+    path = workspace.run("mine").config
+    edit_json(path, **{field: read_json(path)[field] | {name: value}})
+    if field == "options":
+        with pytest.raises(FairfaceError, match=r"damaged|can't be"):
+            train_run(workspace, 5, run="mine")
+    elif (name, value) not in (("compile", None), ("precision", "auto")):  # requests that may be made
+        with pytest.raises(FairfaceError, match=r"damaged|can't be"):
+            load_resumable(workspace, "mine")

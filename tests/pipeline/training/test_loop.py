@@ -101,3 +101,49 @@ def test_the_rate_includes_the_wait_for_the_device(tmp_path, monkeypatch):
     row = pl.read_parquet(folder.steps).row(0, named=True)
     assert row["seconds"] >= 0.2
     assert row["images_per_s"] <= 20 / 0.2
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, value):
+    folder, trainer = TrainingFolder(tmp_path), CountingTrainer()
+    state: Any = {"ema": torch.zeros(3)}
+    trainer.state = lambda: state
+
+    def step(number: int, images: Tensor, labels: Any) -> Tensor:
+        state["ema"][1] = number if number < 25 else value
+        return torch.tensor([float(number)])
+
+    trainer.step = step
+    with pytest.raises(FairfaceError, match="weights became NaN or infinite near step 30"):
+        run_loop(folder, trainer, last=40, save_every_epoch=1)
+    assert saved_steps(folder) == [10, 20]
+    assert pl.read_parquet(folder.steps)["step"].to_list() == [10, 20]
+
+
+def test_training_that_takes_days_is_announced_once(tmp_path, capsys):
+    run_loop(TrainingFolder(tmp_path / "a"), CountingTrainer(), last=12, log_every=3)
+    assert "days" not in capsys.readouterr().out
+    trainer = CountingTrainer()
+    trainer.step, fast = lambda *a: (time.sleep(0.02), fast(*a))[1], trainer.step
+    folder = TrainingFolder(tmp_path / "b")
+    loop = TrainingLoop(trainer, folder, LoopConfig(10, log_every=2, progress=False), rows=[], header={"run": "x"})
+    batches = iter([next(BATCHES) for _ in range(12)])
+    with pytest.raises(StopIteration):
+        loop.run(batches, first=0, last=10**8, signals=SimpleNamespace(received=False, exit_code=130))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "days" in line]
+    assert line.startswith("the remaining 99,999,996 steps will take about ")
+    assert float(line.split()[-2].replace(",", "")) == pytest.approx(23, abs=8)
+
+
+def test_tensorboard_reads_the_losses_and_drops_those_after_a_checkpoint(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = TrainingFolder(tmp_path)
+    run_loop(folder, CountingTrainer(), last=25, log_every=10)
+    rows = pl.read_parquet(folder.steps).head(1).to_dicts()  # as after a kill at step 15
+    time.sleep(1.1)  # the names of files begin with the second
+    loop = TrainingLoop(CountingTrainer(), folder, LoopConfig(10, log_every=10, progress=False), rows=rows, header={})
+    loop.run(BATCHES, first=10, last=30, signals=SimpleNamespace(received=False, exit_code=130))
+    events = EventAccumulator(str(folder.tensorboard)).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("number")] == [(10, 4.5), (20, 14.5), (30, 24.5)]
+    assert set(events.Tags()["scalars"]) == {"number", "images_per_s", "data_wait"}

@@ -60,3 +60,13 @@ def test_a_missing_run_is_named_with_the_existing_ones(empty):
     add_run(empty, "a", day=2)
     with pytest.raises(FairfaceError, match=r"existing runs: a, b\)"):
         find_run(empty, "x")
+
+
+def test_damaged_runs_are_passed_over_with_a_warning_unless_they_are_named(empty, capsys):
+    add_run(empty, "a", day=1)
+    add_run(empty, "b", day=2).config.write_text("{")
+    assert find_run(empty, None) == empty.run("a")
+    assert "runs/b/config.json is not valid JSON" in capsys.readouterr().err
+    empty.run("a").config.write_text('{"format": 1}')
+    with pytest.raises(FairfaceError, match=r"a/config\.json is of format 1"):
+        find_run(empty, None)

@@ -9,9 +9,10 @@ from reports.estimation import distances
 from reports.estimation.estimates import labeller_accuracy, write_estimates
 from reports.estimation.group_counts import ATTRIBUTES
 from reports.estimation.labelled_sides import check_labels
+from shards.documents import write_document
 from shards.errors import FairfaceError
 from shards.workspace import Workspace
-from tests.reports.fake_workspace import edit_config
+from tests.reports.fake_workspace import edit_config, labels_document, replace_table
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,7 @@ def mislabel_women(out, women):
     for path, genders in truth.items():
         is_wrong = (genders == "female") & (generator.random(len(genders)) < 0.25)
         labels = pl.Series(np.where(is_wrong, "male", genders))
-        pl.read_parquet(path).with_columns(gender=labels).write_parquet(path)
+        replace_table(path, pl.read_parquet(path).with_columns(gender=labels))
     return out
 
 
@@ -88,7 +89,10 @@ def test_the_tables_keep_other_runs_until_they_are_removed(world):
     for name in ("config.json", "steps.parquet"):
         (out / "runs" / "second" / name).write_bytes((out / "runs" / "first" / name).read_bytes())
     labels = pl.read_parquet(out / "runs" / "first" / "labels.parquet").with_columns(run=pl.lit("second"))
-    labels.write_parquet(out / "runs" / "second" / "labels.parquet")
+    write_document(
+        out / "runs" / "second" / "labels.json", labels_document("generated", "second", True, images_hash=None)
+    )
+    replace_table(out / "runs" / "second" / "labels.parquet", labels)
     estimate(out, "second")
     assert set(pl.read_parquet(out / "report" / "estimates.parquet")["run"]) == {"first", "second"}
     (out / "runs" / "first" / "config.json").unlink()
@@ -110,7 +114,7 @@ def test_the_note_says_why_nothing_was_corrected(world):
     out = world()
     path = out / "shards" / "images.parquet"
     images = pl.read_parquet(path).with_columns(gender=pl.lit("male"), age=pl.lit(None, pl.String))
-    images.write_parquet(path)
+    replace_table(path, images)
     rows = estimate(out)["estimates"]
     notes = dict(rows.select("attribute", "correction_note").unique().iter_rows())
     assert notes["gender"] == "no calibration images of female"
@@ -141,7 +145,7 @@ def test_images_that_a_conditional_run_excluded_are_no_reference(world):
     out = world()
     path = out / "shards" / "images.parquet"
     images = pl.read_parquet(path)
-    images.with_columns(gender=pl.when(pl.col("key") < "000000300").then("gender")).write_parquet(path)
+    replace_table(path, images.with_columns(gender=pl.when(pl.col("key") < "000000300").then("gender")))
     edit_config(out, options={"seed": 1, "conditional": "gender"})
     assert set(estimate(out)["estimates"].filter(attribute="age")["reference_n"]) == {300}
 
@@ -172,7 +176,7 @@ def test_partly_annotated_images_are_no_reference_by_themselves(world):
     images = pl.read_parquet(path)
     share = (images["gender"] == "female").mean()
     is_annotated = (pl.col("gender") == "female") | (pl.col("key") < "000000400")
-    images.with_columns(gender=pl.when(is_annotated).then("gender")).write_parquet(path)
+    replace_table(path, images.with_columns(gender=pl.when(is_annotated).then("gender")))
     row = gender_rows(out).filter(group="female").to_dicts()[0]
     assert row["annotated"] > share + 0.1
     assert row["best_estimate"] == "corrected"
@@ -194,9 +198,9 @@ def test_the_probe_is_used_where_it_is_selected(world):
     for folder in (out / "shards", out / "runs" / "first"):
         labels = pl.read_parquet(folder / "labels.parquet")
         probe = labels.with_columns(method=pl.lit("probe"), labeller=pl.lit("p"), gender=pl.lit("male"))
-        probe.write_parquet(folder / "probe.parquet")
+        replace_table(folder / "probe.parquet", probe)
     labellers = {"attribute": ["gender"], "method": ["probe"], "labeller": ["p"], "selected": [True]}
-    pl.DataFrame(labellers).write_parquet(out / "shards" / "labellers.parquet")
+    replace_table(out / "shards" / "labellers.parquet", pl.DataFrame(labellers))
     tables = estimate(out)
     methods = dict(tables["estimates"].select("attribute", "method").unique().iter_rows())
     assert methods == {"gender": "probe"} | dict.fromkeys(ATTRIBUTES[1:], "clip")
@@ -216,7 +220,7 @@ def test_quality_has_a_row_for_each_group_and_needs_embeddings(world):
         vectors = generator.normal(size=(len(keys), 8))
         vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
         column = pl.Series("embedding", vectors, dtype=pl.Array(pl.Float16, 8))
-        pl.DataFrame({"key": keys}).with_columns(column).write_parquet(folder / "embeddings.parquet")
+        replace_table(folder / "embeddings.parquet", pl.DataFrame({"key": keys}).with_columns(column))
     rows = estimate(out)["quality"]
     assert rows.group_by("attribute").len().sort("len")["len"].to_list() == [2, 3, 5, 6]
     women = rows.filter(attribute="gender", group="female").to_dicts()[0]

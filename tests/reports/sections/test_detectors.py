@@ -5,8 +5,9 @@ import polars as pl
 import pytest
 
 import sql
+from shards.documents import write_document
 from shards.workspace import Workspace
-from tests.reports.fake_workspace import build, text_of
+from tests.reports.fake_workspace import SAMPLES, build, predictions_document, replace_table, text_of
 
 NAME = "<b>mine"
 
@@ -35,7 +36,8 @@ def evaluated(world):
         predictions(images, fake, noise, **about, perturbation="gaussian_blur"),
         predictions(samples, np.ones(len(samples), bool), noise, **of_samples, perturbation="none"),
     ]
-    pl.concat(tables).write_parquet(folder / "predictions.parquet")
+    write_document(folder / "predictions.json", predictions_document(samples={"first": SAMPLES}))
+    replace_table(folder / "predictions.parquet", pl.concat(tables))
     return out, fake
 
 
@@ -64,6 +66,6 @@ def test_detection_metrics_are_computed_again_when_the_groups_change(evaluated):
     before = path.stat().st_mtime_ns
     assert not build(out).rebuilt
     labels = pl.read_parquet(out / "runs" / "first" / "labels.parquet")
-    labels.with_columns(gender=pl.lit("male")).write_parquet(out / "runs" / "first" / "labels.parquet")
+    replace_table(out / "runs" / "first" / "labels.parquet", labels.with_columns(gender=pl.lit("male")))
     build(out)
     assert path.stat().st_mtime_ns > before

@@ -4,7 +4,7 @@ import polars as pl
 
 import sql
 from shards.workspace import Workspace
-from tests.reports.fake_workspace import page_text
+from tests.reports.fake_workspace import page_text, replace_table
 
 
 def test_thirty_cells_are_shown_including_empty_ones(built):
@@ -21,7 +21,7 @@ def test_unexpected_groups_do_not_shift_the_thirty_cells(world):
     path = out / "runs" / "first" / "labels.parquet"
     labels = pl.read_parquet(path)
     gender = pl.when(pl.int_range(pl.len()) < 40).then(pl.lit("NULL")).otherwise("gender")
-    labels.with_columns(gender=gender).write_parquet(path)
+    replace_table(path, labels.with_columns(gender=gender))
     text = page_text(out)
     rows = text[text.index("skin group and age combined") :].split("Query the data")[0]
     assert "NULL, light" not in rows
