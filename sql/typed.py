@@ -168,8 +168,10 @@ def check(connection: duckdb.DuckDBPyConnection, text: str) -> None:
         raise FairfaceError(first_line(error)) from error
     tree = json.loads(serialised)
     if tree["error"]:
-        reason = "" if tree["error_type"] == "not implemented" else f" ({tree['error_message'].splitlines()[0][:300]})"
-        raise FairfaceError(f"only a single SELECT is allowed here: nothing may be written{reason}")
+        reason = tree["error_message"].splitlines()[0][:300]
+        if tree["error_type"] == "not implemented":
+            reason = "only a single SELECT is allowed here, and a PIVOT needs its values (in ...)"
+        raise FairfaceError(reason)
     if len(tree["statements"]) != 1:
         raise FairfaceError("only a single SELECT is allowed here: nothing may be written")
     parts = list(_iterate_objects(tree["statements"][0]))

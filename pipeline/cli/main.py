@@ -61,7 +61,11 @@ class Group(click.Group):
         except (click.exceptions.Exit, click.Abort):
             raise
         except (KeyboardInterrupt, Terminated) as stop:
-            click.echo("Interrupted. Progress is saved; rerun the same command to resume.", err=True)
+            is_query = context.invoked_subcommand == "sql"
+            message = (
+                "Interrupted." if is_query else "Interrupted. Progress is saved; rerun the same command to resume."
+            )
+            click.echo(message, err=True)
             context.exit(TERMINATED_EXIT_CODE if isinstance(stop, Terminated) else INTERRUPTED_EXIT_CODE)
         except Exception as error:
             message = error_message(error)

@@ -51,7 +51,13 @@ class MemberReader:
 
 
 def read_ahead(read: Callable[[Tensor], T], batches: Iterator[Tensor]) -> Iterator[T]:
-    """Yield `read(batch)` for each batch; a thread reads READ_AHEAD batches ahead."""
-    with ThreadPoolExecutor(1) as pool:
+    """Yield `read(batch)` for each batch; a thread reads READ_AHEAD batches ahead.
+
+    Closing it does not wait for the thread: the garbage collector may close it while a lock of `threading` is held.
+    """
+    pool = ThreadPoolExecutor(1)
+    try:
         for _, coded in map_in_order(pool, read, ((batch,) for batch in batches), ahead=READ_AHEAD):
             yield coded
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

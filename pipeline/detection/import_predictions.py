@@ -9,6 +9,7 @@ from models.clip import CLASSES
 from pipeline.detection.evaluate import check_foreign, discard_predictions
 from pipeline.labelling.import_labels import check_csv, read_csv_text
 from pipeline.runtime import command_line, utc_now
+from pipeline.training.lifecycle import check_own_files
 from shards.atomic_io import atomic_write, file_sha256, remove_tree, write_parquet
 from shards.documents import PredictionsDocument, file_hashes, read_document, write_document
 from shards.errors import FairfaceError
@@ -71,7 +72,11 @@ def import_predictions(
 
 
 def discard_training(folder: DetectorFolder) -> None:
-    """Remove what the training of a detector wrote, config.json last: until then it is known as trained here."""
+    """Remove what the training of a detector wrote, config.json last: until then it is known as trained here.
+
+    Raises FairfaceError, and removes nothing, if one of its folders holds a file of the user's.
+    """
+    check_own_files(folder)
     for path in (folder.cached_predictions, folder.checkpoints, folder.tensorboard, folder.grids):
         remove_tree(path)
     for file in (folder.steps, folder.config):

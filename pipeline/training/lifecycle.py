@@ -6,6 +6,7 @@ therefore starts a run, resumes it after an interruption, and does nothing once 
 `locked`. Only what the same call of `train_to_end` wrote is removed and, with --force, the run that it replaces.
 """
 
+import re
 import shutil
 import types
 import typing
@@ -32,6 +33,13 @@ from shards.locks import exclusive_lock, shared_lock
 from shards.workspace import ShardsFolder, TrainingFolder
 
 Config = TypeVar("Config", bound=RunDocument)
+OWN_FILES = {  # folder within a run's or a detector's -> the names of the files that are written into it
+    "checkpoints": checkpoint.FILE_NAME,
+    "grids": re.compile(r"step_\d{9}\.png"),
+    "tensorboard": re.compile(r"events\.out\.tfevents\..*"),
+    "samples": re.compile(r"samples-\d{6}\.(tar|idx)"),
+    "cached_predictions": re.compile(r"[0-9a-f]+-[0-9a-f]{64}\.parquet"),
+}
 Options = TypeVar("Options")  # a dataclass
 
 
@@ -328,10 +336,20 @@ def clear_run(folder: TrainingFolder) -> None:
     """Remove a run's files, and what was made of them. The folder, which is locked, and other files in it are kept.
 
     config.json stays until the next one replaces it, so that an interruption leaves a run that can still be replaced.
+    Raises FairfaceError, and removes nothing, if one of its folders holds a file of the user's.
     """
+    check_own_files(folder)
     for path in [*folder.results(), *folder.training_files()]:
         if path != folder.config:
             _remove(path)
+
+
+def check_own_files(folder: TrainingFolder) -> None:
+    """Raise FairfaceError if a folder within a run's holds a visible file that fairface did not write."""
+    for path in folder.folder.glob("*/*"):
+        pattern = OWN_FILES.get(path.parent.name)
+        if pattern and not path.name.startswith(".") and not pattern.fullmatch(path.name):
+            raise FairfaceError(f"{path} is not a file of fairface, and its folder would be removed: move it away")
 
 
 def _remove(path: Path) -> None:

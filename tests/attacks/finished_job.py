@@ -50,9 +50,13 @@ class Job:
         self.reset()
 
     def reset(self) -> None:
-        """Make the copy the same as the finished job. Files are shared: no command may change one in place."""
+        """Make the copy, which is the working folder, the same as the finished job.
+
+        Files are shared: no command may change one in place.
+        """
         shutil.rmtree(self.out, ignore_errors=True)
         shutil.copytree(self.pristine, self.out, copy_function=os.link)
+        os.chdir(self.out)
 
     def files(self, *suffixes: str) -> list[str]:
         """The files with one of the suffixes that commands read, by their path below OUT."""
@@ -144,11 +148,11 @@ def job(finished_folder, tmp_path_factory, quick_labeller):
     for name in ("labels.csv", "predictions.csv"):
         shutil.copy(finished_folder / name, folder)
     shutil.copytree(finished_folder / "faces", folder / "faces")
-    finished = Job(folder)
-    before = tree_hashes(finished.pristine)
+    before = tree_hashes(folder / "pristine")
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(finished.out)
+        patch.chdir(folder)
         patch.setattr(embedded, "load_embedded", lambda *_, **__: quick_labeller)
+        finished = Job(folder)
         yield finished
     assert tree_hashes(finished.pristine) == before, "a file was changed in place"
 

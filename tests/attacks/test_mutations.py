@@ -5,7 +5,6 @@ Every example changes one file of a finished job and runs a command that reads i
 
 import contextlib
 import json
-import os
 import random
 import shutil
 from pathlib import Path
@@ -91,7 +90,6 @@ def attack(job: Job, examples: int, test) -> None:
 
     def test_copy(draw):
         job.reset()
-        os.chdir(job.out)
         test(draw)
 
     attack_files(examples, test_copy)
@@ -217,7 +215,6 @@ def test_anything_but_a_file_is_refused_in_one_line(job, examples):
     cases = [(name, kind, words) for name in files for kind in SPECIAL_FILES for words in READERS[name.split("/")[0]]]
     for name, kind, words in random.Random(15).sample(cases, examples):
         job.reset()
-        os.chdir(job.out)
         put_special_file(job.out / name, kind)
         job.run(*words)
     job.reset()

@@ -306,12 +306,13 @@ from (delete from vocabulary returning *)
 from (update vocabulary set rank = 1 returning *)
 """.strip().splitlines()
 ALLOWED = r"""
-with "{c}" as (select 1) from "{c}"
 from (show all tables)
 select 1 -- \r; copy (select 1) to '{f}'
 select 1 as "a""; copy (select 1) to '{f}'; --"
 select 'copy (select 1) to ''{f}''' as x
 """.strip().splitlines()
+
+TRIED = {"statements and expressions of typed SQL": len(REFUSED) + len(ALLOWED)}
 
 
 @pytest.fixture
@@ -337,7 +338,13 @@ def fill(shape, places):
     return text.format(**places)
 
 
-def test_no_shape_changes_or_reads_a_foreign_file(workspace, places):  # noqa: F811
+QUICK = 8  # in the ordinary test suite, one shape of so many
+
+
+@pytest.mark.parametrize(
+    "shapes", [REFUSED[::QUICK], pytest.param(REFUSED, marks=pytest.mark.attack)], ids=["some", "all"]
+)
+def test_no_shape_changes_or_reads_a_foreign_file(workspace, places, shapes):  # noqa: F811
     before = content(workspace.root, places["d"])
 
     def attack(shape):
@@ -348,15 +355,14 @@ def test_no_shape_changes_or_reads_a_foreign_file(workspace, places):  # noqa: F
         return f"{shape}: answered {answer}"
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        assert [line for line in pool.map(attack, REFUSED) if line] == []
+        assert [line for line in pool.map(attack, shapes) if line] == []
         for answer in pool.map(lambda shape: sql.query(workspace, fill(shape, places)), ALLOWED):
             assert SECRET not in str(answer.rows())
     assert content(workspace.root, places["d"]) == before
 
 
 KERNEL_ONLY = """
-import json, sys
-from pathlib import Path
+import json, sys, threading
 sys.path.insert(0, sys.argv[1])
 import duckdb
 from sql.restrictions import forbid_writing
@@ -365,14 +371,18 @@ for text in json.load(sys.stdin):
     connection = duckdb.connect()  # which may do everything
     for name in ("labels", "vocabulary"):
         connection.execute(f"create table {name} as select 1 as key, 'a' as gender, 1 as rank, 1 as step")
+    timer = threading.Timer(3, connection.interrupt)
+    timer.start()
     try:
-        connection.execute(text).fetchall()
+        connection.execute(text).fetchmany(1000)
     except Exception:
         pass
+    timer.cancel()
 print("survived")
 """
 
 
+@pytest.mark.attack
 def test_the_kernel_alone_holds(workspace, places):  # noqa: F811
     """Without the check of the parsed tree, and without the locks of the connection."""
     skipped = (
@@ -383,9 +393,8 @@ def test_the_kernel_alone_holds(workspace, places):  # noqa: F811
         "s3:",
         "postgres",
         "install",
-        "load",
-        "update",
-        "shellfs",
+        "load ",
+        "update extensions",
         ".csv |",
     )
     texts = [fill(shape, places) for shape in REFUSED if not any(word in shape for word in skipped)]
@@ -418,6 +427,15 @@ def test_fchmodat2_is_refused(tmp_path):
     assert file.stat().st_mode & 0o777 == 0o644
 
 
+def error_of(workspace, text, **limits):  # noqa: F811
+    """The message of the error of a query; empty for one with an answer."""
+    try:
+        sql.query(workspace, text, sql.Limits(seconds=60, **limits))
+    except FairfaceError as error:
+        return str(error)
+    return ""
+
+
 DEEP = {
     "subqueries": "select " + "(select " * 250 + "1" + ")" * 250,
     "a sum": "select " + "1+" * 600 + "1",
@@ -428,15 +446,9 @@ DEEP = {
 
 @pytest.mark.parametrize("name", DEEP)
 def test_deep_sql_is_one_line_or_an_answer(workspace, name):  # noqa: F811
-    try:
-        sql.query(workspace, DEEP[name], sql.Limits(seconds=60))
-    except FairfaceError as error:
-        assert "\n" not in str(error)
+    assert "\n" not in error_of(workspace, DEEP[name])
 
 
 @pytest.mark.parametrize("memory", [1, 10_000_000, 60_000_000, 200_000_000])
 def test_little_memory_is_one_line_or_an_answer(workspace, memory):  # noqa: F811
-    try:
-        sql.query(workspace, "select repeat('x', 1000) from range(300000)", sql.Limits(memory=memory, seconds=60))
-    except FairfaceError as error:
-        assert "\n" not in str(error)
+    assert "\n" not in error_of(workspace, "select repeat('x', 1000) from range(300000)", memory=memory)
