@@ -61,11 +61,10 @@ class Group(click.Group):
         except (click.exceptions.Exit, click.Abort):
             raise
         except (KeyboardInterrupt, Terminated) as stop:
-            is_query = context.invoked_subcommand == "sql"
-            message = (
-                "Interrupted." if is_query else "Interrupted. Progress is saved; rerun the same command to resume."
+            hint = (
+                "" if context.invoked_subcommand == "sql" else " Progress is saved; rerun the same command to resume."
             )
-            click.echo(message, err=True)
+            click.echo(f"Interrupted.{hint}", err=True)
             context.exit(TERMINATED_EXIT_CODE if isinstance(stop, Terminated) else INTERRUPTED_EXIT_CODE)
         except Exception as error:
             message = error_message(error)

@@ -91,7 +91,6 @@ def run_command(request: dict[str, Any]) -> NoReturn:
     sys.addaudithook(hook)
     from pipeline.cli.main import main
 
-    quicken_labeller()
     sys.argv = ["fairface", *request["arguments"]]
     shorten(request["arguments"][0])
     code = 1
@@ -106,14 +105,6 @@ def run_command(request: dict[str, Any]) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def quicken_labeller() -> None:
-    """Let the embedded labeller be fitted in a second: well above chance, no more."""
-    from pipeline.labelling import embedded
-
-    embedded.fit.__kwdefaults__.update(steps=40, faces=400)
-    embedded.HELD_OUT = 100
 
 
 def serve() -> None:

@@ -24,7 +24,8 @@ LEVELS = {
     "half": "commands with half of the space they need",
     "just short": "commands with a page less than they need",
 }
-QUICK_CASES = [("synth", "half"), ("sample again", "just short"), ("import labels again", "almost nothing")]
+pytestmark = pytest.mark.attack  # a finished job takes a minute to prepare
+
 CASES = [(name, level) for name in STAGES for level in LEVELS]
 TRIED = {words: len(STAGES) for words in LEVELS.values()}
 
@@ -114,7 +115,7 @@ def undisturbed(disk, base):
 
 @pytest.mark.parametrize(
     ("name", "level"),
-    [*QUICK_CASES, *(pytest.param(*case, marks=pytest.mark.attack) for case in CASES if case not in QUICK_CASES)],
+    CASES,
 )
 def test_a_full_disk(disk, undisturbed, base, name, level):
     stage = STAGES[name]

@@ -7,6 +7,8 @@ import pytest
 
 from tests.attacks.helpers import KILLED, STAGES, Stage, copy_tree, differences, lost_files, read_tree
 
+pytestmark = pytest.mark.attack  # a finished job takes a minute to prepare
+
 MOMENTS = 50  # of every stage, in all of the attacks
 REPEATED_MOMENTS = 10  # of every stage that replaces what is there
 SUCCESSIVE = (1, 1, 4, 4)  # kills in a single test: of one run after the other, until the command may end
@@ -60,11 +62,10 @@ def check_kills(server, base, stage: Stage, expected: dict[str, str], moments: l
 
 @pytest.mark.parametrize(
     ("name", "part"),
-    [pytest.param(name, part, marks=pytest.mark.attack if part else ())
-     for name, count in KILLS.items() for part in range(1 + count // TEST_MOMENTS)],
-)  # fmt: skip
+    [(name, part) for name, count in KILLS.items() for part in range(count // TEST_MOMENTS)],
+)
 def test_a_killed_stage_is_repaired_by_the_same_command(server, base, undisturbed, name, part):
     expected, changes, seconds = undisturbed(name)
-    moments = iter(kill_moments(changes, seconds, KILLS[name])[max(part - 1, 0) * TEST_MOMENTS :])
-    for successive in SUCCESSIVE if part else SUCCESSIVE[:1]:  # the first part is the quick one
+    moments = iter(kill_moments(changes, seconds, KILLS[name])[part * TEST_MOMENTS :])
+    for successive in SUCCESSIVE:
         check_kills(server, base, STAGES[name], expected, list(islice(moments, successive)))

@@ -82,6 +82,7 @@ def test_a_refused_name_leaves_nothing_behind(folder, words):
         assert sorted(folder.parent.rglob("*")) == paths, name
 
 
+@pytest.mark.attack
 def test_names_that_are_accepted_break_no_command(folder):
     for name in ACCEPTED_NAMES:
         fairface("label", "--import", "labels.csv", f"--run={name}")

@@ -338,7 +338,7 @@ def fill(shape, places):
     return text.format(**places)
 
 
-QUICK = 8  # in the ordinary test suite, one shape of so many
+QUICK = 12  # in the ordinary test suite, one shape of so many
 
 
 @pytest.mark.parametrize(
@@ -356,8 +356,8 @@ def test_no_shape_changes_or_reads_a_foreign_file(workspace, places, shapes):  #
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         assert [line for line in pool.map(attack, shapes) if line] == []
-        for answer in pool.map(lambda shape: sql.query(workspace, fill(shape, places)), ALLOWED):
-            assert SECRET not in str(answer.rows())
+        for shape in ALLOWED:  # may be answered
+            assert SECRET not in attack(shape)
     assert content(workspace.root, places["d"]) == before
 
 
