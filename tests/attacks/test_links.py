@@ -25,6 +25,7 @@ WRITERS = {
 QUICK_WRITERS = ("import labels", "import predictions", "import over training", "sample")
 # What takes the place of a file or a folder; `canary` is a folder of the user's next to OUT.
 LINKS = ("canary", "canary/file", "canary/missing", "self", "/dev/zero", "/dev/full")
+pytestmark = pytest.mark.attack  # minutes
 QUICK, ALL = 24, 200
 FOLDER_OF = {
     "shards": ("shards",),

@@ -13,6 +13,7 @@ from pipeline.detection.dataset import GROUPS, build_pool
 from shards.errors import FairfaceError
 from shards.workspace import Workspace
 from tests.pipeline.detection.helpers import predictions, train
+from tests.reports.fake_workspace import replace_table
 
 CPU = torch.device("cpu")
 
@@ -95,7 +96,7 @@ def test_faces_of_unknown_target_or_for_validation_are_not_used(annotated, tmp_p
         target=pl.when(number % 10 == 0).then(None).otherwise("target"),
         split=pl.when(number % 10 == 1).then(pl.lit("val")).otherwise("split"),
     )
-    images.write_parquet(workspace.shards.images)
+    replace_table(workspace.shards.images, images)
     faces = build_pool(workspace)
     assert len(faces.rows.filter(pl.col("fake").is_null())) == 30
     assert sum(faces.counts().values()) == 120
@@ -104,6 +105,6 @@ def test_faces_of_unknown_target_or_for_validation_are_not_used(annotated, tmp_p
     assert not (faces.mask(fake=False) | faces.mask(fake=True) | test)[::10].any()
     train(workspace, steps=1)
     assert len(predictions(workspace)) == int(test.sum())
-    images.with_columns(split=pl.lit("test")).write_parquet(workspace.shards.images)
+    replace_table(workspace.shards.images, images.with_columns(split=pl.lit("test")))
     with pytest.raises(FairfaceError, match="face to train a detector with"):  # test faces are not used for training
         build_pool(workspace)

@@ -22,6 +22,7 @@ from shards.documents import DetectorConfig, LabelsDocument, file_hashes, read_d
 from shards.errors import FairfaceError
 from shards.workspace import Workspace
 from tests.pipeline.detection.helpers import SMALL, predictions, train, weights
+from tests.reports.fake_workspace import replace_table
 
 
 def assert_same_weights(workspace: Workspace, first: str, second: str, *, step: int) -> None:
@@ -130,7 +131,7 @@ def test_losses_by_group_require_the_groups_that_training_began_with(workspace):
     options = replace(SMALL, model="daw_fdd")
     train(workspace, options, steps=1)
     for path in workspace.root.rglob("labels.parquet"):
-        pl.read_parquet(path).with_columns(gender=pl.lit("male")).write_parquet(path)
+        replace_table(path, pl.read_parquet(path).with_columns(gender=pl.lit("male")))
         document = read_document(path.with_suffix(".json"), LabelsDocument)
         write_document(path.with_suffix(".json"), replace(document, files=file_hashes(path)))
     with pytest.raises(FairfaceError, match="other labels"):
