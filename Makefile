@@ -56,6 +56,7 @@ test: setup ## run the tests in parallel
 
 attack: setup ## run the tests that kill commands, fill disks and plant hostile files (15 minutes)
 	@$(VENV)/bin/python -m pytest tests/attacks -m "attack or not attack" $(TEST)
+	@$(VENV)/bin/python -m pytest tests --ignore tests/attacks -m attack
 
 lint: setup ## check formatting, style and types
 	@$(VENV)/bin/ruff format --check --quiet . || { echo "run make format to fix this"; exit 1; }

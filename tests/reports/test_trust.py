@@ -383,6 +383,7 @@ def test_a_full_disk_leaves_the_whole_old_page_or_the_whole_new_one(world, monke
     assert not build(out).rebuilt
 
 
+@pytest.mark.attack
 def test_a_report_killed_at_any_file_is_completed_by_the_next(world, monkeypatch):
     class Killed(BaseException):
         pass

@@ -220,6 +220,7 @@ def test_a_flipped_bit_is_noticed(workspace, training_side):
         path.write_bytes(before)
 
 
+@pytest.mark.attack
 def test_a_labelling_that_is_stopped_at_any_step_is_repaired(workspace, monkeypatch):
     """Labels of another size replaced with --force, stopped at every rename or removal of a file."""
     run = workspace.run("mine")
