@@ -49,10 +49,11 @@ def build_generator(state: dict[str, Any], weights: dict[str, Tensor]) -> Genera
     shares = list(classes.values())
     if type(state["run"]) is not str or not all(isinstance(share, float) and 0 < share <= 1 for share in shares):
         raise ValueError("a field has a wrong value")
-    with torch.device("meta"):  # nothing is allocated before the sizes are known to be those of the weights
-        net = Generator(
-            options["latent_dim"], options["width_g"], image_size=options["image_size"], classes=len(classes)
-        )
+    latent_dim, width = options["latent_dim"], options["width_g"]
+    # the first layers have at least so many weights: nothing is allocated that the file does not hold
+    if not 0 < max(latent_dim, width) * width * 16 <= sum(tensor.numel() for tensor in weights.values()):
+        raise ValueError("the weights don't fit the options")
+    net = Generator(latent_dim, width, image_size=options["image_size"], classes=len(classes))
     expected = {name: (tensor.shape, tensor.dtype) for name, tensor in net.state_dict().items()}
     if {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()} != expected:
         raise ValueError("the weights don't fit the options")
