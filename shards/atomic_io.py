@@ -212,19 +212,6 @@ def read_parquet(
     return frame
 
 
-def is_complete_parquet(path: Path) -> bool:
-    """Whether a Parquet file exists and has its footer, which is written last."""
-    import polars as pl
-
-    try:
-        check_regular(path)
-        with open(path, "rb") as file:
-            pl.read_parquet_schema(file)
-    except (OSError, FairfaceError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
-        return False
-    return True
-
-
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:

@@ -333,7 +333,7 @@ def content(*folders):
 
 
 def fill(shape, places):
-    r"""The SQL of a shape: its placeholders, \r and \uXXXX replaced."""
+    """The SQL of a shape, with its placeholders and its escaped characters replaced."""
     text = shape.encode("ascii").decode("unicode_escape") if r"\u" in shape or r"\r" in shape else shape
     return text.format(**places)
 
