@@ -21,6 +21,7 @@ from pipeline.detection.perturbations import PERTURBATIONS
 from pipeline.detection.predict import EvalSet, InferenceConfig, predict_logits
 from pipeline.runtime import command_line, utc_now
 from pipeline.training import checkpoint
+from pipeline.training.lifecycle import OWN_FILES
 from shards import distributed
 from shards.atomic_io import (
     atomic_write,
@@ -271,8 +272,8 @@ def merge_predictions(
     )
     write_document(folder.predictions_document, document)
     remove_partials(folder.cached_predictions)
-    for path in folder.cached_predictions.glob("*.parquet") if discard else ():
-        if path not in parts:
+    for path in folder.cached_predictions.iterdir() if discard else ():
+        if path not in parts and OWN_FILES[folder.cached_predictions.name].fullmatch(path.name):
             path.unlink()
     return True
 

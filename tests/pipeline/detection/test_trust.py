@@ -71,6 +71,16 @@ def test_a_flipped_bit_in_cached_predictions_is_not_merged(tmp_path):
     assert find_cached(folder, "a" * 16) == path
 
 
+def test_only_outdated_predictions_are_discarded_and_no_file_of_the_users(tmp_path):
+    folder = Workspace(tmp_path).detector("x")
+    old = write_cached(folder, "a" * 16, rows_of_set([1, 2]))
+    new = write_cached(folder, "b" * 16, rows_of_set([3, -4]))
+    mine = folder.cached_predictions / "mine.parquet"
+    mine.write_bytes(old.read_bytes())
+    merge_predictions(folder, [new], manifest=None, samples={}, discard=True)
+    assert sorted(folder.cached_predictions.iterdir()) == sorted([mine, new])
+
+
 @pytest.mark.parametrize("number", range(1, 8))
 def test_predictions_killed_between_two_files_are_merged_again(tmp_path, monkeypatch, number):
     workspace = Workspace(tmp_path)
