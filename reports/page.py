@@ -24,7 +24,7 @@ from reports.estimation.labelled_sides import LabelledSides, MissingLabels, chec
 from reports.faces import collect_faces, contact_sheets
 from reports.figures.canvas import RUN_COLOURS
 from reports.figures.run_figures import draw_run_figures
-from reports.publish import publish
+from reports.publish import check_own_files, publish
 from reports.render import render_page
 from reports.run_page import build_run_page
 from reports.run_report import RunDocuments, RunReport, gather_run
@@ -71,7 +71,8 @@ def build(workspace: Workspace, *, runs: Sequence[str] = (), force: bool = False
         raise FairfaceError(f"there is no folder {workspace.root}: run `fairface train` first, or name another --out")
     with ExitStack() as stack:
         stack.enter_context(exclusive_lock(workspace.report.lock, "writing it"))
-        discard_damaged_tables(workspace)
+        check_own_files(workspace.report)
+        lost = discard_damaged_tables(workspace)
         connection = sql.connect(workspace)
         names = [choose_run(connection, workspace, run=run) for run in runs or (None,)]
         connection.close()
@@ -83,6 +84,11 @@ def build(workspace: Workspace, *, runs: Sequence[str] = (), force: bool = False
         else:
             result = build_comparison(workspace, names, detectors=detectors, force=force)
         left_out = [reason for reason in current_files(workspace).warnings if reason not in result.missing]
+        if rows := sorted(lost - set(names)):
+            left_out.append(
+                f"the tables in {workspace.report.folder} were damaged or incomplete, and the estimates of "
+                f"{', '.join(rows)} were removed with them: run `fairface report --run {rows[0]}` again"
+            )
         return replace(result, warnings=[*busy, *left_out])
 
 
@@ -126,6 +132,7 @@ def build_comparison(workspace: Workspace, names: list[str], *, detectors: list[
         for path in (run_folder.folder.parent, run_folder.folder):
             if path.exists():
                 check_links(path)
+        check_own_files(run_folder)
     results = [
         build_run(workspace, run, folder=run_folder, detectors=detectors, force=force)
         for run, run_folder in zip(names, folders, strict=True)

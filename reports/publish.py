@@ -1,6 +1,7 @@
 """Writes a document together with the files that it describes: all of them, or none if the disk is full."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Protocol
 from shards.atomic_io import atomic_write, read_json, write_json
 from shards.documents import Document, write_document
 from shards.errors import FairfaceError
+from shards.workspace import REPORT_TABLES, ReportFolder
 
 FIGURE_SUFFIXES = (".png", ".svg")
 
@@ -17,6 +19,15 @@ class DescribesFiles(Protocol):
     """A document that lists the SHA-256 of its files."""
 
     files: dict[str, str]
+
+
+def check_own_files(folder: ReportFolder) -> None:
+    """Raise FairfaceError for a page or table in a folder without a document: the user may have written it."""
+    if any(map(os.path.lexists, (folder.document, folder.tables_document))):
+        return
+    for path in (folder.page, *map(folder.table, REPORT_TABLES)):
+        if os.path.lexists(path):
+            raise FairfaceError(f"{path} was not written by fairface, or {folder.document} is missing: move it away")
 
 
 def publish(path: Path, document: DescribesFiles, files: Mapping[str, bytes]) -> None:

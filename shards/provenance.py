@@ -64,6 +64,7 @@ def current_files(workspace: Workspace) -> CurrentFiles:
             left_out.update(existing)
             warnings.append(reason)
 
+    warnings += [f"{path} is left out: rename it" for path in workspace.misnamed_folders()]
     leave_out([shards.images, shards.unmatched], images_problem(shards))
     leave_out(shards.label_files.all(), training_labels_problem(shards))
     leave_out(probe_files(shards.label_files), probe_problem(shards.label_files))

@@ -408,6 +408,11 @@ class Workspace:
         """Every folder of a detector, by name; folders whose name is not valid are passed over."""
         return [DetectorFolder(path) for path in _named_folders(self.detectors_folder)]
 
+    def misnamed_folders(self) -> list[Path]:
+        """The visible folders whose names are not valid for a run or a detector: they are passed over."""
+        paths = [path for parent in (self.runs_folder, self.detectors_folder) for path in sorted(parent.glob("*"))]
+        return [path for path in paths if not (path.name.startswith(".") or is_valid_name(path.name)) and path.is_dir()]
+
     def view_files(self) -> dict[str, list[Path]]:
         """The existing files of every SQL view, by view."""
         runs, detectors = list(map(RunFolder, _named_folders(self.runs_folder))), self.detectors()

@@ -280,8 +280,12 @@ def render_table(frame: "pl.DataFrame", form: str) -> str:
         return escape_formulas(flat).write_csv().rstrip("\n")
     if form == "json":
         return frame.write_json()
+    bar = "\\|" if form == "markdown" else "|"
     text = [name for name, kind in frame.schema.items() if kind == pl.String]
-    frame = frame.with_columns(pl.Series(name, map(printable_line, frame[name].to_list()), pl.String) for name in text)
+    frame = frame.with_columns(
+        pl.Series(name, [line and line.replace("|", bar) for line in map(printable_line, frame[name])], pl.String)
+        for name in text
+    )
     with pl.Config(
         tbl_rows=-1,
         tbl_cols=-1,

@@ -81,7 +81,7 @@ def error_message(error: Exception) -> str | None:
     if isinstance(error, FairfaceError):
         return " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full: free some space or choose another --out. Progress is saved"
+        return "the disk is full: free some space, or write to another disk, and rerun the same command"
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename} can't be used: {error.strerror}"
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):

@@ -86,6 +86,8 @@ def sql(
     import sql as questions
 
     current = questions.find_files(workspace)
+    if output and output.resolve() in {path.resolve() for paths in workspace.view_files().values() for path in paths}:
+        raise FairfaceError(f"-o {output}: this is a result that the views read: choose another name")
     for warning in current.warnings:
         console.warn(warning)
     if views:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from pipeline.data.shard_set import ShardSet
 from shards import tar
-from shards.concurrency import map_in_order
+from shards.concurrency import generator_threads, map_in_order
 
 MAX_OPEN_FILES = 256  # a process can open only a limited number
 READ_AHEAD = 4  # batches
@@ -51,13 +50,7 @@ class MemberReader:
 
 
 def read_ahead(read: Callable[[Tensor], T], batches: Iterator[Tensor]) -> Iterator[T]:
-    """Yield `read(batch)` for each batch; a thread reads READ_AHEAD batches ahead.
-
-    Closing it does not wait for the thread: the garbage collector may close it while a lock of `threading` is held.
-    """
-    pool = ThreadPoolExecutor(1)
-    try:
+    """Yield `read(batch)` for each batch; a thread reads READ_AHEAD batches ahead."""
+    with generator_threads(1) as pool:
         for _, coded in map_in_order(pool, read, ((batch,) for batch in batches), ahead=READ_AHEAD):
             yield coded
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)

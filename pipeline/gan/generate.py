@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,7 @@ from models.dcgan import Generator, optimise_for_inference
 from pipeline.data.random_streams import REQUESTS, SAMPLES, seeded_generator
 from pipeline.gan.png import encode_png, filter_rows
 from pipeline.training import checkpoint
-from shards.concurrency import available_cpus, map_in_order
+from shards.concurrency import available_cpus, generator_threads, map_in_order
 from shards.documents import DataSource
 from shards.errors import FairfaceError
 
@@ -132,7 +131,7 @@ class ImageGenerator:
         blocks = ((number,) for number in range(first // BLOCK, -(-(first + count) // BLOCK)))
         threads = torch.get_num_threads()
         try:
-            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            with generator_threads(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
                 for _, files in map_in_order(pool, work, blocks, ahead=2 * workers):
                     yield from files
         finally:

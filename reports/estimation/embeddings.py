@@ -1,7 +1,6 @@
 """Reads embedding files, which may be a gigabyte large: by row group, and only the rows that are needed."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.atomic_io import check_regular
-from shards.concurrency import map_in_order
+from shards.concurrency import generator_threads, map_in_order
 from shards.errors import FairfaceError
 
 
@@ -40,7 +39,7 @@ def check_columns(path: Path, schema: pa.Schema) -> None:
 
 def iterate_chunks(path: Path) -> Iterator[tuple[pl.Series, np.ndarray]]:
     """Keys and embeddings of length 1, float32 [N, D], of every row group; the next one is read ahead."""
-    with open_embeddings(path) as file, ThreadPoolExecutor(1) as pool:
+    with open_embeddings(path) as file, generator_threads(1) as pool:
         groups = ((file, number) for number in range(file.num_row_groups))
         for _, (keys, vectors) in map_in_order(pool, read_row_group, groups, ahead=2):
             yield keys, vectors.astype(np.float32)

@@ -6,6 +6,7 @@ faces that could have been collected, so the reference has intervals too.
 """
 
 import io
+from contextlib import suppress
 from typing import Any
 
 import duckdb
@@ -21,7 +22,7 @@ from reports.estimation.intervals import holm_significant, wilson
 from reports.estimation.labelled_sides import check_labels
 from reports.publish import publish
 from shards import provenance
-from shards.atomic_io import write_parquet
+from shards.atomic_io import read_parquet, write_parquet
 from shards.documents import RunConfig, TablesDocument, changed_files, read_document
 from shards.errors import FairfaceError
 from shards.provenance import TRAINING
@@ -153,11 +154,19 @@ def tables_made_of(workspace: Workspace) -> dict[str, str]:
     return document.made_of if document and is_complete and not changed_files(folder.folder, document.files) else {}
 
 
-def discard_damaged_tables(workspace: Workspace) -> None:
-    """Remove the report's tables if they are incomplete or damaged, because they could not be read."""
-    if not tables_made_of(workspace):
-        for path in (workspace.report.tables_document, *map(workspace.report.table, REPORT_TABLES)):
-            path.unlink(missing_ok=True)
+def discard_damaged_tables(workspace: Workspace) -> set[str]:
+    """Remove the report's tables if they are incomplete or damaged; returns the runs whose rows could be read."""
+    folder, runs = workspace.report, set[str]()
+    if tables_made_of(workspace):
+        return runs
+    for name in REPORT_TABLES:
+        path = folder.table(name)
+        if name in SCHEMAS and path.is_file():
+            with suppress(FairfaceError):  # the damaged one
+                runs.update(read_parquet(path, {"run": pl.String})["run"].drop_nulls())
+        path.unlink(missing_ok=True)
+    folder.tables_document.unlink(missing_ok=True)  # last: tables without it were not written by fairface
+    return runs
 
 
 def has_estimates(workspace: Workspace, run: str) -> bool:

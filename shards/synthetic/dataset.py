@@ -31,6 +31,7 @@ from shards.synthetic.files import (
     is_whole,
     removable_files,
     replace_files,
+    start_rendering,
     write_checksums,
 )
 from shards.synthetic.render import render
@@ -153,10 +154,12 @@ def write_dataset(
         finish_replacement(files)
         if files.document.exists() and read_json(files.document) == config.to_json() and is_whole(files):
             return SyntheticResult(config, unchanged=True)
-        replaced = removable_files(files, [*map(image_path, range(config.count)), TABLE, SYNTHETIC_MARKER])
-        discard_rendering(files.rendering)
+        new = [*map(image_path, range(config.count)), TABLE, SYNTHETIC_MARKER]
+        removable_files(files, new)  # before the work
+        start_rendering(files.rendering)
         try:
             render_all(files.rendering, config, workers=workers, progress=progress)
+            replaced = removable_files(files, new)  # a file may have been changed since
         except BaseException:
             discard_rendering(files.rendering)
             raise

@@ -109,6 +109,13 @@ def replace_files(files: SyntheticFolder, replaced: list[str]) -> None:
     discard_rendering(files.rendering)
 
 
+def start_rendering(rendering: SyntheticFolder) -> None:
+    """Remove an unfinished rendering. Raises FairfaceError if anything else is in its place, such as a link."""
+    discard_rendering(rendering)
+    if os.path.lexists(rendering.folder):
+        raise FairfaceError(f"{rendering.folder} holds files that were not rendered by fairface: move it away")
+
+
 def discard_rendering(rendering: SyntheticFolder) -> None:
     """Remove an unfinished rendering, and only files whose names are those of rendered files."""
     for folder, _, names in os.walk(rendering.folder, topdown=False):  # which follows no links

@@ -318,6 +318,28 @@ def test_files_of_the_user_stay_in_the_report(world):
     assert {name: (out / "report" / name).read_bytes() for name in mine} == mine
 
 
+@pytest.mark.parametrize("name", ["index.html", "estimates.parquet", "runs/first/index.html"])
+def test_a_page_or_table_of_the_user_is_not_replaced(world, name):
+    out = world()
+    add_run(out)
+    mine = out / "report" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    with pytest.raises(FairfaceError, match=f"{mine.name} was not written by fairface"):
+        build(out, "first", "second")
+    assert mine.read_bytes() == b"mine"
+
+
+def test_it_is_said_whose_estimates_were_removed_with_damaged_tables(world):
+    out = world()
+    add_run(out)
+    build(out, "first", "second")
+    path = out / "report" / "tables.json"
+    atomic_io.write_json(path, {"format": None, "files": {}})  # as a killed process leaves it
+    assert "the estimates of second were removed" in build(out, "first").warnings[0]
+    assert answer(out, "select distinct run from estimates")["run"].to_list() == ["first"]
+
+
 def test_nothing_that_an_edited_report_json_lists_is_removed_elsewhere(world):
     out = world()
     build(out)

@@ -3,6 +3,7 @@
 import pytest
 
 from shards.errors import FairfaceError
+from shards.provenance import current_files
 from shards.workspace import Workspace
 
 REFUSED = [
@@ -52,6 +53,9 @@ def test_folders_with_invalid_names_are_not_runs(tmp_path):
     assert [run.name for run in workspace.runs()] == ["xy"]
     assert [detector.name for detector in workspace.detectors()] == ["xy"]
     assert workspace.view_files()["runs"] == [workspace.run("xy").config]
+    warnings = "\n".join(current_files(workspace).warnings)
+    names = ("runs/x*", "detectors/-x", "runs/newest", "xy")
+    assert [f"{name} is left out: rename it" in warnings for name in names] == [True, True, True, False]
 
 
 def test_no_two_label_files_share_a_path(tmp_path):

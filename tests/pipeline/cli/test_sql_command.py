@@ -50,3 +50,18 @@ def test_the_views_open_in_any_duckdb(finished):
     connection = duckdb.connect()
     connection.execute(fairface("sql", "--views", "--out", finished.root))
     assert connection.sql("select count(*) from images").fetchall() == [(200,)]
+
+
+def test_an_answer_replaces_no_result(finished, tmp_path):
+    labels = finished.shards.label_files.labels
+    before = labels.read_bytes()
+    (tmp_path / "link.parquet").symlink_to(labels)
+    for path in (labels, tmp_path / "link.parquet"):
+        line = error_line("sql", "comparison", "--out", finished.root, "--format", "parquet", "-o", path)
+        assert "choose another name" in line
+    assert labels.read_bytes() == before
+
+
+def test_a_bar_in_a_cell_starts_no_column_of_markdown(finished):
+    printed = fairface("sql", "-c", "select 'a|b' as text", "--out", finished.root, "--format", "markdown")
+    assert "| a\\|b |" in printed

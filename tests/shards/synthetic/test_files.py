@@ -74,6 +74,29 @@ def test_nothing_is_written_or_removed_behind_a_link(faces, tmp_path, folder):
     assert content(tmp_path / "elsewhere") == before
 
 
+def test_a_file_that_changes_while_faces_are_rendered_is_kept(faces, monkeypatch):
+    render_all, changed = dataset.render_all, faces / "GANs/Synthetic/000/000003.jpg"
+
+    def rendering_and_changing(*arguments: object, **options: object) -> None:
+        render_all(*arguments, **options)
+        changed.write_bytes(b"mine")
+
+    monkeypatch.setattr(dataset, "render_all", rendering_and_changing)
+    before = content(faces)
+    with pytest.raises(FairfaceError, match=r"000003\.jpg was not rendered"):
+        write(faces, 2)
+    assert content(faces) == before | {"GANs/Synthetic/000/000003.jpg": b"mine"}
+
+
+def test_faces_are_not_rendered_where_a_link_leads(faces, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (faces / ".rendering").mkdir()
+    (faces / ".rendering/GANs").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FairfaceError, match="not rendered by fairface: move it away"):
+        write(faces, 2)
+    assert not [*(tmp_path / "elsewhere").iterdir()]
+
+
 @pytest.mark.parametrize("line", ["../../precious.jpg", "GANs/Synthetic/000/../../../precious.jpg", "/etc/passwd", ""])
 def test_a_list_that_names_other_places_is_damaged(faces, line):
     with (faces / "synthetic.sha256").open("a") as file:
