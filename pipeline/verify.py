@@ -40,7 +40,7 @@ from shards.workspace import (
     SyntheticFolder,
     TrainingFolder,
     Workspace,
-    is_valid_name,
+    named_folders,
 )
 
 CHANGED = "was changed after it was written"
@@ -152,11 +152,6 @@ def areas(workspace: Workspace) -> Iterator[Area]:
         yield Area(detector.folder, detector.lock, partial(detector_checks, workspace, detector))
     if report.folder.is_dir():
         yield Area(report.folder, report.lock, partial(report_checks, workspace))
-
-
-def named_folders(parent: Path) -> list[Path]:
-    """The folders of runs or detectors, by name, also those without a config.json."""
-    return [path for path in sorted(parent.glob("*")) if is_valid_name(path.name) and path.is_dir()]
 
 
 def has_labels(files: LabelFiles) -> bool:

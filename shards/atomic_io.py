@@ -94,10 +94,15 @@ def open_output(path: Path) -> Iterator[BinaryIO]:
 
 def remove_tree(path: Path) -> None:
     """Remove a folder with its content, if it exists. Raises FairfaceError, and removes nothing, for a link."""
-    if path.is_symlink():
-        raise FairfaceError(f"{path} is a link, and what it leads to must not be removed: remove the link")
+    check_removable_tree(path)
     if path.exists():
         shutil.rmtree(path)
+
+
+def check_removable_tree(path: Path) -> None:
+    """Raise FairfaceError for a link in the place of a folder that is to be removed."""
+    if path.is_symlink():
+        raise FairfaceError(f"{path} is a link, and what it leads to must not be removed: remove the link")
 
 
 def remove_files(paths: Sequence[Path]) -> None:

@@ -401,12 +401,12 @@ class Workspace:
 
     def runs(self) -> list[RunFolder]:
         """Every run that has a config.json, by name; folders whose name is not valid are passed over."""
-        runs = map(RunFolder, _named_folders(self.runs_folder))
+        runs = map(RunFolder, named_folders(self.runs_folder))
         return [run for run in runs if run.config.exists()]
 
     def detectors(self) -> list[DetectorFolder]:
         """Every folder of a detector, by name; folders whose name is not valid are passed over."""
-        return [DetectorFolder(path) for path in _named_folders(self.detectors_folder)]
+        return [DetectorFolder(path) for path in named_folders(self.detectors_folder)]
 
     def misnamed_folders(self) -> list[Path]:
         """The visible folders whose names are not valid for a run or a detector: they are passed over."""
@@ -415,7 +415,7 @@ class Workspace:
 
     def view_files(self) -> dict[str, list[Path]]:
         """The existing files of every SQL view, by view."""
-        runs, detectors = list(map(RunFolder, _named_folders(self.runs_folder))), self.detectors()
+        runs, detectors = list(map(RunFolder, named_folders(self.runs_folder))), self.detectors()
         labels = [self.shards.label_files, *(run.label_files for run in runs)]
         files = {
             "images": [self.shards.images],
@@ -432,6 +432,6 @@ class Workspace:
         return {view: [path for path in paths if path.is_file()] for view, paths in files.items()}
 
 
-def _named_folders(parent: Path) -> list[Path]:
+def named_folders(parent: Path) -> list[Path]:
     """The folders in `parent` whose names are valid, by name."""
     return [path for path in sorted(parent.glob("*")) if is_valid_name(path.name) and path.is_dir()]

@@ -49,6 +49,7 @@ def import_predictions(
         check_foreign(folder)
         if not force:
             check_replaceable(folder, sha256)
+        check_own_files(folder)
         provenance = {"detector": folder.name, "part": "test", "perturbation": "none"}
         table = table.with_columns(**{name: pl.lit(value) for name, value in provenance.items()})
         # the new predictions are on disk under a temporary name before the previous ones are removed
@@ -72,11 +73,7 @@ def import_predictions(
 
 
 def discard_training(folder: DetectorFolder) -> None:
-    """Remove what the training of a detector wrote, config.json last: until then it is known as trained here.
-
-    Raises FairfaceError, and removes nothing, if one of its folders holds a file of the user's.
-    """
-    check_own_files(folder)
+    """Remove what the training of a detector wrote, config.json last: until then it is known as trained here."""
     for path in (folder.cached_predictions, folder.checkpoints, folder.tensorboard, folder.grids):
         remove_tree(path)
     for file in (folder.steps, folder.config):

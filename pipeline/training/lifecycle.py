@@ -26,7 +26,7 @@ from pipeline.training import checkpoint
 from pipeline.training.loop import Batches, LoopConfig, Trainer, TrainingLoop, steps_schema
 from pipeline.training.signals import StopSignals
 from shards import distributed
-from shards.atomic_io import file_sha256, read_parquet, remove_tree
+from shards.atomic_io import check_removable_tree, file_sha256, read_parquet, remove_tree
 from shards.documents import RunDocument, read_document, write_document
 from shards.errors import FairfaceError
 from shards.locks import exclusive_lock, shared_lock
@@ -345,7 +345,10 @@ def clear_run(folder: TrainingFolder) -> None:
 
 
 def check_own_files(folder: TrainingFolder) -> None:
-    """Raise FairfaceError if a folder within a run's holds a visible file that fairface did not write."""
+    """Raise FairfaceError if a folder within a run's is a link, or holds a visible file that fairface did not write."""
+    for path in [*folder.results(), *folder.training_files()]:
+        if path.is_dir() or path.name in OWN_FILES:
+            check_removable_tree(path)
     for path in folder.folder.glob("*/*"):
         pattern = OWN_FILES.get(path.parent.name)
         if pattern and not path.name.startswith(".") and not pattern.fullmatch(path.name):
