@@ -184,6 +184,8 @@ def write_parquet(
         if match := re.search(r"\(os error (\d+)\)", str(error)):
             number = int(match[1])
             raise OSError(number, os.strerror(number), str(path)) from error
+        output.write(bytes(1 << 16))  # Polars does not always say so: on a full disk, this fails as well
+        output.flush()
         raise
 
 

@@ -1,5 +1,6 @@
 """Commands that present the results: `report` and `sql`."""
 
+import os
 from pathlib import Path
 
 import click
@@ -86,7 +87,8 @@ def sql(
     import sql as questions
 
     current = questions.find_files(workspace)
-    if output and output.resolve() in {path.resolve() for paths in workspace.view_files().values() for path in paths}:
+    results = {os.path.realpath(path) for paths in workspace.view_files().values() for path in paths}
+    if output and os.path.realpath(output) in results:
         raise FairfaceError(f"-o {output}: this is a result that the views read: choose another name")
     for warning in current.warnings:
         console.warn(warning)

@@ -177,10 +177,20 @@ def copy_tree(source: Path, target: Path) -> None:
 def read_tree(root: Path) -> dict[str, str]:
     """The content of every file below a folder by its path: a hash of all that should be the same in every run."""
     return {
-        VOLATILE_NAMES.sub("", str(path.relative_to(root))): content_hash(path)
-        for path in sorted(root.rglob("*"))
-        if path.is_file() and not VOLATILE_PATHS.search(str(path.relative_to(root)))
+        relative_name(path, root): content_hash(path)
+        for path in files_below(root)
+        if not VOLATILE_PATHS.search(str(path.relative_to(root)))
     }
+
+
+def relative_name(path: Path, root: Path) -> str:
+    """A path below `root`, without VOLATILE_NAMES."""
+    return VOLATILE_NAMES.sub("", str(path.relative_to(root)))
+
+
+def files_below(root: Path) -> list[Path]:
+    """Every file below a folder."""
+    return [path for path in sorted(root.rglob("*")) if path.is_file()]
 
 
 def content_hash(path: Path) -> str:
@@ -218,12 +228,19 @@ def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
     return sorted(path for path in expected.keys() | found.keys() if expected.get(path) != found.get(path))
 
 
-def lost_files(stage: Stage, before: dict[str, str], expected: dict[str, str], found: dict[str, str]) -> list[str]:
-    """The files that a stage has changed or removed, except its own: the `expected` changes and, if it `replaces`
-    results, everything next to them, and what it removes and writes again.
+def own_files(stage: Stage, before: Path, after: Path) -> set[str]:
+    """The files that a stage writes or removes, by two states of OUT: before it, and after it ran undisturbed.
+
+    For a stage that replaces results, these include everything next to them.
     """
-    own = {*differences(before, expected)}
+    times = [
+        {relative_name(path, root): path.stat().st_mtime_ns for path in files_below(root)} for root in (before, after)
+    ]
+    own = {path for path in times[0].keys() | times[1].keys() if times[0].get(path) != times[1].get(path)}
     folders = {os.path.dirname(path) for path in own} if stage.replaces else set()
-    changed = [path for path in differences(before, found) if path in before and path not in own]
-    rewritten = expected.keys() - found.keys() if stage.replaces else set()  # the tests compare all files at the end
-    return [path for path in changed if path not in rewritten and os.path.dirname(path) not in folders]
+    return own | {path for path in times[0] if os.path.dirname(path) in folders}
+
+
+def lost_files(before: dict[str, str], own: set[str], found: dict[str, str]) -> list[str]:
+    """The files that a stage has changed or removed, except its `own`."""
+    return [path for path in differences(before, found) if path in before and path not in own]

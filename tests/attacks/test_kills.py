@@ -5,7 +5,7 @@ from itertools import islice
 
 import pytest
 
-from tests.attacks.helpers import KILLED, STAGES, Stage, copy_tree, differences, lost_files, read_tree
+from tests.attacks.helpers import KILLED, STAGES, Stage, copy_tree, differences, lost_files, own_files, read_tree
 
 pytestmark = pytest.mark.attack  # a finished job takes a minute to prepare
 
@@ -30,7 +30,7 @@ def kill_moments(changes: int, seconds: float, count: int) -> list[dict[str, flo
 
 @pytest.fixture(scope="module")
 def undisturbed(server, base):
-    """What a stage leaves behind, its changes to the file system and its seconds, by its name; each runs once."""
+    """What a stage leaves behind, its own files, its changes to the file system and its seconds; each runs once."""
     results = {}
 
     def run(name: str):
@@ -38,13 +38,16 @@ def undisturbed(server, base):
             stage, out = STAGES[name], base / "out"
             copy_tree(base / stage.after, out)
             result = server.finish(*stage.command(out), root=out)
-            results[name] = read_tree(out), result.changes, result.seconds
+            own = own_files(stage, base / stage.after, out)
+            results[name] = read_tree(out), own, result.changes, result.seconds
         return results[name]
 
     return run
 
 
-def check_kills(server, base, stage: Stage, expected: dict[str, str], moments: list[dict[str, float]]) -> None:
+def check_kills(
+    server, base, stage: Stage, *, expected: dict[str, str], own: set[str], moments: list[dict[str, float]]
+) -> None:
     """Kill a stage at each of the moments, each time in the state that the last kill left, and run it again."""
     out = base / "out"
     copy_tree(base / stage.after, out)
@@ -52,7 +55,7 @@ def check_kills(server, base, stage: Stage, expected: dict[str, str], moments: l
     for moment in moments:
         killed = server.run(*stage.command(out), root=out, **moment)
         assert killed.code in (KILLED, 0), (moments, killed.output)
-        assert not lost_files(stage, before, expected, read_tree(out)), moments
+        assert not lost_files(before, own, read_tree(out)), moments
     server.finish(*stage.command(out), root=out)
     found = read_tree(out)
     if stage.name == "labeller":  # other processes may be writing theirs to the same cache
@@ -65,7 +68,8 @@ def check_kills(server, base, stage: Stage, expected: dict[str, str], moments: l
     [(name, part) for name, count in KILLS.items() for part in range(count // TEST_MOMENTS)],
 )
 def test_a_killed_stage_is_repaired_by_the_same_command(server, base, undisturbed, name, part):
-    expected, changes, seconds = undisturbed(name)
+    expected, own, changes, seconds = undisturbed(name)
     moments = iter(kill_moments(changes, seconds, KILLS[name])[part * TEST_MOMENTS :])
     for successive in SUCCESSIVE:
-        check_kills(server, base, STAGES[name], expected, list(islice(moments, successive)))
+        batch = list(islice(moments, successive))
+        check_kills(server, base, STAGES[name], expected=expected, own=own, moments=batch)
