@@ -1,7 +1,10 @@
 """Fixtures: OUT folders with known shares."""
 
+from importlib import import_module
+
 import pytest
 
+from tests.attacks.server import SHORTER
 from tests.reports.fake_workspace import build, make
 
 
@@ -9,6 +12,14 @@ from tests.reports.fake_workspace import build, make
 def world(tmp_path):
     """A maker of OUT folders: world(run=..., synthetic=..., annotated=..., labeller=..., women=...)."""
     return lambda **options: make(tmp_path / "out", **options)
+
+
+@pytest.fixture
+def short_reports(monkeypatch):
+    """Reports that draw fewer faces and resample less often."""
+    for module, values in SHORTER["report"].items():
+        for name, value in values.items():
+            monkeypatch.setattr(import_module(module), name, value)
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,8 @@ from tests.reports.fake_workspace import (
     with_columns,
 )
 
+pytestmark = pytest.mark.usefixtures("short_reports")
+
 
 def add_run(out, name="second", women=0.3, n=400, seed=5):
     """Add another run next to the first one, with samples of its own, and return its name."""

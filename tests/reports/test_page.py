@@ -24,6 +24,8 @@ from tests.reports.fake_workspace import (
     text_of,
 )
 
+pytestmark = pytest.mark.usefixtures("short_reports")
+
 
 def rows_of(out, text):
     """Rows of a query on the results below `out`."""

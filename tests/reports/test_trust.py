@@ -33,6 +33,8 @@ from tests.reports.fake_workspace import (
 )
 from tests.reports.test_comparison import add_run
 
+pytestmark = pytest.mark.usefixtures("short_reports")
+
 
 @pytest.fixture(autouse=True)
 def few_replicates(monkeypatch):
@@ -278,8 +280,8 @@ def test_damaged_tables_of_the_report_are_computed_again(world):
     out = world()
     build(out)
     expected = {path: path.read_bytes() for path in (out / "report").glob("*.parquet")}
-    for path in expected:
-        path.write_bytes(b"PAR1 damaged")
+    for name in ("estimates.parquet", "confusion.parquet"):
+        (out / "report" / name).write_bytes(b"PAR1 damaged")
         assert build(out).rebuilt
         assert {path: path.read_bytes() for path in expected} == expected
 
@@ -380,6 +382,7 @@ def full_disk(monkeypatch, after):
         monkeypatch.setattr(module, "atomic_write", write)
 
 
+@pytest.mark.attack
 def test_a_full_disk_leaves_the_whole_old_page_or_the_whole_new_one(world, monkeypatch):
     out = world(n=60, m=120)
     build(out)
