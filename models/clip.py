@@ -1,4 +1,4 @@
-"""Zero-shot labels of gender, age and skin tone by any open_clip model."""
+"""Zero-shot labels of every attribute by any open_clip model."""
 
 import difflib
 import hashlib
@@ -15,13 +15,10 @@ import torch.nn.functional as F
 from models import hub
 from models.precision import bf16_is_fast
 from shards.atomic_io import read_bytes, read_json
+from shards.attributes import built_in_attributes
 from shards.errors import FairfaceError, WeightsUnavailable
 
-CLASSES = {
-    "gender": ("female", "male"),
-    "age": ("child", "young", "adult", "middle", "senior"),
-    "skin_tone": tuple(str(tone) for tone in range(1, 11)),  # Monk 1-10
-}
+CLASSES = built_in_attributes().labelled
 PROMPTS = Path(__file__).with_name("prompts.toml")
 MAX_CONFIG_BYTES = 1 << 20  # of a file of prompts
 MAX_INPUT_PIXELS = 4096  # side of a model's input
@@ -122,6 +119,7 @@ def read_prompts(prompts: str | Path = "faces") -> Prompts:
     for a file that is not a valid set.
     """
     sets = tomllib.loads(PROMPTS.read_text(encoding="utf-8"))
+    sets["faces"] |= {name: attribute.prompts for name, attribute in built_in_attributes().items() if attribute.prompts}
     if str(prompts) in sets:
         return validate_prompts(sets[str(prompts)], str(prompts))
     try:

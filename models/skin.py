@@ -3,8 +3,12 @@
 import torch
 from torch import Tensor
 
+from shards.attributes import built_in_attributes
+
 VERSION = 1  # bumped when the results of `read_skin` change: labels record it
-MONK = "f6ede4 f3e7db f7ead0 eadaba d7bd96 a07e56 825c43 604134 3a312a 292420"  # tones 1-10 (skintone.google)
+MONK = [
+    bytes.fromhex((tone.colour or "")[1:]) for tone in built_in_attributes()["skin_tone"].classes
+]  # sRGB of tones 1-10
 
 # The patch in 32nds of the side: the bridge of the nose, free of hair, beard and lips. Its accuracy on 1,000 synthetic
 # faces (seed 77; the position was chosen on seed 5) is 0.99 for the tones and 1.00 for the groups light, medium and
@@ -23,7 +27,7 @@ def read_skin(images: Tensor) -> tuple[Tensor, Tensor]:
     for images of another shape or type.
     """
     colours = lab(patch(images))
-    tones = lab(torch.tensor([list(bytes.fromhex(code)) for code in MONK.split()], device=images.device))
+    tones = lab(torch.tensor([list(colour) for colour in MONK], device=images.device))
     distances = (colours[:, None] - tones).square().sum(-1)
     return distances.argmin(1) + 1, typology_angle(colours)
 

@@ -1,12 +1,9 @@
 """The attributes on the page: their titles and their order."""
 
-TITLES = {
-    "gender": "Gender",
-    "skin_group": "Skin group",
-    "age": "Age",
-    "skin_tone": "Skin tone (Monk)",
-    "intersection": "Gender and skin group",
-    "intersection_age": "Gender, skin group and age",
-}
-ATTRIBUTES = [name for name in TITLES if name != "intersection_age"]  # each with a figure and a table of its own
-EXPANDED_ATTRIBUTES = ("gender", "skin_group")  # that the page shows unfolded
+from shards.attributes import built_in_attributes
+
+TITLES = {name: attribute.title for name, attribute in built_in_attributes().items()}
+ATTRIBUTES = [  # each with a figure and a table of its own
+    name for name, attribute in built_in_attributes().items() if len(attribute.cross) < 3
+]
+EXPANDED_ATTRIBUTES = [name for name, attribute in built_in_attributes().items() if attribute.unfolded]

@@ -11,9 +11,9 @@ import sql
 from reports.attributes import TITLES
 from reports.formats import short
 from reports.run_report import Rows, RunReport
+from reports.verdict import HEADLINES
 from shards.documents import Document
 
-EVENNESS = {"gender": "genders", "skin_group": "skin groups", "age": "ages"}  # attribute -> the plural of its groups
 Distances = dict[str, dict[str, dict[str, Any]]]  # reference -> attribute -> row of `distances`
 
 
@@ -100,7 +100,7 @@ def describe_difference(baseline_run: str, other: str, rows: Rows, distances: di
         f"{short(other, 40)} generates {changed} of {len(rows)} groups more or less often than "
         f"{short(baseline_run, 40)} (about {round(len(rows) / 20)} would seem to differ by chance alone)."
     ]
-    for attribute, plural in EVENNESS.items():
+    for attribute, (_, plural) in HEADLINES.items():
         a, b = (distances[run]["uniform"].get(attribute) for run in (baseline_run, other))
         if a and b:
             low, high = difference_interval(a, b)

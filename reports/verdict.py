@@ -7,23 +7,15 @@ from typing import Any
 import polars as pl
 
 from reports.formats import conjunction, percent, ratio, short
+from shards.attributes import built_in_attributes
 
-WORDS = {
-    "female": "women",
-    "male": "men",
-    "child": "children",
-    "young": "young faces",
-    "adult": "adults",
-    "middle": "middle-aged faces",
-    "senior": "old faces",
-    "light": "light-skinned faces",
-    "medium": "medium-skinned faces",
-    "dark": "dark-skinned faces",
-}
 HEADLINES = {  # attribute -> (what is balanced, the plural of its groups)
-    "gender": ("gender balance", "genders"),
-    "skin_group": ("balance of skin groups", "skin groups"),
-    "age": ("balance of ages", "ages"),
+    name: (attribute.subject, attribute.plural)
+    for name, attribute in built_in_attributes().items()
+    if attribute.headline
+}
+WORDS = {  # the everyday names of the groups of these attributes
+    item.name: item.plural for name in HEADLINES for item in built_in_attributes()[name].classes if item.plural
 }
 CHANGED = ("amplified", "reduced")
 

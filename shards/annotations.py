@@ -8,13 +8,12 @@ from pathlib import Path
 import polars as pl
 
 from shards.atomic_io import check_regular
+from shards.attributes import Attribute, built_in_attributes
 from shards.errors import FairfaceError
 from shards.workspace import is_unicode
 
-GENDERS = ("female", "male")
-AGES = ("child", "young", "adult", "middle", "senior")
-SKIN_TONES = tuple(range(1, 11))  # the Monk Skin Tone scale
-SKIN_GROUPS = ("light", "medium", "dark")  # Monk 1-3, 4-6, 7-10, as AI-Face groups them
+GENDERS, AGES, SKIN_GROUPS = (built_in_attributes()[name].names for name in ("gender", "age", "skin_group"))
+SKIN_TONES = tuple(map(int, built_in_attributes()["skin_tone"].names))
 
 # Our column -> its names, in lower case, in the layouts in which AI-Face has been released.
 COLUMN_NAMES = {
@@ -61,27 +60,17 @@ class Tables:
     uncoded: int = 0  # rows with a label that is not one of the codes
 
 
-def skin_group(tone: str = "skin_tone") -> pl.Expr:
-    """The skin group of a Monk tone column: light 1-3, medium 4-6, dark 7-10, null for null."""
-    column = pl.col(tone)
-    return (
-        pl.when(column.is_between(1, 3))
-        .then(pl.lit("light"))
-        .when(column.is_between(4, 6))
-        .then(pl.lit("medium"))
-        .when(column.is_between(7, 10))
-        .then(pl.lit("dark"))
-    )
+def derived_class(attribute: Attribute) -> pl.Expr:
+    """A derived attribute's class, from the column of its parent; or a cross's, from those of its attributes.
 
-
-def intersection() -> pl.Expr:
-    """Gender x skin group, such as `female-dark`; null where either is null."""
-    return pl.concat_str(pl.col("gender").cast(pl.String), pl.lit("-"), pl.col("skin_group").cast(pl.String))
-
-
-def intersection_age() -> pl.Expr:
-    """Gender x skin group x age, such as `female-dark-young`; null where any is null."""
-    return pl.concat_str(intersection(), pl.lit("-"), pl.col("age").cast(pl.String))
+    Null where one of these columns is null or has another value.
+    """
+    if attribute.cross:
+        return pl.concat_str(pl.col(attribute.cross).cast(pl.String), separator="-").alias(attribute.name)
+    assert attribute.parent
+    classes = {name: item.name for item in attribute.classes for name in item.of}
+    parent = pl.col(attribute.parent).cast(pl.String)
+    return parent.replace_strict(classes, default=None, return_dtype=pl.String).alias(attribute.name)
 
 
 def find_columns(path: Path) -> dict[str, str]:
@@ -180,7 +169,7 @@ def read_table(path: Path, age_codes: str) -> pl.DataFrame:
                 ],
                 skin_tone=pl.when(pl.col("skin_tone").is_between(1, 10)).then("skin_tone").cast(pl.Int8),
             )
-            .with_columns(skin_group=skin_group().cast(TYPES["skin_group"]))
+            .with_columns(derived_class(built_in_attributes()["skin_group"]).cast(TYPES["skin_group"]))
             .select(
                 "path",
                 *LABELS,

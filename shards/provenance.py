@@ -62,7 +62,8 @@ def current_files(workspace: Workspace) -> CurrentFiles:
     def leave_out(paths: Iterable[Path], reason: str | None) -> None:
         if reason and (existing := {path for path in paths if path.exists()} - left_out):
             left_out.update(existing)
-            warnings.append(reason)
+            if reason not in warnings:
+                warnings.append(reason)
 
     warnings += [f"{path} is left out: rename it" for path in workspace.misnamed_folders()]
     leave_out([shards.images, shards.unmatched], images_problem(shards))

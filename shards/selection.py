@@ -7,7 +7,8 @@ import duckdb
 import numpy as np
 import polars as pl
 
-from shards.annotations import intersection
+from shards.annotations import derived_class
+from shards.attributes import built_in_attributes
 from shards.errors import FairfaceError
 from shards.match import normalise_name
 
@@ -40,20 +41,21 @@ def check_selection(
 
 
 def rows_matching(frame: pl.DataFrame, predicate: str) -> pl.Series:
-    """The numbers of the rows that a DuckDB predicate over PREDICATE_COLUMNS and `intersection` selects.
+    """The numbers of the rows that a DuckDB predicate over PREDICATE_COLUMNS and the crosses selects.
 
     Raises FairfaceError for an invalid predicate, one that names no column, and one that selects nothing.
     """
     if not predicate.strip():
         raise FairfaceError("--where is empty: leave it out, or give a predicate")
-    columns = ", ".join((*PREDICATE_COLUMNS, "intersection"))
+    crosses = built_in_attributes().crosses
+    columns = ", ".join((*PREDICATE_COLUMNS, *(cross.name for cross in crosses)))
     closed: dict[str, str | bool | int | float | list[str]] = {
         "enable_external_access": False,
         "python_enable_replacements": False,
     }
     connection = duckdb.connect(":memory:", config=closed)
     numbered = frame.select(
-        pl.int_range(pl.len()).alias("row number"), *PREDICATE_COLUMNS, intersection().alias("intersection")
+        pl.int_range(pl.len()).alias("row number"), *PREDICATE_COLUMNS, *map(derived_class, crosses)
     )
     connection.register("images", numbered.to_arrow())
     text = f'select "row number" from images where (\n{predicate}\n)'

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sql.catalog import Parameter, Question, ask, questions
 from sql.connection import connect, find_files, select
-from sql.definitions import views
+from sql.definitions import derived_class, identifier, views
 from sql.typed import Limits, query
 
 __all__ = [
@@ -13,7 +13,9 @@ __all__ = [
     "Question",
     "ask",
     "connect",
+    "derived_class",
     "find_files",
+    "identifier",
     "query",
     "questions",
     "select",

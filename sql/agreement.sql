@@ -1,5 +1,5 @@
 -- How often two labelling methods agree on an image, and which groups they confuse.
--- param attribute (default skin_group): one of gender, age, skin_tone, skin_group, intersection, intersection_age
+-- param attribute (default skin_group): one of @attributes
 -- param source (default generated): one of train, generated
 -- param run (default newest): the run whose samples are counted, for source generated
 with labels_of_source as (

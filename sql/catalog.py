@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
+from shards.attributes import built_in_attributes
 from shards.errors import FairfaceError
 from sql.connection import select
 
@@ -40,7 +41,8 @@ def questions() -> dict[str, Question]:
     """Every question by name, from the `.sql` files next to this module.
 
     A file starts with comments: its title, then a line `-- param NAME (default VALUE): meaning` for each parameter.
-    Without a default a value is required. A meaning `one of a, b, c` lists the allowed values.
+    Without a default a value is required. A meaning `one of a, b, c` lists the allowed values; in it, `@attributes`
+    stands for all attributes, and `@labelled` for those that are labelled themselves.
     """
     return {path.stem: parse(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.sql"))}
 
@@ -48,7 +50,10 @@ def questions() -> dict[str, Question]:
 def parse(text: str) -> Question:
     """Parse the text of a `.sql` file."""
     title, params = text.split("\n")[0].removeprefix("--").strip(), {}
+    attributes = built_in_attributes()
+    lists = {"@attributes": ", ".join(attributes), "@labelled": ", ".join(attributes.labelled)}
     for name, default, meaning in re.findall(r"^-- param (\w+)(?: \(default (.*?)\))?: (.*)$", text, re.MULTILINE):
+        meaning = re.sub("@attributes|@labelled", lambda match: lists[match[0]], meaning)
         choices = meaning.removeprefix("one of ").split(", ") if meaning.startswith("one of ") else ()
         params[name] = Parameter(default or None, meaning, tuple(choices))
     return Question(title, params, text)

@@ -1,6 +1,6 @@
 -- Shares of a run's groups, their ratios to the training data with 95 % intervals, and the verdicts.
--- param attribute (default all): one of all, gender, age, skin_tone, skin_group, intersection, intersection_age
+-- param attribute (default all): one of all, @attributes
 -- param run (default newest): the run
 select estimates.* from estimates left join vocabulary using (attribute, "group")
 where run = resolve_run($run) and ($attribute = 'all' or attribute = $attribute)
-order by array_position(['gender', 'age', 'skin_group', 'skin_tone', 'intersection', 'intersection_age'], attribute), rank, "group";
+order by attribute_rank(attribute), rank, "group";

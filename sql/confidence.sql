@@ -1,5 +1,5 @@
 -- The images that the selected labeller is least (or most) confident about, with their shards, labels and probabilities.
--- param attribute (default gender): one of gender, age, skin_tone
+-- param attribute (default gender): one of @labelled
 -- param order (default least): one of least, most
 -- param source (default generated): one of train, generated
 -- param run (default newest): the run whose samples are listed, for source generated

@@ -1,5 +1,5 @@
 -- Labels of the training images of each annotated class: counts, and shares of that class.
--- param attribute (default gender): one of gender, age, skin_tone, skin_group, intersection, intersection_age
+-- param attribute (default gender): one of @attributes
 -- param method (default selected): one of selected, clip, probe, pixels
 select annotated, labelled, count, count / sum(count) over (partition by annotated) as share
 from confusion

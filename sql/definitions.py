@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from shards.attributes import Attribute, AttributeTable, built_in_attributes
 from shards.provenance import CurrentFiles
 from shards.workspace import REPORT_TABLES
 
@@ -19,12 +20,69 @@ def views(current: CurrentFiles) -> str:
     """SQL that creates the views over the current files of a workspace, in any DuckDB."""
     files = current.files
     text = "".join((FOLDER / name).read_text(encoding="utf-8") for name in FILES)
+    generated = attribute_expressions(built_in_attributes())
     # one pass: a path that was filled in may itself contain a placeholder
     return re.sub(
-        r"\{(" + "|".join(files) + r")\}",
-        lambda match: table_expression(match[1], files[match[1]], stale_runs=current.stale_runs),
+        r"\{(" + "|".join([*files, *generated]) + r")\}",
+        lambda match: (
+            generated.get(match[1]) or table_expression(match[1], files[match[1]], stale_runs=current.stale_runs)
+        ),
         text,
     )
+
+
+def attribute_expressions(attributes: AttributeTable) -> dict[str, str]:
+    """The parts of the views that depend on the attributes, by placeholder."""
+    branch = """select source, run, key, method, labeller, {text} as attribute, {name}::varchar as "group"
+    from labels_wide where {name} is not null"""
+    classes = [
+        (
+            name,
+            attribute.title,
+            item.name,
+            rank,
+            ", ".join(item.of or attribute.cross),
+            item.faces,
+            item.colour,
+            item.prompt,
+        )
+        for name, attribute in attributes.items()
+        for rank, item in enumerate(attribute.classes, 1)
+    ]
+    return {
+        "classes": ",\n    ".join(f"({', '.join(map(literal, row))})" for row in classes),
+        "attributes": ", ".join(map(quote, ["all", *attributes])),
+        "derived": ", ".join(f"{derived_class(item)} as {identifier(item.name)}" for item in attributes.derived),
+        "crosses": ", ".join(f"{derived_class(item)} as {identifier(item.name)}" for item in attributes.crosses),
+        "columns": ", ".join(map(identifier, attributes)),
+        "branches": "\n    union all\n    ".join(
+            branch.format(text=quote(name), name=identifier(name)) for name in attributes
+        ),
+    }
+
+
+def derived_class(attribute: Attribute, *, suffix: str = "") -> str:
+    """The SQL of a derived attribute's class, from its parent's column; or of a cross's, from its attributes' columns.
+
+    The names of these columns end with `suffix`.
+    """
+    if attribute.cross:
+        return " || '-' || ".join(identifier(name + suffix) for name in attribute.cross)
+    parent = identifier(f"{attribute.parent}{suffix}")
+    cases = (
+        f"when {parent} in ({', '.join(map(quote, item.of))}) then {quote(item.name)}" for item in attribute.classes
+    )
+    return f"case {' '.join(cases)} end"
+
+
+def literal(value: str | int | None) -> str:
+    """A value as an SQL literal; null for None and for empty text."""
+    return quote(value) if isinstance(value, str) and value else str(value) if isinstance(value, int) else "null"
+
+
+def identifier(name: str) -> str:
+    """`name` as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def table_expression(view: str, files: Iterable[Path], *, stale_runs: Collection[str] = ()) -> str:

@@ -4,4 +4,4 @@
 -- param measure (default all): a metric such as auc, fpr or f_eo, or all
 select detection_metrics.* from detection_metrics left join vocabulary using (attribute, "group")
 where ($detector = 'all' or detector = $detector) and ($measure = 'all' or measure = $measure)
-order by detector, array_position(['all', 'gender', 'age', 'skin_group', 'intersection'], attribute), rank nulls last, measure;
+order by detector, attribute_rank(attribute), rank nulls last, measure;

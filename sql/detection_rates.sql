@@ -4,4 +4,4 @@
 -- param detector (default all): the detector's name, or all
 select * exclude (rank) from detection_rates
 where run = resolve_run($run) and ($detector = 'all' or detector = $detector)
-order by detector, run, array_position(['all', 'gender', 'age', 'skin_group', 'intersection'], attribute), rank, "group";
+order by detector, run, attribute_rank(attribute), rank, "group";

@@ -3,7 +3,7 @@
 -- estimate's own interval). Both estimates share one correction, so it is rather too wide than too narrow.
 -- param other: the run that `run` is compared with
 -- param run (default newest): the run
--- param attribute (default all): one of all, gender, age, skin_tone, skin_group, intersection, intersection_age
+-- param attribute (default all): one of all, @attributes
 with pairs as (
     select a.attribute, a."group", vocabulary.rank,
         a.best_estimate = 'raw' and b.best_estimate = 'raw' or a.corrected is null or b.corrected is null as is_raw, a, b
@@ -26,4 +26,4 @@ select attribute, "group", estimate, share, low, high, other_share, other_low, o
     case when difference_low > 0 then 'more' when difference_high < 0 then 'less' else 'inconclusive' end as difference_verdict,
     ratio, other_ratio, verdict, other_verdict
 from shares
-order by array_position(['gender', 'age', 'skin_group', 'skin_tone', 'intersection', 'intersection_age'], attribute), rank, "group";
+order by attribute_rank(attribute), rank, "group";

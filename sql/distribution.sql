@@ -1,5 +1,5 @@
 -- The distribution of training labels, generated labels and annotations over the classes of an attribute.
--- param attribute (default gender): one of gender, age, skin_tone, skin_group, intersection, intersection_age
+-- param attribute (default gender): one of @attributes
 -- param source (default all): one of all, train, generated, annotated
 -- param run (default newest): the run whose samples are counted as generated
 with counted as materialized (  -- runs and labellers are looked up for these few rows, not for every face

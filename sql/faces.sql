@@ -1,5 +1,5 @@
 -- The images of one group: their keys, and the shards and files that contain them.
--- param attribute (default gender): one of gender, age, skin_tone, skin_group, intersection, intersection_age
+-- param attribute (default gender): one of @attributes
 -- param group: the class, as named by the question `distribution`
 -- param source (default generated): one of train, generated, annotated
 -- param run (default newest): the run whose samples are listed, for source generated

@@ -1,6 +1,6 @@
 -- Over- and under-represented groups, the largest ratio first, relative to the training data or to equal shares.
 -- param baseline (default training): one of training, equal
--- param attribute (default all): one of all, gender, age, skin_tone, skin_group, intersection, intersection_age
+-- param attribute (default all): one of all, @attributes
 -- param run (default newest): the run
 with run_estimates as (
     select *, best_share * count(*) over (partition by attribute) as equal_ratio,

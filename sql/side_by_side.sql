@@ -1,5 +1,5 @@
 -- Training labels, generated labels and annotations side by side, class by class, absent classes included.
--- param attribute (default gender): one of gender, age, skin_tone, skin_group, intersection, intersection_age
+-- param attribute (default gender): one of @attributes
 -- param run (default newest): the run whose samples are counted as generated
 with counted as materialized (  -- runs and labellers are looked up for these few rows, not for every face
     from label_counts where attribute = $attribute

@@ -25,8 +25,9 @@ from pipeline.detection.options import DetectorOptions
 from pipeline.detection.predict import EvalSet, InferenceConfig, predict_logits
 from pipeline.detection.trainer import DetectorTrainer
 from pipeline.runtime import resolve_device, tune_allocator
-from shards.annotations import intersection
+from shards.annotations import derived_class
 from shards.atomic_io import read_parquet, write_parquet
+from shards.attributes import built_in_attributes
 from shards.concurrency import available_cpus
 
 IMAGE_SIZE = 256  # pixels
@@ -142,7 +143,7 @@ def bench_evaluation(context: BenchContext) -> Row:
     )
     eval_set = EvalSet("test", shards, torch.arange(len(images)), faces, "none", "")
     inference = InferenceConfig(device, DecoderConfig(), batch_size=TEST_BATCH_SIZE, progress=False)
-    labels = images.select("path", "age", group=intersection())
+    labels = images.select("path", "age", derived_class(built_in_attributes()["intersection"]).alias("group"))
     groups = [(column, name) for column in ("group", "age") for name in labels[column].unique()]
     by_group = [labels.filter(pl.col(column) == name)["path"] for column, name in groups]
 

@@ -10,8 +10,9 @@ from PIL import Image
 from models.clip import CLASSES
 from pipeline.labelling import tables
 from pipeline.labelling.accuracy import EVALUATED_ATTRIBUTES
-from shards.annotations import skin_group
+from shards.annotations import derived_class
 from shards.atomic_io import write_parquet
+from shards.attributes import built_in_attributes
 from shards.documents import (
     DataSource,
     LabelsDocument,
@@ -54,7 +55,7 @@ def write_million_labels(workspace: Workspace) -> None:
     columns = [
         shard,
         pl.lit("packed").alias("status"),
-        skin_group().alias("skin_group"),
+        derived_class(built_in_attributes()["skin_group"]),
         pl.lit("GANs").alias("family"),
     ]
     write_parquet(shards.images, faces.with_columns(columns))

@@ -16,8 +16,9 @@ from pipeline.data.sampler import NaturalSampler, PairedSampler, RankSlice, Samp
 from pipeline.data.shard_set import ConcatShards, ShardSet
 from pipeline.detection.options import DetectorOptions
 from pipeline.training import run_directory
-from shards.annotations import intersection
+from shards.annotations import derived_class
 from shards.atomic_io import fingerprint, read_parquet
+from shards.attributes import built_in_attributes
 from shards.described_files import check_unchanged, described_files, label_files, sample_files
 from shards.documents import SamplesDocument, ShardsDocument, load_shards_json, read_document
 from shards.errors import FairfaceError
@@ -26,7 +27,7 @@ from shards.workspace import RunFolder, Workspace
 
 TEST_SHARE = 0.2  # of the faces, if the tables have no test split
 VALIDATION_SPLITS = ("val", "valid", "validation")  # used neither for training nor for testing
-GROUPS = tuple(f"{gender}-{skin}" for gender in ("female", "male") for skin in ("light", "medium", "dark"))
+GROUPS = built_in_attributes()["intersection"].names
 ATTRIBUTES = ("gender", "skin_group", "age")
 # the selected labels of training images and of samples, one row per image
 SELECTED_LABELS = (
@@ -200,7 +201,9 @@ def assign_faces(pool: FacePool) -> FacePool:
     family = pl.col("family").str.to_lowercase().replace_strict(families, default=-1, return_dtype=pl.Int64)
     rows = rows.with_columns(
         family=pl.when(pl.col("fake")).then(family.fill_null(-1).replace(0, -1)).otherwise(0),
-        group=intersection().replace_strict(groups, default=-1, return_dtype=pl.Int64).fill_null(-1),
+        group=derived_class(built_in_attributes()["intersection"])
+        .replace_strict(groups, default=-1, return_dtype=pl.Int64)
+        .fill_null(-1),
     )
     assigned = replace(pool, rows=rows.drop("split"), manifest=fingerprint([pool.manifest, pool.grouped_by]))
     if missing := [name for name, count in assigned.counts().items() if not count]:

@@ -5,23 +5,19 @@ from pathlib import Path
 
 import polars as pl
 
-from models.clip import CLASSES
 from pipeline.detection.evaluate import check_foreign, discard_predictions
 from pipeline.labelling.import_labels import check_csv, read_csv_text
 from pipeline.runtime import command_line, utc_now
 from pipeline.training.lifecycle import check_own_files
 from shards.atomic_io import atomic_write, file_sha256, remove_tree, write_parquet
+from shards.attributes import built_in_attributes
 from shards.documents import PredictionsDocument, file_hashes, read_document, write_document
 from shards.errors import FairfaceError
 from shards.locks import exclusive_lock
 from shards.workspace import DetectorFolder, Workspace
 
 REQUIRED_COLUMNS = ("gender", "skin_group", "age", "target", "logit")
-CLASSES_OF_COLUMN = {
-    "gender": CLASSES["gender"],
-    "skin_group": ("light", "medium", "dark"),
-    "age": CLASSES["age"],
-}
+CLASSES_OF_COLUMN = {name: built_in_attributes()[name].names for name in ("gender", "skin_group", "age")}
 TARGETS = {"0": "real", "1": "fake", "real": "real", "fake": "fake"}
 
 

@@ -3,9 +3,10 @@
 import polars as pl
 
 from models import clip
-from shards.annotations import intersection, intersection_age, skin_group
+from shards.annotations import derived_class
+from shards.attributes import built_in_attributes
 
-EVALUATED_ATTRIBUTES = ("gender", "age", "skin_tone", "skin_group", "intersection", "intersection_age")
+EVALUATED_ATTRIBUTES = tuple(built_in_attributes())
 SCHEMA = {
     "attribute": pl.String,
     "method": pl.String,
@@ -18,7 +19,7 @@ SCHEMA = {
 
 def annotations_of(images: pl.DataFrame, keys: pl.Series) -> pl.DataFrame:
     """The key and EVALUATED_ATTRIBUTES, as text, of the images `keys`, in their order."""
-    columns = [name for name in ("gender", "age", "skin_tone") if name in images.columns]
+    columns = [name for name in clip.CLASSES if name in images.columns]
     table = keys.to_frame("key").join(images.select("key", *columns), on="key", how="left", maintain_order="left")
     return add_derived_attributes(
         table.with_columns(pl.lit(None, pl.Int8).alias(n) for n in clip.CLASSES if n not in columns)
@@ -27,9 +28,9 @@ def annotations_of(images: pl.DataFrame, keys: pl.Series) -> pl.DataFrame:
 
 def add_derived_attributes(table: pl.DataFrame) -> pl.DataFrame:
     """`table` with skin_group and the intersections; all EVALUATED_ATTRIBUTES as text."""
-    table = table.with_columns(skin_group=skin_group()).with_columns(
-        intersection=intersection(), intersection_age=intersection_age()
-    )
+    attributes = built_in_attributes()
+    table = table.with_columns(map(derived_class, attributes.derived))
+    table = table.with_columns(map(derived_class, attributes.crosses))
     return table.with_columns(pl.col(*EVALUATED_ATTRIBUTES).cast(pl.String))
 
 

@@ -6,6 +6,7 @@ faces that could have been collected, so the reference has intervals too.
 """
 
 import io
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -23,6 +24,7 @@ from reports.estimation.labelled_sides import check_labels
 from reports.publish import publish
 from shards import provenance
 from shards.atomic_io import read_parquet, write_parquet
+from shards.attributes import Attribute, built_in_attributes
 from shards.documents import RunConfig, TablesDocument, changed_files, read_document
 from shards.errors import FairfaceError
 from shards.provenance import TRAINING
@@ -183,24 +185,36 @@ def comparable_runs(connection: duckdb.DuckDBPyConnection) -> set[str]:
 
 def confusion_table(connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:
     """method, labeller, attribute, annotated, labelled, count over the training images that have both."""
-    # combinations of all labels are counted before they are unpivoted: there are few of them
-    text = """
+    # combinations of labels are counted before they are unpivoted: there are few of them
+    attributes = built_in_attributes()
+    stated = {name: [f"{name}_annotated", f"{name}_labelled"] for name in attributes}
+    combined = [
+        f"a.{sql.identifier(name)}::varchar as {annotated}, l.{sql.identifier(name)}::varchar as {labelled}"
+        for name, (annotated, labelled) in stated.items()
+        if attributes[name].is_labelled
+    ]
+
+    def add(added: Iterable[Attribute]) -> str:
+        return ", ".join(
+            f"{sql.derived_class(item, suffix=suffix)} as {item.name}{suffix}"
+            for item in added
+            for suffix in ("_annotated", "_labelled")
+        )
+
+    pairs = ", ".join(
+        f"({annotated}, {labelled}) as {sql.identifier(name)}" for name, (annotated, labelled) in stated.items()
+    )
+    text = f"""
         with names as (
             select method, any_value(labeller) as labeller from labels where source = 'train' group by method
         ), combinations as (
-            select l.method, a.gender as gender_a, l.gender as gender_l, a.age as age_a, l.age as age_l,
-                a.skin_tone as tone_a, l.skin_tone as tone_l, a.skin_group as skin_a, count(*) as n
+            select l.method, {", ".join(combined)}, count(*) as n
             from labels as l join images as a using (key) where l.source = 'train' and a.status = 'packed' group by all
         ), pairs as (
-            select method, n, gender_a, gender_l, age_a, age_l, tone_a::varchar as tone_a, tone_l::varchar as tone_l,
-                skin_a, skin_group_of(tone_l) as skin_l, gender_a || '-' || skin_a as pair_a,
-                gender_l || '-' || skin_l as pair_l, pair_a || '-' || age_a as cell_a, pair_l || '-' || age_l as cell_l
-            from combinations
+            select *, {add(attributes.crosses)} from (select *, {add(attributes.derived)} from combinations)
         )
         select method, names.labeller, attribute, annotated, labelled, sum(n)::bigint as count
-        from (unpivot pairs on (gender_a, gender_l) as gender, (age_a, age_l) as age, (tone_a, tone_l) as skin_tone,
-            (skin_a, skin_l) as skin_group, (pair_a, pair_l) as intersection, (cell_a, cell_l) as intersection_age
-            into name attribute value annotated, labelled)
+        from (unpivot pairs on {pairs} into name attribute value annotated, labelled)
         join names using (method) where annotated is not null and labelled is not null
         group by all order by all"""
     return sql.select(connection, text)
@@ -266,10 +280,11 @@ def quality_table(workspace: Workspace, connection: duckdb.DuckDBPyConnection, *
     }
     if not all(path.is_file() for path in paths.values()):
         return pl.DataFrame(schema=QUALITY_SCHEMA)
+    compared = [name for name, item in built_in_attributes().items() if item.headline or len(item.cross) == 2]
     text = f"""select source, attribute, "group", min(key, {2 * QUALITY_IMAGES}) as key from selected_labels
-        where attribute in ('gender', 'age', 'skin_group', 'intersection')
+        where attribute in $attributes
             and (source = 'train' or (source = 'generated' and run = $run)) group by all"""
-    keys = sql.select(connection, text, {"run": run}).explode("key")
+    keys = sql.select(connection, text, {"run": run, "attributes": compared}).explode("key")
     limits = {"train": 2 * QUALITY_IMAGES, "generated": QUALITY_IMAGES}
     vectors = {
         source: read_embeddings(path, keys.filter(source=source).select("key").unique()["key"])

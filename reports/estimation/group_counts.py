@@ -7,10 +7,11 @@ import duckdb
 import polars as pl
 
 import sql
+from shards.attributes import built_in_attributes
 from shards.documents import RunConfig
 from shards.errors import FairfaceError
 
-ATTRIBUTES = ("gender", "age", "skin_tone", "skin_group", "intersection", "intersection_age")  # that have estimates
+ATTRIBUTES = tuple(built_in_attributes())  # that have estimates
 FULLY_ANNOTATED = 0.98  # share of the images above which the remaining ones can't matter much
 TARGET_COLUMNS = (  # that a run can be balanced by or conditioned on
     "gender",

@@ -14,11 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports.formats import percent, short
+from shards.attributes import built_in_attributes
 
 matplotlib.rcdefaults()  # a `matplotlibrc` in the working folder could have LaTeX draw text, which can run code
 
-MONK = "f6ede4 f3e7db f7ead0 eadaba d7bd96 a07e56 825c43 604134 3a312a 292420"  # skin tones 1 to 10
-TONE_COLOURS = {str(tone): f"#{colour}" for tone, colour in enumerate(MONK.split(), 1)}
+TONE_COLOURS = {tone.name: tone.colour for tone in built_in_attributes()["skin_tone"].classes}
 # Okabe and Ito's blue and vermilion, distinguishable with any colour vision; the markers also differ
 INK, MUTED, LINE, BAND, TRAIN, GENERATED = "#1f2329", "#6a717b", "#dfe3e8", "#eef1f4", "#0072b2", "#d55e00"
 RUN_COLOURS = (GENERATED, "#009e73", "#cc79a7", "#56b4e9")  # of several runs: the same authors' colours

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 
+from shards.attributes import built_in_attributes
+
 VERSION = 2  # bumped when the rendered images change, so that older folders are rendered again
-MONK = "f6ede4 f3e7db f7ead0 eadaba d7bd96 a07e56 825c43 604134 3a312a 292420"
 
 Colour = tuple[int, int, int]  # sRGB, 0-255
 TONES: dict[int, Colour] = {
-    tone: (int(code[:2], 16), int(code[2:4], 16), int(code[4:], 16)) for tone, code in enumerate(MONK.split(), 1)
+    int(tone.name): (red, green, blue)
+    for tone in built_in_attributes()["skin_tone"].classes
+    for red, green, blue in [bytes.fromhex((tone.colour or "")[1:])]
 }
 
 

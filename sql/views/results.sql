@@ -1,27 +1,17 @@
 -- The views of images, labels, runs and estimates. A name in braces is replaced by the files of that view below OUT.
 
--- Every attribute's classes in their order, including those that no image has.
-create table vocabulary as
-    select attribute, unnest(classes) as "group", generate_subscripts(classes, 1) as rank
-    from (values
-        ('gender', ['female', 'male']),
-        ('age', ['child', 'young', 'adult', 'middle', 'senior']),
-        ('skin_tone', ['1', '2', '3', '4', '5', '6', '7', '8', '9', '10']),
-        ('skin_group', ['light', 'medium', 'dark']),
-        ('intersection', ['female-light', 'female-medium', 'female-dark', 'male-light', 'male-medium', 'male-dark'])
-    ) as attributes (attribute, classes);
-insert into vocabulary
-    select 'intersection_age', pair."group" || '-' || age."group", 5 * (pair.rank - 1) + age.rank
-    from vocabulary as pair join vocabulary as age on pair.attribute = 'intersection' and age.attribute = 'age';
-
--- AI-Face's three groups of the ten Monk skin tones.
-create macro skin_group_of(tone) as
-    case when tone between 1 and 3 then 'light'
-         when tone between 4 and 6 then 'medium'
-         when tone between 7 and 10 then 'dark' end;
+-- Every class of every attribute, including those that no image has: its rank, the classes of the parent or the attributes
+-- that it is made of, its faces in a sentence, its colour, and its description for a zero-shot labeller.
+create table attributes (attribute varchar, title varchar, "group" varchar, rank bigint, made_of varchar, faces varchar,
+    colour varchar, prompt varchar);
+insert into attributes values
+    {classes};
+create view vocabulary as
+    select attribute, "group", rank from attributes;
+create macro attribute_rank(name) as array_position([{attributes}], name);
 
 create view images as
-    select *, gender || '-' || skin_group as intersection, intersection || '-' || age as intersection_age
+    select *, {crosses}
     from (from images_columns union all by name from {images});
 create view rejects as
     select key, path, family, subset, split, bytes, reason from images where status = 'rejected';
@@ -30,9 +20,8 @@ create view unmatched as
 create view samples as
     from samples_columns union all by name from {samples};
 create view labels as
-    select *, skin_group_of(skin_tone) as skin_group, gender || '-' || skin_group_of(skin_tone) as intersection,
-        intersection || '-' || age as intersection_age
-    from (from labels_columns union all by name from {labels});
+    select *, {crosses}
+    from (select *, {derived} from (from labels_columns union all by name from {labels}));
 create view labellers as
     from labellers_columns union all by name from {labellers};
 create view method_estimates as
@@ -69,25 +58,15 @@ create macro resolve_run(name) as
 
 -- One row for each image and method, a column for each attribute: labels of both sides (train, generated), and annotations.
 create view labels_wide as
-    select source, run, key, method, labeller, gender, age, skin_tone, skin_group, intersection, intersection_age
+    select source, run, key, method, labeller, {columns}
     from labels where source in ('train', 'generated')
     union all
-    select 'annotated', null, key, 'annotated', 'annotated', gender, age, skin_tone, skin_group, intersection, intersection_age
+    select 'annotated', null, key, 'annotated', 'annotated', {columns}
     from images where status = 'packed';
 -- One row for each image, method and attribute. There is one branch for each attribute, so that a question about one
 -- attribute reads only its column (an unpivot would read all of them).
 create view labels_long as
-    select source, run, key, method, labeller, 'gender' as attribute, gender as "group" from labels_wide where gender is not null
-    union all
-    select source, run, key, method, labeller, 'age' as attribute, age as "group" from labels_wide where age is not null
-    union all
-    select source, run, key, method, labeller, 'skin_tone' as attribute, skin_tone::varchar as "group" from labels_wide where skin_tone is not null
-    union all
-    select source, run, key, method, labeller, 'skin_group' as attribute, skin_group as "group" from labels_wide where skin_group is not null
-    union all
-    select source, run, key, method, labeller, 'intersection' as attribute, intersection as "group" from labels_wide where intersection is not null
-    union all
-    select source, run, key, method, labeller, 'intersection_age' as attribute, intersection_age as "group" from labels_wide where intersection_age is not null;
+    {branches};
 
 -- A labeller's confidence: the probability of the class that it assigned, for labellers that give probabilities.
 create view confidence as

@@ -7,7 +7,7 @@ from models import skin
 from pipeline.labelling.embedded_fit import render_faces
 from shards.synthetic import face
 
-COLOURS = torch.tensor([list(bytes.fromhex(code)) for code in skin.MONK.split()], dtype=torch.uint8)
+COLOURS = torch.tensor([list(colour) for colour in skin.MONK], dtype=torch.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_typology_angle_of_values_computed_by_hand():
 
 
 def test_the_tones_are_those_of_synthetic_faces_and_ordered_by_their_angle():
-    assert skin.MONK == face.MONK
+    assert [tuple(colour) for colour in skin.MONK] == list(face.TONES.values())
     lab = skin.lab(COLOURS)
     assert torch.dist(lab[0], lab[1]).item() == pytest.approx(2.74, abs=0.01)
     assert lab[2, 0] > lab[1, 0]  # tone 3 is lighter than tone 2

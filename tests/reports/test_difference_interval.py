@@ -43,7 +43,7 @@ def is_covered(tables, difference):
     connection.execute(
         "create table estimates as from rows; create table vocabulary as "
         "select 'x' as attribute, unnest(['a', 'b', 'c']) as \"group\", 1 as rank; "
-        "create macro resolve_run(name) as name"
+        "create macro resolve_run(name) as name; create macro attribute_rank(name) as 1"
     )
     text = sql.questions()["difference"].sql
     rows = connection.sql(text, params={"run": "a", "other": "b", "attribute": "all"}).pl().sort("group")

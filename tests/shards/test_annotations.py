@@ -6,7 +6,8 @@ import polars as pl
 import pytest
 
 from shards import annotations
-from shards.annotations import AGES, find_tables, read_tables, skin_group
+from shards.annotations import AGES, derived_class, find_tables, read_tables
+from shards.attributes import built_in_attributes
 from shards.errors import FairfaceError
 
 RELEASED = "Image Path,Predicted Gender,Predicted Age,Skin Tone,Target,Skin Tone Group,Intersection\n"
@@ -95,7 +96,8 @@ def test_other_tables_are_an_error_that_names_them(tmp_path, text):
 
 
 def test_skin_groups_as_ai_face_has_them():
-    groups = pl.DataFrame({"skin_tone": [*range(1, 11), None]}).select(skin_group()).to_series().to_list()
+    tones = pl.DataFrame({"skin_tone": [*range(1, 11), None]})
+    groups = tones.select(derived_class(built_in_attributes()["skin_group"]))["skin_group"].to_list()
     assert groups == ["light"] * 3 + ["medium"] * 3 + ["dark"] * 4 + [None]
 
 
