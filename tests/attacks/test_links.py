@@ -26,7 +26,7 @@ QUICK_WRITERS = ("import labels", "import predictions", "import over training", 
 # What takes the place of a file or a folder; `canary` is a folder of the user's next to OUT.
 LINKS = ("canary", "canary/file", "canary/missing", "self", "/dev/zero", "/dev/full")
 pytestmark = pytest.mark.attack  # minutes
-QUICK, ALL = 24, 120
+QUICK, ALL = 24, 100
 FOLDER_OF = {
     "shards": ("shards",),
     "train": ("runs/r",),

@@ -26,7 +26,7 @@ from tests.attacks.finished_job import DETECT, TRAIN, Job, run, write_tables
 from tests.attacks.mutations import SPECIAL_FILES, changed_bytes, changed_json, changed_table, nested, put_special_file
 
 pytestmark = pytest.mark.attack  # minutes
-QUICK, ALL = 5, 80  # examples of each test that runs commands: in the ordinary suite, and in all of the attacks
+QUICK, ALL = 5, 60  # examples of each test that runs commands: in the ordinary suite, and in all of the attacks
 QUICK_FILES, ALL_FILES = 30, 300  # of each test that only reads a file
 SLOW = 5  # one of so many examples where a command takes seconds
 counts = pytest.mark.parametrize("examples", [QUICK, pytest.param(ALL, marks=pytest.mark.attack)])

@@ -250,7 +250,6 @@ from system.information_schema.tables
 from information_schema.tables
 from pg_catalog.pg_tables
 from labels at (version => 1)
-from vocabulary
 select 1 ;copy (select 1) to '{f}'
 select 1;copy (select 1) to '{f}'
 select 1\u037ecopy (select 1) to '{f}'
@@ -306,6 +305,7 @@ from (delete from vocabulary returning *)
 from (update vocabulary set rank = 1 returning *)
 """.strip().splitlines()
 ALLOWED = r"""
+from vocabulary
 from (show all tables)
 select 1 -- \r; copy (select 1) to '{f}'
 select 1 as "a""; copy (select 1) to '{f}'; --"
