@@ -113,21 +113,17 @@ def gather_run(
     estimates = sql.ask(connection, "comparison", run=run)
     headline = best_estimates(estimates)
     matrices = confusion_matrices(connection) if labelling else {}
-    commands = [document.command for document in (config, samples, documents.labels) if document]
     answer, is_constant = NOT_ANSWERED, samples is not None and samples.is_constant
     if labelling:
         is_foreign = is_foreign_labeller(config, labelling)
         answer = run_verdict(headline, is_foreign=is_foreign, is_requested=bool(requests), is_constant=is_constant)
     return RunReport(
         fingerprint=fingerprint,
-        built=datetime.now(UTC).isoformat(timespec="seconds"),
         run=run,
-        synthetic=is_synthetic(config, documents.shards),
         missing=missing,
         verdict=answer,
         verdict_counts=dict(headline["verdict"].value_counts().iter_rows()),
         warnings=warnings(config, labelling, samples=samples, annotated=bool(matrices)) + requests,
-        training_weights=training_weights(config),
         labelling=labelling,
         is_constant=is_constant,
         estimates=estimates.to_dicts(),
@@ -141,15 +137,26 @@ def gather_run(
         evaluation_sets=rows_of_detectors(sql.select(connection, EVALUATION_SETS), detectors),
         throughput=sql.ask(connection, "throughput", run=run).row(0, named=True),
         samples=sql.ask(connection, "sampling", run=run).to_dicts(),
-        checkpoint_sha256=samples.sha256 if samples else None,
-        checkpoint_weights=samples.weights if samples else None,
-        commands=[command for command in commands if command],
-        config=config,
-        shards=documents.shards,
-        versions={name: version(name) for name in ("duckdb", "polars", "numpy", "matplotlib")},
         files={},
-        **_answers(connection, run, detectors=detectors),
+        **(_origin(documents) | _answers(connection, run, detectors=detectors)),
     )
+
+
+def _origin(documents: RunDocuments) -> dict[str, Any]:
+    """The fields of the report that say what its numbers were made from."""
+    config, samples = documents.config, documents.samples
+    commands = [document.command for document in (config, samples, documents.labels) if document]
+    return {
+        "built": datetime.now(UTC).isoformat(timespec="seconds"),
+        "synthetic": is_synthetic(config, documents.shards),
+        "training_weights": training_weights(config),
+        "checkpoint_sha256": samples.sha256 if samples else None,
+        "checkpoint_weights": samples.weights if samples else None,
+        "commands": [command for command in commands if command],
+        "config": config,
+        "shards": documents.shards,
+        "versions": {name: version(name) for name in ("duckdb", "polars", "numpy", "matplotlib")},
+    }
 
 
 def _answers(connection: duckdb.DuckDBPyConnection, run: str, *, detectors: Collection[str]) -> dict[str, Rows]:

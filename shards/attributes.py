@@ -159,7 +159,7 @@ def _parse_attribute(name: str, table: Any) -> Attribute:
         raise FairfaceError(f"{name}: 'parent' is not the name of an attribute")
     if not isinstance(cross, list) or not all(isinstance(item, str) for item in cross) or len(cross) == 1:
         raise FairfaceError(f"{name}: 'cross' is not a list of at least two attributes")
-    if (parent is not None) + bool(cross) + ("classes" in table) != 1 + (parent is not None):
+    if bool(cross) == ("classes" in table) or (cross and parent is not None):
         raise FairfaceError(f"{name} needs 'classes', with or without a 'parent', or a 'cross'")
     classes = () if cross else _parse_classes(name, table["classes"], is_derived=parent is not None)
     return Attribute(

@@ -2,10 +2,10 @@
 
 -- Every class of every attribute, including those that no image has: its rank, the classes of the parent or the attributes
 -- that it is made of, its faces in a sentence, its colour, and its description for a zero-shot labeller.
-create table attributes (attribute varchar, title varchar, "group" varchar, rank bigint, made_of varchar, faces varchar,
-    colour varchar, prompt varchar);
-insert into attributes values
-    {classes};
+create view attributes as
+    from (values
+        {classes}
+    ) as classes (attribute, title, "group", rank, made_of, faces, colour, prompt);
 create view vocabulary as
     select attribute, "group", rank from attributes;
 create macro attribute_rank(name) as array_position([{attributes}], name);

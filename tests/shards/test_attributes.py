@@ -82,6 +82,7 @@ def test_the_built_in_table_has_the_words_and_colours_of_its_classes():
         (HAIR + CLASSES + CROSS.replace(', "brightness"', ""), "at least two attributes"),
         (HAIR + CLASSES + CROSS.replace("brightness", "hair"), "crosses an attribute with itself"),
         (HAIR + CLASSES + CROSS, "can't cross 'brightness'"),
+        (HAIR + CLASSES + BRIGHTNESS + CROSS + 'parent = "hair"\n', "both needs 'classes'"),
         (HAIR + CLASSES + BRIGHTNESS + CROSS + NESTED, "can't cross 'both'"),
         ("a = " + "[" * 5000, "not a TOML file of attributes"),
     ],
