@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+from io import BytesIO
 from pathlib import Path
 
 import polars as pl
@@ -153,6 +154,17 @@ def test_json_that_cannot_be_read_is_one_clear_error(tmp_path, text):
 def test_deep_json_that_python_can_read_is_read(tmp_path):
     (tmp_path / "x.json").write_text("[" * 50 + "]" * 50)
     assert json.dumps(read_json(tmp_path / "x.json")) == "[" * 50 + "]" * 50
+
+
+def test_a_full_disk_that_polars_reports_as_a_fault_of_parquet_is_one_of_the_disk(monkeypatch):
+    def failing(*_: object, **__: object) -> None:
+        raise pl.exceptions.ComputeError("parquet: File out of specification: Invalid thrift: transport error")
+
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", failing)
+    with open("/dev/full", "wb", 0) as full, pytest.raises(OSError, match="No space left"):
+        write_parquet(Path("x.parquet"), FRAME, output=full)
+    with pytest.raises(pl.exceptions.ComputeError):  # with space, it is what it says
+        write_parquet(Path("x.parquet"), FRAME, output=BytesIO())
 
 
 def test_a_table_of_another_shape_is_one_clear_error(tmp_path):

@@ -73,6 +73,20 @@ def test_other_predictions_are_replaced_only_with_force(tmp_path):
     assert "2 predictions, 1 of real faces and 1 of fakes" in detect_import(out, csv, "--force").output
 
 
+def test_a_link_in_the_place_of_a_folder_is_refused_before_anything_is_removed(tmp_path):
+    csv = tmp_path / "mine.csv"
+    csv.write_text("gender,skin_group,age,target,logit\nfemale,light,young,1,2.5\n")
+    assert detect_import(tmp_path / "out", csv).exit_code == 0
+    folder = Workspace(tmp_path / "out").detector("mine")
+    before = {path: path.read_bytes() for path in folder.folder.glob("*.*")}
+    folder.tensorboard.symlink_to(csv)
+    folder.config.write_text("{}")  # as of a detector that was trained here
+    result = detect_import(tmp_path / "out", csv, "--force")
+    assert result.exit_code == 1
+    assert "tensorboard is a link" in result.output
+    assert {path: path.read_bytes() for path in before} == before
+
+
 @pytest.mark.parametrize("name", ["all", "../x"])
 def test_a_detectors_name_is_that_of_a_single_folder(tmp_path, name):
     csv = tmp_path / "x.csv"
