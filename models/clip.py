@@ -1,10 +1,11 @@
 """Zero-shot labels of every attribute by any open_clip model."""
 
+import copy
 import difflib
 import hashlib
 import json
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,10 +16,9 @@ import torch.nn.functional as F
 from models import hub
 from models.precision import bf16_is_fast
 from shards.atomic_io import read_bytes, read_json
-from shards.attributes import built_in_attributes
+from shards.attributes import Attribute, AttributeTable, built_in_attributes
 from shards.errors import FairfaceError, WeightsUnavailable
 
-CLASSES = built_in_attributes().labelled
 PROMPTS = Path(__file__).with_name("prompts.toml")
 MAX_CONFIG_BYTES = 1 << 20  # of a file of prompts
 MAX_INPUT_PIXELS = 4096  # side of a model's input
@@ -32,8 +32,8 @@ class Labeller:
     """A CLIP model and the text embeddings of its classes, which are computed once.
 
     `name` is "<name>@<8 hexadecimal digits>": the digits are a hash of weights, preprocessing and prompts, so that
-    different labellers have different names. `size` is the side of the model's input in pixels, `dim` the width D of
-    its embeddings, `bf16` whether images are encoded in bfloat16.
+    different labellers have different names. `attributes` are those that it labels, by name; `size` is the side of the
+    model's input in pixels, `dim` the width D of its embeddings, `bf16` whether images are encoded in bfloat16.
     """
 
     def __init__(
@@ -43,11 +43,16 @@ class Labeller:
         *,
         prompts: Prompts,
         name: str,
+        attributes: AttributeTable | None = None,
         device: str | torch.device = "cpu",
     ):
+        """`prompts` are of some of `attributes`, by default the built-in ones."""
+        known = (attributes or built_in_attributes()).labelled
+        self.attributes: Mapping[str, Attribute] = {name: item for name, item in known.items() if name in prompts}
         self.device = torch.device(device)
         preprocess = open_clip.get_model_preprocess_cfg(model)
-        self.name = f"{name}@{weights_hash(model, preprocess, prompts)}"
+        order = [[name, *attribute.names] for name, attribute in self.attributes.items()]
+        self.name = f"{name}@{weights_hash(model, preprocess, prompts, order)}"
         self.model = model.to(self.device).eval()
         size = preprocess["size"]
         self.size = size if isinstance(size, int) else size[0]
@@ -55,42 +60,50 @@ class Labeller:
             torch.tensor(preprocess[key], device=self.device).view(1, 3, 1, 1) for key in ("mean", "std")
         )
         self.bf16 = bf16_is_fast(self.device)
+        with torch.inference_mode():
+            self.dim = model.encode_text(tokenizer(["a face"]).to(self.device)).shape[1]
         self.text = self.encode_text(tokenizer, prompts)
-        self.dim = next(iter(self.text.values())).shape[0]
         self.scale = model.logit_scale.detach().exp()
 
     def encode_text(self, tokenizer: Callable[[list[str]], torch.Tensor], prompts: Prompts) -> dict[str, torch.Tensor]:
         """Text embeddings by attribute, float32 [D, K]: the L2-normalised mean of the L2-normalised templates."""
         return {
-            attribute: open_clip.build_zero_shot_classifier(
+            name: open_clip.build_zero_shot_classifier(
                 self.model,
                 tokenizer,
-                [prompts[attribute][name] for name in classes],
+                [prompts[name][item] for item in attribute.names],
                 prompts["templates"],
                 num_classes_per_batch=None,
                 device=self.device,
             )
-            for attribute, classes in CLASSES.items()
-            if attribute in prompts
+            for name, attribute in self.attributes.items()
         }
+
+    def restricted(self, attributes: AttributeTable) -> "Labeller":
+        """The labeller of those attributes alone that have the same classes in `attributes`."""
+        known = {name: item.names for name, item in attributes.labelled.items()}
+        kept = {name: item for name, item in self.attributes.items() if known.get(name) == item.names}
+        if len(kept) == len(self.attributes):
+            return self
+        labeller = copy.copy(self)
+        labeller.attributes = kept
+        return labeller
 
     @torch.inference_mode()
     def label(self, images: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Class probabilities and embeddings of uint8 images [B, 3, S, S], on the labeller's device.
 
-        Returns {attribute: float32 [B, K]}, in the order of CLASSES and with rows that sum to 1, and embeddings of
-        length 1, float16 [B, D]. The probabilities are a softmax over the attribute's classes with the model's own
-        logit scale (Radford et al. 2021, section 3.1.2), and NaN if the prompts lack the attribute. Raises
-        ValueError for images of another shape or type.
+        Returns {attribute: float32 [B, K]} of `attributes`, with rows that sum to 1, and embeddings of length 1,
+        float16 [B, D]. The probabilities are a softmax over the attribute's classes with the model's own logit scale
+        (Radford et al. 2021, section 3.1.2). Raises ValueError for images of another shape or type.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"expected uint8 images [B, 3, S, S], got {images.dtype} {list(images.shape)}")
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             embeddings = self.model.encode_image(self.prepare(images))
         embeddings = F.normalize(embeddings.float(), dim=-1)
-        unknown = {a: embeddings.new_full((len(images), len(CLASSES[a])), torch.nan) for a in CLASSES}
-        known = {a: (self.scale * embeddings @ text).softmax(1) for a, text in self.text.items()}
-        return unknown | known, embeddings.half()
+        probabilities = {name: (self.scale * embeddings @ self.text[name]).softmax(1) for name in self.attributes}
+        return probabilities, embeddings.half()
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
         """Prepare images for the model, on its device: resized (bicubic, antialiased) and standardised.
@@ -112,18 +125,27 @@ def weights_hash(model: torch.nn.Module, *settings: Any) -> str:
     return digest.hexdigest()[:8]
 
 
-def read_prompts(prompts: str | Path = "faces") -> Prompts:
+def read_prompts(prompts: str | Path = "faces", attributes: AttributeTable | None = None) -> Prompts:
     """Read a prompt set: by its name in prompts.toml, or the single set in a TOML file of the same format.
 
-    Returns {"templates": [str, ...], attribute: {class: description}}. Raises FairfaceError for an unknown set, and
-    for a file that is not a valid set.
+    Returns {"templates": [str, ...], attribute: {class: description}}, for some of `attributes`, by default the
+    built-in ones. The descriptions of the set `faces` are those of the attributes themselves; of another set in
+    prompts.toml, attributes with other classes are left out. Raises FairfaceError for an unknown set, and for a file
+    that is not a valid set.
     """
+    attributes = attributes or built_in_attributes()
     sets = tomllib.loads(PROMPTS.read_text(encoding="utf-8"))
-    sets["faces"] |= {name: attribute.prompts for name, attribute in built_in_attributes().items() if attribute.prompts}
+    sets["faces"] |= {name: attribute.prompts for name, attribute in attributes.items() if attribute.prompts}
     if str(prompts) in sets:
-        return validate_prompts(sets[str(prompts)], str(prompts))
+        known = {name: set(attribute.names) for name, attribute in attributes.labelled.items()}
+        return {
+            name: item
+            for name, item in sets[str(prompts)].items()
+            if name == "templates" or set(item) == known.get(name)
+        }
     try:
-        return validate_prompts(tomllib.loads(read_bytes(Path(prompts), limit=MAX_CONFIG_BYTES).decode()), str(prompts))
+        table = tomllib.loads(read_bytes(Path(prompts), limit=MAX_CONFIG_BYTES).decode())
+        return validate_prompts(table, str(prompts), attributes)
     except OSError:
         raise FairfaceError(f"there is no prompt set or file '{prompts}'; the sets are {', '.join(sets)}") from None
     except ValueError as error:  # includes TOML and UTF-8 errors
@@ -132,7 +154,7 @@ def read_prompts(prompts: str | Path = "faces") -> Prompts:
         raise FairfaceError(f"{prompts} is not a TOML file of prompts: it is nested too deeply") from None
 
 
-def validate_prompts(prompts: Prompts, source: str) -> Prompts:
+def validate_prompts(prompts: Prompts, source: str, attributes: AttributeTable) -> Prompts:
     """`prompts`, if they have templates with one {} each, and all classes of every attribute that they have.
 
     Raises FairfaceError, which names the `source`, otherwise.
@@ -140,20 +162,20 @@ def validate_prompts(prompts: Prompts, source: str) -> Prompts:
     templates = prompts.get("templates")
     if not isinstance(templates, list) or not templates or not all(map(is_template, templates)):
         raise FairfaceError(f"prompts {source}: 'templates' must be sentences with one {{}} each")
-    attributes = prompts.keys() - {"templates"}
-    if not attributes or attributes - CLASSES.keys():
+    names = prompts.keys() - {"templates"}
+    if not names or names - attributes.labelled.keys():
         raise FairfaceError(
-            f"prompts {source}: the attributes must be of {', '.join(CLASSES)}, "
-            f"found {', '.join(sorted(attributes)) or 'none'}"
+            f"prompts {source}: the attributes must be of {', '.join(attributes.labelled)}, "
+            f"found {', '.join(sorted(names)) or 'none'}"
         )
-    for attribute in attributes:
-        described = prompts[attribute]
+    for name in names:
+        described = prompts[name]
         if not isinstance(described, dict) or not all(isinstance(text, str) for text in described.values()):
-            raise FairfaceError(f"prompts {source}: {attribute} must be a table with a description of each class")
-        if wrong := described.keys() ^ set(CLASSES[attribute]):
+            raise FairfaceError(f"prompts {source}: {name} must be a table with a description of each class")
+        if wrong := described.keys() ^ set(attributes[name].names):
             raise FairfaceError(
-                f"prompts {source}: {attribute} needs exactly the classes "
-                f"{', '.join(CLASSES[attribute])}; check {', '.join(sorted(wrong))}"
+                f"prompts {source}: {name} needs exactly the classes "
+                f"{', '.join(attributes[name].names)}; check {', '.join(sorted(wrong))}"
             )
     return prompts
 
@@ -164,14 +186,21 @@ def is_template(text: object) -> bool:
 
 
 def load_labeller(
-    name: str, pretrained: str | Path, *, prompts: str | Path = "faces", device: str | torch.device = "cpu"
+    name: str,
+    pretrained: str | Path,
+    *,
+    prompts: str | Path = "faces",
+    attributes: AttributeTable | None = None,
+    device: str | torch.device = "cpu",
 ) -> Labeller:
     """Load the labeller of a model of `open_clip.list_models()` with the weights of a tag or of a local file.
+
+    It labels those of `attributes`, by default the built-in ones, that the prompts describe.
 
     Raises FairfaceError for an unknown model, tag or prompt set. Raises WeightsUnavailable for a file that is not a
     checkpoint of the model, and, within seconds, for weights that are neither cached nor can be downloaded.
     """
-    prompt_set = read_prompts(prompts)
+    prompt_set = read_prompts(prompts, attributes)
     if name not in open_clip.list_models():
         close = difflib.get_close_matches(name, open_clip.list_models(), 3) or ["ViT-B-32-quickgelu"]
         raise FairfaceError(f"open_clip has no model '{name}'; did you mean {' or '.join(close)}?")
@@ -187,7 +216,7 @@ def load_labeller(
     except Exception as error:  # torch.load and safetensors raise many types, which all mean the same here
         raise WeightsUnavailable(f"{path} is not a checkpoint of {name} ({first_line(error)})") from error
     tag = path.stem if path == Path(pretrained) else str(pretrained)
-    return Labeller(model, tokenizer, prompts=prompt_set, name=f"{name}-{tag}", device=device)
+    return Labeller(model, tokenizer, prompts=prompt_set, name=f"{name}-{tag}", attributes=attributes, device=device)
 
 
 def first_line(error: Exception) -> str:

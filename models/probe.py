@@ -1,60 +1,57 @@
 """A probe: multinomial logistic regression on frozen image embeddings, fitted to annotated images."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.clip import CLASSES
-
-VERSION = 2  # bumped when the fit changes
-MIN_CLASS_IMAGES = 20  # a class with fewer annotated images is excluded from the fit
+VERSION = 3  # bumped when the fit changes
+WEIGHTS = "weights of "  # and an attribute: the key of its weights in a probe's state
 PENALTIES = (1e-5, 1e-4, 1e-3)  # on the sum of squared weights; the best one on a held-out tenth is used
 
 
 class Probe:
-    """Per attribute, weights [K, D + 1] on standardised embeddings and a constant, float32; K as in CLASSES.
+    """Per attribute, weights [K, D + 1] on standardised embeddings and a constant, float32.
 
-    Attributes and classes with too few annotated images are excluded: an excluded attribute's probabilities are NaN,
-    an excluded class's are 0. `attributes` are the fitted ones, and `hash` is a hash of all fitted values.
+    A class without annotated images is excluded: its probabilities are 0. `attributes` are the fitted ones, and
+    `hash` is a hash of all fitted values.
     """
 
     def __init__(self, state: dict[str, Tensor]):
-        """`state` holds the `mean` and `scale` of the embeddings, each [D], and the weights by attribute."""
+        """`state` holds the `mean` and `scale` of the embeddings, each [D], and the weights of each attribute."""
         self.state = state
-        self.attributes = [name for name in CLASSES if name in state]
+        self.attributes = [name.removeprefix(WEIGHTS) for name in state if name.startswith(WEIGHTS)]
         digest = hashlib.sha256(str(VERSION).encode())
         for name, value in sorted(state.items()):
             digest.update(name.encode() + value.contiguous().numpy().tobytes())
         self.hash = digest.hexdigest()[:8]
 
     @classmethod
-    def fit(cls, embeddings: Tensor, classes: dict[str, Tensor]) -> "Probe":
-        """Fit every attribute of which at least two classes have MIN_CLASS_IMAGES embeddings, float [N, D].
+    def fit(cls, embeddings: Tensor, classes: Mapping[str, Tensor], *, sizes: Mapping[str, int]) -> "Probe":
+        """Fit every attribute of which at least two classes occur to embeddings, float [N, D].
 
-        `classes` are indices into CLASSES by attribute, int64 [N], -1 where an image is not annotated.
+        `classes` are the indices of the annotated classes by attribute, int64 [N], -1 where an image is not annotated;
+        `sizes` is the number K of classes.
         """
         embeddings = embeddings.float()
         scale = embeddings.std(0, correction=0).clamp(min=1e-6)
         state = {"mean": embeddings.mean(0), "scale": scale}
         inputs = standardise(state, embeddings)
         for attribute, indices in classes.items():
-            counts = torch.bincount(indices[indices >= 0], minlength=len(CLASSES[attribute]))
-            included = counts >= MIN_CLASS_IMAGES
-            kept = (indices >= 0) & included[indices.clamp(min=0)]
+            kept = indices >= 0
+            included = torch.bincount(indices[kept], minlength=sizes[attribute]) > 0
             if included.sum() >= 2:
-                state[attribute] = fit_with_best_penalty(inputs[kept], indices[kept], included=included)
+                weights = fit_with_best_penalty(inputs[kept], indices[kept], included=included)
+                state[WEIGHTS + attribute] = weights
         return cls(state)
 
     def probabilities(self, embeddings: Tensor) -> dict[str, Tensor]:
-        """Class probabilities of every attribute, float32 [N, K], from embeddings [N, D]."""
+        """Class probabilities of every fitted attribute, float32 [N, K], from embeddings [N, D]."""
         inputs = standardise(self.state, embeddings.float())
-        fitted = {name: (inputs @ self.state[name].T).softmax(1) for name in self.attributes}
-        return {
-            name: fitted.get(name, inputs.new_full((len(inputs), len(CLASSES[name])), torch.nan)) for name in CLASSES
-        }
+        return {name: (inputs @ self.state[WEIGHTS + name].T).softmax(1) for name in self.attributes}
 
 
 def standardise(state: dict[str, Tensor], embeddings: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ import polars as pl
 from markupsafe import Markup
 
 import sql
-from reports.attributes import ATTRIBUTES, TITLES
 from reports.comparison_report import ComparisonReport
 from reports.faces import FaceReader
 from reports.figures.canvas import inline_svg, save
@@ -17,7 +16,8 @@ from reports.figures.run_shares import run_shares
 from reports.formats import number, percent, points, short
 from reports.run_report import RunReport
 from reports.sections.provenance import HASH
-from reports.sections.table import Cell, Table
+from reports.sections.table import Cell, Table, unfolded
+from shards.attributes import AttributeTable
 from shards.workspace import Workspace
 
 PICTURED_FACES = 24  # of each run
@@ -73,7 +73,12 @@ class ComparisonPage:
 
 
 def build_comparison_page(
-    connection: duckdb.DuckDBPyConnection, workspace: Workspace, report: ComparisonReport, *, files: dict[str, bytes]
+    connection: duckdb.DuckDBPyConnection,
+    workspace: Workspace,
+    *,
+    report: ComparisonReport,
+    attributes: AttributeTable,
+    files: dict[str, bytes],
 ) -> ComparisonPage:
     """Shape the numbers for the template, and add the figures and the first faces of each run to the page's `files`."""
     baseline_run = report.baseline_run or ""
@@ -92,14 +97,16 @@ def build_comparison_page(
             for number, page in enumerate(report.pages, 1)
         ],
         labelled_runs=labelled,
-        figures=draw_figures(connection, files, report=report, runs=labelled),
+        figures=draw_figures(connection, files, report=report, runs=labelled, attributes=attributes),
         baseline_run=baseline_run,
         baseline_run_name=short(baseline_run, 60),
         differences=[
-            Difference(run, short(run, 60), difference_tables(rows, baseline_run=baseline_run, run=run))
+            Difference(run, short(run, 60), difference_tables(rows, attributes, baseline_run=baseline_run, run=run))
             for run, rows in report.differences.items()
         ],
-        distances=[distance_table(report, baseline) for baseline in BASELINES] if report.distances else [],
+        distances=[distance_table(report, attributes, baseline=baseline) for baseline in BASELINES]
+        if report.distances
+        else [],
         built=report.built,
     )
 
@@ -141,19 +148,24 @@ def first_faces(
 
 
 def draw_figures(
-    connection: duckdb.DuckDBPyConnection, files: dict[str, bytes], *, report: ComparisonReport, runs: list[str]
+    connection: duckdb.DuckDBPyConnection,
+    files: dict[str, bytes],
+    *,
+    report: ComparisonReport,
+    runs: list[str],
+    attributes: AttributeTable,
 ) -> list[Markup]:
     """The shares of every attribute in all labelled `runs`, also added to the page's `files`."""
     if not runs:
         return []
     rows = pl.concat([sql.ask(connection, "comparison", run=run) for run in runs])
     figures = []
-    for attribute in ATTRIBUTES:
-        selected, estimate = rows.filter(pl.col("attribute") == attribute), report.estimates[attribute]
+    for name, attribute in attributes.tabulated.items():
+        selected, estimate = rows.filter(pl.col("attribute") == name), report.estimates[name]
         if len(selected):
-            figure = run_shares(with_estimate(selected, estimate), runs, estimate=estimate)
-            svg = save(figure, files, f"runs-{attribute}", synthetic=bool(report.synthetic))
-            figures.append(inline_svg(svg, f"{TITLES[attribute]}: shares that each run generates"))
+            figure = run_shares(with_estimate(selected, estimate), attribute, runs=runs, estimate=estimate)
+            svg = save(figure, files, f"runs-{name}", synthetic=bool(report.synthetic))
+            figures.append(inline_svg(svg, f"{attribute.title}: shares that each run generates"))
     return figures
 
 
@@ -168,13 +180,16 @@ def with_estimate(rows: pl.DataFrame, estimate: str) -> pl.DataFrame:
     return rows.with_columns(*shares, best_reference=pl.when(is_own).then("best_reference").otherwise(reference))
 
 
-def difference_tables(rows: list[dict[str, Any]], *, baseline_run: str, run: str) -> list[Table]:
+def difference_tables(
+    rows: list[dict[str, Any]], attributes: AttributeTable, *, baseline_run: str, run: str
+) -> list[Table]:
     """The differences of two runs, a table for each attribute."""
     columns = ["group", short(baseline_run), short(run), "difference, 95 %"]
+    shown = [item for name, item in attributes.tabulated.items() if any(row["attribute"] == name for row in rows)]
     tables = []
-    for attribute in ATTRIBUTES:
-        selected = [row for row in rows if row["attribute"] == attribute]
-        estimate = selected[0]["estimate"] if selected else ""
+    for attribute in shown:
+        selected = [row for row in rows if row["attribute"] == attribute.name]
+        estimate = selected[0]["estimate"]
         cells = [
             [
                 Cell(short(row["group"], 60), css="name"),
@@ -184,7 +199,8 @@ def difference_tables(rows: list[dict[str, Any]], *, baseline_run: str, run: str
             ]
             for row in selected
         ]
-        tables.append(Table(columns, cells, title=f"{TITLES[attribute]}, {estimate}"))
+        is_folded = attribute.name not in unfolded(shown)
+        tables.append(Table(columns, cells, title=f"{attribute.title}, {estimate}", is_folded=is_folded))
     return tables
 
 
@@ -196,13 +212,15 @@ def difference_cell(row: dict[str, Any]) -> Cell:
     return Cell(points(row["difference"]), interval, css=row["difference_verdict"])
 
 
-def distance_table(report: ComparisonReport, baseline: str) -> Table:
+def distance_table(report: ComparisonReport, attributes: AttributeTable, *, baseline: str) -> Table:
     """Every run's total variation from one baseline, a column for each attribute."""
+    measured = {name for found in report.distances.values() for name in found[baseline]}
+    names = [name for name in attributes.tabulated if name in measured]
     rows = [
-        [Cell(short(run, 60), css="name"), *(distance_cell(found[baseline].get(name)) for name in ATTRIBUTES)]
+        [Cell(short(run, 60), css="name"), *(distance_cell(found[baseline].get(name)) for name in names)]
         for run, found in report.distances.items()
     ]
-    return Table(["run", *(TITLES[name] for name in ATTRIBUTES)], rows, title=BASELINES[baseline])
+    return Table(["run", *(attributes[name].title for name in names)], rows, title=BASELINES[baseline])
 
 
 def distance_cell(row: dict[str, Any] | None) -> Cell:

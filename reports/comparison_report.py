@@ -1,6 +1,7 @@
 """Collects the numbers of the page of several runs: each run's group shares, and their differences."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -8,10 +9,9 @@ from typing import Any, ClassVar
 import duckdb
 
 import sql
-from reports.attributes import TITLES
 from reports.formats import short
 from reports.run_report import Rows, RunReport
-from reports.verdict import HEADLINES
+from shards.attributes import AttributeTable
 from shards.documents import Document
 
 Distances = dict[str, dict[str, dict[str, Any]]]  # reference -> attribute -> row of `distances`
@@ -39,11 +39,11 @@ class ComparisonReport(Document):
 
 
 def gather_comparison(
-    connection: duckdb.DuckDBPyConnection, pages: list[RunReport], *, fingerprint: str
+    connection: duckdb.DuckDBPyConnection, pages: list[RunReport], *, attributes: AttributeTable, fingerprint: str
 ) -> ComparisonReport:
     """Collect every number of the page of several runs from the numbers of each run's page."""
     labelled = [page for page in pages if page.labelling]
-    estimates = common_estimates(labelled)
+    estimates = common_estimates(labelled, attributes)
     distances = {page.run: total_variations(page, estimates) for page in labelled}
     baseline_run = labelled[0].run if labelled else None
     constant = {page.run for page in pages if page.is_constant}  # nothing is found about these
@@ -60,7 +60,7 @@ def gather_comparison(
         real=any(page.synthetic is False for page in pages),
         estimates=estimates,
         findings=[
-            describe_difference(baseline_run, run, rows, distances)
+            describe_difference(baseline_run, run, rows=rows, distances=distances, attributes=attributes)
             for run, rows in differences.items()
             if baseline_run and rows and not constant & {baseline_run, run}
         ],
@@ -70,13 +70,13 @@ def gather_comparison(
     )
 
 
-def common_estimates(pages: list[RunReport]) -> dict[str, str]:
+def common_estimates(pages: list[RunReport], attributes: Iterable[str]) -> dict[str, str]:
     """attribute -> the estimate that all runs are compared by: corrected if one uses it and all have it, else raw.
 
     It is the choice of question `difference`, for all runs at once.
     """
     estimates: dict[str, str] = {}
-    for attribute in TITLES:
+    for attribute in attributes:
         rows = [row for page in pages for row in page.estimates if row["attribute"] == attribute]
         is_raw = all(row["best_estimate"] == "raw" for row in rows) or any(row["corrected"] is None for row in rows)
         estimates[attribute] = "raw" if is_raw else "corrected"
@@ -92,25 +92,28 @@ def total_variations(page: RunReport, estimates: dict[str, str]) -> Distances:
     return rows
 
 
-def describe_difference(baseline_run: str, other: str, rows: Rows, distances: dict[str, Distances]) -> list[str]:
+def describe_difference(
+    baseline_run: str, other: str, *, rows: Rows, distances: dict[str, Distances], attributes: AttributeTable
+) -> list[str]:
     """Describe in sentences which groups two runs generate more or less often, and which is closer to equal shares."""
-    rows = [row for row in rows if row["attribute"] != "intersection_age"]
+    rows = [row for row in rows if row["attribute"] in attributes.tabulated]
     changed = sum(row["difference_verdict"] != "inconclusive" for row in rows)
     sentences = [
         f"{short(other, 40)} generates {changed} of {len(rows)} groups more or less often than "
         f"{short(baseline_run, 40)} (about {round(len(rows) / 20)} would seem to differ by chance alone)."
     ]
-    for attribute, (_, plural) in HEADLINES.items():
-        a, b = (distances[run]["uniform"].get(attribute) for run in (baseline_run, other))
+    for attribute in attributes.headlines:
+        a, b = (distances[run]["uniform"].get(attribute.name) for run in (baseline_run, other))
         if a and b:
             low, high = difference_interval(a, b)
             values = f"total variation {b['value']:.3f}; {short(baseline_run, 40)} {a['value']:.3f}"
             if high < 0 or low > 0:
-                sentences.append(
-                    f"It is {'closer to' if high < 0 else 'farther from'} equal shares of {plural} ({values})."
-                )
+                order = "closer to" if high < 0 else "farther from"
+                sentences.append(f"It is {order} equal shares of {attribute.plural} ({values}).")
             else:
-                sentences.append(f"It is undecided which run is closer to equal shares of {plural} ({values}).")
+                sentences.append(
+                    f"It is undecided which run is closer to equal shares of {attribute.plural} ({values})."
+                )
     return sentences
 
 

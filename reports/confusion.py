@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import duckdb
 
 import sql
-from reports.attributes import ATTRIBUTES
+from shards.attributes import AttributeTable
 
 
 @dataclass(kw_only=True)
@@ -25,9 +25,9 @@ class ConfusionMatrix:
     rows: list[ConfusionRow]
 
 
-def confusion_matrices(connection: duckdb.DuckDBPyConnection) -> dict[str, ConfusionMatrix]:
+def confusion_matrices(connection: duckdb.DuckDBPyConnection, attributes: AttributeTable) -> dict[str, ConfusionMatrix]:
     """The confusion matrix of every attribute that images are annotated with."""
-    matrices = {attribute: confusion_matrix(connection, attribute) for attribute in ATTRIBUTES}
+    matrices = {attribute: confusion_matrix(connection, attribute) for attribute in attributes.tabulated}
     return {attribute: matrix for attribute, matrix in matrices.items() if any(row.n for row in matrix.rows)}
 
 

@@ -13,6 +13,7 @@ import sql
 from reports.figures.contact_sheet import contact_sheet
 from reports.run_report import RunReport
 from shards import tar
+from shards.attributes import AttributeTable
 from shards.errors import FairfaceError
 from shards.workspace import Workspace
 
@@ -33,12 +34,14 @@ class RunFaces:
     neighbours: list[dict[str, Any]]  # rows of question `neighbours`, with `image` and `train_image`
 
 
-def collect_faces(connection: duckdb.DuckDBPyConnection, workspace: Workspace, report: RunReport) -> RunFaces:
+def collect_faces(
+    connection: duckdb.DuckDBPyConnection, workspace: Workspace, *, report: RunReport, attributes: AttributeTable
+) -> RunFaces:
     """Read every face on the page of a run."""
     reader = FaceReader(connection, workspace, report.run)
     return RunFaces(
         first={side: reader.first(side) for side in SIDES},
-        by_group=reader.by_group(),
+        by_group=reader.by_group(attributes),
         confidence=reader.with_images(report.confidence),
         neighbours=reader.with_neighbours(report.neighbours),
     )
@@ -104,13 +107,13 @@ class FaceReader:
         images = read_images(self.folder(side), wanted)
         return [images[key] for key in wanted["key"] if key in images]
 
-    def by_group(self) -> GroupFaces:
+    def by_group(self, attributes: AttributeTable) -> GroupFaces:
         """The first images of every group, not hand-picked; an empty list if none of them can be read.
 
         A sample's group is the selected labeller's label; a training image's is its annotation, or its label if
         nothing is annotated. A side without any face of the group is left out.
         """
-        wanted = self._group_keys()
+        wanted = self._group_keys(list(attributes.tabulated))
         annotated = wanted.filter(source="annotated")["attribute"].unique().to_list()
         training = pl.when(pl.col("attribute").is_in(annotated)).then(pl.lit("annotated")).otherwise(pl.lit("train"))
         sides = {"generated": wanted.filter(source="generated"), "train": wanted.filter(pl.col("source") == training)}
@@ -141,13 +144,13 @@ class FaceReader:
             if row["key"] in samples and row["nearest"] in training
         ]
 
-    def _group_keys(self) -> pl.DataFrame:
+    def _group_keys(self, attributes: list[str]) -> pl.DataFrame:
         """attribute, group, source, rank, key of the first images of every group, in the order of the page."""
         text = f"""
             select attribute, "group", source, coalesce(rank, 1000) as rank, min(key, {GROUP_FACES}) as key
             from selected_labels left join vocabulary using (attribute, "group")
-            where attribute <> 'intersection_age' and (source <> 'generated' or run = $run) group by all"""
-        rows = sql.select(self.connection, text, {"run": self.run})
+            where attribute in $attributes and (source <> 'generated' or run = $run) group by all"""
+        rows = sql.select(self.connection, text, {"run": self.run, "attributes": attributes})
         return rows.explode("key").sort("attribute", "rank", "group", "key")
 
     def _images(self, side: str, keys: pl.Series) -> dict[str, bytes]:

@@ -29,6 +29,7 @@ from reports.render import render_page
 from reports.run_page import build_run_page
 from reports.run_report import RunDocuments, RunReport, gather_run
 from shards.atomic_io import fingerprint
+from shards.attributes import BUILT_IN, workspace_attributes
 from shards.described_files import DescribedFile, check_unchanged, prediction_files, run_files, training_files
 from shards.documents import (
     LabelsDocument,
@@ -145,9 +146,10 @@ def build_comparison(workspace: Workspace, names: list[str], *, detectors: list[
             return BuildResult(folder.page, False, missing)
     connection = sql.connect(workspace)
     pages = [read_document(run_folder.document, RunReport) for run_folder in folders]
-    report = gather_comparison(connection, [page for page in pages if page], fingerprint=inputs)
+    attributes = workspace_attributes(workspace)
+    report = gather_comparison(connection, [page for page in pages if page], attributes=attributes, fingerprint=inputs)
     files: dict[str, bytes] = {}
-    page = build_comparison_page(connection, workspace, report, files=files)
+    page = build_comparison_page(connection, workspace, report=report, attributes=attributes, files=files)
     files[folder.page.name] = render_page("comparison.html.j2", page=page, workspace=workspace)
     publish(folder.document, report, files)
     return BuildResult(folder.page, True, missing)
@@ -175,6 +177,7 @@ def build_run(
         labelling, missing = None, str(error)
         discard_estimates(workspace, connection, run=run)
     connection = sql.connect(workspace)  # the tables of estimates exist now
+    attributes = workspace_attributes(workspace)
     report = gather_run(
         connection,
         documents,
@@ -182,15 +185,15 @@ def build_run(
         labelling=labelling,
         missing=missing,
         detectors=detectors,
+        attributes=attributes,
         fingerprint=inputs,
     )
     files: dict[str, bytes] = {}
-    figures = draw_run_figures(connection, files, run=run, synthetic=bool(report.synthetic))
-    faces = collect_faces(connection, workspace, report)
+    figures = draw_run_figures(connection, files, run=run, attributes=attributes, synthetic=bool(report.synthetic))
+    faces = collect_faces(connection, workspace, report=report, attributes=attributes)
     files |= contact_sheets(faces)
-    files[folder.page.name] = render_page(
-        "run.html.j2", page=build_run_page(report, figures, faces), workspace=workspace
-    )
+    page = build_run_page(report, attributes, figures=figures, faces=faces)
+    files[folder.page.name] = render_page("run.html.j2", page=page, workspace=workspace)
     publish(folder.document, report, files)
     return BuildResult(folder.page, True, [missing] if missing else [])
 
@@ -255,13 +258,14 @@ def input_fingerprint(workspace: Workspace, run: str, *, detectors: list[str]) -
     """A fingerprint of the page's inputs: the documents, the sizes and times of the files, and the code."""
     shards, run_folder = workspace.shards, workspace.run(run)
     sides, evaluated = (shards.label_files, run_folder.label_files), [workspace.detector(name) for name in detectors]
-    documents = [shards.document, run_folder.config, run_folder.samples_document]
+    documents = [workspace.attributes, shards.document, run_folder.config, run_folder.samples_document]
     documents += [path for files in sides for path in (files.document, files.probe_document)]
     documents += [path for folder in evaluated for path in (folder.predictions_document, folder.metrics_document)]
     files = [shards.images, run_folder.steps, run_folder.samples_table, *sides[0].all(), *sides[1].all()]
     files += [path for folder in evaluated for path in (folder.predictions, folder.detection_metrics)]
     files += [*shards.tars(), *run_folder.sample_tars()]
     states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()]
-    code = [path for path in sorted(CODE.rglob("*")) if path.suffix in (".py", ".j2")] + list(sql.source_files())
+    code = [path for path in sorted(CODE.rglob("*")) if path.suffix in (".py", ".j2")]
+    code += [BUILT_IN, *sql.source_files()]
     contents = [hashlib.sha256(path.read_bytes()).hexdigest() for path in [*documents, *code] if path.exists()]
     return fingerprint([run, detectors, states, contents])

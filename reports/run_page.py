@@ -22,6 +22,22 @@ from reports.sections.summary import Summary, summary_section
 from reports.sections.training import Training, training_section
 from reports.sections.training_data import TrainingData, training_data_section
 from reports.sections.verdicts import Verdicts, verdicts_section
+from shards.attributes import AttributeTable
+
+CONTENTS = {  # section -> its name in the contents, in the order of the page
+    "verdicts": "Verdicts",
+    "methods": "Estimates",
+    "distances": "Distances",
+    "counts": "Counts",
+    "labellers": "Labellers",
+    "quality": "Image quality",
+    "faces": "Faces",
+    "detectors": "Detectors",
+    "training": "Training",
+    "training_data": "Training data",
+    "limitations": "Limits",
+    "provenance": "Provenance",
+}
 
 
 @dataclass(frozen=True)
@@ -48,27 +64,32 @@ class RunPage:
     training_data: TrainingData
     provenance: Provenance
 
+    @property
+    def contents(self) -> dict[str, str]:
+        """The sections that the page has, by the anchor of their heading."""
+        return {name: title for name, title in CONTENTS.items() if getattr(self, name, True)}
 
-def build_run_page(report: RunReport, figures: RunFigures, faces: RunFaces) -> RunPage:
+
+def build_run_page(report: RunReport, attributes: AttributeTable, *, figures: RunFigures, faces: RunFaces) -> RunPage:
     """Shape the numbers, figures and faces of a run for the template."""
     return RunPage(
         title=f"fairness of run {short(report.run, 60)}",
         run=report.run,
         synthetic=report.synthetic,
-        summary=summary_section(report, faces),
-        shares=shares_section(figures),
-        verdicts=verdicts_section(report, figures),
-        methods=methods_section(report),
-        intersections=intersections_section(report),
-        distances=distances_section(report),
-        counts=counts_section(report),
-        labellers=labellers_section(report),
-        quality=quality_section(report),
-        faces=faces_section(report, faces),
-        confidence=confidence_section(faces),
+        summary=summary_section(report, faces, attributes=attributes),
+        shares=shares_section(figures, attributes),
+        verdicts=verdicts_section(report, figures, attributes=attributes),
+        methods=methods_section(report, attributes),
+        intersections=intersections_section(report, attributes),
+        distances=distances_section(report, attributes),
+        counts=counts_section(report, attributes),
+        labellers=labellers_section(report, attributes),
+        quality=quality_section(report, attributes),
+        faces=faces_section(report, faces, attributes=attributes),
+        confidence=confidence_section(faces, attributes),
         neighbours=neighbours_section(report, faces),
-        detectors=detectors_section(report),
+        detectors=detectors_section(report, attributes),
         training=training_section(report, figures),
-        training_data=training_data_section(report),
+        training_data=training_data_section(report, attributes),
         provenance=provenance_section(report),
     )

@@ -7,16 +7,8 @@ from typing import Any
 import polars as pl
 
 from reports.formats import conjunction, percent, ratio, short
-from shards.attributes import built_in_attributes
+from shards.attributes import Attribute, AttributeTable
 
-HEADLINES = {  # attribute -> (what is balanced, the plural of its groups)
-    name: (attribute.subject, attribute.plural)
-    for name, attribute in built_in_attributes().items()
-    if attribute.headline
-}
-WORDS = {  # the everyday names of the groups of these attributes
-    item.name: item.plural for name in HEADLINES for item in built_in_attributes()[name].classes if item.plural
-}
 CHANGED = ("amplified", "reduced")
 
 
@@ -25,7 +17,7 @@ class Verdict:
     """The answer to the page's question and what it rests on."""
 
     answer: str  # one sentence
-    sentences: list[str] = field(default_factory=list)  # one for each attribute of HEADLINES
+    sentences: list[str] = field(default_factory=list)  # one for each attribute with a headline
     undecided: str | None = None  # how many groups are too rare for a verdict
 
     def text(self) -> str:
@@ -45,7 +37,12 @@ CONSTANT = Verdict(
 
 
 def run_verdict(
-    rows: pl.DataFrame, *, is_foreign: bool = False, is_requested: bool = False, is_constant: bool = False
+    rows: pl.DataFrame,
+    attributes: AttributeTable,
+    *,
+    is_foreign: bool = False,
+    is_requested: bool = False,
+    is_constant: bool = False,
 ) -> Verdict:
     """The verdict on a run, from its rows of `estimates`.
 
@@ -57,12 +54,13 @@ def run_verdict(
         return CONSTANT
     if is_foreign:
         return NOT_ANSWERABLE
-    sentences = [attribute_sentence(*names, rows.filter(attribute=attribute)) for attribute, names in HEADLINES.items()]
+    of_attributes = [(attribute, rows.filter(attribute=attribute.name)) for attribute in attributes.headlines]
+    sentences = [attribute_sentence(attribute, groups) for attribute, groups in of_attributes if len(groups)]
     rare, total = int((rows["verdict"] == "inconclusive").sum()), len(rows)
     undecided = f"None of {total} groups is too rare for a verdict."
     if rare:
         undecided = f"{rare} of {total} groups {'is' if rare == 1 else 'are'} too rare for a verdict."
-    answer = requested_answer(rows) if is_requested else answer_sentence(rows)
+    answer = requested_answer(rows) if is_requested else answer_sentence(rows, attributes)
     return Verdict(answer=answer, sentences=sentences, undecided=undecided)
 
 
@@ -75,7 +73,7 @@ def requested_answer(rows: pl.DataFrame) -> str:
     )
 
 
-def answer_sentence(rows: pl.DataFrame) -> str:
+def answer_sentence(rows: pl.DataFrame, attributes: AttributeTable) -> str:
     """The answer in one sentence; "no" only for changes that chance does not explain."""
     changed = (rows["significant"] & rows["verdict"].is_in(CHANGED)).sum()
     if changed:
@@ -89,21 +87,29 @@ def answer_sentence(rows: pl.DataFrame) -> str:
         return "Undecided: there are too few samples, or the labels carry too little information."
     if rows["verdict"].is_in(CHANGED).any():
         return "Undecided: among this many groups, the apparent changes may be due to chance."
-    headline = rows.filter(pl.col("attribute").is_in(["gender", "skin_group"]))
-    if len(headline) and (headline["verdict"] == "preserved").all():
+    known = {item.subject: rows.filter(attribute=item.name)["verdict"] for item in attributes.headlines}
+    known = {subject: verdicts for subject, verdicts in known.items() if len(verdicts)}
+    preserved = [subject for subject, verdicts in known.items() if (verdicts == "preserved").all()]
+    if len(preserved) > len(known) / 2:
         return (
-            "Yes for gender and skin group, as far as these samples show; there are too few faces of the other groups."
+            f"Yes for {conjunction(preserved)}, as far as these samples show; there are too few faces of the other "
+            "groups."
         )
     return "Undecided: for most groups there are too few samples, or the labels disagree."
 
 
-def attribute_sentence(name: str, plural: str, rows: pl.DataFrame) -> str:
-    """One sentence on one attribute, from its rows of `estimates`; `name` and `plural` as in HEADLINES."""
-    groups = rows.to_dicts()
+def attribute_sentence(attribute: Attribute, rows: pl.DataFrame) -> str:
+    """One sentence on one attribute, from its rows of `estimates`."""
+    groups, words = rows.to_dicts(), {item.name: item.faces for item in attribute.classes}
+    name, plural = attribute.subject, attribute.plural
+
+    def group_word(row: dict[str, Any]) -> str:
+        return words.get(row["group"], short(row["group"], 40))
+
     changed = sorted((row for row in groups if row["verdict"] in CHANGED), key=effect_size, reverse=True)
     undecided = [group_word(row) for row in groups if row["verdict"] == "inconclusive"]
     if changed:
-        return f"Of {plural}, it generates {conjunction([change_phrase(row) for row in changed[:3]])}."
+        return f"Of {plural}, it generates {conjunction([change_phrase(row, group_word(row)) for row in changed[:3]])}."
     if groups and all(row.get("inconclusive_reason") == "no labels" for row in groups):
         return f"The {name} is unknown: no face has a label for it."
     if len(undecided) == len(groups):
@@ -113,7 +119,7 @@ def attribute_sentence(name: str, plural: str, rows: pl.DataFrame) -> str:
         return (
             f"Of {plural}, it preserves {conjunction(preserved)}; there are too few {conjunction(undecided)} to decide."
         )
-    example = groups[0] if plural == "genders" else max(groups, key=lambda row: row["share"] or 0)
+    example = groups[0] if len(groups) == 2 else max(groups, key=lambda row: row["share"] or 0)
     shares = f"{percent(example['share'])} {group_word(example)}, training {percent(example['reference'])}"
     return f"It preserves the {name} of its training data ({shares})."
 
@@ -123,19 +129,14 @@ def effect_size(row: dict[str, Any]) -> float:
     return abs(math.log(max(row["ratio"] or 0.01, 0.01)))
 
 
-def group_word(row: dict[str, Any]) -> str:
-    """The everyday name of a group."""
-    return WORDS.get(row["group"], short(row["group"], 40))
-
-
 def both_shares(row: dict[str, Any]) -> str:
     return f"({percent(row['share'])}, training {percent(row['reference'])})"
 
 
-def change_phrase(row: dict[str, Any]) -> str:
-    """How much more or less often a group is generated."""
+def change_phrase(row: dict[str, Any], faces: str) -> str:
+    """How much more or less often a group is generated; `faces` are its faces in a sentence."""
     if not row["count"]:
-        return f"no {group_word(row)} at all {both_shares(row)}"
+        return f"no {faces} at all {both_shares(row)}"
     if row["ratio"] is None:
-        return f"{group_word(row)}, who are absent from its training data {both_shares(row)}"
-    return f"{ratio(row['ratio']).removeprefix('×')} times as many {group_word(row)} {both_shares(row)}"
+        return f"{faces}, absent from its training data {both_shares(row)}"
+    return f"{ratio(row['ratio']).removeprefix('×')} times as many {faces} {both_shares(row)}"

@@ -1,63 +1,83 @@
-"""Reads the annotation tables of every AI-Face release into one tidy frame."""
+"""Reads annotation tables of every layout, and labels in images' names, into one tidy frame."""
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
 
 from shards.atomic_io import check_regular
-from shards.attributes import Attribute, built_in_attributes
+from shards.attributes import Attribute, AttributeTable, built_in_attributes
+from shards.discover import SUFFIXES
 from shards.errors import FairfaceError
+from shards.layouts import FILE_NAMES, TARGETS, LabelColumn, Layout, LayoutTable, built_in_layouts, own_layout
 from shards.workspace import is_unicode
 
+AI_FACE_CROSS = "intersection"  # the attribute that AI-Face's column Intersection numbers
 GENDERS, AGES, SKIN_GROUPS = (built_in_attributes()[name].names for name in ("gender", "age", "skin_group"))
 SKIN_TONES = tuple(map(int, built_in_attributes()["skin_tone"].names))
-
-# Our column -> its names, in lower case, in the layouts in which AI-Face has been released.
-COLUMN_NAMES = {
-    "path": ("image path",),
-    "gender": ("gender", "predicted gender", "ground truth gender"),
-    "age": ("age", "predicted age", "ground truth age"),
-    "race": ("race", "ground truth race"),
-    "skin_tone": ("skin tone",),
-    "intersection": ("intersection",),
-    "target": ("target",),
-    "split": ("split",),
-}
-AGE_CODES = {
-    "readme": {0: "child", 1: "young", 3: "adult", 4: "middle", 5: "senior"},
-    "released": dict(enumerate(AGES)),
-    "first": {0: "young", 1: "middle", 2: "senior"},  # 3, "others", is not an age
-}
+AGE_CODES = built_in_layouts().age_codes  # of AI-Face's releases
 SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
-RACES = {0: "Asian", 1: "White", 2: "Black", 3: "others"}
-TARGETS = ("real", "fake")
 CSV_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
-LABELS = ("gender", "age", "skin_tone", "skin_group", "race", "target", "split")
+TABLE_NAMES = ("*.csv", "list_attr_*.txt")  # a CSV, or CelebA's text form
+NAMES_SHARE = 0.9  # of all images: the least share whose names must state labels
+HEADER_BYTES = 1 << 16  # of a text table: its number of images and its header
 
-TYPES: dict[str, pl.DataType | type[pl.DataType]] = {  # one byte per value: a table has a million rows
-    "gender": pl.Enum(GENDERS),
-    "age": pl.Enum(AGES),
-    "skin_tone": pl.Int8,
-    "skin_group": pl.Enum(SKIN_GROUPS),
-    "race": pl.Enum(list(RACES.values())),
-    "target": pl.Enum(TARGETS),
-    "split": pl.String,
-}
+
+def label_types(attributes: AttributeTable) -> dict[str, pl.DataType | type[pl.DataType]]:
+    """The column types of a tidy frame's labels: one byte per class, because a table has a million rows."""
+    types: dict[str, pl.DataType | type[pl.DataType]] = {
+        attribute.name: pl.Int8 if attribute.is_numbered else pl.Enum(attribute.names)
+        for attribute in attributes.values()
+        if not attribute.cross
+    }
+    return types | {"target": pl.Enum(list(TARGETS)), "split": pl.String}
 
 
 @dataclass
 class Tables:
     """The annotation tables of a data set: one row per path, and the numbers of irregular rows."""
 
-    frame: pl.DataFrame  # path (absolute or as written) and LABELS
+    frame: pl.DataFrame  # path (absolute or as written) and the columns of `label_types`
     files: list[str] = field(default_factory=list)
     rows: int = 0
     repeated: int = 0  # rows that repeat the path of an earlier row
     disagreeing: int = 0  # rows whose Intersection is not gender x skin group
-    uncoded: int = 0  # rows with a label that is not one of the codes
+    uncoded: int = 0  # rows with a label that becomes no class
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """The cells of one annotation table as text, lazily."""
+
+    name: str  # in messages
+    cells: pl.LazyFrame
+    columns: Mapping[str, str]  # a column's name, in lower case and without blanks around -> as the table has it
+    repeated: frozenset[str]  # names in lower case that several columns have
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How the values of a column become classes."""
+
+    codes: Mapping[str, str | None]  # `normalise_word` of a value -> class; None for a value that is known to be none
+    years: tuple[tuple[int, int, str], ...] = ()  # the first and the last year of age, and their class
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether all codes are integers, which tables may write in several ways, such as `1` and `1.0`."""
+        return all(re.fullmatch(r"-?\d+", value) for value in self.codes)
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """The meaning of tables' columns."""
+
+    age_codes: str = "auto"  # a key of AGE_CODES; auto: by the values present
+    columns: tuple[tuple[str, str], ...] = ()  # `parse_columns` of a user's own table; empty: a known layout
+    layouts: LayoutTable = field(default_factory=built_in_layouts)
+    attributes: AttributeTable = field(default_factory=built_in_attributes)
 
 
 def derived_class(attribute: Attribute) -> pl.Expr:
@@ -73,15 +93,54 @@ def derived_class(attribute: Attribute) -> pl.Expr:
     return parent.replace_strict(classes, default=None, return_dtype=pl.String).alias(attribute.name)
 
 
-def find_columns(path: Path) -> dict[str, str]:
-    """Our column names -> the table's own, for those that the CSV at `path` has."""
+def open_table(path: Path) -> TextTable:
+    """Open a CSV, or CelebA's text form, in which blanks separate the cells.
+
+    Raises FairfaceError for a file that is neither.
+    """
     try:
         check_regular(path)
-        header = scan_csv(path).collect_schema().names()
+        cells = scan_text_form(path, header) if (header := text_form_header(path)) else scan_csv(path)
+        names = cells.collect_schema().names()
     except CSV_ERRORS as error:
         raise csv_error(path, error) from error
-    known = {name.strip().lower(): name for name in header}
-    return {ours: known[name] for ours, names in COLUMN_NAMES.items() for name in names if name in known}
+    lower = [original_name(name, names).strip().lower() for name in names]
+    repeated = frozenset(name for name in lower if lower.count(name) > 1)
+    return TextTable(str(path), cells, dict(zip(lower, names, strict=True)), repeated)
+
+
+def original_name(name: str, names: Collection[str]) -> str:
+    """A column's name in the file: Polars numbers the columns that share a name."""
+    original = re.sub(r"_duplicated_\d+$", "", name)
+    return original if original in names else name
+
+
+def text_form_header(path: Path) -> list[str]:
+    """The names of the columns of CelebA's text form, in which the column of paths has none; empty for other files.
+
+    Its first line is the number of images.
+    """
+    with open(path, "rb") as file:
+        lines = file.read(HEADER_BYTES).decode(errors="replace").splitlines()
+    if len(lines) < 2 or not lines[0].strip().isdecimal() or "," in lines[1]:
+        return []
+    return ["image_id", *lines[1].split()]
+
+
+def scan_text_form(path: Path, header: list[str]) -> pl.LazyFrame:
+    """The rows of CelebA's text form as text columns, lazily."""
+    lines = pl.scan_csv(
+        path,
+        has_header=False,
+        skip_lines=2,
+        separator="\x01",
+        quote_char=None,
+        schema={"line": pl.String},
+        encoding="utf8-lossy",
+        glob=False,
+    )
+    words = lines.select(words=pl.col("line").str.extract_all(r"\S+"))
+    return words.select(pl.col("words").list.get(i, null_on_oob=True).alias(name) for i, name in enumerate(header))
 
 
 def scan_csv(path: Path) -> pl.LazyFrame:
@@ -89,19 +148,21 @@ def scan_csv(path: Path) -> pl.LazyFrame:
     return pl.scan_csv(path, infer_schema=False, encoding="utf8-lossy", glob=False)
 
 
-def csv_error(path: Path, error: Exception) -> FairfaceError:
+def csv_error(path: Path | str, error: Exception) -> FairfaceError:
     reason = next(iter(str(error).splitlines()), type(error).__name__)
     return FairfaceError(f"{path} can't be read as CSV: {reason}")
 
 
-def find_tables(root: Path) -> tuple[list[Path], list[str]]:
-    """The annotation tables in `root` and its immediate subfolders, sorted, and the other CSV files there.
+def find_tables(root: Path, attributes: AttributeTable | None = None) -> tuple[list[Path], list[str]]:
+    """The annotation tables in `root` and its immediate subfolders, sorted, and the other files of TABLE_NAMES there.
 
-    If no CSV file looks like a table, all are returned as tables: reading them raises an error that says why.
+    Tables state some of `attributes`, by default the built-in ones. If no file looks like a table, all are returned as
+    tables: reading them raises an error that says why.
     """
-    files = sorted(path for path in [*root.glob("*.csv"), *root.glob("*/*.csv")] if not is_hidden(path, root))
+    files = [path for name in TABLE_NAMES for path in [*root.glob(name), *root.glob(f"*/{name}")]]
+    files = sorted(path for path in files if not is_hidden(path, root))
     readable = [path for path in files if is_unicode(str(path)) and is_regular(path)]
-    tables = [path for path in readable if is_table(path)] or readable
+    tables = [path for path in readable if is_table(path, attributes or built_in_attributes())] or readable
     return tables, [str(path).encode(errors="backslashreplace").decode() for path in files if path not in tables]
 
 
@@ -118,23 +179,36 @@ def is_regular(path: Path) -> bool:
         return False
 
 
-def is_table(path: Path) -> bool:
-    """Whether a file is a CSV with a column of image paths."""
+def is_table(path: Path, attributes: AttributeTable) -> bool:
+    """Whether a file has the columns of a known layout."""
     try:
-        return "path" in find_columns(path)
+        return bool(built_in_layouts().recognise(open_table(path).columns, attributes))
     except FairfaceError:  # not a CSV
         return False
 
 
-def read_tables(paths: Iterable[Path], age_codes: str = "auto") -> Tables:
-    """Read annotation tables of any AI-Face layout, recognised by their columns.
+def find_layout_of_names(paths: pl.Series) -> Layout | None:
+    """The layout, such as UTKFace's, in which the names of most images state their labels; None if there is none."""
+    names = pl.DataFrame({"name": paths.str.extract(r"([^/]*)$")})
+    for layout in built_in_layouts().by_file_name:
+        share = names.select(pl.col("name").str.contains(layout.file_name or "").mean()).item()
+        if share is not None and share >= NAMES_SHARE:
+            return layout
+    return None
 
-    `age_codes` is `auto` (by the values present), `readme`, `released` or `first`. Relative image paths are
-    returned as the table has them. Raises FairfaceError for a table without the required columns.
+
+def read_tables(paths: Iterable[Path], options: ReadOptions | None = None) -> Tables:
+    """Read annotation tables, whose layouts are recognised by their columns or stated by the options.
+
+    Relative image paths are returned as the table has them. Raises FairfaceError for a table of no known layout, of
+    several, or without a stated column.
     """
-    tables, frames = Tables(empty_frame()), []
+    options = options or ReadOptions()
+    tables, frames = Tables(empty_frame(options.attributes)), []
     for path in paths:
-        frame = read_table(path, age_codes)
+        table = open_table(path)
+        layout = choose_layout(table, options)
+        frame = read_labels(table, layout, options, split=split_from_name(path))
         frames.append(frame.drop("disagrees", "uncoded"))
         tables.files.append(str(path))
         tables.disagreeing += int(frame["disagrees"].sum())
@@ -146,73 +220,122 @@ def read_tables(paths: Iterable[Path], age_codes: str = "auto") -> Tables:
     return tables
 
 
-def read_table(path: Path, age_codes: str) -> pl.DataFrame:
-    """Read one table as a tidy frame, with two more columns: `disagrees` (with its own Intersection) and `uncoded`."""
-    columns = find_columns(path)
-    if "path" not in columns or not columns.keys() & {"gender", "age", "skin_tone", "race", "target"}:
-        header = ", ".join(scan_csv(path).collect_schema().names()[:12])
-        raise FairfaceError(
-            f"{path} is not an AI-Face annotation table: it needs `Image Path` and at least one of Gender, Age, Skin "
-            f"Tone, Target; it has {header}. Name the right file with --annotations, or pass --no-annotations"
-        )
-    labels = [name for name in ("gender", "age", "skin_tone", "race", "target") if name in columns]
-    try:
-        codes = choose_age_codes(path, columns, age_codes)
-        return (
-            scan_codes(path, columns, labels)
-            .drop_nulls("path")
-            .with_columns(pl.col("age").alias("age code"))
-            .with_columns(
-                *[
-                    pl.col(name).replace_strict(words, default=None, return_dtype=TYPES[name])
-                    for name, words in class_names(codes).items()
-                ],
-                skin_tone=pl.when(pl.col("skin_tone").is_between(1, 10)).then("skin_tone").cast(pl.Int8),
+def read_names(paths: pl.Series, layout: Layout, options: ReadOptions | None = None) -> Tables:
+    """Read the labels that images' names state in a layout that has a `file_name`; other names give no row."""
+    assert layout.file_name
+    groups = pl.col("path").str.extract(r"([^/]*)$").str.extract_groups(layout.file_name)
+    cells = pl.LazyFrame({"path": paths}).with_columns(groups.alias("groups")).unnest("groups")
+    columns = {name: name for name in cells.collect_schema().names()}
+    title = f"{FILE_NAMES} ({layout.title})"
+    labelled = cells.filter(pl.any_horizontal(pl.exclude("path").is_not_null()))
+    table = TextTable(title, labelled, columns, frozenset())
+    frame = read_labels(table, replace(layout, path="path"), options or ReadOptions(), split=None)
+    rows = frame.drop("disagrees", "uncoded")
+    return Tables(rows, [title], rows=len(rows), uncoded=int(frame["uncoded"].sum()))
+
+
+def choose_layout(table: TextTable, options: ReadOptions) -> Layout:
+    """The layout of a table: the stated columns, or the known layout that fits best.
+
+    Raises FairfaceError, in one line, if a column is missing, if no layout fits, or if several do.
+    """
+    if options.columns:
+        layout = own_layout(options.columns, options.attributes, path=path_column(table, options))
+    else:
+        fitting = options.layouts.recognise(table.columns, options.attributes)
+        if not fitting:
+            titles = ", ".join(layout.title for layout in options.layouts.layouts.values() if not layout.file_name)
+            raise FairfaceError(
+                f"{table.name} has the columns {column_list(table.columns.values())}, which are not those of a known "
+                f"layout ({titles}): name another table with --annotations, say what its columns are with --columns, "
+                "or pass --no-annotations"
             )
-            .with_columns(derived_class(built_in_attributes()["skin_group"]).cast(TYPES["skin_group"]))
+        if len(fitting) > 1:
+            titles = " and ".join(layout.title for layout in fitting)
+            raise FairfaceError(
+                f"{table.name} has columns of {titles}: remove those of one, or name its columns with --columns"
+            )
+        layout = fitting[0]
+    used = {layout.path, layout.split, *(label.column for label in layout.labels.values())}
+    if repeated := sorted(table.repeated & used):
+        raise FairfaceError(f"{table.name} has several columns {repeated[0]!r}: rename all but one of them")
+    return layout
+
+
+def path_column(table: TextTable, options: ReadOptions) -> str:
+    """The column of image paths of a table in a user's columns: the stated one, or the only one of image names.
+
+    Raises FairfaceError if there is none or there are several, and for any stated column that the table lacks.
+    """
+    for _, column in options.columns:
+        if column.lower() not in table.columns:
+            raise FairfaceError(
+                f"{table.name} has no column {column!r}: its columns are {column_list(table.columns.values())}"
+            )
+    stated = {name: column.lower() for name, column in options.columns}
+    if "path" in stated:
+        return stated["path"]
+    candidates = {name: column for name, column in table.columns.items() if name not in stated.values()}
+    image = f"(?i)({'|'.join(map(re.escape, SUFFIXES))})\\s*$"
+    try:
+        shares = table.cells.select(
+            pl.col(column).drop_nulls().str.contains(image).mean().alias(name) for name, column in candidates.items()
+        ).collect(engine="streaming")
+    except CSV_ERRORS as error:
+        raise csv_error(table.name, error) from error
+    images = [name for name in shares.columns if (shares[name].item() or 0) >= NAMES_SHARE]
+    if len(images) != 1:
+        several = f"several columns of image names ({column_list(images)})" if images else "no column of image names"
+        raise FairfaceError(f"{table.name} has {several}: name the right one with --columns path=COLUMN,...")
+    return images[0]
+
+
+def column_list(names: Collection[str]) -> str:
+    """The first of these names of columns, shortened and on one line."""
+    shown = [name if name.isprintable() else ascii(name)[1:-1] for name in names]
+    return ", ".join(name[:40] for name in shown[:12])
+
+
+def read_labels(table: TextTable, layout: Layout, options: ReadOptions, *, split: str | None) -> pl.DataFrame:
+    """A table as a tidy frame, with two more columns: `disagrees` (with its own Intersection) and `uncoded`.
+
+    `split` is the split of all rows of a table without a column of splits.
+    """
+    columns, types = table.columns, label_types(options.attributes)
+    labels = {name: label for name, label in layout.labels_in(columns).items() if name in types}
+    derived = [attribute for attribute in options.attributes.derived if attribute.parent in labels]
+    known = {"split", *labels, *(attribute.name for attribute in derived)}
+    split_column = columns.get(layout.split) if layout.split else None
+    cross = options.attributes.get(AI_FACE_CROSS)
+    numbered = cross if layout.intersection in columns and cross and known.issuperset(cross.cross) else None
+    intersection = columns[layout.intersection] if layout.intersection and numbered else None
+    try:
+        cells = {name: columns[label.column] for name, label in labels.items()}
+        codings = {name: choose_coding(name, label, table=table, options=options) for name, label in labels.items()}
+        return (
+            table.cells.drop_nulls(columns[layout.path])
+            .select(
+                local_path(columns[layout.path]).alias("path"),
+                (pl.col(split_column) if split_column else pl.lit(split, pl.String)).alias("split"),
+                *[label_class(cells[name], coding, types[name]).alias(name) for name, coding in codings.items()],
+                *[needs_class(cells[name], coding).alias(f"{name} stated") for name, coding in codings.items()],
+                *[pl.lit(None, kind).alias(name) for name, kind in types.items() if name not in known],
+                (parse_code(intersection) if intersection else pl.lit(None, pl.Int64)).alias("intersection code"),
+            )
+            .with_columns(derived_class(attribute).cast(types[attribute.name]) for attribute in derived)
             .select(
                 "path",
-                *LABELS,
-                disagrees=intersection_disagrees() if "skin_tone" in columns else False,
-                uncoded=has_unknown_code(labels, codes),
+                *types,
+                disagrees=intersection_disagrees(numbered) if numbered else pl.lit(False),
+                uncoded=pl.any_horizontal(
+                    pl.lit(False), *[pl.col(f"{name} stated") & pl.col(name).is_null() for name in codings]
+                ),
             )
+            .with_columns(pl.col("disagrees", "uncoded").fill_null(False))
             .collect(engine="streaming")
         )
     except CSV_ERRORS as error:
-        raise csv_error(path, error) from error
-
-
-def scan_codes(path: Path, columns: dict[str, str], labels: Sequence[str]) -> pl.LazyFrame:
-    """path, split, the code of every label, and for each of `labels` whether its cell is filled (`<label> filled`)."""
-    split = pl.col(columns["split"]) if "split" in columns else pl.lit(split_from_name(path))
-    codes = [
-        (parse_code(columns[name]) if name in columns else pl.lit(None, pl.Int64)).alias(name)
-        for name in ("gender", "age", "race", "skin_tone", "intersection", "target")
-    ]
-    return scan_csv(path).select(
-        local_path(columns["path"]).alias("path"),
-        split.cast(pl.String).alias("split"),
-        *codes,
-        *[(pl.col(columns[name]).str.strip_chars() != "").alias(f"{name} filled") for name in labels],
-    )
-
-
-def class_names(age_codes: str) -> dict[str, dict[int, str]]:
-    """Label -> code -> class."""
-    return {
-        "gender": dict(enumerate(GENDERS)),
-        "race": RACES,
-        "target": dict(enumerate(TARGETS)),
-        "age": AGE_CODES[age_codes],
-    }
-
-
-def has_unknown_code(labels: Sequence[str], age_codes: str) -> pl.Expr:
-    """Whether a row has a label that is not one of the codes. The first release's age 3, "others", is one."""
-    unknown = {name: pl.col(f"{name} filled") & pl.col(name).is_null() for name in labels}
-    if "age" in unknown and age_codes == "first":
-        unknown["age"] &= pl.col("age code").ne_missing(3)
-    return pl.any_horizontal(list(unknown.values())).fill_null(False)
+        raise csv_error(table.name, error) from error
 
 
 def local_path(column: str) -> pl.Expr:
@@ -237,37 +360,81 @@ def split_from_name(path: Path) -> str | None:
     return next((SPLITS[word] for word in words if word in SPLITS), None)
 
 
-def choose_age_codes(path: Path, columns: dict[str, str], option: str) -> str:
-    """Choose a table's AGE_CODES: by `option`, otherwise by the values present, otherwise by the column's name.
+def choose_coding(attribute: str, label: LabelColumn, *, table: TextTable, options: ReadOptions) -> Coding:
+    """The meaning of a column's values for an attribute's classes. Raises FairfaceError as `choose_age_codes` does."""
+    if attribute == "target":
+        return Coding(TARGETS if label.words else label.codes)
+    described = options.attributes[attribute]
+    codes = label.codes or choose_age_codes(label, table, options)
+    codes = {value: name for value, name in codes.items() if name is None or name in described.names}
+    years = [(*item.years, item.name) for item in described.classes if item.years]
+    return Coding(described.words if label.words else codes, tuple(years) if label.years else ())
 
-    Raises FairfaceError for a table that mixes values of different releases.
+
+def choose_age_codes(label: LabelColumn, table: TextTable, options: ReadOptions) -> Mapping[str, str | None]:
+    """The codes of a column of AI-Face's ages: those of `options`, otherwise by the values present; else none.
+
+    Raises FairfaceError for a table that mixes the values of several sets.
     """
-    if option != "auto":
-        return option
-    if "race" in columns or "age" not in columns:
-        return "first" if "race" in columns else "released"
-    codes = scan_csv(path).select(parse_code(columns["age"]).unique()).collect(engine="streaming")
-    present = set(codes.to_series().drop_nulls())
-    if {2, 5} <= present:
-        raise FairfaceError(
-            f"{path} mixes the age codes 2 and 5, which no release does: name its codes with --age-codes"
-        )
-    if present & {2, 5}:
-        return "released" if 2 in present else "readme"
-    return "released" if columns["age"].strip().lower() == "predicted age" else "readme"
+    sets, age_codes = options.layouts.age_codes, list(label.age_codes)
+    if not age_codes:
+        return {}
+    if options.age_codes != "auto":
+        return sets[options.age_codes]
+    if len(age_codes) > 1:
+        codes = table.cells.select(parse_code(table.columns[label.column]).unique()).collect(engine="streaming")
+        present = set(map(str, codes.to_series().drop_nulls()))
+        others = {name: {code for other in age_codes if other != name for code in sets[other]} for name in age_codes}
+        telling = {name: present & (sets[name].keys() - others[name]) for name in age_codes}
+        if sum(map(bool, telling.values())) > 1:
+            values = " and ".join(sorted(set().union(*telling.values())))
+            raise FairfaceError(
+                f"{table.name} mixes the age codes {values}, which no release does: name its codes with --age-codes"
+            )
+        age_codes = [name for name in age_codes if telling[name]] or age_codes
+    return sets[age_codes[0]]
 
 
-def intersection_disagrees() -> pl.Expr:
-    """Whether a row's Intersection (0-2 female light, medium, dark; 3-5 male) is not its gender x skin group."""
-    group = (
-        pl.col("skin_group")
-        .cast(pl.String)
-        .replace_strict({g: i for i, g in enumerate(SKIN_GROUPS)}, return_dtype=pl.Int64)
-    )
-    male = (pl.col("gender").cast(pl.String) == "male").cast(pl.Int64)
-    return (group + 3 * male != pl.col("intersection")).fill_null(False)
+def label_class(column: str, coding: Coding, kind: pl.DataType | type[pl.DataType]) -> pl.Expr:
+    """The class of each value of a column, by its years, code or word; null for a value that is no class."""
+    number = pl.col(column).str.strip_chars().cast(pl.Float64, strict=False)
+    steps: list[pl.Expr] = [
+        pl.when((number >= first) & (number < last + 1)).then(pl.lit(name, kind)) for first, last, name in coding.years
+    ]
+    classes = {
+        int(value) if coding.is_numeric else value: int(name) if kind == pl.Int8 else name
+        for value, name in coding.codes.items()
+        if name is not None
+    }
+    if classes:
+        steps.append(parse_value(column, coding).replace_strict(classes, default=None, return_dtype=kind))
+    return pl.coalesce(*steps, pl.lit(None, kind))
 
 
-def empty_frame() -> pl.DataFrame:
+def needs_class(column: str, coding: Coding) -> pl.Expr:
+    """Whether a cell is filled, and not with a code that is known to be no class; null for an empty cell."""
+    unclassed = [int(value) if coding.is_numeric else value for value, name in coding.codes.items() if name is None]
+    filled = pl.col(column).str.strip_chars() != ""
+    return filled & ~parse_value(column, coding).is_in(unclassed).fill_null(False) if unclassed else filled
+
+
+def parse_value(column: str, coding: Coding) -> pl.Expr:
+    """The code in each cell: an integer if all codes are, otherwise a word."""
+    return parse_code(column) if coding.is_numeric else parse_word(column)
+
+
+def parse_word(column: str) -> pl.Expr:
+    """Text as `normalise_word` spells it."""
+    word = pl.col(column).str.replace_all(r"[\s_]", "").str.to_lowercase()
+    return pl.when(word.str.contains(r"\d")).then(word).otherwise(word.str.replace_all("-", "", literal=True))
+
+
+def intersection_disagrees(cross: Attribute) -> pl.Expr:
+    """Whether a row's Intersection, the number of a class of a cross, is not that of its labels."""
+    code = pl.col("intersection code").replace_strict(dict(enumerate(cross.names)), default="", return_dtype=pl.String)
+    return (derived_class(cross) != code).fill_null(False)
+
+
+def empty_frame(attributes: AttributeTable) -> pl.DataFrame:
     """A tidy frame without rows."""
-    return pl.DataFrame(schema={"path": pl.String} | {name: TYPES[name] for name in LABELS})
+    return pl.DataFrame(schema={"path": pl.String, **label_types(attributes)})

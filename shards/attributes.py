@@ -3,20 +3,22 @@
 import itertools
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from shards.atomic_io import read_bytes
+from shards.atomic_io import atomic_write, read_bytes
 from shards.errors import FairfaceError
+from shards.workspace import Workspace
 
 BUILT_IN = Path(__file__).with_name("attributes.toml")
 MAX_FILE_BYTES = 1 << 20
 MAX_CLASSES = 100  # of an attribute, crosses included
 MAX_ATTRIBUTES = 100
 MAX_TEXT = 200  # characters
+MAX_YEARS = 150  # of age
 ATTRIBUTE_NAME = re.compile("[a-z][a-z0-9_]{0,39}")
 CLASS_NAME = re.compile(r"[^\W_][\w +&./()-]{0,39}")
 COLOUR = re.compile("#[0-9a-f]{6}")
@@ -29,6 +31,12 @@ RESERVED_NAMES = {
 }  # fmt: skip
 
 
+def normalise_word(text: str) -> str:
+    """A word in lower case, without blanks and `_`; and without `-`, unless it contains a digit, as in `20-29`."""
+    word = re.sub(r"[\s_]", "", text).lower()
+    return word if re.search(r"\d", word) else word.replace("-", "")
+
+
 @dataclass(frozen=True)
 class AttributeClass:
     """One class of an attribute."""
@@ -38,6 +46,8 @@ class AttributeClass:
     colour: str | None = None  # #rrggbb
     prompt: str | None = None  # its description for a zero-shot labeller
     of: tuple[str, ...] = ()  # of a derived attribute: the parent's classes that it consists of
+    names: tuple[str, ...] = ()  # other words for it in annotation tables
+    years: tuple[int, int] | None = None  # the first and the last year of age that belong to it
 
     @property
     def faces(self) -> str:
@@ -59,6 +69,7 @@ class Attribute:
     classes: tuple[AttributeClass, ...] = field(repr=False)  # of a cross, named by the combined classes
     parent: str | None = None
     cross: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()  # of annotation tables, in lower case, in addition to those of layouts.toml
     headline: bool = False  # whether the verdict has a sentence on it
     unfolded: bool = False  # whether the page shows its table unfolded
 
@@ -68,9 +79,24 @@ class Attribute:
         return tuple(item.name for item in self.classes)
 
     @property
+    def words(self) -> dict[str, str]:
+        """The class of every name of a class and of every other word for it, as `normalise_word` spells them."""
+        return {normalise_word(word): item.name for item in self.classes for word in (item.name, *item.names)}
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether its classes are small numbers, which are stored as such."""
+        return all(name.isascii() and name.isdecimal() and int(name) < 128 for name in self.names)
+
+    @property
     def is_labelled(self) -> bool:
         """Whether annotations and labellers give its classes, and it is not derived from other attributes."""
         return not self.parent and not self.cross
+
+    @property
+    def is_tabulated(self) -> bool:
+        """Whether it has a figure and a table of its own; a cross of more than two has a grid of small cells."""
+        return len(self.cross) < 3
 
     @property
     def prompts(self) -> dict[str, str]:
@@ -95,9 +121,14 @@ class AttributeTable(Mapping[str, Attribute]):
         return len(self._attributes)
 
     @property
-    def labelled(self) -> dict[str, tuple[str, ...]]:
-        """The names of the classes of every attribute that is annotated and labelled itself."""
-        return {name: attribute.names for name, attribute in self.items() if attribute.is_labelled}
+    def labelled(self) -> dict[str, Attribute]:
+        """The attributes that are annotated and labelled themselves."""
+        return {name: attribute for name, attribute in self.items() if attribute.is_labelled}
+
+    @property
+    def stored(self) -> dict[str, Attribute]:
+        """The attributes with a column in images.parquet: all but the crosses."""
+        return {name: attribute for name, attribute in self.items() if not attribute.cross}
 
     @property
     def crosses(self) -> list[Attribute]:
@@ -109,6 +140,16 @@ class AttributeTable(Mapping[str, Attribute]):
         """The attributes that are derived from a parent."""
         return [attribute for attribute in self.values() if attribute.parent]
 
+    @property
+    def headlines(self) -> list[Attribute]:
+        """The attributes that the verdict has a sentence on."""
+        return [attribute for attribute in self.values() if attribute.headline]
+
+    @property
+    def tabulated(self) -> dict[str, Attribute]:
+        """The attributes that have a figure and a table of their own."""
+        return {name: attribute for name, attribute in self.items() if attribute.is_tabulated}
+
 
 @cache
 def built_in_attributes() -> AttributeTable:
@@ -116,20 +157,76 @@ def built_in_attributes() -> AttributeTable:
     return read_attributes(BUILT_IN)
 
 
-def read_attributes(path: Path) -> AttributeTable:
-    """Read a TOML file of attributes. Raises FairfaceError, in one line, for anything else."""
+def workspace_attributes(workspace: Workspace) -> AttributeTable:
+    """The attributes of a workspace: the built-in ones, and what the user's own file adds or replaces."""
+    own = own_attributes(workspace)
+    return own.table if own else built_in_attributes()
+
+
+@dataclass(frozen=True)
+class OwnAttributes:
+    """A user's own file of attributes."""
+
+    path: Path
+    text: str  # its content
+    table: AttributeTable  # with the built-in attributes, unless the file leaves them out
+
+
+def own_attributes(workspace: Workspace) -> OwnAttributes | None:
+    """The file of attributes in a workspace; None if there is none."""
+    return read_own_attributes(workspace.attributes) if workspace.attributes.exists() else None
+
+
+def read_own_attributes(path: Path) -> OwnAttributes:
+    """Read a TOML file of attributes, which adds to the built-in ones and replaces those of the same name.
+
+    With `built_in = false` at its top, there are no others. Raises FairfaceError, in one line, for anything else.
+    """
+    text = _read_text(path)
     try:
-        tables = tomllib.loads(read_bytes(path, limit=MAX_FILE_BYTES).decode())
-    except OSError as error:
-        raise FairfaceError(f"{path} can't be read: {error.strerror}") from error
-    except ValueError as error:  # of TOML or UTF-8
-        raise FairfaceError(f"{path} is not a TOML file of attributes: {str(error)[:200]}") from error
-    except RecursionError:
-        raise FairfaceError(f"{path} is not a TOML file of attributes: it is nested too deeply") from None
-    try:
-        return parse_attributes(tables)
+        tables = _parse_toml(text)
+        with_built_in = _flag(tables, "built_in", "the file", default=True)
+        tables.pop("built_in", None)
+        if with_built_in:
+            tables = _parse_toml(_read_text(BUILT_IN)) | tables
+        return OwnAttributes(path, text, parse_attributes(tables))
     except FairfaceError as error:
         raise FairfaceError(f"{path}: {error}") from None
+
+
+def keep_own_attributes(workspace: Workspace, own: OwnAttributes) -> None:
+    """Copy a file of attributes into a workspace, where every command finds it."""
+    if own.path != workspace.attributes:
+        with atomic_write(workspace.attributes) as file:
+            file.write(own.text.encode())
+
+
+def read_attributes(path: Path) -> AttributeTable:
+    """Read a TOML file with all attributes. Raises FairfaceError, in one line, for anything else."""
+    try:
+        return parse_attributes(_parse_toml(_read_text(path)))
+    except FairfaceError as error:
+        raise FairfaceError(f"{path}: {error}") from None
+
+
+def _read_text(path: Path) -> str:
+    """The text of a file."""
+    try:
+        return read_bytes(path, limit=MAX_FILE_BYTES).decode()
+    except OSError as error:
+        raise FairfaceError(f"{path} can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise FairfaceError(f"{path}: not a TOML file of attributes: {error}") from error
+
+
+def _parse_toml(text: str) -> dict[str, Any]:
+    """The tables of a TOML file."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise FairfaceError(f"not a TOML file of attributes: {str(error)[:200]}") from error
+    except RecursionError:
+        raise FairfaceError("not a TOML file of attributes: it is nested too deeply") from None
 
 
 def parse_attributes(tables: dict[str, Any]) -> AttributeTable:
@@ -154,13 +251,19 @@ def _parse_attribute(name: str, table: Any) -> Attribute:
     if not isinstance(table, dict):
         raise FairfaceError(f"{name} is not a table")
     parent, cross = table.get("parent"), table.get("cross", [])
-    _refuse_unknown(table, {"title", "subject", "plural", "headline", "unfolded", "parent", "cross", "classes"}, name)
+    keys = {"title", "subject", "plural", "headline", "unfolded", "parent", "cross", "classes", "columns"}
+    _refuse_unknown(table, keys, name)
     if not isinstance(parent, str | None):
         raise FairfaceError(f"{name}: 'parent' is not the name of an attribute")
     if not isinstance(cross, list) or not all(isinstance(item, str) for item in cross) or len(cross) == 1:
         raise FairfaceError(f"{name}: 'cross' is not a list of at least two attributes")
     if bool(cross) == ("classes" in table) or (cross and parent is not None):
         raise FairfaceError(f"{name} needs 'classes', with or without a 'parent', or a 'cross'")
+    columns = table.get("columns", [])
+    if not isinstance(columns, list) or not all(isinstance(item, str) and item.strip() for item in columns):
+        raise FairfaceError(f"{name}: 'columns' is not a list of names of columns")
+    if columns and (cross or parent is not None):
+        raise FairfaceError(f"{name}: 'columns' are of attributes that tables state; it is made of others")
     classes = () if cross else _parse_classes(name, table["classes"], is_derived=parent is not None)
     return Attribute(
         name=name,
@@ -170,6 +273,7 @@ def _parse_attribute(name: str, table: Any) -> Attribute:
         classes=classes,
         parent=parent,
         cross=tuple(cross),
+        columns=tuple(column.strip().lower() for column in columns),
         headline=_flag(table, "headline", name),
         unfolded=_flag(table, "unfolded", name),
     )
@@ -189,15 +293,41 @@ def _parse_classes(attribute: str, tables: Any, *, is_derived: bool) -> tuple[At
             )
         if not isinstance(table, dict):
             raise FairfaceError(f"{place} is not a table; write {{}} for a class without words")
-        _refuse_unknown(table, {"plural", "colour", "prompt", *(["of"] if is_derived else [])}, place)
+        own = ["of"] if is_derived else ["names", "years"]
+        _refuse_unknown(table, {"plural", "colour", "prompt", *own}, place)
         texts = {key: _text(table, key, place) for key in ("plural", "colour", "prompt") if key in table}
         if "colour" in texts and not COLOUR.fullmatch(texts["colour"]):
             raise FairfaceError(f"{place}: {texts['colour']!r} is no colour; write it as #rrggbb in lower case")
-        of = table.get("of", [])
+        of, names = table.get("of", []), table.get("names", [])
         if not isinstance(of, list) or not all(isinstance(item, str) for item in of) or (is_derived and not of):
             raise FairfaceError(f"{place}: 'of' is not a list of classes")
-        classes.append(AttributeClass(name=name, of=tuple(of), **texts))
+        if not isinstance(names, list) or not all(isinstance(word, str) and word.strip() for word in names):
+            raise FairfaceError(f"{place}: 'names' is not a list of words")
+        years = _years(table["years"], place) if "years" in table else None
+        classes.append(AttributeClass(name=name, of=tuple(of), names=tuple(names), years=years, **texts))
+    _check_distinct(attribute, classes)
     return tuple(classes)
+
+
+def _years(value: Any, place: str) -> tuple[int, int]:
+    """The first and the last year of a class."""
+    if not isinstance(value, list) or len(value) != 2 or not all(type(year) is int for year in value):
+        raise FairfaceError(f"{place}: 'years' is not a list of two integers")
+    first, last = value
+    if not 0 <= first <= last <= MAX_YEARS:
+        raise FairfaceError(f"{place}: 'years' must be two ages in ascending order, from 0 to {MAX_YEARS}")
+    return first, last
+
+
+def _check_distinct(attribute: str, classes: Sequence[AttributeClass]) -> None:
+    """Raise FairfaceError if a word or a year belongs to two classes."""
+    words = [(normalise_word(word), item.name) for item in classes for word in (item.name, *item.names)]
+    for word, name in words:
+        if any(word == other and name != owner for other, owner in words):
+            raise FairfaceError(f"{attribute}: {word!r} is a word for two classes")
+    spans = sorted(item.years for item in classes if item.years)
+    if any(last >= first for (_, last), (first, _) in itertools.pairwise(spans)):
+        raise FairfaceError(f"{attribute}: the 'years' of two classes overlap")
 
 
 def _check_parent(attribute: Attribute, attributes: Mapping[str, Attribute]) -> None:
@@ -239,8 +369,8 @@ def _text(table: dict[str, Any], key: str, place: str) -> str:
     return value
 
 
-def _flag(table: dict[str, Any], key: str, place: str) -> bool:
-    value = table.get(key, False)
+def _flag(table: dict[str, Any], key: str, place: str, *, default: bool = False) -> bool:
+    value = table.get(key, default)
     if not isinstance(value, bool):
         raise FairfaceError(f"{place}: '{key}' must be true or false")
     return value

@@ -148,6 +148,7 @@ class DetectorData:
     run: str | None  # whose samples are the fakes
     grouped_by: str  # annotated, labelled
     groups_hash: str | None  # of the groups that the loss uses
+    attribute: str  # whose classes are the groups
     train_real: int
     train_fake: int
     test_real: int
@@ -158,8 +159,10 @@ class DetectorData:
 class DetectorConfig(RunDocument):
     """config.json of a detector."""
 
+    FORMAT: ClassVar[int] = 3
+
     data: DetectorData
-    group_counts: list[int]  # training faces of each group
+    group_counts: dict[str, int]  # training faces of each group
     steps_per_epoch: int
     parameters: int | None = None
     frozen: str | None = None  # hash of the weights that are not trained
@@ -197,7 +200,7 @@ class SamplesDocument(Document):
 class LabelsDocument(Document):
     """labels.json: the labeller of a folder's images, written last."""
 
-    FORMAT: ClassVar[int] = 3
+    FORMAT: ClassVar[int] = 4
     REDO: ClassVar[str] = "label again with `fairface label --force`"
 
     source: str  # train, generated
@@ -217,7 +220,7 @@ class LabelsDocument(Document):
 class ProbeDocument(Document):
     """probe.json: the probe that labelled a folder's images, written last."""
 
-    FORMAT: ClassVar[int] = 2
+    FORMAT: ClassVar[int] = 3
     REDO: ClassVar[str] = "label again with `fairface label --force`"
 
     fingerprint: str  # of the labels that the probe was fitted to, or of the probe and the samples' labels

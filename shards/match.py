@@ -7,7 +7,6 @@ from pathlib import Path
 
 import polars as pl
 
-from shards.annotations import LABELS
 from shards.discover import describe
 from shards.errors import FairfaceError
 
@@ -20,7 +19,6 @@ ALIASES = {
     "tamingtransformervqgan": "vqgan",
     "tamingtransformer": "vqgan",
 }
-COMPARED_LABELS = [name for name in LABELS if name != "split"]  # a row may be in the tables of two splits
 UNMATCHED_SCHEMA = pl.Schema(dict.fromkeys(("what", "reason", "path", "family", "subset"), pl.String))
 
 
@@ -28,7 +26,7 @@ UNMATCHED_SCHEMA = pl.Schema(dict.fromkeys(("what", "reason", "path", "family", 
 class Matched:
     """Images with the labels of their rows, and the unmatched images and rows."""
 
-    files: pl.DataFrame  # path, family, subset, LABELS, matched; in the order of the input
+    files: pl.DataFrame  # path, family, subset, the rows' labels, matched; in the order of the input
     unmatched: pl.DataFrame  # UNMATCHED_SCHEMA
 
 
@@ -61,12 +59,14 @@ def with_aliases(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 @dataclass
 class PathIndex:
-    """The unmatched paths of one side of the join, grouped by folder because there are far fewer folders than paths."""
+    """The paths of one side of the join, grouped by folder because there are far fewer folders than paths."""
 
-    pending: pl.DataFrame  # number of the path, folder (its number), name
+    paths: pl.DataFrame  # number of the path, folder (its number), name
+    pending: pl.DataFrame  # the unmatched ones
     full_paths: pl.Series  # of each folder
     normalised_paths: pl.Series  # of each folder: without case, "_", "-" and aliases
     min_depth: pl.Series  # of each folder: folders that a suffix must contain at least
+    relative_depth: pl.Series  # of each folder: folders of a relative path that names no family; null for other paths
 
     @classmethod
     def build(cls, paths: pl.Series, *, root: Path, prefix: str, aliases: dict[str, str]) -> "PathIndex":
@@ -79,12 +79,18 @@ class PathIndex:
             pl.when(pl.col("folder").str.starts_with("/")).then("folder").otherwise(prefix + pl.col("folder"))
         )
         numbered = folders.with_columns(number=pl.int_range(pl.len(), dtype=pl.UInt32))
-        pending = parts.join(numbered, on="folder", how="left", maintain_order="left").select(
+        indexed = parts.join(numbered, on="folder", how="left", maintain_order="left").select(
             number=pl.int_range(pl.len(), dtype=pl.UInt32), folder="number", name="name"
         )
         visible = full.to_series() if str(root) != "/" else folders.to_series()
-        depths = describe(folders["folder"] + "x", root)["depth"]
-        return cls(pending, full.to_series(), normalise_folders(visible, aliases), depths)
+        described = describe(folders["folder"] + "x", root)
+        relative = described.select(
+            pl.when(pl.col("family").is_null() & ~pl.col("path").str.starts_with("/"))
+            .then(pl.col("path").str.count_matches("/", literal=True))
+            .alias("relative_depth")
+        )
+        normalised = normalise_folders(visible, aliases)
+        return cls(indexed, indexed, full.to_series(), normalised, described["depth"], relative.to_series())
 
     def select_folders(self, keys: pl.Series, numbers: pl.DataFrame) -> pl.DataFrame:
         """number, key (of the folder), name of the pending paths in folders whose key is in `numbers` (text, key)."""
@@ -92,10 +98,20 @@ class PathIndex:
         keyed = self.pending.select("number", folder_keys.gather(self.pending["folder"]).alias("key"), "name")
         return keyed.drop_nulls("key")
 
+    def last_folders(self, count: int) -> pl.Series:
+        """The last `count` folders of each folder's path; null where it has fewer."""
+        return self.normalised_paths.str.extract(f"((?:[^/]*/){{{count}}})$")
+
     def suffixes(self, count: int) -> pl.Series:
         """The last `count` folders of each folder's path; null where it has fewer, or more are needed."""
-        last = self.normalised_paths.str.extract(f"((?:[^/]*/){{{count}}})$")
+        last = self.last_folders(count)
         return last.to_frame("last").select(pl.when(self.min_depth <= count).then("last")).to_series()
+
+    def unique_ends(self, count: int, *, names: pl.Series) -> pl.DataFrame:
+        """number, end (the last `count` folders and the name) of the paths with one of `names` whose end is unique."""
+        named = self.paths.join(names.to_frame("name"), on="name", how="semi")
+        ends = named.select("number", end=self.last_folders(count).gather(named["folder"]) + pl.col("name"))
+        return ends.drop_nulls("end").filter(pl.col("end").is_unique())
 
     def remove(self, numbers: pl.Series) -> None:
         """Take paths out of `pending`."""
@@ -116,7 +132,7 @@ class MatchState:
 
     files: PathIndex
     rows: PathIndex
-    labels_hash: pl.Series  # of each row's COMPARED_LABELS
+    labels_hash: pl.Series  # of each row's labels except its split: a row may be in the tables of two splits
     pairs: list[pl.DataFrame] = field(default_factory=list)  # file, row: numbers
     ambiguous_files: list[pl.Series] = field(default_factory=list)  # numbers
     ambiguous_rows: list[pl.Series] = field(default_factory=list)  # numbers
@@ -146,28 +162,44 @@ class MatchState:
         self.ambiguous_rows.append(rows.join(pairs, left_on="number", right_on="row", how="anti")["number"])
         self.files.remove(files["number"])
 
+    def match_whole_rows(self) -> None:
+        """Match pending rows whose whole relative path ends a single file's path, and that of no other row."""
+        pending = self.rows.pending.with_columns(self.rows.relative_depth.gather(self.rows.pending["folder"]))
+        for count in sorted(pending["relative_depth"].drop_nulls().unique(), reverse=True):
+            rows = pending.filter(relative_depth=count)
+            files, ends = (index.unique_ends(count, names=rows["name"]) for index in (self.files, self.rows))
+            pairs = files.join(ends, on="end").select(file="number", row="number_right")
+            pairs = pairs.join(rows, left_on="row", right_on="number", how="semi")
+            pairs = pairs.join(self.files.pending, left_on="file", right_on="number", how="semi")
+            self.pairs.append(pairs)
+            self.files.remove(pairs["file"])
+            self.rows.remove(pairs["row"])
+
 
 def match_rows(files: pl.DataFrame, rows: pl.DataFrame, *, root: Path, aliases: dict[str, str] = ALIASES) -> Matched:
     """Give each file (`path` relative to `root`, and its `describe`) its row's labels, by the longest path suffix.
 
-    A row that names a file exactly (absolute, or relative to `root`) is matched to it; otherwise the suffix must
-    contain at least one folder, and the subset's folder if either path names a family, because names repeat across
-    methods. A suffix that fits several files or several rows is `ambiguous` and matches none of them, but rows with
-    the same labels count as one, and the others are `repeated`. A file or row without any match is `missing`.
+    `rows` has `path` and the labels. A row that names a file exactly (absolute, or relative to `root`) is matched to
+    it; otherwise the suffix must contain at least one folder, and the subset's folder if either path names a family,
+    because names repeat across methods. A suffix that fits several files or several rows is `ambiguous` and matches
+    none of them, but rows with the same labels count as one, and the others are `repeated`. Last, a relative row that
+    names no family, perhaps only a name, is matched to the only file whose path it ends, if it ends no other row's.
+    A file or row without any match is `missing`.
     """
-    prefix = str(root.resolve()).rstrip("/") + "/"
+    prefix, labels = str(root.resolve()).rstrip("/") + "/", [name for name in rows.columns if name != "path"]
     state = MatchState(
         PathIndex.build(files["path"], root=root, prefix=prefix, aliases=aliases),
         PathIndex.build(rows["path"], root=Path("/"), prefix=prefix, aliases=aliases),
-        rows.select(pl.struct(COMPARED_LABELS).hash()).to_series(),
+        rows.select(pl.struct(name for name in labels if name != "split").hash()).to_series(),
     )
     state.match(state.files.full_paths, state.rows.full_paths)
     deepest = max(state.rows.normalised_paths.str.count_matches("/").to_list(), default=0)
     for count in range(min(MAX_SUFFIX_DEPTH, deepest), 0, -1):
         state.match(state.files.suffixes(count), state.rows.suffixes(count))
+    state.match_whole_rows()
     numbers = files.select(file=pl.int_range(pl.len(), dtype=pl.UInt32))
     row = numbers.join(pl.concat(state.pairs), on="file", how="left", maintain_order="left")["row"]
-    labels = rows.select(pl.col(LABELS).gather(row)) if len(rows) else rows.select(LABELS).clear(len(files))
+    labelled = rows.select(pl.col(labels).gather(row)) if len(rows) else rows.select(labels).clear(len(files))
     unmatched = [
         describe_unmatched("row", "missing", frame=rows[state.rows.pending["number"]]),
         describe_unmatched("row", "ambiguous", frame=rows[pl.concat(state.ambiguous_rows)]),
@@ -175,7 +207,7 @@ def match_rows(files: pl.DataFrame, rows: pl.DataFrame, *, root: Path, aliases: 
         describe_unmatched("image", "missing", frame=files[state.files.pending["number"]]),
         describe_unmatched("image", "ambiguous", frame=files[pl.concat(state.ambiguous_files)]),
     ]
-    joined = files.drop("depth").hstack(labels).with_columns(matched=row.is_not_null())
+    joined = files.drop("depth").hstack(labelled).with_columns(matched=row.is_not_null())
     return Matched(joined, pl.concat(unmatched))
 
 

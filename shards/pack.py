@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from shards import distributed
 from shards.atomic_io import file_sha256, remove_files, remove_tree, write_parquet
+from shards.attributes import keep_own_attributes, own_attributes, read_own_attributes
 from shards.concurrency import available_cpus, map_in_order
 from shards.documents import (
     ShardEntry,
@@ -26,14 +27,14 @@ from shards.documents import (
     write_document,
 )
 from shards.errors import FairfaceError
-from shards.images_table import SCHEMA, manifest_hash
+from shards.images_table import image_schema, manifest_hash
 from shards.locks import exclusive_lock, shared_lock
 from shards.plan import PackConfig, Plan, make_plan, survey
 from shards.processes import warm_up, worker_pool
 from shards.synthetic.files import is_replacement_unfinished
 from shards.unfinished import clear_destination, discard_labels, discard_pack, is_shard_finished, read_rows
 from shards.worker import ImageRecipe, ShardJob, write_shard
-from shards.workspace import ShardsFolder, SyntheticFolder
+from shards.workspace import ShardsFolder, SyntheticFolder, Workspace
 
 
 @dataclass(frozen=True)
@@ -111,13 +112,17 @@ def prepare(
     root: Path, shards: ShardsFolder, config: PackConfig, *, tables: list[Path] | None, force: bool
 ) -> tuple[Plan | None, PackJob | None, ShardsDocument | None]:
     """The plan and the remaining job, or the document of a pack that is already complete."""
-    files = survey(root, config, tables=tables, exclude=shards.folder.parent)
+    workspace = Workspace(shards.folder.parent)
+    own = read_own_attributes(Path(config.attributes)) if config.attributes else own_attributes(workspace)
+    files = survey(root, config, tables=tables, exclude=workspace.root, own=own)
     done = load_shards_json(shards) if shards.document.exists() and not force else None
     if done and done.fingerprint == files.fingerprint and is_complete(shards, done):
         remove_tree(shards.unfinished)  # left by a kill just after the document was written
         return None, None, done
     plan = make_plan(files)  # an invalid selection raises before anything is touched
     clear_destination(plan, shards, done, force=force)
+    if own:
+        keep_own_attributes(workspace, own)
     recipe = ImageRecipe(config.check, config.size, config.quality)
     names = plan.images["shard"].unique(maintain_order=True)
     missing = [name for name in names if not is_shard_finished(shards, name)]
@@ -191,13 +196,13 @@ def merge_rows(plan: Plan, job: PackJob) -> pl.DataFrame:
     images = plan.images.hstack(rows.drop("key")).with_columns(
         status=pl.when(packed).then(pl.lit("packed")).otherwise(pl.lit("rejected")), shard=pl.when(packed).then("shard")
     )
-    return images.select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())
+    return images.select(pl.col(name).cast(kind) for name, kind in image_schema(plan.attributes).items())
 
 
 def summarise(plan: Plan, shards: ShardsFolder, images: pl.DataFrame, *, seconds: float) -> ShardsDocument:
     """The document of a pack whose tables and tars have been written."""
     packed = images.filter(status="packed")
-    labelled = pl.any_horizontal(pl.col("gender", "age", "skin_tone").is_not_null())
+    labelled = pl.any_horizontal(pl.col(*plan.attributes.labelled).is_not_null())
     rejected = images.filter(status="rejected")["reason"].value_counts(sort=True)
     counts = packed.group_by("shard", maintain_order=True).len()
     return ShardsDocument(

@@ -4,19 +4,22 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from shards import annotations, discover, match, selection
 from shards.atomic_io import fingerprint
+from shards.attributes import AttributeTable, OwnAttributes, built_in_attributes
 from shards.documents import PackInputs, ShardsDocument
 from shards.errors import FairfaceError
+from shards.layouts import TARGETS, Layout
 from shards.tar import BLOCK
 from shards.workspace import SYNTHETIC_MARKER, is_unicode
 
 # A family of deepfakes contains real images and fakes, so the family alone does not determine the target.
 TARGET_OF_FAMILY = pl.col("family").replace_strict(
-    {"GANs": "fake", "DMs": "fake", "Real": "real"}, default=None, return_dtype=annotations.TYPES["target"]
+    {"GANs": "fake", "DMs": "fake", "Real": "real"}, default=None, return_dtype=pl.Enum(list(TARGETS))
 )
 
 
@@ -31,6 +34,8 @@ class PackConfig:
     limit: int | None = None  # images, a seeded random sample
     seed: int = 0  # of the global shuffle, and of the limit's sample
     age_codes: str = "auto"  # a key of annotations.AGE_CODES, or auto
+    columns: tuple[tuple[str, str], ...] = ()  # (attribute, the tables' column); empty for tables of a known layout
+    attributes: str | None = None  # path of a file of attributes; None: those of the workspace
     aliases: tuple[tuple[str, str], ...] = ()  # (a folder's name in one place, its name in the other)
     shard_images: int = 2048  # a tar
     shard_bytes: int | None = None  # a tar, instead of the number of images
@@ -47,6 +52,8 @@ class Survey:
     config: PackConfig
     tree: discover.Tree
     table_paths: list[Path]
+    options: annotations.ReadOptions  # of the tables
+    names_layout: Layout | None  # in which the images' names state their labels; None if they don't
     fingerprint: str  # of the paths, sizes and times of all files, and of the options
 
 
@@ -56,14 +63,23 @@ class Plan:
 
     images: pl.DataFrame  # key, shard, path, family, subset, labels, matched of the selected images, in tar order
     unmatched: pl.DataFrame  # match.UNMATCHED_SCHEMA, of the selected subsets
+    attributes: AttributeTable
     inputs: PackInputs
 
 
-def survey(root: Path, config: PackConfig, *, tables: list[Path] | None = None, exclude: Path | None = None) -> Survey:
+def survey(
+    root: Path,
+    config: PackConfig,
+    *,
+    tables: list[Path] | None = None,
+    exclude: Path | None = None,
+    own: OwnAttributes | None = None,
+) -> Survey:
     """Find images and annotation tables below `root`, outside the folder `exclude`.
 
-    `tables` names the annotation tables; None looks for them. Raises FairfaceError for a missing folder, and for one
-    without images.
+    `tables` names the annotation tables; None looks for them, and for labels in the images' names if there are none.
+    They are read for the user's `own` attributes, by default for the built-in ones.
+    Raises FairfaceError for a missing folder, and for one without images.
     """
     if not is_unicode(str(root)):
         raise FairfaceError(f"the name of the folder {str(root)!r} is not valid Unicode: rename it, or link to it")
@@ -75,10 +91,30 @@ def survey(root: Path, config: PackConfig, *, tables: list[Path] | None = None, 
     if tree.files.is_empty():
         closed = f"; {', '.join(tree.unreadable[:3])} can't be read" if tree.unreadable else ""
         raise FairfaceError(f"no images below {root} (looked for {', '.join(discover.SUFFIXES)}){closed}")
-    table_paths, other_files = annotations.find_tables(root) if tables is None else (tables, [])
+    options = annotations.ReadOptions(
+        age_codes=config.age_codes, columns=config.columns, attributes=own.table if own else built_in_attributes()
+    )
+    table_paths, other_files = annotations.find_tables(root, options.attributes) if tables is None else (tables, [])
+    names_layout = None
+    if tables is None and not any(annotations.is_table(path, options.attributes) for path in table_paths):
+        names_layout = annotations.find_layout_of_names(tree.files["path"])
+        if names_layout:
+            table_paths, other_files = [], sorted(other_files + [str(path) for path in table_paths])
     tree.unreadable += other_files
-    inputs = [ShardsDocument.FORMAT, str(root.resolve()), vars(config), identity_hash(tree, table_paths)]
-    return Survey(root, config, tree, table_paths, fingerprint(inputs))
+    inputs = [ShardsDocument.FORMAT, str(root.resolve()), options_of(config), identity_hash(tree, table_paths)]
+    inputs += [names_layout.title] if names_layout else []
+    inputs += [own.text] if own else []
+    return Survey(root, config, tree, table_paths, options, names_layout, fingerprint(inputs))
+
+
+def options_of(config: PackConfig) -> dict[str, Any]:
+    """The options by name; `columns` only if it is set, so that packs of earlier versions keep their fingerprint.
+
+    The content of a file of attributes counts, not its path.
+    """
+    return {
+        name: value for name, value in vars(config).items() if name != "attributes" and (name != "columns" or value)
+    }
 
 
 def identity_hash(tree: discover.Tree, table_paths: list[Path]) -> str:
@@ -99,11 +135,14 @@ def make_plan(survey: Survey) -> Plan:
     Raises FairfaceError for a file that is not an annotation table, and for a selection that is invalid or empty.
     """
     config, aliases = survey.config, match.with_aliases(survey.config.aliases)
-    tables = annotations.read_tables(survey.table_paths, config.age_codes)
+    if survey.names_layout:
+        tables = annotations.read_names(survey.tree.files["path"], survey.names_layout, survey.options)
+    else:
+        tables = annotations.read_tables(survey.table_paths, survey.options)
     files = discover.describe(survey.tree.files["path"], survey.root)
     matched = match.match_rows(files, tables.frame, root=survey.root, aliases=aliases)
-    selected, unmatched = select_images(matched, config, aliases=aliases)
-    if not survey.table_paths:  # without a table, images are not counted as lacking a row
+    selected, unmatched = select_images(matched, config, aliases=aliases, attributes=survey.options.attributes)
+    if not tables.files:  # without a table, images are not counted as lacking a row
         unmatched = unmatched.clear()
     selected = selected[selection.shuffled_sample(len(selected), config.limit, seed=config.seed)]
     images = selected.select(
@@ -117,7 +156,7 @@ def make_plan(survey: Survey) -> Plan:
         order=order_hash(images),
         synthetic=(survey.root / SYNTHETIC_MARKER).exists(),
         root=str(survey.root.resolve()),
-        options=vars(config),
+        options=options_of(config),
         images_found=len(files),
         unreadable=survey.tree.unreadable,
         tables=tables.files,
@@ -128,11 +167,11 @@ def make_plan(survey: Survey) -> Plan:
         matched=int(images["matched"].sum()),
         unmatched={f"{reason}_{what}s": count for what, reason, count in counts.iter_rows()},
     )
-    return Plan(images, unmatched, inputs)
+    return Plan(images, unmatched, survey.options.attributes, inputs)
 
 
 def select_images(
-    matched: match.Matched, config: PackConfig, *, aliases: dict[str, str]
+    matched: match.Matched, config: PackConfig, *, aliases: dict[str, str], attributes: AttributeTable
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The images that the options select, and the unmatched rows and images of the selected subsets."""
     images, unmatched = matched.files, matched.unmatched
@@ -147,7 +186,7 @@ def select_images(
         selection.check_selection("--split", config.splits, frame=images, selected=kept, columns=("split",))
         images = images.filter(kept)
     if config.where is not None:
-        images = images[selection.rows_matching(images, config.where)]
+        images = images[selection.rows_matching(images, config.where, attributes)]
     if config.annotated_only:
         images = images.filter("matched")
         if images.is_empty():

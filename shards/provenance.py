@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ParamSpec
 
 from shards.atomic_io import fingerprint, read_bytes
+from shards.attributes import AttributeTable, workspace_attributes
 from shards.documents import (
     PredictionsDocument,
     RunConfig,
@@ -33,8 +34,9 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True)
 class CurrentFiles:
-    """The files of every SQL view that may be used."""
+    """The files of every SQL view that may be used, and the attributes that they describe."""
 
+    attributes: AttributeTable
     files: dict[str, list[Path]]  # by view
     stale_runs: set[str]  # whose rows in the report's tables are out of date
     warnings: list[str]  # why files or rows were left out, and the command that writes them again
@@ -90,7 +92,7 @@ def current_files(workspace: Workspace) -> CurrentFiles:
         if TRAINING in stale_runs:
             left_out.add(report.table("confusion"))
     kept = {view: [path for path in paths if path not in left_out] for view, paths in files.items()}
-    return CurrentFiles(kept, stale_runs - {TRAINING}, warnings)
+    return CurrentFiles(workspace_attributes(workspace), kept, stale_runs - {TRAINING}, warnings)
 
 
 def _folders(files: dict[str, list[Path]], views: Iterable[str]) -> set[Path]:
@@ -223,8 +225,11 @@ def estimate_inputs(workspace: Workspace, name: str) -> str | None:
 
 
 def training_inputs(workspace: Workspace) -> str:
-    """A fingerprint of the training images and their labels."""
-    return fingerprint([_content_hash(workspace.shards.document), _label_inputs(workspace.shards.label_files)])
+    """A fingerprint of the training images, their labels and the attributes."""
+    own_attributes = _content_hash(workspace.attributes) if workspace.attributes.exists() else None
+    return fingerprint(
+        [_content_hash(workspace.shards.document), _label_inputs(workspace.shards.label_files), own_attributes]
+    )
 
 
 def _label_inputs(files: LabelFiles) -> str:

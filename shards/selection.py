@@ -8,11 +8,11 @@ import numpy as np
 import polars as pl
 
 from shards.annotations import derived_class
-from shards.attributes import built_in_attributes
+from shards.attributes import AttributeTable
 from shards.errors import FairfaceError
 from shards.match import normalise_name
 
-PREDICATE_COLUMNS = ("path", "family", "subset", "split", "gender", "age", "skin_tone", "skin_group", "race", "target")
+PREDICATE_COLUMNS = ("path", "family", "subset", "split", "target")  # in addition to the attributes
 
 
 def in_subsets(frame: pl.DataFrame, names: Sequence[str], *, aliases: dict[str, str]) -> pl.Expr:
@@ -40,23 +40,21 @@ def check_selection(
     )
 
 
-def rows_matching(frame: pl.DataFrame, predicate: str) -> pl.Series:
-    """The numbers of the rows that a DuckDB predicate over PREDICATE_COLUMNS and the crosses selects.
+def rows_matching(frame: pl.DataFrame, predicate: str, attributes: AttributeTable) -> pl.Series:
+    """The numbers of the rows that a DuckDB predicate over PREDICATE_COLUMNS and all attributes selects.
 
     Raises FairfaceError for an invalid predicate, one that names no column, and one that selects nothing.
     """
     if not predicate.strip():
         raise FairfaceError("--where is empty: leave it out, or give a predicate")
-    crosses = built_in_attributes().crosses
-    columns = ", ".join((*PREDICATE_COLUMNS, *(cross.name for cross in crosses)))
+    columns = ", ".join((*PREDICATE_COLUMNS, *attributes))
     closed: dict[str, str | bool | int | float | list[str]] = {
         "enable_external_access": False,
         "python_enable_replacements": False,
     }
     connection = duckdb.connect(":memory:", config=closed)
-    numbered = frame.select(
-        pl.int_range(pl.len()).alias("row number"), *PREDICATE_COLUMNS, *map(derived_class, crosses)
-    )
+    number, crosses = pl.int_range(pl.len()).alias("row number"), map(derived_class, attributes.crosses)
+    numbered = frame.select(number, *PREDICATE_COLUMNS, *attributes.stored, *crosses)
     connection.register("images", numbered.to_arrow())
     text = f'select "row number" from images where (\n{predicate}\n)'
     try:

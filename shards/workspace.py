@@ -372,6 +372,11 @@ class Workspace:
     root: Path
 
     @property
+    def attributes(self) -> Path:
+        """The user's own attributes, as given with --attributes; without it there are the built-in ones."""
+        return self.root / "attributes.toml"
+
+    @property
     def synthetic(self) -> Path:
         return self.root / "synthetic"
 

@@ -1,6 +1,7 @@
 """The named questions: one `.sql` file each, with its parameters."""
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
-from shards.attributes import built_in_attributes
 from shards.errors import FairfaceError
 from sql.connection import select
 
@@ -24,7 +24,11 @@ class Parameter:
 
     default: str | None  # None if a value is required
     meaning: str
-    choices: tuple[str, ...] = ()  # empty if any text is allowed
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The allowed values; empty if any text is allowed."""
+        return tuple(self.meaning.removeprefix("one of ").split(", ")) if self.meaning.startswith("one of ") else ()
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,19 @@ class Question:
     params: dict[str, Parameter]
     sql: str
 
+    @property
+    def refers_to_attributes(self) -> bool:
+        """Whether the choices of a parameter are names of attributes."""
+        return any("@" in parameter.meaning for parameter in self.params.values())
+
+    def parameters(self, attributes: Mapping[str, Sequence[str]]) -> dict[str, Parameter]:
+        """The parameters with names of attributes instead of the placeholders `@attributes` and `@labelled`."""
+
+        def expand(meaning: str) -> str:
+            return re.sub("@attributes|@labelled", lambda match: ", ".join(attributes[match[0]]), meaning)
+
+        return {name: Parameter(item.default, expand(item.meaning)) for name, item in self.params.items()}
+
 
 @cache
 def questions() -> dict[str, Question]:
@@ -42,7 +59,7 @@ def questions() -> dict[str, Question]:
 
     A file starts with comments: its title, then a line `-- param NAME (default VALUE): meaning` for each parameter.
     Without a default a value is required. A meaning `one of a, b, c` lists the allowed values; in it, `@attributes`
-    stands for all attributes, and `@labelled` for those that are labelled themselves.
+    stands for all attributes of the workspace, and `@labelled` for those that are labelled themselves.
     """
     return {path.stem: parse(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.sql"))}
 
@@ -50,12 +67,8 @@ def questions() -> dict[str, Question]:
 def parse(text: str) -> Question:
     """Parse the text of a `.sql` file."""
     title, params = text.split("\n")[0].removeprefix("--").strip(), {}
-    attributes = built_in_attributes()
-    lists = {"@attributes": ", ".join(attributes), "@labelled": ", ".join(attributes.labelled)}
     for name, default, meaning in re.findall(r"^-- param (\w+)(?: \(default (.*?)\))?: (.*)$", text, re.MULTILINE):
-        meaning = re.sub("@attributes|@labelled", lambda match: lists[match[0]], meaning)
-        choices = meaning.removeprefix("one of ").split(", ") if meaning.startswith("one of ") else ()
-        params[name] = Parameter(default or None, meaning, tuple(choices))
+        params[name] = Parameter(default or None, meaning)
     return Question(title, params, text)
 
 
@@ -70,10 +83,22 @@ def ask(connection: duckdb.DuckDBPyConnection, name: str, /, **params: object) -
     if unknown := set(params) - set(question.params):
         known = ", ".join(question.params) or "none"
         raise FairfaceError(f"{name} has no parameter {', '.join(sorted(unknown))!r}; its parameters are: {known}")
-    values = {key: resolve_value(name, key, params.get(key, p.default), p) for key, p in question.params.items()}
+    parameters = question.parameters(attribute_names(connection) if question.refers_to_attributes else {})
+    values = {key: resolve_value(name, key, params.get(key, p.default), p) for key, p in parameters.items()}
     for key in {"run", "other"} & values.keys():
         check_run(connection, values[key])
     return select(connection, question.sql, values)
+
+
+def attribute_names(connection: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
+    """The names of the attributes that the placeholders in a parameter's choices stand for."""
+    text = """select attribute, bool_or(made_of is null) as is_labelled from attributes group by attribute
+        order by attribute_rank(attribute)"""
+    table = select(connection, text)
+    return {
+        "@attributes": table["attribute"].to_list(),
+        "@labelled": table.filter("is_labelled")["attribute"].to_list(),
+    }
 
 
 def resolve_value(question: str, name: str, value: object | None, parameter: Parameter) -> str:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from shards.attributes import Attribute, AttributeTable, built_in_attributes
+from shards.attributes import Attribute, AttributeTable
 from shards.provenance import CurrentFiles
 from shards.workspace import REPORT_TABLES
 
@@ -20,12 +20,14 @@ def views(current: CurrentFiles) -> str:
     """SQL that creates the views over the current files of a workspace, in any DuckDB."""
     files = current.files
     text = "".join((FOLDER / name).read_text(encoding="utf-8") for name in FILES)
-    generated = attribute_expressions(built_in_attributes())
+    generated = attribute_expressions(current.attributes)
     # one pass: a path that was filled in may itself contain a placeholder
     return re.sub(
         r"\{(" + "|".join([*files, *generated]) + r")\}",
         lambda match: (
-            generated.get(match[1]) or table_expression(match[1], files[match[1]], stale_runs=current.stale_runs)
+            generated[match[1]]
+            if match[1] in generated  # which may be empty, without crosses
+            else table_expression(match[1], files[match[1]], stale_runs=current.stale_runs)
         ),
         text,
     )
@@ -49,12 +51,37 @@ def attribute_expressions(attributes: AttributeTable) -> dict[str, str]:
         for name, attribute in attributes.items()
         for rank, item in enumerate(attribute.classes, 1)
     ]
+    confidence = """select source, run, key, method, {text} as attribute, {name}::varchar as "group",
+        list_max({probabilities}) as probability
+    from labels where {name} is not null and {probabilities} is not null"""
+    types = {name: "tinyint" if item.is_numbered else "varchar" for name, item in attributes.items()}
+    labelled = [f"{identifier(name)} {types[name]}" for name in attributes.labelled]
+    stored = [f"{identifier(name)} {types[name]}" for name in attributes.stored]
+    derived = ", ".join(f"{derived_class(item)} as {identifier(item.name)}" for item in attributes.derived)
     return {
+        "labelled": ", ".join(labelled),
+        "stored": ", ".join(stored),
+        "probabilities": ", ".join(f"{identifier(f'p_{name}')} float[]" for name in attributes.labelled),
+        "confidence": "\n    union all\n    ".join(
+            confidence.format(text=quote(name), name=identifier(name), probabilities=identifier(f"p_{name}"))
+            for name in attributes.labelled
+        ),
         "classes": ",\n    ".join(f"({', '.join(map(literal, row))})" for row in classes),
         "attributes": ", ".join(map(quote, ["all", *attributes])),
-        "derived": ", ".join(f"{derived_class(item)} as {identifier(item.name)}" for item in attributes.derived),
+        "derived": derived,
+        "derived_again": f"replace ({derived})" if derived else "",  # an image's, even of an attribute added later
         "crosses": ", ".join(f"{derived_class(item)} as {identifier(item.name)}" for item in attributes.crosses),
         "columns": ", ".join(map(identifier, attributes)),
+        "stored_columns": ", ".join(map(identifier, attributes.stored)),
+        "selected_columns": ", ".join(
+            f"max({identifier(name)}) filter (is_selected({quote(name)}, method)) as {identifier(name)}"
+            for name in attributes.stored
+        ),
+        "predicted_columns": ", ".join(
+            f"coalesce(p.{name}, a.{name}, l.{name}) as {name}" for name in map(identifier, attributes.stored)
+        ),
+        "tabulated_columns": ", ".join(map(identifier, attributes.tabulated)),
+        "tabulated_text": ", ".join(f"{name}::varchar as {name}" for name in map(identifier, attributes.tabulated)),
         "branches": "\n    union all\n    ".join(
             branch.format(text=quote(name), name=identifier(name)) for name in attributes
         ),

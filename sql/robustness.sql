@@ -1,6 +1,6 @@
 -- Utility of each detector on all faces, and fairness for one attribute, under each image perturbation.
 -- param detector (default all): the detector's name, or all
--- param attribute (default gender): one of gender, age, skin_group, intersection
+-- param attribute (default gender): one of @attributes
 select u.detector, u.perturbation, u.n, u.auc, u.auc - unperturbed.auc as auc_difference, u.accuracy, u.average_precision,
     u.eer, u.fpr, u.tpr, f.f_meo, f.f_dp, f.f_oae, f.f_eo, f.f_efpr, f.excluded_groups
 from utility as u

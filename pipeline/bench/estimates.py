@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pipeline.bench.context import BenchContext
 from pipeline.bench.measure import Row
 from reports.estimation import simulation
+from reports.estimation.attribute_estimate import MAX_GROUPS
 
-CLASSES = (2, 3, 5, 10)
+CLASSES = (2, 3, 5, 10, 14, MAX_GROUPS)
 STUDIES = 400
 
 

@@ -7,12 +7,10 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from models.clip import CLASSES
 from pipeline.labelling import tables
-from pipeline.labelling.accuracy import EVALUATED_ATTRIBUTES
 from shards.annotations import derived_class
 from shards.atomic_io import write_parquet
-from shards.attributes import built_in_attributes
+from shards.attributes import AttributeTable, workspace_attributes
 from shards.documents import (
     DataSource,
     LabelsDocument,
@@ -23,6 +21,7 @@ from shards.documents import (
     file_hashes,
     write_document,
 )
+from shards.images_table import class_types
 from shards.tar import TarWriter
 from shards.workspace import LabelFiles, Workspace
 
@@ -35,7 +34,8 @@ TAR = "a.tar"
 
 
 def write_million_labels(workspace: Workspace) -> None:
-    """Write all files that packing, sampling and labelling would write."""
+    """Write all files that packing, sampling and labelling would write, for the workspace's attributes."""
+    attributes = workspace_attributes(workspace)
     rng = np.random.default_rng(0)
     shards, run = workspace.shards, workspace.run(RUN)
     run.samples.mkdir(parents=True)
@@ -51,35 +51,44 @@ def write_million_labels(workspace: Workspace) -> None:
         with TarWriter(folder / TAR) as writer:
             for key in keys[:IMAGES]:
                 writer.add(key, "jpg", image)
-    faces, numbers = _random_faces(rng, keys)
+    faces, numbers = _random_faces(rng, keys, attributes)
     columns = [
         shard,
         pl.lit("packed").alias("status"),
-        derived_class(built_in_attributes()["skin_group"]),
+        *map(derived_class, attributes.derived),
         pl.lit("GANs").alias("family"),
     ]
     write_parquet(shards.images, faces.with_columns(columns))
     write_document(shards.document, _shards_document(file_hashes(shards.images)))
-    _write_labels(shards.label_files, rng, faces=faces, numbers=numbers, run=None)
-    faces, numbers = _random_faces(rng, keys)
+    _write_labels(shards.label_files, rng, attributes=attributes, faces=faces, numbers=numbers, run=None)
+    faces, numbers = _random_faces(rng, keys, attributes)
     samples = keys.to_frame().with_columns(shard, run=pl.lit(RUN), checkpoint=pl.lit("c"), seed=pl.lit(0))
     write_parquet(run.samples_table, samples.with_columns(index=pl.int_range(pl.len())))
     write_document(run.samples_document, _samples_document(file_hashes(run.samples_table)))
-    _write_labels(run.label_files, rng, faces=faces, numbers=numbers, run=RUN)
+    _write_labels(run.label_files, rng, attributes=attributes, faces=faces, numbers=numbers, run=RUN)
 
 
-def _random_faces(rng: np.random.Generator, keys: pl.Series) -> tuple[pl.DataFrame, dict[str, np.ndarray]]:
+def _random_faces(
+    rng: np.random.Generator, keys: pl.Series, attributes: AttributeTable
+) -> tuple[pl.DataFrame, dict[str, np.ndarray]]:
     """Return faces with a class of each attribute, and the classes' numbers."""
-    numbers = {attribute: rng.integers(0, len(names), len(keys)) for attribute, names in CLASSES.items()}
+    labelled = attributes.labelled
+    numbers = {name: rng.integers(0, len(attribute.names), len(keys)) for name, attribute in labelled.items()}
     faces = keys.to_frame().with_columns(
-        pl.Series(attribute, numbers[attribute]).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
-        for attribute, names in CLASSES.items()
+        pl.Series(name, numbers[name]).replace_strict(dict(enumerate(attribute.names)), return_dtype=pl.String)
+        for name, attribute in labelled.items()
     )
-    return faces.with_columns(pl.col("skin_tone").cast(pl.Int8)), numbers
+    return faces.cast(class_types(labelled)), numbers  # type: ignore[arg-type]
 
 
 def _write_labels(
-    files: LabelFiles, rng: np.random.Generator, *, faces: pl.DataFrame, numbers: dict[str, np.ndarray], run: str | None
+    files: LabelFiles,
+    rng: np.random.Generator,
+    *,
+    attributes: AttributeTable,
+    faces: pl.DataFrame,
+    numbers: dict[str, np.ndarray],
+    run: str | None,
 ) -> None:
     """Write the labels of three methods, and random embeddings."""
     document = LabelsDocument(
@@ -94,8 +103,11 @@ def _write_labels(
         evaluated=True,
     )
     for method, path in (("clip", files.labels), ("probe", files.probe_labels)):
-        by_attribute = [_noisy_probabilities(rng, numbers[name], len(classes)) for name, classes in CLASSES.items()]
-        table = tables.label_frame(faces["key"], np.concatenate(by_attribute, 1))
+        probabilities = {
+            name: _noisy_probabilities(rng, numbers[name], len(attribute.names))
+            for name, attribute in attributes.labelled.items()
+        }
+        table = tables.label_frame(faces["key"], probabilities, attributes.labelled)
         tables.write_label_table(path, table, document=document, method=method, labeller=method)
     pixels = faces.select("key", "skin_tone", typology_angle=pl.lit(20.0, pl.Float32))
     tables.write_label_table(files.pixels, pixels, document=document, method="pixels", labeller="pixels")
@@ -107,16 +119,16 @@ def _write_labels(
     write_document(files.document, document)
     probe_files = [files.probe_labels]
     if not run:
-        _write_accuracies(files)
+        _write_accuracies(files, attributes)
         probe_files.append(files.labellers)
     write_document(files.probe_document, ProbeDocument(fingerprint="", hash="", files=file_hashes(*probe_files)))
 
 
-def _write_accuracies(files: LabelFiles) -> None:
+def _write_accuracies(files: LabelFiles, attributes: AttributeTable) -> None:
     """Write labellers.parquet, where the probe is selected for every attribute."""
     rows: Sequence[tuple] = [
         (attribute, method, method, FACES, 0.9, 0.9, method == "probe")
-        for attribute in EVALUATED_ATTRIBUTES
+        for attribute in attributes
         for method in ("clip", "probe")
     ]
     names = ["attribute", "method", "labeller", "n", "accuracy", "balanced_accuracy", "selected"]

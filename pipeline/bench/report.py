@@ -8,12 +8,12 @@ from functools import partial
 import duckdb
 
 import sql
-from models.clip import CLASSES
 from pipeline.bench.context import BenchContext
 from pipeline.bench.measure import ROUNDS, Row
 from pipeline.bench.million import FACES, RUN, write_million_labels
 from reports import page
 from reports.estimation import estimates
+from shards.attributes import workspace_attributes
 from shards.errors import FairfaceError
 from shards.workspace import Workspace
 
@@ -28,15 +28,15 @@ def bench_report(context: BenchContext) -> Iterator[Row]:
         raise FairfaceError("the report's baseline needs pandas: pip install pandas, or `make setup`") from error
     workspace = Workspace(context.scratch(RUN))
     write_million_labels(workspace)
-    connection = sql.connect(workspace)
+    connection, names = sql.connect(workspace), list(workspace_attributes(workspace).labelled)
     yield compare_times(
-        "three attributes counted on every side, vs pandas",
-        ours=lambda: [sql.ask(connection, "side_by_side", attribute=attribute) for attribute in CLASSES],
+        f"{len(names)} attributes counted on every side, vs pandas",
+        ours=lambda: [sql.ask(connection, "side_by_side", attribute=attribute) for attribute in names],
         baseline=partial(count_with_pandas, workspace),
     )
     yield compare_times(
-        "confusion of all methods, six attributes, vs three in pandas",
-        ours=lambda: estimates.confusion_table(connection),
+        f"confusion of all methods, derived attributes and crosses too, vs {len(names)} attributes in pandas",
+        ours=lambda: estimates.confusion_table(connection, workspace_attributes(workspace)),
         baseline=partial(confusion_with_pandas, workspace),
     )
     yield time_row("estimates", lambda: estimates.write_estimates(workspace, sql.connect(workspace), run=RUN))
@@ -49,9 +49,10 @@ def count_with_pandas(workspace: Workspace) -> None:
     import pandas
 
     labels = (workspace.shards.label_files.labels, workspace.run(RUN).label_files.labels)
+    names = list(workspace_attributes(workspace).labelled)
     for path in (*labels, workspace.shards.images):
-        table = pandas.read_parquet(path, columns=list(CLASSES))
-        for attribute in CLASSES:
+        table = pandas.read_parquet(path, columns=names)
+        for attribute in names:
             table[attribute].value_counts(normalize=True)
 
 
@@ -59,7 +60,7 @@ def confusion_with_pandas(workspace: Workspace) -> None:
     """Tabulate annotations and labels, attribute by attribute and method by method."""
     import pandas
 
-    columns, files = ["key", *CLASSES], workspace.shards.label_files
+    columns, files = ["key", *workspace_attributes(workspace).labelled], workspace.shards.label_files
     images = pandas.read_parquet(workspace.shards.images, columns=columns)
     for path in (files.labels, files.probe_labels, files.pixels):
         labelled = columns if path != files.pixels else ["key", "skin_tone"]

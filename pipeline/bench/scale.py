@@ -23,7 +23,7 @@ def bench_scale(context: BenchContext) -> Iterator[Row]:
         root = context.scratch(f"small{copies}")
         copy_images(faces, root, copies)
         rows = [
-            f"AI/{path.relative_to(root)},{i % 2},{i % 5},{i % 10 + 1},1,0,0"
+            f"AI/{path.relative_to(root)},{i % 2},{i % 5},{i % 10 + 1},1,0,0,,"
             for i, path in enumerate(root.rglob("*.jpg"))
         ]
         (root / "train.csv").write_text("\n".join([dataset.COLUMNS, *rows, ""]))

@@ -9,6 +9,7 @@ import click
 
 from shards import distributed
 from shards.errors import FairfaceError
+from shards.layouts import FILE_NAMES
 from shards.workspace import ShardsFolder, Workspace
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline.labelling.label import FolderResult, LabelResult
     from reports.detector_summary import DetectorSummary
     from reports.page import BuildResult
+    from shards.attributes import AttributeTable
     from shards.documents import ShardsDocument
     from shards.pack import PackResult
     from shards.synthetic.dataset import SyntheticResult
@@ -112,9 +114,12 @@ def print_annotation_summary(shards: ShardsFolder, packed: "ShardsDocument", *, 
     if not packed.tables:
         echo("  annotated: none, because no annotation table was found: the report will compare labels only")
         return
+    source = f"{len(packed.tables):,} table{'s' * (len(packed.tables) > 1)}"
+    if packed.tables[0].startswith(FILE_NAMES):
+        source = packed.tables[0]
     echo(
         f"  annotated: {packed.matched:,} of {selected:,} images ({packed.matched / selected:.1%}) match one of "
-        f"{packed.rows:,} rows in {len(packed.tables):,} table{'s' * (len(packed.tables) > 1)}"
+        f"{packed.rows:,} rows in {source}"
     )
     reasons = ", ".join(
         f"{count:,} {UNMATCHED_TITLES.get(name, name.replace('_', ' '))}" for name, count in packed.unmatched.items()
@@ -126,7 +131,7 @@ def print_annotation_summary(shards: ShardsFolder, packed: "ShardsDocument", *, 
     if packed.rows_disagreeing:
         warn(f"{packed.rows_disagreeing:,} rows have an Intersection that is not gender x skin tone")
     if packed.rows_uncoded:
-        warn(f"{packed.rows_uncoded:,} rows have a label that is not one of AI-Face's codes; it is treated as missing")
+        warn(f"{packed.rows_uncoded:,} rows have a label that their layout maps to no class; it is treated as missing")
 
 
 def print_faults(workspace: Workspace, faults: "dict[Path, list[str]]") -> None:
@@ -236,13 +241,14 @@ def print_report(result: "BuildResult") -> None:
         warn(reason)
 
 
-def print_questions() -> None:
+def print_questions(attributes: "AttributeTable") -> None:
     """Print every SQL question with its parameters."""
     import sql
 
+    names = {"@attributes": list(attributes), "@labelled": list(attributes.labelled)}
     for name, question in sql.questions().items():
         echo(f"{name}: {question.title}")
-        for key, parameter in question.params.items():
+        for key, parameter in question.parameters(names).items():
             value = "..." if parameter.default is None else parameter.default
             echo(f"    --param {key}={value}  {parameter.meaning}")
 

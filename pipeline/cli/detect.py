@@ -31,7 +31,14 @@ from pipeline.cli.options import (
 from pipeline.cli.shards import pack
 from shards.workspace import Workspace
 
-SETTINGS = ("preset", "steps", "fakes", "run", "device")  # of DetectorsConfig; the others are of DetectorOptions
+SETTINGS = (
+    "preset",
+    "steps",
+    "fakes",
+    "run",
+    "group_by",
+    "device",
+)  # of DetectorsConfig; the others are of DetectorOptions
 
 
 def perturbations_callback(
@@ -72,6 +79,11 @@ def perturbations_callback(
     "auto: images if they contain both real faces and fakes, otherwise samples.",
 )
 @click.option("--run", callback=name_callback, help="Run whose samples serve as fakes.  [default: the newest]")
+@click.option(
+    "--group-by",
+    metavar="ATTRIBUTE",
+    help="The attribute whose classes are the groups of the losses of daw_fdd and pg_fdd.  [default: intersection]",
+)
 @click.option("--lr", type=POSITIVE, help="Learning rate.  [default: 0.0005]")
 @click.option(
     "--train-batchsize",
@@ -126,7 +138,8 @@ def perturbations_callback(
     "--import",
     "csv",
     type=FILE,
-    help="Import another detector's predictions from a CSV with the columns gender, skin_group, age, target, logit.",
+    help="Import another detector's predictions from a CSV with the columns target, logit, and gender or any other "
+    "attributes.",
 )
 @force_option
 def detect(

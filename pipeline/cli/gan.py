@@ -12,7 +12,6 @@ from pipeline.cli.options import (
     FILE,
     FOLDER,
     IMAGES,
-    LABEL_COLUMNS,
     MAX_BATCH,
     POSITIVE,
     STEPS,
@@ -97,13 +96,14 @@ SETTINGS = (  # options that are fields of TrainConfig; the others are fields of
 )
 @click.option(
     "--balance-by",
-    type=click.Choice(LABEL_COLUMNS),
-    help="The label that --balance refers to; images without it are left out.  [default: intersection]",
+    metavar="LABEL",
+    help="The label that --balance refers to: an attribute, family, subset or target. Images without it are left out.  "
+    "[default: intersection]",
 )
 @click.option(
     "--conditional",
-    type=click.Choice(LABEL_COLUMNS),
-    help="Condition both networks on this label; images without it are left out.",
+    metavar="LABEL",
+    help="Condition both networks on this label, as for --balance-by; images without it are left out.",
 )
 @click.option("--flip/--no-flip", default=None, help="Mirror half of the images.  [default: flip]")
 @precision_option

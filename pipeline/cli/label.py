@@ -11,6 +11,7 @@ from pipeline.cli.options import (
     FOLDER,
     IMAGES,
     MAX_BATCH,
+    attributes_option,
     device_option,
     force_option,
     given_options,
@@ -42,6 +43,7 @@ from shards.workspace import Workspace
     "--clip-pretrained", "pretrained", help="Tag of the model's weights, or a checkpoint file.  [default: openai]"
 )
 @click.option("--prompts", help="A prompt set of models/prompts.toml, or a file in the same format.  [default: faces]")
+@attributes_option
 @click.option("--limit", type=IMAGES, help="Label only a random sample of this many training images.")
 @click.option(
     "--batch-size", type=click.IntRange(1, MAX_BATCH), default=256, show_default=True, help="Images per forward pass."
@@ -53,13 +55,14 @@ def label(
     csv: Path | None,
     input_dir: Path | None,
     out_csv: Path | None,
+    attributes: Path | None,
     **options: Any,
 ) -> None:
     """Label a run's samples and the training images.
 
     Both are labelled by the same methods: CLIP, a probe on its embeddings, and the colour of skin pixels.
     """
-    check_label_options(csv, input_dir, out_csv=out_csv, **options)
+    check_label_options(csv, input_dir, out_csv=out_csv, attributes=attributes, **options)
     if csv:
         from pipeline.labelling.import_labels import import_labels
 
@@ -67,7 +70,11 @@ def label(
         console.echo(f"{imported.folder.folder}: {imported.images:,} labels of {csv}")
         return
     from pipeline.labelling import label as labelling
+    from shards import distributed
+    from shards.own_attributes import replace_own_attributes
 
+    if attributes:
+        distributed.run_on_rank0(lambda: replace_own_attributes(workspace, attributes))
     config = labelling.LabelConfig(**options, progress=console.is_interactive())
     if input_dir and out_csv:
         console.print_folder_labels(out_csv, labelling.label_folder(input_dir, out_csv, config))
@@ -83,8 +90,8 @@ def check_label_options(csv: Path | None, input_dir: Path | None, *, out_csv: Pa
         refuse_torchrun("--import")
     if bool(input_dir) != bool(out_csv):
         raise click.UsageError("--input-dir and --out-csv go together")
-    if input_dir and (options["run"] or options["limit"]):
-        raise click.UsageError("--run and --limit apply to the labels of a run, not to --input-dir")
+    if input_dir and (options["run"] or options["limit"] or options["attributes"]):
+        raise click.UsageError("--run, --limit and --attributes apply to the labels of a run, not to --input-dir")
     if input_dir:
         refuse_torchrun("--input-dir")
 

@@ -14,7 +14,6 @@ from shards.errors import FairfaceError
 from shards.workspace import Workspace, check_name, is_unicode
 
 # The modules that define these names load torch or DALI, which --help does without; a test compares them.
-LABEL_COLUMNS = ("gender", "age", "skin_tone", "skin_group", "intersection", "race", "target", "family", "subset")
 PERTURBATION_NAMES = (
     "gaussian_blur",
     "jpeg_compression",
@@ -84,6 +83,11 @@ def workspace_option(*names: str) -> Callable[[Any], Any]:
     )
 
 
+attributes_option = click.option(
+    "--attributes",
+    type=FILE,
+    help="TOML file of attributes, which adds to the built-in ones and is kept in OUT.  [default: the one in OUT]",
+)
 run_option = click.option("--run", callback=name_callback, help="Name of the run.  [default: the newest]")
 force_option = click.option("--force", is_flag=True, help="Run the stage again and replace its results.")
 device_option = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")

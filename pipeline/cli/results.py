@@ -7,6 +7,7 @@ import click
 
 from pipeline.cli import console
 from pipeline.cli.options import BYTE_SIZE, FILE, force_option, given_options, name_callback, workspace_option
+from shards.attributes import workspace_attributes
 from shards.errors import FairfaceError
 from shards.workspace import Workspace
 
@@ -80,7 +81,7 @@ def sql(
     """
     check_sql_options(name, text, views=views, parameters=parameters, form=form, output=output)
     if not (name or text or views):
-        console.print_questions()
+        console.print_questions(workspace_attributes(workspace))
         return
     if not workspace.root.is_dir():
         raise FairfaceError(f"there is no folder {workspace.root}: run `fairface shards` first, or name it with --out")

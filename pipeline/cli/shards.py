@@ -12,6 +12,7 @@ from pipeline.cli.options import (
     FOLDER,
     IMAGES,
     aliases_callback,
+    attributes_option,
     drop_unset,
     force_option,
     seed_option,
@@ -19,9 +20,21 @@ from pipeline.cli.options import (
     workers_option,
     workspace_option,
 )
+from shards.errors import FairfaceError
+from shards.layouts import parse_columns
 from shards.workspace import Workspace
 
 SHARES_HELP = "such as {}; classes that are not listed get none."
+
+
+def columns_callback(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> tuple[tuple[str, str], ...] | None:
+    """Parse ATTRIBUTE=COLUMN,..."""
+    try:
+        return None if value is None else parse_columns(value)
+    except FairfaceError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 @click.command()
@@ -70,15 +83,25 @@ def synth(
 @workspace_option()
 @click.option("--data", "--data-root", type=FOLDER, help="Root folder of the images.  [default: synthetic faces]")
 @click.option(
-    "--annotations", type=FILE, multiple=True, help="Annotation CSV. Repeatable.  [default: those found below --data]"
+    "--annotations", type=FILE, multiple=True, help="Annotation table. Repeatable.  [default: those found below --data]"
 )
-@click.option("--no-annotations", is_flag=True, help="Ignore the CSV files below --data.")
+@click.option(
+    "--columns",
+    callback=columns_callback,
+    metavar="ATTRIBUTE=COLUMN,...",
+    help="Columns of CSVs of no known layout, with --annotations, such as gender=sex,age=years. Classes are given by "
+    "their names, ages also in years.",
+)
+@click.option(
+    "--no-annotations", is_flag=True, help="Ignore the annotation tables below --data, and labels in file names."
+)
+@attributes_option
 @click.option(
     "--age-codes",
     type=click.Choice(["auto", "readme", "released", "first"]),
     default="auto",
     show_default=True,
-    help="Which of AI-Face's age codes the tables use.",
+    help="Which of AI-Face's age codes its tables use.",
 )
 @click.option(
     "--alias",
@@ -118,6 +141,7 @@ def shards(
     data: Path | None,
     annotations: tuple[Path, ...],
     no_annotations: bool,
+    attributes: Path | None,
     workers: int | None,
     force: bool,
     **options: Any,
@@ -131,7 +155,8 @@ def shards(
 
     check_pack_options(annotations=annotations, no_annotations=no_annotations, **options)
     tables = [] if no_annotations else list(annotations) or None
-    pack(workspace, data, config=PackConfig(**drop_unset(options)), tables=tables, workers=workers, force=force)
+    config = PackConfig(**drop_unset(options), attributes=str(attributes) if attributes else None)
+    pack(workspace, data, config=config, tables=tables, workers=workers, force=force)
 
 
 def check_pack_options(*, annotations: tuple[Path, ...], no_annotations: bool, **options: Any) -> None:
@@ -142,6 +167,10 @@ def check_pack_options(*, annotations: tuple[Path, ...], no_annotations: bool, *
         raise click.UsageError("--quality needs --size: without it images are not re-encoded")
     if options["size"] and not options["check"]:
         raise click.UsageError("--size decodes every image, so it can't be combined with --no-check")
+    if options["columns"] and not annotations:
+        raise click.UsageError("--columns needs --annotations: tables below --data are recognised by their columns")
+    if options["columns"] and options["age_codes"] != "auto":
+        raise click.UsageError("--age-codes names AI-Face's codes, so it can't be combined with --columns")
     if annotations and no_annotations:
         raise click.UsageError("--annotations and --no-annotations can't be combined")
 

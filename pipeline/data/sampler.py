@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 
 from pipeline.data.random_streams import BALANCED_DRAWS, ORDER, seeded_generator
-from shards.annotations import derived_class
-from shards.attributes import built_in_attributes
 from shards.errors import FairfaceError
 
 # Images that are shuffled together. With more, the tars read at the same time would not fit into the disk cache.
@@ -167,14 +165,6 @@ def iterate_batches(sampler: Sampler, batch_size: int, *, first_step: int) -> It
         for i in range(first, steps_per_epoch):
             yield indices[i * batch_size : (i + 1) * batch_size]
         step = (epoch + 1) * steps_per_epoch
-
-
-def image_groups(images: pl.DataFrame, column: str) -> pl.Series:
-    """Return the group of each packed image in a label column or of a cross, as text; null without one."""
-    attribute = built_in_attributes().get(column or "")
-    if attribute and attribute.cross:
-        return images.select(derived_class(attribute))[column]
-    return images[column].cast(pl.String)
 
 
 def target_shares(balance: str | Mapping[str, float], groups: pl.Series, *, column: str) -> dict[str, float]:

@@ -16,23 +16,20 @@ from pipeline.data.sampler import NaturalSampler, PairedSampler, RankSlice, Samp
 from pipeline.data.shard_set import ConcatShards, ShardSet
 from pipeline.detection.options import DetectorOptions
 from pipeline.training import run_directory
-from shards.annotations import derived_class
 from shards.atomic_io import fingerprint, read_parquet
-from shards.attributes import built_in_attributes
+from shards.attributes import Attribute, AttributeTable, workspace_attributes
 from shards.described_files import check_unchanged, described_files, label_files, sample_files
 from shards.documents import SamplesDocument, ShardsDocument, load_shards_json, read_document
 from shards.errors import FairfaceError
+from shards.images_table import read_images, with_crosses
 from shards.locks import shared_lock
 from shards.workspace import RunFolder, Workspace
 
 TEST_SHARE = 0.2  # of the faces, if the tables have no test split
 VALIDATION_SPLITS = ("val", "valid", "validation")  # used neither for training nor for testing
-GROUPS = built_in_attributes()["intersection"].names
-ATTRIBUTES = ("gender", "skin_group", "age")
-# the selected labels of training images and of samples, one row per image
-SELECTED_LABELS = (
-    "select source, run, key, {} from selected_labels where source in ('train', 'generated') group by all"
-).format(", ".join(f"max(\"group\") filter (attribute = '{name}') as {name}" for name in ATTRIBUTES))
+# one attribute's selected labels of training images and of samples
+SELECTED_LABELS = """select source, run, key, max("group") as "group" from selected_labels
+    where source in ('train', 'generated') and attribute = $attribute group by all"""
 
 
 @dataclass(frozen=True)
@@ -40,11 +37,12 @@ class FacePool:
     """All faces in tar order.
 
     `rows` has one row per face: source (images, samples), run, key, fake (null: not used), test, family (its position
-    in FAMILIES; -1: unknown), group (its position in GROUPS; -1: unknown), gender, skin_group and age.
+    in FAMILIES; -1: unknown), group (a class of `attribute`; null: unknown).
     """
 
     shards: ConcatShards
     rows: pl.DataFrame
+    attribute: Attribute  # whose classes are the groups
     grouped_by: str  # where the groups come from: annotated, labelled
     image_size: int | None  # pixels of the samples, to which real faces are reduced; None without samples
     manifest: str  # hash of all of it
@@ -67,14 +65,15 @@ class FacePool:
         """The groups of the training faces."""
         return self.rows.filter(~pl.col("test"), pl.col("fake").is_not_null())["group"]
 
-    def group_counts(self) -> list[int]:
-        """The number of training faces of each of GROUPS."""
+    def group_counts(self) -> dict[str, int]:
+        """The number of training faces of each group."""
         counts = dict(self.training_groups().value_counts().iter_rows())
-        return [counts.get(number, 0) for number in range(len(GROUPS))]
+        return {name: counts.get(name, 0) for name in self.attribute.names}
 
     def groups_hash(self) -> str:
         """A hash of the groups of the training faces."""
-        return hashlib.sha256(self.training_groups().to_numpy().tobytes()).hexdigest()[:16]
+        groups = self.training_groups().fill_null("").to_frame().write_csv(include_header=False)
+        return hashlib.sha256(groups.encode()).hexdigest()[:16]
 
     def rank_share(self, rank_slice: RankSlice) -> "FacePool":
         """A rank's share of the images and of the samples: consecutive ones, with all tars that contain them.
@@ -97,49 +96,71 @@ class FacePool:
 
 
 def build_pool(
-    workspace: Workspace, fakes: str = "auto", *, run: str | None = None, locks: ExitStack | None = None
+    workspace: Workspace,
+    fakes: str = "auto",
+    *,
+    run: str | None = None,
+    group_by: str | None = None,
+    locks: ExitStack | None = None,
 ) -> FacePool:
     """Build the pool from the shards if they contain real faces and fakes (`images`), otherwise with a run's `samples`.
 
     With samples, the real faces are the training images that are not fakes themselves, or all images if they are
     synthetic. The test faces are those of the split `test` if the tables name one, otherwise a fifth of the faces, the
-    same for every detector; faces of a validation split are not used. The images and samples are locked until `locks`
-    closes. Raises FairfaceError if there are no real faces or no fakes to train or test with, and for damaged tables.
+    same for every detector; faces of a validation split are not used. The groups are the classes of the attribute
+    `group_by`, by default those that `default_groups` names. The images and samples are locked until `locks`
+    closes. Raises FairfaceError if there are no real faces or no fakes to train or test with, for an unknown
+    attribute, and for damaged tables.
     """
-    locks = locks or ExitStack()
+    locks, attributes = locks or ExitStack(), workspace_attributes(workspace)
+    group_by = group_by or default_groups(attributes)
+    if group_by not in attributes:
+        raise FairfaceError(f"--group-by {group_by[:80]!r} is not one of {', '.join(attributes)}")
+    attribute = attributes[group_by]
     locks.enter_context(shared_lock(workspace.shards.lock, "training a detector on it"))
     packed, shards = load_shards_json(workspace.shards), ShardSet.open(workspace.shards)
     check_unchanged(described_files(workspace.shards.document, ShardsDocument, only=workspace.shards.images))
-    images = read_parquet(workspace.shards.images).filter(status="packed")
+    images = with_crosses(read_images(workspace.shards.images, sha256=None).filter(status="packed"), attributes)
     targets = set(images["target"].drop_nulls().unique())
     if fakes == "auto":
         fakes = "images" if targets >= {"real", "fake"} else "samples"
     if fakes == "images":
         if run:
             raise FairfaceError("--run names the run whose samples serve as fakes: use it with --fakes samples")
-        return pool_from_images(shards, images, manifest=packed.manifest)
+        return pool_from_images(shards, images, attribute=attribute, manifest=packed.manifest)
     folder = run_directory.find_run(workspace, run)
     locks.enter_context(shared_lock(folder.samples_lock, "training a detector on its samples"))
-    return pool_from_samples(workspace, folder, shards=shards, images=images, packed=packed)
+    return pool_from_samples(workspace, folder, attribute=attribute, shards=shards, images=images, packed=packed)
 
 
-def pool_from_images(shards: ShardSet, images: pl.DataFrame, *, manifest: str) -> FacePool:
+def default_groups(attributes: AttributeTable) -> str:
+    """The attribute whose classes are a detector's groups: the first cross, or else the first attribute."""
+    return attributes.crosses[0].name if attributes.crosses else next(iter(attributes))
+
+
+def pool_from_images(shards: ShardSet, images: pl.DataFrame, *, attribute: Attribute, manifest: str) -> FacePool:
     """Build the pool from real images and fakes by annotation; images of unknown target are not used."""
     rows = images.select(
         "key",
-        *ATTRIBUTES,
         "split",
         "family",
+        pl.col(attribute.name).cast(pl.String).alias("group"),
         source=pl.lit("images"),
         run=pl.lit(None, pl.String),
         fake=pl.col("target") == "fake",
     )
-    pool = FacePool(ConcatShards([shards]), rows, "annotated", None, manifest, None)
+    pool = FacePool(ConcatShards([shards]), rows, attribute, "annotated", None, manifest, None)
     return assign_faces(pool)
 
 
 def pool_from_samples(
-    workspace: Workspace, folder: RunFolder, *, shards: ShardSet, images: pl.DataFrame, packed: ShardsDocument
+    workspace: Workspace,
+    folder: RunFolder,
+    *,
+    attribute: Attribute,
+    shards: ShardSet,
+    images: pl.DataFrame,
+    packed: ShardsDocument,
 ) -> FacePool:
     """Build the pool from training images as the real faces, and a run's samples as the fakes.
 
@@ -159,21 +180,24 @@ def pool_from_samples(
     real_rows = images.select(
         "key", "split", family=pl.lit("Real"), source=pl.lit("images"), run=pl.lit(None, pl.String), fake=fake
     )
-    rows, labels = pl.concat([real_rows, sample_rows(folder)]), selected_labels(workspace, folder)
+    rows, labels = pl.concat([real_rows, sample_rows(folder)]), selected_labels(workspace, folder, attribute=attribute)
     rows = rows.join(labels, on=["source", "run", "key"], how="left", nulls_equal=True, maintain_order="left")
     both = ConcatShards([shards, ShardSet.from_samples(folder.samples, samples.shards)])
     manifest = fingerprint([packed.manifest, samples.fingerprint])
-    return assign_faces(FacePool(both, rows, "labelled", samples.image_size, manifest, folder.name))
+    return assign_faces(FacePool(both, rows, attribute, "labelled", samples.image_size, manifest, folder.name))
 
 
-def selected_labels(workspace: Workspace, run: RunFolder) -> pl.DataFrame:
-    """The selected labels of the training images and of a run's samples. Raises FairfaceError for damaged ones."""
+def selected_labels(workspace: Workspace, run: RunFolder, *, attribute: Attribute) -> pl.DataFrame:
+    """The groups of the training images and of a run's samples: the selected labels of an attribute.
+
+    Raises FairfaceError for damaged labels.
+    """
     sides = (workspace.shards.label_files, run.label_files)
     with ExitStack() as locks:
         for files in sides:
             locks.enter_context(shared_lock(files.lock, "reading its labels"))
         check_unchanged(file for files in sides for file in label_files(files, embeddings=False))
-        return sql.select(sql.connect(workspace), SELECTED_LABELS).with_columns(
+        return sql.select(sql.connect(workspace), SELECTED_LABELS, {"attribute": attribute.name}).with_columns(
             source=pl.col("source").replace_strict({"train": "images", "generated": "samples"})
         )
 
@@ -191,20 +215,14 @@ def sample_rows(run: RunFolder) -> pl.DataFrame:
 
 
 def assign_faces(pool: FacePool) -> FacePool:
-    """Build the pool: select its test faces, and convert families and groups to numbers.
+    """Build the pool: select its test faces, and convert families to numbers.
 
     Raises FairfaceError if there are no real faces or no fakes to train or test with.
     """
     rows = assign_test_faces(pool.rows)
     families = {name.lower(): number for number, name in enumerate(FAMILIES)}
-    groups = {name: number for number, name in enumerate(GROUPS)}
     family = pl.col("family").str.to_lowercase().replace_strict(families, default=-1, return_dtype=pl.Int64)
-    rows = rows.with_columns(
-        family=pl.when(pl.col("fake")).then(family.fill_null(-1).replace(0, -1)).otherwise(0),
-        group=derived_class(built_in_attributes()["intersection"])
-        .replace_strict(groups, default=-1, return_dtype=pl.Int64)
-        .fill_null(-1),
-    )
+    rows = rows.with_columns(family=pl.when(pl.col("fake")).then(family.fill_null(-1).replace(0, -1)).otherwise(0))
     assigned = replace(pool, rows=rows.drop("split"), manifest=fingerprint([pool.manifest, pool.grouped_by]))
     if missing := [name for name, count in assigned.counts().items() if not count]:
         purpose, target = missing[0].split("_")
@@ -256,9 +274,11 @@ def iterate_labels(
     faces: FacePool, sampler: Sampler, *, batch_size: int, first_step: int, device: torch.device
 ) -> Iterator[Labels]:
     """Yield the labels of the faces of `first_step` and of every later step, int64 [batch_size] each, on `device`."""
+    numbers = {name: number for number, name in enumerate(faces.attribute.names)}
+    group = faces.rows["group"].replace_strict(numbers, default=-1, return_dtype=pl.Int64)
     columns = [
-        torch.from_numpy(faces.rows[column].cast(pl.Int64).fill_null(-1).to_numpy().copy()).to(device)
-        for column in ("fake", "family", "group")
+        torch.from_numpy(column.cast(pl.Int64).fill_null(-1).to_numpy().copy()).to(device)
+        for column in (faces.rows["fake"], faces.rows["family"], group)
     ]
     for indices in iterate_batches(sampler, batch_size, first_step=first_step):
         batch = indices.to(device)

@@ -84,7 +84,7 @@ class TrainedDetector:
     def net(self) -> Detector:
         """The network in evaluation mode. All ranks must access it together."""
         net = distributed.run_on_all_ranks(
-            lambda: build_detector(self.options, self.config.group_counts, resuming=True)
+            lambda: build_detector(self.options, list(self.config.group_counts.values()), resuming=True)
         )
         check_frozen_weights(net, self.config)
         load_trainable(net, checkpoint.load(self.checkpoint)["networks"]["net"])

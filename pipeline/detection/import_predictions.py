@@ -1,5 +1,6 @@
 """Imports the predictions of a detector that was trained elsewhere."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +11,14 @@ from pipeline.labelling.import_labels import check_csv, read_csv_text
 from pipeline.runtime import command_line, utc_now
 from pipeline.training.lifecycle import check_own_files
 from shards.atomic_io import atomic_write, file_sha256, remove_tree, write_parquet
-from shards.attributes import built_in_attributes
+from shards.attributes import Attribute, workspace_attributes
 from shards.documents import PredictionsDocument, file_hashes, read_document, write_document
 from shards.errors import FairfaceError
+from shards.images_table import class_types
 from shards.locks import exclusive_lock
 from shards.workspace import DetectorFolder, Workspace
 
-REQUIRED_COLUMNS = ("gender", "skin_group", "age", "target", "logit")
-CLASSES_OF_COLUMN = {name: built_in_attributes()[name].names for name in ("gender", "skin_group", "age")}
+REQUIRED_COLUMNS = ("target", "logit")
 TARGETS = {"0": "real", "1": "fake", "real": "real", "fake": "fake"}
 
 
@@ -34,13 +35,14 @@ def import_predictions(
 ) -> ImportedPredictions:
     """Write the predictions in `csv` as those of the detector `name`, by default the file's name.
 
-    Columns: gender, skin_group and age as in images.parquet (empty if unknown), target (real, fake, or 0, 1),
-    logit (0 or more: fake), and optionally a key. Raises FairfaceError for any other file, and if the detector has
+    Columns: target (real, fake, or 0, 1), logit (0 or more: fake), at least one attribute as in images.parquet (empty
+    if unknown), and optionally a key. Raises FairfaceError for any other file, and if the detector has
     other predictions already, unless `force` replaces them.
     """
     check_csv(csv)
     folder = workspace.detector(name or csv.stem)
-    table, sha256 = read_predictions_csv(csv), file_sha256(csv)
+    attributes = workspace_attributes(workspace).stored
+    table, sha256 = read_predictions_csv(csv, attributes), file_sha256(csv)
     with exclusive_lock(folder.lock, "importing into it"):
         check_foreign(folder)
         if not force:
@@ -87,34 +89,40 @@ def check_replaceable(folder: DetectorFolder, sha256: str) -> None:
         )
 
 
-def read_predictions_csv(csv: Path) -> pl.DataFrame:
-    """Read the predictions in a CSV: key, gender, skin_group, age, target (text), logit (float64).
+def read_predictions_csv(csv: Path, attributes: Mapping[str, Attribute]) -> pl.DataFrame:
+    """Read the predictions in a CSV: key, target (text), logit (float64), and the classes of `attributes` in the file.
 
     Raises FairfaceError for missing columns, unknown values and duplicate keys.
     """
     table = read_csv_text(csv)
-    if missing := [column for column in REQUIRED_COLUMNS if column not in table.columns]:
+    missing = [column for column in REQUIRED_COLUMNS if column not in table.columns]
+    named = {name: attribute for name, attribute in attributes.items() if name in table.columns}
+    if missing or not named:
+        missing += [] if named else ["an attribute"]
         raise FairfaceError(
-            f"{csv} lacks {', '.join(missing)}: the columns are {', '.join(REQUIRED_COLUMNS)}, and optionally a key"
+            f"{csv} lacks {' and '.join(missing)}: the columns are {', '.join(REQUIRED_COLUMNS)}, at least one of "
+            f"{', '.join(attributes)}, and optionally a key"
         )
     if not len(table):
         raise FairfaceError(f"{csv} holds no predictions")
     if "key" not in table.columns:
         table = table.with_columns(key=pl.int_range(pl.len()).cast(pl.String).str.zfill(9))
-    table = table.select(pl.col("key", *REQUIRED_COLUMNS).str.strip_chars().replace("", None))
+    table = table.select(pl.col("key", *named, *REQUIRED_COLUMNS).str.strip_chars().replace("", None))
     if table["key"].null_count() or table["key"].n_unique() < len(table):
         raise FairfaceError(f"{csv}: every row needs a unique key; or leave the column out")
-    for column, names in CLASSES_OF_COLUMN.items():
-        if unknown := set(table[column].drop_nulls()) - set(names):
+    for name, attribute in named.items():
+        if unknown := set(table[name].drop_nulls()) - set(attribute.names):
             raise FairfaceError(
-                f"{csv}: {sorted(unknown)[0][:80]!r} is not a valid {column}; choose from {', '.join(names)}"
+                f"{csv}: {sorted(unknown)[0][:80]!r} is not a valid {name}; choose from {', '.join(attribute.names)}"
             )
     if (unknown_target := ~table["target"].is_in(list(TARGETS)).fill_null(False)).any():
         raise FairfaceError(f"{csv}: target in row {first_true(unknown_target)} is not one of {', '.join(TARGETS)}")
     logit = table["logit"].cast(pl.Float64, strict=False)
     if (not_finite := ~logit.is_finite().fill_null(False)).any():
         raise FairfaceError(f"{csv}: logit in row {first_true(not_finite)} is not a finite number")
-    return table.with_columns(pl.col("target").replace_strict(TARGETS, return_dtype=pl.String), logit=logit)
+    classes = [pl.col(name).cast(kind) for name, kind in class_types(named).items()]
+    target = pl.col("target").replace_strict(TARGETS, return_dtype=pl.String)
+    return table.with_columns(*classes, target, logit=logit)
 
 
 def first_true(rows: pl.Series) -> int:

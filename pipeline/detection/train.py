@@ -38,6 +38,7 @@ class DetectConfig:
     is_short: bool = False  # take at most SKETCH_STEPS where `steps` is None
     fakes: str = "auto"  # auto | images | samples
     run: str | None = None  # whose samples are the fakes; None: the newest, or the one that the training started with
+    group_by: str | None = None  # attribute whose classes are the groups; None: `dataset.default_groups`
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
@@ -116,12 +117,15 @@ def train_detector(workspace: Workspace, config: DetectConfig) -> DetectResult:
 
 
 def build_faces(workspace: Workspace, folder: DetectorFolder, *, config: DetectConfig, locks: ExitStack) -> FacePool:
-    """Build the faces that a config names, locked until `locks` closes; a resumed run keeps its samples."""
-    fakes, run = config.fakes, config.run
-    if fakes == "auto" and not run and not config.force:
-        existing = read_document(folder.config, DetectorConfig)
-        run = existing.data.run if existing else None
-    return build_pool(workspace, "samples" if run and fakes == "auto" else fakes, run=run, locks=locks)
+    """Build the faces that a config names, locked until `locks` closes; a resumed run keeps its samples and groups."""
+    fakes, run, group_by = config.fakes, config.run, config.group_by
+    existing = None if config.force else read_document(folder.config, DetectorConfig)
+    if existing:
+        group_by = group_by or existing.data.attribute
+        if fakes == "auto" and not run:
+            run = existing.data.run
+    fakes = "samples" if run and fakes == "auto" else fakes
+    return build_pool(workspace, fakes, run=run, group_by=group_by, locks=locks)
 
 
 class DetectorJob(TrainingJob[DetectorConfig]):
@@ -152,7 +156,7 @@ class DetectorJob(TrainingJob[DetectorConfig]):
                 "--force"
             )
         spec = self.config.options.spec
-        if spec.uses_groups and not sum(self.faces.pool.group_counts()):
+        if spec.uses_groups and not sum(self.faces.pool.group_counts().values()):
             raise FairfaceError(
                 f"{spec.title} is trained on groups, and no face has one: run `fairface label`, or pack annotated faces"
             )
@@ -169,6 +173,7 @@ class DetectorJob(TrainingJob[DetectorConfig]):
                 manifest=pool.manifest,
                 run=pool.run,
                 grouped_by=pool.grouped_by,
+                attribute=pool.attribute.name,
                 groups_hash=pool.groups_hash() if options.spec.uses_groups else None,
                 **pool.counts(),
             ),
@@ -202,7 +207,7 @@ class DetectorJob(TrainingJob[DetectorConfig]):
         options = self.load_options(DetectorOptions, config.options)
         trainer = DetectorTrainer(
             options,
-            config.group_counts,
+            list(config.group_counts.values()),
             device=self.device,
             steps_per_epoch=config.steps_per_epoch,
             rank_slice=self.faces.rank_slice,

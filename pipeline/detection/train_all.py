@@ -25,6 +25,7 @@ class DetectorsConfig:
     steps: int | None = None  # of a whole training; None: the options' epochs
     fakes: str = "auto"  # auto | images | samples
     run: str | None = None  # whose samples are the fakes
+    group_by: str | None = None  # attribute whose classes are the groups
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     device: str = "auto"
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
@@ -77,6 +78,7 @@ def build_config(workspace: Workspace, config: DetectorsConfig, *, model: str) -
         steps=config.steps,
         is_short=preset == "sketch" and "epochs" not in config.overrides,
         fakes=config.fakes,
+        group_by=config.group_by,
         run=config.run,
         evaluation=config.evaluation,
         device=config.device,

@@ -12,17 +12,19 @@ from pipeline.data.sampler import (
     NaturalSampler,
     RankSlice,
     Sampler,
-    image_groups,
     iterate_batches,
     target_shares,
 )
 from pipeline.data.shard_set import ShardSet
 from pipeline.gan.options import GanOptions
 from shards import distributed
+from shards.attributes import workspace_attributes
 from shards.documents import DataSource, ShardsDocument, load_shards_json
 from shards.errors import FairfaceError
-from shards.images_table import read_images
-from shards.workspace import ShardsFolder
+from shards.images_table import SCHEMA, read_images, with_crosses
+from shards.workspace import Workspace
+
+OTHER_LABELS = ("target", "family", "subset")  # that a run can be balanced by or conditioned on, besides attributes
 
 
 @dataclass
@@ -40,7 +42,7 @@ class ConditionClasses:
         """
         if options.conditional is None:
             raise ValueError("options.conditional is None: the networks are unconditional")
-        groups = image_groups(images, options.conditional)
+        groups = image_groups(images, options.conditional, option="--conditional")
         classes = target_shares("uniform", groups, column=options.conditional)
         weights: dict[str, float] = dict(groups.drop_nulls().value_counts().iter_rows())
         if options.balance != "natural":
@@ -74,14 +76,16 @@ class TrainingData:
     batch_size: int  # images of a step on this rank
 
     @classmethod
-    def open(cls, folder: ShardsFolder, options: GanOptions) -> "TrainingData":
-        """Open the packed images of a folder.
+    def open(cls, workspace: Workspace, options: GanOptions) -> "TrainingData":
+        """Open the packed images of a workspace.
 
         Raises FairfaceError if nothing was packed, or if the images can't be trained on with these options.
         """
+        folder = workspace.shards
         shards, packed = ShardSet.open(folder), load_shards_json(folder)
         rank_slice = RankSlice(distributed.rank(), distributed.world_size())
         images = read_images(folder.images, sha256=packed.files.get(folder.images.name, "")).filter(status="packed")
+        images = with_crosses(images, workspace_attributes(workspace))
         classes = ConditionClasses.from_images(images, options) if options.conditional else None
         sampler = build_sampler(options, shards, images=images, classes=classes, rank_slice=rank_slice)
         return cls(shards, packed, rank_slice, sampler, classes, options.batch_size // rank_slice.world_size)
@@ -108,6 +112,17 @@ class TrainingData:
         )
 
 
+def image_groups(images: pl.DataFrame, column: str, *, option: str) -> pl.Series:
+    """Return the class of each image in a column of labels, as text; null without one.
+
+    Raises FairfaceError for a column that holds no labels, such as that of a misspelt attribute.
+    """
+    labels = [name for name in images.columns if name not in SCHEMA or name in OTHER_LABELS]
+    if column not in labels:
+        raise FairfaceError(f"{option} {column[:80]!r} is not one of {', '.join(labels)}")
+    return images[column].cast(pl.String)
+
+
 def build_sampler(
     options: GanOptions,
     shards: ShardSet,
@@ -131,7 +146,7 @@ def build_sampler(
         kept = classes.numbers >= 0 if classes else None
         sampler = NaturalSampler(shards.sizes, options.seed, rank_slice=rank_slice, kept=kept)
     else:
-        groups = image_groups(images, options.balance_by)
+        groups = image_groups(images, options.balance_by, option="--balance-by")
         shares = target_shares(options.balance, groups, column=options.balance_by)
         sampler = BalancedSampler(groups, shares, seed=options.seed, rank_slice=rank_slice)
     if sampler.images_per_epoch < batch_size // world_size:

@@ -70,7 +70,7 @@ def train(workspace: Workspace, config: TrainConfig) -> TrainResult:
     with distributed.process_group():
         device = lifecycle.select_device(config.device)
         with lifecycle.shards_locked(workspace.shards):
-            data = distributed.run_on_rank0_first(lambda: TrainingData.open(workspace.shards, config.options))
+            data = distributed.run_on_rank0_first(lambda: TrainingData.open(workspace, config.options))
             job = distributed.run_on_rank0_first(lambda: GanJob(workspace, config, data=data, device=device))
             with lifecycle.locked(job.folder):
                 prepared = lifecycle.prepare(job)

@@ -2,11 +2,9 @@
 
 import polars as pl
 
-from models import clip
 from shards.annotations import derived_class
-from shards.attributes import built_in_attributes
+from shards.attributes import AttributeTable
 
-EVALUATED_ATTRIBUTES = tuple(built_in_attributes())
 SCHEMA = {
     "attribute": pl.String,
     "method": pl.String,
@@ -17,24 +15,22 @@ SCHEMA = {
 }
 
 
-def annotations_of(images: pl.DataFrame, keys: pl.Series) -> pl.DataFrame:
-    """The key and EVALUATED_ATTRIBUTES, as text, of the images `keys`, in their order."""
-    columns = [name for name in clip.CLASSES if name in images.columns]
-    table = keys.to_frame("key").join(images.select("key", *columns), on="key", how="left", maintain_order="left")
-    return add_derived_attributes(
-        table.with_columns(pl.lit(None, pl.Int8).alias(n) for n in clip.CLASSES if n not in columns)
-    )
+def annotations_of(images: pl.DataFrame, keys: pl.Series, attributes: AttributeTable) -> pl.DataFrame:
+    """The key and all attributes, as text, of the images `keys`, in their order."""
+    table = keys.to_frame("key").join(images, on="key", how="left", maintain_order="left")
+    return all_attributes(table, attributes)
 
 
-def add_derived_attributes(table: pl.DataFrame) -> pl.DataFrame:
-    """`table` with skin_group and the intersections; all EVALUATED_ATTRIBUTES as text."""
-    attributes = built_in_attributes()
+def all_attributes(table: pl.DataFrame, attributes: AttributeTable) -> pl.DataFrame:
+    """The key and all attributes, as text, of a table with some of those that are labelled themselves."""
+    missing = [pl.lit(None, pl.String).alias(name) for name in attributes.labelled if name not in table.columns]
+    table = table.with_columns(missing).select("key", *attributes.labelled)
     table = table.with_columns(map(derived_class, attributes.derived))
     table = table.with_columns(map(derived_class, attributes.crosses))
-    return table.with_columns(pl.col(*EVALUATED_ATTRIBUTES).cast(pl.String))
+    return table.with_columns(pl.col(*attributes).cast(pl.String))
 
 
-def accuracy_table(truth: pl.DataFrame, methods: dict[str, pl.DataFrame]) -> pl.DataFrame:
+def accuracy_table(truth: pl.DataFrame, methods: dict[str, pl.DataFrame], attributes: AttributeTable) -> pl.DataFrame:
     """Accuracy and balanced accuracy (mean recall) by attribute and method, on images that none was fitted to.
 
     Returns the columns of SCHEMA and `selected`. For each attribute, CLIP or the probe is selected, whichever has the
@@ -42,10 +38,8 @@ def accuracy_table(truth: pl.DataFrame, methods: dict[str, pl.DataFrame]) -> pl.
     """
     rows = []
     for method, labels in methods.items():
-        columns = [name for name in clip.CLASSES if name in labels.columns]
-        missing = [pl.lit(None, pl.String).alias(name) for name in clip.CLASSES if name not in columns]
-        predicted = add_derived_attributes(labels.select("key", *columns).with_columns(missing))
-        for attribute in EVALUATED_ATTRIBUTES:
+        predicted = all_attributes(labels, attributes)
+        for attribute in attributes:
             if predicted[attribute].null_count() == len(predicted):
                 continue
             if scores := agreement(truth[attribute], predicted[attribute]):

@@ -30,7 +30,7 @@ class EmbeddedDocument(Document):
     REDO = "remove it, and the labeller is fitted again"
 
     held_out: int  # faces that the accuracies were measured on, none of which the labeller was fitted to
-    accuracy: dict[str, float]  # by attribute and skin group
+    accuracy: dict[str, float]  # by attribute
     balanced_accuracy: dict[str, float]
     steps: int
     faces: int

@@ -8,6 +8,7 @@ import open_clip
 import torch
 
 from models import clip
+from shards.synthetic.dataset import CLASSES
 
 SIZE = 64  # pixels of the input
 MODEL: dict[str, Any] = {  # 4.0 million parameters: 3.2 for the embeddings of the vocabulary, 0.8 for images
@@ -19,7 +20,7 @@ MODEL: dict[str, Any] = {  # 4.0 million parameters: 3.2 for the embeddings of t
 PREPROCESS: dict[str, Any] = {"size": SIZE, "mean": (0.5,) * 3, "std": (0.25,) * 3}
 PROMPT_SET = "synthetic"  # of models/prompts.toml
 NAME = "synthetic-faces"
-ATTRIBUTES = tuple(clip.CLASSES)
+ATTRIBUTES = {name: tuple(map(str, classes)) for name, classes in CLASSES.items()}  # with their classes
 
 
 def build_model() -> open_clip.CLIP:

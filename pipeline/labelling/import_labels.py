@@ -1,15 +1,16 @@
 """Imports external labels: the original FairFace Generator's CSV, or one written by `fairface label`."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from models.clip import CLASSES
 from pipeline.labelling import tables
 from pipeline.runtime import utc_now
 from shards.atomic_io import check_regular, file_sha256, fingerprint, read_parquet
+from shards.attributes import Attribute, workspace_attributes
 from shards.csv_output import unescape_formulas
 from shards.documents import LabelsDocument, RunConfig, SamplesDocument, read_document, write_document
 from shards.errors import FairfaceError
@@ -17,7 +18,6 @@ from shards.locks import exclusive_lock, shared_lock
 from shards.workspace import RunFolder, Workspace, is_valid_name
 
 ORIGINAL_COLUMNS = {"Image Path", "GenderIdx", "SkinTonePred"}
-OUR_COLUMNS = {"Image Path", *CLASSES}
 DUPLICATE_COLUMN = re.compile(r"_duplicated_\d+$")  # Polars' suffix for a column whose name occurs again
 SAMPLE_NAME = r"sample_([0-9]+)\.\w+$"  # a sample's file name, in the original and here
 MAX_PROBABILITY = 1.001  # leaves room for rounding
@@ -42,7 +42,7 @@ def import_labels(workspace: Workspace, csv: Path, *, run: str | None = None, fo
     if run is None and not is_valid_name(csv.stem):
         raise FairfaceError(f"--import {csv}: {csv.stem!r} can't be the name of a run: choose one with --run")
     folder, labeller = workspace.run(run or csv.stem), f"imported {csv.name}@{file_sha256(csv)[:8]}"
-    labels = add_keys(read_labels_csv(csv))
+    labels = add_keys(read_labels_csv(csv, workspace_attributes(workspace).labelled))
     files = folder.label_files
     with (
         exclusive_lock(folder.lock, "importing labels"),
@@ -104,64 +104,70 @@ def read_csv_text(csv: Path) -> pl.DataFrame:
     return unescape_formulas(table)
 
 
-def read_labels_csv(csv: Path) -> pl.DataFrame:
-    """Read path, gender, age, skin_tone, and any probabilities in the file.
+def read_labels_csv(csv: Path, attributes: Mapping[str, Attribute]) -> pl.DataFrame:
+    """Read path, the classes of those `attributes` that are in the file, and their probabilities if there are any.
 
     Raises FairfaceError for missing columns, unknown classes and invalid probabilities.
     """
     table = read_csv_text(csv)
     if set(table.columns) >= ORIGINAL_COLUMNS:
         labels = rename_original_columns(table)
-    elif set(table.columns) >= OUR_COLUMNS:
-        probabilities = [name for name in tables.PROBABILITY_COLUMNS if name in table.columns]
-        labels = table.select(pl.col("Image Path").alias("path"), *CLASSES, *probabilities)
+    elif "Image Path" in table.columns and attributes.keys() & set(table.columns):
+        named = [name for name in attributes if name in table.columns]
+        probabilities = [
+            pl.concat_list(columns).alias(tables.probabilities_column(name))
+            for name in named
+            if set(columns := tables.flat_columns(attributes[name])) <= set(table.columns)
+        ]
+        labels = table.select(pl.col("Image Path").alias("path"), *named, *probabilities)
     else:
         raise FairfaceError(
             f"{csv} has neither the original FairFace Generator's columns ({', '.join(sorted(ORIGINAL_COLUMNS))}) "
-            f"nor ours ({', '.join(sorted(OUR_COLUMNS))})"
+            f"nor ours (Image Path, and at least one of {', '.join(attributes)})"
         )
     if (nameless := labels["path"].is_null() | (labels["path"] == "")).any():
         raise FairfaceError(f"{csv}: row {(nameless.arg_max() or 0) + 1} names no image")
-    return parse_probabilities(parse_classes(labels, csv), csv)
+    named_attributes = {name: attribute for name, attribute in attributes.items() if name in labels.columns}
+    return parse_labels(labels, csv, named_attributes)
 
 
 def rename_original_columns(table: pl.DataFrame) -> pl.DataFrame:
     """Rename the original's columns to ours. GenderIdx is 0 for a man and 1 for a woman; there are no ages."""
-    probabilities = {"p_female": "GenderProb_woman", "p_male": "GenderProb_man"}
+    gender = ["GenderProb_woman", "GenderProb_man"]
+    probabilities = [pl.concat_list(gender).alias("p_gender")] if set(gender) <= set(table.columns) else []
     return table.select(
         pl.col("Image Path").alias("path"),
         pl.col("GenderIdx").replace({"0": "male", "1": "female"}).alias("gender"),
-        pl.lit(None, pl.String).alias("age"),
         pl.col("SkinTonePred").alias("skin_tone"),
-        *(pl.col(theirs).alias(ours) for ours, theirs in probabilities.items() if theirs in table.columns),
+        *probabilities,
     )
 
 
-def parse_classes(labels: pl.DataFrame, csv: Path) -> pl.DataFrame:
-    """`labels` without surrounding spaces, null where empty.
+def parse_labels(labels: pl.DataFrame, csv: Path, attributes: Mapping[str, Attribute]) -> pl.DataFrame:
+    """`labels` as columns of `tables.label_schema`; classes without surrounding spaces, null where empty.
 
-    Raises FairfaceError for an unknown class, and for a table without rows.
+    Raises FairfaceError for an unknown class, for what is not a probability, and for a table without rows.
     """
-    labels = labels.with_columns(pl.col(name).str.strip_chars().replace("", None) for name in CLASSES)
-    for name, classes in CLASSES.items():
-        if unknown := set(labels[name].drop_nulls()) - set(classes):
-            raise FairfaceError(f"{csv}: {min(unknown)[:80]!r} is not a valid {name}; choose from {', '.join(classes)}")
+    labels = labels.with_columns(pl.col(name).str.strip_chars().replace("", None) for name in attributes)
+    for name, attribute in attributes.items():
+        if unknown := set(labels[name].drop_nulls()) - set(attribute.names):
+            raise FairfaceError(
+                f"{csv}: {min(unknown)[:80]!r} is not a valid {name}; choose from {', '.join(attribute.names)}"
+            )
     if labels.is_empty():
         raise FairfaceError(f"{csv} has no labels")
-    return labels
-
-
-def parse_probabilities(labels: pl.DataFrame, csv: Path) -> pl.DataFrame:
-    """`labels` with numbers instead of text. Raises FairfaceError for what is not a number or not a probability."""
-    names = [name for name in tables.PROBABILITY_COLUMNS if name in labels.columns]
     try:
-        labels = labels.with_columns(pl.col("skin_tone").cast(pl.Int8), pl.col(names).cast(pl.Float32))
+        labels = labels.cast({name: kind for name, kind in tables.label_schema(attributes).items() if name in labels})
     except pl.exceptions.InvalidOperationError as error:
         raise FairfaceError(f"{csv}: a probability is not a number") from error
-    for name in names:
-        if not labels[name].drop_nulls().drop_nans().is_between(0, MAX_PROBABILITY).all():
+    for name in map(tables.probabilities_column, attributes):
+        if name in labels and not _are_probabilities(labels[name].explode().drop_nulls().drop_nans()):
             raise FairfaceError(f"{csv}: a probability of {name} is not between 0 and 1")
     return labels
+
+
+def _are_probabilities(values: pl.Series) -> bool:
+    return values.is_between(0, MAX_PROBABILITY).all()
 
 
 def add_keys(labels: pl.DataFrame) -> pl.DataFrame:

@@ -13,10 +13,12 @@ from pipeline.data.shard_set import ShardSet
 from pipeline.labelling import probe
 from pipeline.labelling.labeller_choice import LabelConfig, check_overwrite, choose_labeller, choose_same_labeller
 from pipeline.labelling.side import Side, SideResult, label_images, new_document
+from pipeline.labelling.tables import flat_probabilities
 from pipeline.runtime import resolve_device
 from pipeline.training import run_directory
 from shards import distributed, pack, tar
 from shards.atomic_io import open_output, read_parquet
+from shards.attributes import workspace_attributes
 from shards.csv_output import escape_formulas
 from shards.documents import SamplesDocument, ShardsDocument, load_shards_json, read_document
 from shards.errors import FairfaceError
@@ -65,7 +67,10 @@ def label(workspace: Workspace, config: LabelConfig | None = None) -> LabelResul
         training_tars, sample_tars = ShardSet.open(shards), ShardSet.from_samples(run.samples, samples.shards)
         keys = training_keys(shards, packed, limit=config.limit), sample_keys(run, samples)
         progress = config.progress and distributed.rank() == 0
-        labeller = choose_same_labeller(config, device, synthetic=packed.synthetic, progress=progress)
+        attributes = workspace_attributes(workspace)
+        labeller = choose_same_labeller(
+            config, device, synthetic=packed.synthetic, progress=progress, attributes=attributes
+        )
         if not config.force:
             for files in (shards.label_files, run.label_files):
                 check_overwrite(files, labeller.name, requested=config.names_labeller)
@@ -78,7 +83,8 @@ def label(workspace: Workspace, config: LabelConfig | None = None) -> LabelResul
             for side in sides
         ]
         accuracies = distributed.run_on_rank0(
-            lambda: probe.evaluate_labellers(shards, run, force=config.force), share=lambda _: None
+            lambda: probe.evaluate_labellers(shards, run, attributes=attributes, force=config.force),
+            share=lambda _: None,
         )
         return LabelResult(results, accuracies)
 
@@ -163,6 +169,7 @@ def label_folder(folder: Path, csv: Path, config: LabelConfig | None = None) -> 
             device=device,
             batch_size=config.batch_size,
         ).drop("embedding")
+        labels = flat_probabilities(labels, labeller.attributes)
     paths = pl.Series("Image Path", [str(folder / path) for path in images["path"]])
     table = labels.drop("key").insert_column(0, paths).with_columns(labeller=pl.lit(labeller.name)).sort("Image Path")
     with open_output(csv) as file:

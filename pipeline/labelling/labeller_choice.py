@@ -9,6 +9,7 @@ from models import clip
 from pipeline.labelling import embedded
 from pipeline.labelling.embedded_model import NAME as EMBEDDED_NAME
 from shards import distributed
+from shards.attributes import AttributeTable, built_in_attributes
 from shards.documents import LabelsDocument, read_document
 from shards.errors import FairfaceError, WeightsUnavailable
 from shards.workspace import LabelFiles
@@ -36,8 +37,17 @@ class LabelConfig:
         return bool(self.model or self.pretrained or self.prompts)
 
 
-def choose_labeller(config: LabelConfig, device: torch.device, *, synthetic: bool, progress: bool) -> clip.Labeller:
+def choose_labeller(
+    config: LabelConfig,
+    device: torch.device,
+    *,
+    synthetic: bool,
+    progress: bool,
+    attributes: AttributeTable | None = None,
+) -> clip.Labeller:
     """Load the labeller that `config` names; by default the embedded one for synthetic faces, OpenAI's CLIP for others.
+
+    It labels those of `attributes`, by default the built-in ones, that it has prompts for.
 
     If CLIP's weights are unavailable and no option names a labeller, the embedded one labels real faces as well, with
     a warning that the report repeats: its labels of real faces are hardly meaningful. Raises FairfaceError for options
@@ -48,12 +58,13 @@ def choose_labeller(config: LabelConfig, device: torch.device, *, synthetic: boo
             raise FairfaceError(
                 "--clip-pretrained and --prompts do not apply to the embedded labeller: choose another --clip-model"
             )
-        return embedded.load_embedded(device, progress=progress)
+        return load_embedded(device, attributes, progress=progress)
     try:
         return clip.load_labeller(
             config.model or DEFAULT_MODEL,
             config.pretrained or DEFAULT_TAG,
             prompts=config.prompts or DEFAULT_PROMPTS,
+            attributes=attributes,
             device=device,
         )
     except WeightsUnavailable as error:
@@ -64,16 +75,21 @@ def choose_labeller(config: LabelConfig, device: torch.device, *, synthetic: boo
             "do not rely on its labels of real faces.",
             err=True,
         )
-        return embedded.load_embedded(device, progress=progress)
+        return load_embedded(device, attributes, progress=progress)
+
+
+def load_embedded(device: torch.device, attributes: AttributeTable | None, *, progress: bool) -> clip.Labeller:
+    """The embedded labeller of those `attributes` whose classes are those of synthetic faces."""
+    return embedded.load_embedded(device, progress=progress).restricted(attributes or built_in_attributes())
 
 
 def choose_same_labeller(
-    config: LabelConfig, device: torch.device, *, synthetic: bool, progress: bool
+    config: LabelConfig, device: torch.device, *, synthetic: bool, progress: bool, attributes: AttributeTable
 ) -> clip.Labeller:
     """Load the same labeller on every rank. Raises FairfaceError if the ranks have different ones."""
 
     def choose() -> clip.Labeller:
-        return choose_labeller(config, device, synthetic=synthetic, progress=progress)
+        return choose_labeller(config, device, synthetic=synthetic, progress=progress, attributes=attributes)
 
     # rank 0 goes first: it may fit the labeller or download weights, which the others then find in the cache
     first: clip.Labeller | None = distributed.run_on_rank0(choose, share=lambda _: None)

@@ -12,11 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from models import clip
 from models.probe import VERSION, Probe
 from pipeline.labelling import tables
 from pipeline.labelling.accuracy import SCHEMA, accuracy_table, annotations_of
 from shards.atomic_io import fingerprint, read_bytes, read_parquet, remove_files
+from shards.attributes import AttributeTable
 from shards.documents import (
     LabelsDocument,
     ProbeDocument,
@@ -29,14 +29,19 @@ from shards.documents import (
     write_document,
 )
 from shards.errors import FairfaceError
-from shards.images_table import read_images
+from shards.images_table import class_types, read_images
 from shards.workspace import LabelFiles, RunFolder, ShardsFolder
 
+MIN_CLASS_IMAGES = 50  # classes with fewer annotated images are not fitted: half of these would measure nothing
 MAX_FIT_IMAGES = 50_000  # annotated images that the probe is fitted to, at most
 
 
-def evaluate_labellers(shards: ShardsFolder, run: RunFolder, *, force: bool = False) -> pl.DataFrame | None:
+def evaluate_labellers(
+    shards: ShardsFolder, run: RunFolder, *, attributes: AttributeTable, force: bool = False
+) -> pl.DataFrame | None:
     """Label the training images and a run's samples with the probe, and evaluate the labellers.
+
+    The probe labels every annotated attribute with at least two classes of MIN_CLASS_IMAGES images.
 
     Writes labellers.parquet and the probe's weights for the training side, and the probe's labels for both sides.
     Returns the rows of labellers.parquet: attribute, method, labeller, n, accuracy, balanced_accuracy, selected. If too
@@ -46,16 +51,17 @@ def evaluate_labellers(shards: ShardsFolder, run: RunFolder, *, force: bool = Fa
     files, samples = shards.label_files, run.label_files
     packed, labels = load_shards_json(shards), load_labels_document(files, training_images_hash(shards))
     sample_labels = load_labels_document(samples, samples_images_hash(run))
-    key = fingerprint([VERSION, labels.fingerprint])
+    classes = [[name, *attribute.names] for name, attribute in attributes.labelled.items()]
+    key = fingerprint([VERSION, labels.fingerprint, packed.manifest, classes])
     probe = None if force else load_current_probe(files, key)
     if probe is None:
         images = read_images(shards.images, sha256=packed.files.get(shards.images.name, "")).filter(status="packed")
-        probe = fit(files, images, labels=labels, key=key)
+        probe = fit(files, images, attributes=attributes, labels=labels, key=key)
         if probe is None:
             for side in (files, samples):
                 remove_files([side.probe_document, side.probe_labels, side.probe_weights, side.labellers])
     if probe:
-        label_samples(samples, probe, labels=sample_labels, force=force)
+        label_samples(samples, probe, attributes=attributes, labels=sample_labels, force=force)
     for side, document in ((files, labels), (samples, sample_labels)):
         mark_evaluated(side, document)
     return read_accuracies(files) if probe else None
@@ -101,36 +107,46 @@ def load_current_probe(files: LabelFiles, key: str) -> Probe | None:
     return probe if probe.hash == document.hash else None
 
 
-def fit(files: LabelFiles, images: pl.DataFrame, *, labels: LabelsDocument, key: str) -> Probe | None:
+def fit(
+    files: LabelFiles, images: pl.DataFrame, *, attributes: AttributeTable, labels: LabelsDocument, key: str
+) -> Probe | None:
     """Fit and save the probe, label the images that it was not fitted to, and evaluate all labellers on them.
 
     `images` are the packed ones, with their annotations. Returns None, and saves nothing, if too few are annotated.
     """
     embeddings = read_embeddings(files, labels)
-    truth = annotations_of(images, embeddings["key"])
-    classes = class_indices(truth)
+    truth = annotations_of(images, embeddings["key"], attributes)
+    classes = class_indices(truth, attributes)
     annotated = torch.stack(list(classes.values())).ge(0).any(0)
     if not annotated.any():
         return None
     in_fit_half = choose_fit_half(annotated)
     fitted_to = in_fit_half & annotated
     vectors = embedding_tensor(embeddings)
-    probe = Probe.fit(vectors[fitted_to], {name: values[fitted_to] for name, values in classes.items()})
+    probe = Probe.fit(
+        vectors[fitted_to],
+        {name: values[fitted_to] for name, values in classes.items()},
+        sizes={name: len(attribute.names) for name, attribute in attributes.labelled.items()},
+    )
     if not probe.attributes:
         return None
     held_out = pl.Series((~in_fit_half).numpy())
     methods = {
-        "clip": read_labels(files.labels, labels).filter(held_out),
+        "clip": read_labels(files.labels, labels, attributes).filter(held_out),
         "probe": probe_labels(
-            embeddings["key"].filter(held_out), vectors=vectors[~in_fit_half], probe=probe, labels=labels
+            embeddings["key"].filter(held_out),
+            vectors=vectors[~in_fit_half],
+            probe=probe,
+            attributes=attributes,
+            labels=labels,
         ),
-        "pixels": read_labels(files.pixels, labels).filter(held_out),
+        "pixels": read_labels(files.pixels, labels, attributes).filter(held_out),
     }
     tables.replace_tables(
         files.probe_document,
         {
             files.probe_labels: methods["probe"],
-            files.labellers: accuracy_table(truth.filter(held_out), methods),
+            files.labellers: accuracy_table(truth.filter(held_out), methods, attributes),
         },
         ProbeDocument(fingerprint=key, hash=probe.hash, files={}),
         others={files.probe_weights: save(probe.state)},
@@ -150,10 +166,12 @@ def read_embeddings(files: LabelFiles, labels: LabelsDocument) -> pl.DataFrame:
     return embeddings
 
 
-def read_labels(path: Path, labels: LabelsDocument) -> pl.DataFrame:
+def read_labels(path: Path, labels: LabelsDocument, attributes: AttributeTable) -> pl.DataFrame:
     """Read the labels of one method. Raises FairfaceError if they are damaged."""
-    types = {"key": pl.String, "labeller": pl.String, "skin_tone": pl.Int8}
     table = read_parquet(path, sha256=labels.files.get(path.name, ""))
+    types = {"key": pl.String, "labeller": pl.String} | {
+        name: kind for name, kind in class_types(attributes.labelled).items() if name in table.columns
+    }
     if wrong := [name for name, kind in types.items() if table.schema.get(name) != kind]:
         raise FairfaceError(f"{path} has no valid column {wrong[0]}: {labels.REDO}")
     if len(table) != labels.images:
@@ -161,18 +179,15 @@ def read_labels(path: Path, labels: LabelsDocument) -> pl.DataFrame:
     return table
 
 
-def class_indices(truth: pl.DataFrame) -> dict[str, Tensor]:
-    """Each attribute's class indices in CLASSES, int64 [N], -1 where an image is not annotated."""
-    return {
-        name: torch.from_numpy(
-            truth[name]
-            .replace_strict(dict(zip(names, range(len(names)), strict=True)), default=-1, return_dtype=pl.Int64)
-            .fill_null(-1)
-            .to_numpy()
-            .copy()
-        )
-        for name, names in clip.CLASSES.items()
-    }
+def class_indices(truth: pl.DataFrame, attributes: AttributeTable) -> dict[str, Tensor]:
+    """The indices of each attribute's annotated classes, int64 [N]; -1 without an annotation, and for rare classes."""
+    indices = {}
+    for name, attribute in attributes.labelled.items():
+        counts = dict(truth[name].value_counts().iter_rows())
+        common = {item: i for i, item in enumerate(attribute.names) if counts.get(item, 0) >= MIN_CLASS_IMAGES}
+        column = truth[name].replace_strict(common, default=-1, return_dtype=pl.Int64).fill_null(-1)
+        indices[name] = torch.from_numpy(column.to_numpy().copy())
+    return indices
 
 
 def choose_fit_half(annotated: Tensor) -> Tensor:
@@ -190,15 +205,19 @@ def embedding_tensor(embeddings: pl.DataFrame) -> Tensor:
     return torch.from_numpy(embeddings["embedding"].to_numpy().copy())
 
 
-def probe_labels(keys: pl.Series, *, vectors: Tensor, probe: Probe, labels: LabelsDocument) -> pl.DataFrame:
+def probe_labels(
+    keys: pl.Series, *, vectors: Tensor, probe: Probe, attributes: AttributeTable, labels: LabelsDocument
+) -> pl.DataFrame:
     """The probe's labels of embeddings [N, D]: the rows of probe.parquet."""
-    probabilities = probe.probabilities(vectors)
-    table = tables.label_frame(keys, torch.cat([probabilities[name] for name in clip.CLASSES], 1).numpy())
+    probabilities = {name: values.numpy() for name, values in probe.probabilities(vectors).items()}
+    table = tables.label_frame(keys, probabilities, {name: attributes[name] for name in probabilities})
     labeller = f"probe-{probe.hash} of {labels.labeller}"
     return tables.label_table(table, document=labels, method="probe", labeller=labeller)
 
 
-def label_samples(samples: LabelFiles, probe: Probe, *, labels: LabelsDocument, force: bool) -> None:
+def label_samples(
+    samples: LabelFiles, probe: Probe, *, attributes: AttributeTable, labels: LabelsDocument, force: bool
+) -> None:
     """Label a run's samples with the probe, unless that was done."""
     key = fingerprint([probe.hash, labels.fingerprint])
     old = None if force else read_document(samples.probe_document, ProbeDocument)
@@ -209,7 +228,7 @@ def label_samples(samples: LabelFiles, probe: Probe, *, labels: LabelsDocument, 
     vectors = embedding_tensor(embeddings)
     if vectors.shape[1:] != probe.state["mean"].shape:
         raise FairfaceError(f"{samples.embeddings} has embeddings of another labeller: {labels.REDO}")
-    table = probe_labels(embeddings["key"], vectors=vectors, probe=probe, labels=labels)
+    table = probe_labels(embeddings["key"], vectors=vectors, probe=probe, attributes=attributes, labels=labels)
     tables.replace_tables(
         samples.probe_document,
         {samples.probe_labels: table},

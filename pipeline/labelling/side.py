@@ -68,7 +68,7 @@ class Side:
         distributed.run_on_all_ranks(
             lambda: self.label_parts(parts, labeller, device=device, batch_size=batch_size, progress=progress)
         )
-        distributed.run_on_rank0(lambda: self.merge_parts(parts, dim=labeller.dim))
+        distributed.run_on_rank0(lambda: self.merge_parts(parts, labeller))
         return SideResult(self.document, unchanged=False)
 
     def find_labels(self) -> LabelsDocument | None:
@@ -116,13 +116,14 @@ class Side:
                     write_part(parts, number, labels)
                 bar.update(len(keys))
 
-    def merge_parts(self, parts: Path, *, dim: int) -> None:
-        """Merge the labels of all shards, with embeddings of width `dim`.
+    def merge_parts(self, parts: Path, labeller: clip.Labeller) -> None:
+        """Merge the labels of all shards by the labeller.
 
         labels.json is removed first and written last, so that it exists only if everything is complete.
         """
         found = [find_part(parts, number) for number, _, _ in self.shard_keys()]
-        schema = tables.LABEL_SCHEMA | IMAGE_SCHEMA | {"embedding": pl.Array(pl.Float16, dim)}
+        label_schema = tables.label_schema(labeller.attributes)
+        schema = label_schema | IMAGE_SCHEMA | {"embedding": pl.Array(pl.Float16, labeller.dim)}
         table = pl.concat([read_parquet(path, schema) for path in found if path] or [pl.DataFrame(schema=schema)])
         if not table["key"].equals(self.keys, check_dtypes=False, null_equal=True):
             raise FairfaceError(
@@ -137,7 +138,7 @@ class Side:
                 self.files.embeddings: table.select("key", "embedding"),
                 self.files.pixels: provenance(pixels, method="pixels", labeller=f"pixels-{skin.VERSION}"),
                 self.files.labels: provenance(
-                    table.select(list(tables.LABEL_SCHEMA)), method="clip", labeller=self.document.labeller
+                    table.select(list(label_schema)), method="clip", labeller=self.document.labeller
                 ),
             },
             self.document,
@@ -187,14 +188,16 @@ def label_images(
 ) -> pl.DataFrame:
     """Label the first len(keys) images in tar order, decoded at `size` x `size` pixels.
 
-    Returns the columns of `tables.label_frame`, and `embedding` (float16 [D]), `pixel_tone` (Monk 1-10) and
+    Returns the columns of `tables.label_schema`, and `embedding` (float16 [D]), `pixel_tone` (Monk 1-10) and
     `typology_angle` (degrees).
     """
-    probabilities, embeddings, tones, angles, remaining = [], [], [], [], len(keys)
+    probabilities: dict[str, list[torch.Tensor]] = {name: [] for name in labeller.attributes}
+    embeddings, tones, angles, remaining = [], [], [], len(keys)
     for batch in decode_all(shards, size, device=device, batch_size=batch_size):
         images = batch[:remaining]
         by_attribute, embedding = labeller.label(images.permute(0, 3, 1, 2))
-        probabilities.append(torch.cat([by_attribute[name] for name in clip.CLASSES], 1).float().cpu())
+        for name, values in by_attribute.items():
+            probabilities[name].append(values.float().cpu())
         embeddings.append(embedding.cpu())
         tone, angle = skin.read_skin(images)
         tones.append(tone.cpu())
@@ -203,7 +206,8 @@ def label_images(
         if not remaining:
             break
     stacked = torch.cat(embeddings).numpy()
-    return tables.label_frame(keys, torch.cat(probabilities).numpy()).with_columns(
+    stacked_probabilities = {name: torch.cat(values).numpy() for name, values in probabilities.items()}
+    return tables.label_frame(keys, stacked_probabilities, labeller.attributes).with_columns(
         pl.Series("embedding", stacked, dtype=pl.Array(pl.Float16, stacked.shape[1])),
         pl.Series("pixel_tone", torch.cat(tones).numpy(), dtype=pl.Int8),
         pl.Series("typology_angle", torch.cat(angles).numpy(), dtype=pl.Float32),

@@ -8,38 +8,54 @@ from typing import BinaryIO
 import numpy as np
 import polars as pl
 
-from models import clip
 from shards.atomic_io import write_parquet
+from shards.attributes import Attribute
 from shards.documents import Document, LabelsDocument, ProbeDocument
+from shards.images_table import Types, class_types
 from shards.replacement import Writer, replace_described_files
 
-PROBABILITY_COLUMNS = [
-    f"p_{'tone_' if attribute == 'skin_tone' else ''}{name}"
-    for attribute, names in clip.CLASSES.items()
-    for name in names
-]
-LABEL_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {  # of the labels of one method
-    "key": pl.String,
-    "gender": pl.String,
-    "age": pl.String,
-    "skin_tone": pl.Int8,
-    **dict.fromkeys(PROBABILITY_COLUMNS, pl.Float32),
-}
+
+def label_schema(attributes: Mapping[str, Attribute]) -> Types:
+    """The columns of the labels of one method: key, each attribute's class, and the list of its probabilities."""
+    lists: Types = dict.fromkeys(map(probabilities_column, attributes), pl.List(pl.Float32))
+    return {"key": pl.String, **class_types(attributes), **lists}
 
 
-def label_frame(keys: pl.Series, probabilities: np.ndarray) -> pl.DataFrame:
-    """key, gender, age, skin_tone and the probabilities [N, 17] of their classes, in the order of CLASSES.
+def probabilities_column(attribute: str) -> str:
+    """The column with the probabilities of all classes of an attribute, in their order."""
+    return f"p_{attribute}"
 
-    The class of an attribute is the most probable one, or null where its probabilities are NaN.
+
+def label_frame(
+    keys: pl.Series, probabilities: Mapping[str, np.ndarray], attributes: Mapping[str, Attribute]
+) -> pl.DataFrame:
+    """The columns of `label_schema`, from the probabilities [N, K] of every attribute's classes.
+
+    The class is the most probable one.
     """
-    columns, start = {}, 0
-    for attribute, names in clip.CLASSES.items():
-        part = probabilities[:, start : start + len(names)]
-        start += len(names)
-        best = pl.Series(part.argmax(1)).replace_strict(dict(enumerate(names)), return_dtype=pl.String)
-        columns[attribute] = best.to_frame("x").select(pl.when(~pl.Series(np.isnan(part[:, 0]))).then("x")).to_series()
-    table = pl.DataFrame({"key": keys, **columns}).with_columns(pl.col("skin_tone").cast(pl.Int8))
-    return table.hstack(pl.DataFrame(probabilities, schema=dict.fromkeys(PROBABILITY_COLUMNS, pl.Float32)))
+    classes, lists = [], []
+    for name, attribute in attributes.items():
+        values = np.ascontiguousarray(probabilities[name], np.float32)
+        best = pl.Series(name, values.argmax(1))
+        classes.append(best.replace_strict(dict(enumerate(attribute.names)), return_dtype=pl.String))
+        kind = pl.Array(pl.Float32, len(attribute.names))
+        lists.append(pl.Series(probabilities_column(name), values, dtype=kind))
+    return pl.DataFrame([keys.alias("key"), *classes, *lists]).cast(label_schema(attributes))  # type: ignore[arg-type]
+
+
+def flat_probabilities(labels: pl.DataFrame, attributes: Mapping[str, Attribute]) -> pl.DataFrame:
+    """`labels` with a column `p_<attribute>_<class>` for every class instead of lists of probabilities."""
+    flat = [
+        pl.col(probabilities_column(attribute.name)).list.get(index).alias(name)
+        for attribute in attributes.values()
+        for index, name in enumerate(flat_columns(attribute))
+    ]
+    return labels.with_columns(flat).drop(map(probabilities_column, attributes))
+
+
+def flat_columns(attribute: Attribute) -> list[str]:
+    """The columns of `flat_probabilities` of one attribute."""
+    return [f"{probabilities_column(attribute.name)}_{name}" for name in attribute.names]
 
 
 def label_table(labels: pl.DataFrame, *, document: LabelsDocument, method: str, labeller: str) -> pl.DataFrame:

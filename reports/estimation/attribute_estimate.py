@@ -16,7 +16,12 @@ from reports.estimation.intervals import Z, pearson_p, ratio_interval, two_sided
 
 PRESERVED = (0.8, 1.25)  # ratios that count as "preserved": the four-fifths rule (29 CFR 1607.4 D) and its inverse
 SEED = 1  # of every bootstrap
-MAX_GROUPS = 12  # of an attribute that is corrected: K groups need K^2 error rates
+# Of an attribute that is corrected. K groups need K^2 error rates: of 500 calibration images, each row of the matrix
+# gets 500 / K. The intervals keep their coverage by getting wider (97 % on average in simulated studies of 24 and of 40
+# groups), but more and more matrices can hardly be inverted: the condition number exceeds `MAX_CONDITION` for 2 % of
+# the simulated labellers at 12 groups, 11 % at 24, 25 % at 30. The bootstrap of the distances takes 0.6 s at 12 groups,
+# 2.3 s at 24, 5.8 s at 40.
+MAX_GROUPS = 24
 
 
 @dataclass(frozen=True)

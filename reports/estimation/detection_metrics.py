@@ -22,13 +22,13 @@ from reports.estimation.permutation_null import permutation_null, permutation_nu
 from reports.publish import publish
 from shards import provenance
 from shards.atomic_io import write_parquet
+from shards.attributes import AttributeTable, workspace_attributes
 from shards.described_files import DescribedFile, check_unchanged, label_files, prediction_files, training_files
 from shards.documents import PredictionsDocument, TablesDocument, changed_files, read_document
 from shards.errors import FairfaceError
 from shards.locks import exclusive_lock, shared_lock
 from shards.workspace import DetectorFolder, RunFolder, Workspace
 
-ATTRIBUTES = ("gender", "age", "skin_group", "intersection")
 UTILITY = ("auc", "average_precision", "eer", "fpr", "tpr", "accuracy", "positive_rate")
 FAIRNESS = ("auc_gap", "fpr_gap", "error_rate_gap", "f_meo", "f_dp", "f_oae", "f_eo", "f_efpr")
 DETECTION_SCHEMA = {
@@ -63,7 +63,7 @@ class EvaluatedFaces:
     def group_numbers(self, attribute: str, groups: list[str]) -> np.ndarray:
         """The index of each face's group in `groups`, [N]; -1 if the group is unknown."""
         numbers = dict(zip(groups, range(len(groups)), strict=True))
-        return self.table[attribute].replace_strict(numbers, default=-1).to_numpy()
+        return self.table[attribute].cast(pl.String).replace_strict(numbers, default=-1).to_numpy()
 
 
 def update_metrics(workspace: Workspace, *, detector: str) -> bool:
@@ -129,7 +129,8 @@ def write_metrics(workspace: Workspace, connection: duckdb.DuckDBPyConnection, *
     predictions = sql.select(connection, text, {"detector": detector})
     if predictions.is_empty():
         raise FairfaceError(f"{folder.predictions} has no test faces: {PredictionsDocument.REDO}")
-    table = pl.DataFrame(detector_rows(connection, detector, predictions=predictions), schema=DETECTION_SCHEMA)
+    rows = detector_rows(connection, detector, predictions=predictions, attributes=workspace_attributes(workspace))
+    table = pl.DataFrame(rows, schema=DETECTION_SCHEMA)
     data = io.BytesIO()
     write_parquet(folder.detection_metrics, table, output=data)
     made_of = {detector: provenance.metrics_inputs(workspace, folder)}
@@ -138,8 +139,12 @@ def write_metrics(workspace: Workspace, connection: duckdb.DuckDBPyConnection, *
     return table
 
 
-def detector_rows(connection: duckdb.DuckDBPyConnection, detector: str, *, predictions: pl.DataFrame) -> Rows:
+def detector_rows(
+    connection: duckdb.DuckDBPyConnection, detector: str, *, predictions: pl.DataFrame, attributes: AttributeTable
+) -> Rows:
     """Rows of `detection_metrics` from a detector's predictions, ordered by falling logit.
+
+    They describe every attribute that is a column of the predictions, but no small cells.
 
     Rates have Wilson's intervals. For the other metrics, faces are resampled with Poisson(1) weights (Hanley and
     MacGibbon, Comput. Methods Programs Biomed. 83 (2006) 57-62). The intervals are bias-corrected percentiles (Efron,
@@ -154,7 +159,7 @@ def detector_rows(connection: duckdb.DuckDBPyConnection, detector: str, *, predi
     fairness = {row["attribute"]: row for row in sql.ask(connection, "fairness", detector=detector).to_dicts()}
     faces = evaluated_faces(predictions, rng)
     rows += utility_rows(detector, utility["all", "all"], replicates=faces.metrics())
-    for attribute in ATTRIBUTES:
+    for attribute in (name for name in attributes.tabulated if name in predictions.columns):
         groups = [group for name, group in utility if name == attribute]
         numbers, metrics = faces.group_numbers(attribute, groups), {}
         for number, group in enumerate(groups):

@@ -24,7 +24,7 @@ from reports.estimation.labelled_sides import check_labels
 from reports.publish import publish
 from shards import provenance
 from shards.atomic_io import read_parquet, write_parquet
-from shards.attributes import Attribute, built_in_attributes
+from shards.attributes import Attribute, AttributeTable, workspace_attributes
 from shards.documents import RunConfig, TablesDocument, changed_files, read_document
 from shards.errors import FairfaceError
 from shards.provenance import TRAINING
@@ -97,10 +97,12 @@ def write_estimates(
     config = read_document(workspace.run(run).config, RunConfig)
     if config is None:
         raise FairfaceError(f"there is no run {run!r} below {workspace.root}")
-    confusion, labellers = confusion_table(connection), check_labels(connection, run).methods
+    attributes = workspace_attributes(workspace)
+    confusion, labellers = confusion_table(connection, attributes), check_labels(connection, run).methods
     selected = group_counts.selected_methods(connection, run)
     rows: dict[str, Rows] = {"estimates": [], "method_estimates": [], "distances": []}
-    for seed, estimate in enumerate(estimate_attributes(connection, run, config=config, confusion=confusion)):
+    estimates = estimate_attributes(connection, run, config=config, confusion=confusion, attributes=attributes)
+    for seed, estimate in enumerate(estimates):
         counts = estimate.counts
         is_selected = selected[counts.attribute] == counts.method
         rows["method_estimates"] += method_estimate_rows(
@@ -109,9 +111,9 @@ def write_estimates(
         if is_selected:
             rows["estimates"] += estimate_rows(estimate, run)
             rows["distances"] += distance_rows(estimate, run, seed=seed)
-    rows["estimates"] = add_significance(rows["estimates"])
+    rows["estimates"] = add_significance(rows["estimates"], attributes)
     tables = {name: pl.DataFrame(rows[name], schema=SCHEMAS[name]) for name in rows}
-    tables["quality"] = quality_table(workspace, connection, run=run)
+    tables["quality"] = quality_table(workspace, connection, run=run, attributes=attributes)
     tables["neighbours"] = neighbours.find_nearest(workspace, run)
     tables["confusion"] = confusion
     save_tables(workspace, connection, run=run, tables=tables)
@@ -121,7 +123,7 @@ def write_estimates(
 def discard_estimates(workspace: Workspace, connection: duckdb.DuckDBPyConnection, *, run: str) -> None:
     """Remove a run's rows from `report/`, because its labels are missing or can't be compared."""
     tables = {name: pl.DataFrame(schema=schema) for name, schema in SCHEMAS.items()}
-    tables["confusion"] = confusion_table(connection)
+    tables["confusion"] = confusion_table(connection, workspace_attributes(workspace))
     save_tables(workspace, connection, run=run, tables=tables)
 
 
@@ -183,10 +185,9 @@ def comparable_runs(connection: duckdb.DuckDBPyConnection) -> set[str]:
     return set(sql.select(connection, text)["run"])
 
 
-def confusion_table(connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:
+def confusion_table(connection: duckdb.DuckDBPyConnection, attributes: AttributeTable) -> pl.DataFrame:
     """method, labeller, attribute, annotated, labelled, count over the training images that have both."""
     # combinations of labels are counted before they are unpivoted: there are few of them
-    attributes = built_in_attributes()
     stated = {name: [f"{name}_annotated", f"{name}_labelled"] for name in attributes}
     combined = [
         f"a.{sql.identifier(name)}::varchar as {annotated}, l.{sql.identifier(name)}::varchar as {labelled}"
@@ -236,10 +237,16 @@ def labeller_accuracy(confusion: pl.DataFrame) -> pl.DataFrame:
 
 
 def estimate_attributes(
-    connection: duckdb.DuckDBPyConnection, run: str, *, config: RunConfig, confusion: pl.DataFrame
+    connection: duckdb.DuckDBPyConnection,
+    run: str,
+    *,
+    config: RunConfig,
+    confusion: pl.DataFrame,
+    attributes: AttributeTable,
 ) -> list[AttributeEstimate]:
     """The estimate of every attribute by every labelling method, absent groups included."""
-    counts, estimates = group_counts.count_groups(connection, run, config=config), []
+    counts = group_counts.count_groups(connection, run, config=config, attributes=attributes)
+    estimates = []
     for (attribute, method), table in counts.group_by("attribute", "method", maintain_order=True):
         groups = table["group"].to_list()
         index = {name: i for i, name in enumerate(groups)}
@@ -260,16 +267,18 @@ def estimate_attributes(
     return estimates
 
 
-def add_significance(rows: Rows) -> Rows:
+def add_significance(rows: Rows, attributes: AttributeTable) -> Rows:
     """Replace `p` by `significant` in rows of `estimates`: Holm's procedure over all groups, small cells separately."""
-    is_cell = np.array([row["attribute"] == "intersection_age" for row in rows])
+    is_cell = np.array([not attributes[row["attribute"]].is_tabulated for row in rows], bool)
     p, significant = np.array([row.pop("p") for row in rows]), np.zeros(len(rows), bool)
     for family in (is_cell, ~is_cell):
         significant[family] = holm_significant(p[family])
     return [row | {"significant": bool(value)} for row, value in zip(rows, significant, strict=True)]
 
 
-def quality_table(workspace: Workspace, connection: duckdb.DuckDBPyConnection, *, run: str) -> pl.DataFrame:
+def quality_table(
+    workspace: Workspace, connection: duckdb.DuckDBPyConnection, *, run: str, attributes: AttributeTable
+) -> pl.DataFrame:
     """A run's rows of `quality`; none without embeddings of both sides.
 
     The first images of each group by key are compared; their order is random because of packing and sampling.
@@ -280,7 +289,7 @@ def quality_table(workspace: Workspace, connection: duckdb.DuckDBPyConnection, *
     }
     if not all(path.is_file() for path in paths.values()):
         return pl.DataFrame(schema=QUALITY_SCHEMA)
-    compared = [name for name, item in built_in_attributes().items() if item.headline or len(item.cross) == 2]
+    compared = [name for name, item in attributes.items() if item.headline or len(item.cross) == 2]
     text = f"""select source, attribute, "group", min(key, {2 * QUALITY_IMAGES}) as key from selected_labels
         where attribute in $attributes
             and (source = 'train' or (source = 'generated' and run = $run)) group by all"""

@@ -7,23 +7,12 @@ import duckdb
 import polars as pl
 
 import sql
-from shards.attributes import built_in_attributes
+from shards.attributes import AttributeTable
 from shards.documents import RunConfig
 from shards.errors import FairfaceError
 
-ATTRIBUTES = tuple(built_in_attributes())  # that have estimates
 FULLY_ANNOTATED = 0.98  # share of the images above which the remaining ones can't matter much
-TARGET_COLUMNS = (  # that a run can be balanced by or conditioned on
-    "gender",
-    "age",
-    "skin_tone",
-    "skin_group",
-    "intersection",
-    "race",
-    "target",
-    "family",
-    "subset",
-)
+SUBSET_COLUMNS = ("target", "family", "subset")  # that a run can be balanced by, in addition to the attributes
 SIDES = {"generated": "count", "train": "reference_count", "annotated": "annotated_count"}  # source -> column
 
 
@@ -35,27 +24,30 @@ def selected_methods(connection: duckdb.DuckDBPyConnection, run: str) -> dict[st
     return dict(sql.select(connection, text, {"run": run}).iter_rows())
 
 
-def target_column(config: RunConfig) -> str | None:
+def target_column(config: RunConfig, attributes: AttributeTable) -> str | None:
     """The label by which a run was balanced or conditioned; None if it was trained on all images equally.
 
     Raises FairfaceError if config.json names another column.
     """
     options = config.options or {}
     column = options.get("balance_by") if options.get("balance", "natural") != "natural" else options.get("conditional")
-    if column and column not in TARGET_COLUMNS:
+    if column and column not in (*attributes, *SUBSET_COLUMNS):
         raise FairfaceError(f"config.json of run {config.name} names {column!r}, which is not a label")
     return column
 
 
-def image_weights(connection: duckdb.DuckDBPyConnection, config: RunConfig) -> dict[str, float] | None:
+def image_weights(
+    connection: duckdb.DuckDBPyConnection, config: RunConfig, *, attributes: AttributeTable
+) -> dict[str, float] | None:
     """How often a run was trained on an image of each group, relative to the packed images; None if equally often.
 
     Groups that are not listed, and images without the label, were not used.
     """
-    if not (column := target_column(config)):
+    if not (column := target_column(config, attributes)):
         return None
-    text = f"""select {column}::varchar as name, count(*) as n from images
-        where status = 'packed' and {column} is not null group by all"""
+    name = sql.identifier(column)
+    text = f"""select {name}::varchar as name, count(*) as n from images
+        where status = 'packed' and {name} is not null group by all"""
     counts = dict(sql.select(connection, text).iter_rows())
     balance = (config.options or {}).get("balance", "natural")
     if balance == "natural":
@@ -81,7 +73,9 @@ def parse_shares(balance: Any) -> dict[str, float]:
         raise FairfaceError(f"config.json holds an invalid balance: {str(balance)[:80]!r}") from error
 
 
-def count_groups(connection: duckdb.DuckDBPyConnection, run: str, *, config: RunConfig) -> pl.DataFrame:
+def count_groups(
+    connection: duckdb.DuckDBPyConnection, run: str, *, config: RunConfig, attributes: AttributeTable
+) -> pl.DataFrame:
     """The counts of every attribute's groups on all three sides, by every method that labelled the run's samples.
 
     Columns: attribute, method, group, rank, count (generated faces), reference_count (training faces, labelled),
@@ -89,8 +83,9 @@ def count_groups(connection: duckdb.DuckDBPyConnection, run: str, *, config: Run
     `FULLY_ANNOTATED` of the training faces are annotated. If a run was not trained on all images equally, the
     training side is weighted and its counts are effective sample sizes: Kish, Survey Sampling, 1965, section 8.2.
     """
-    column, weights = target_column(config), image_weights(connection, config)
-    counts = weigh_counts(count_sides(connection, run, column=column), weights)
+    column = target_column(config, attributes)
+    weights = image_weights(connection, config, attributes=attributes)
+    counts = weigh_counts(count_sides(connection, run, column=column, attributes=attributes), weights)
     total = count_packed(connection, column=column)
     trained_on: float = int(total["n"].sum())
     if weights is not None:
@@ -111,15 +106,18 @@ def count_groups(connection: duckdb.DuckDBPyConnection, run: str, *, config: Run
     )
 
 
-def count_sides(connection: duckdb.DuckDBPyConnection, run: str, *, column: str | None) -> pl.DataFrame:
+def count_sides(
+    connection: duckdb.DuckDBPyConnection, run: str, *, column: str | None, attributes: AttributeTable
+) -> pl.DataFrame:
     """source, method, attribute, group, stratum (the class of `column`), n."""
     # combinations of all labels are counted before they are unpivoted: there are few of them
-    combinations = f"""select source, method, {", ".join(ATTRIBUTES)}, {stratum(column)}, count(*) as n
+    names = [sql.identifier(name) for name in attributes]
+    combinations = f"""select source, method, {", ".join(names)}, {stratum(column)}, count(*) as n
         from labels_wide {join_strata(column)} where source <> 'generated' or run = $run group by all"""
-    as_text = ", ".join(f"{name}::varchar as {name}" for name in ATTRIBUTES)
+    as_text = ", ".join(f"{name}::varchar as {name}" for name in names)
     text = f"""select source, method, attribute, "group", stratum, sum(n)::bigint as n
         from (select * replace ({as_text}) from ({combinations}))
-        unpivot ("group" for attribute in ({", ".join(ATTRIBUTES)})) group by all order by all"""
+        unpivot ("group" for attribute in ({", ".join(names)})) group by all order by all"""
     return sql.select(connection, text, {"run": run}).cast({"stratum": pl.String})
 
 
@@ -139,7 +137,8 @@ def join_strata(column: str | None) -> str:
     """SQL join that adds `stratum`, the class of each packed image in `column`; none without a `column`."""
     if not column:
         return ""
-    return f"left join (select key, {column}::varchar as stratum from images where status = 'packed') using (key)"
+    name = sql.identifier(column)
+    return f"left join (select key, {name}::varchar as stratum from images where status = 'packed') using (key)"
 
 
 def weigh_counts(counts: pl.DataFrame, weights: dict[str, float] | None) -> pl.DataFrame:
@@ -157,10 +156,12 @@ def weigh_counts(counts: pl.DataFrame, weights: dict[str, float] | None) -> pl.D
 def align_sides(effective: pl.DataFrame, selected: pl.DataFrame, *, vocabulary: pl.DataFrame) -> pl.DataFrame:
     """Join the three sides of each attribute and method, with a row for every group that any of them has.
 
-    The `selected` pairs of attribute and method have rows even if no face was labelled by them.
+    The `selected` pairs of attribute and method have rows even if no face was labelled by them, unless nothing is known
+    of the attribute.
     """
     keys = ["attribute", "group"]
     pairs = pl.concat([effective.filter(source="generated").select("attribute", "method"), selected]).unique()
+    pairs = pairs.join(effective, on="attribute", how="semi")
     groups = pl.concat([vocabulary.select(keys), effective.select(keys)]).unique()
     table = pairs.join(groups, on="attribute").join(vocabulary, on=keys, how="left")
     for source, name in SIDES.items():

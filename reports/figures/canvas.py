@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections.abc import Iterable
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
@@ -9,16 +10,16 @@ import matplotlib
 
 matplotlib.use("Agg")  # needs no display
 
+import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports.formats import percent, short
-from shards.attributes import built_in_attributes
+from shards.attributes import Attribute
 
 matplotlib.rcdefaults()  # a `matplotlibrc` in the working folder could have LaTeX draw text, which can run code
 
-TONE_COLOURS = {tone.name: tone.colour for tone in built_in_attributes()["skin_tone"].classes}
 # Okabe and Ito's blue and vermilion, distinguishable with any colour vision; the markers also differ
 INK, MUTED, LINE, BAND, TRAIN, GENERATED = "#1f2329", "#6a717b", "#dfe3e8", "#eef1f4", "#0072b2", "#d55e00"
 RUN_COLOURS = (GENERATED, "#009e73", "#cc79a7", "#56b4e9")  # of several runs: the same authors' colours
@@ -39,6 +40,9 @@ STYLE: dict[Any, Any] = {  # matplotlib settings
     "axes.spines.right": False,
 }
 WIDTH, ROW_HEIGHT = 4.4, 0.25  # inches: a phone shows the full width at a readable size
+LABEL_WIDTHS = (1.22, 1.75)  # inches, of the column of labels: at least and at most
+LETTER_WIDTH = 0.066  # inches, of a label's letter on average
+TICK_DISTANCE = 0.24  # inches, of two tick labels at least
 SHARE_TICKS = (0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1)
 
 
@@ -58,16 +62,31 @@ def add_text(axes: Axes, x: float, y: float, text: str, *, size: float = 8.5, co
 
 def add_share_axis(axes: Axes, *, left: float, inches: float, reach: float, top: float, bottom: float) -> None:
     """Add grid lines and tick labels of shares up to `reach`; a share of 1 is `inches` wide."""
+    last = -np.inf
     for tick in SHARE_TICKS:
-        if tick == 0 or reach / 4 < tick <= reach:
-            x = left + tick * inches
+        x = left + tick * inches
+        if (tick == 0 or reach / 4 < tick <= reach) and x - last > TICK_DISTANCE:
+            last = x
             axes.plot([x, x], [top - 0.08, bottom - 0.02], color=LINE, lw=0.8, zorder=0)
             add_text(axes, x, bottom + 0.06, percent(tick), size=7, colour=MUTED, ha="center")
 
 
-def group_label(row: dict[str, Any]) -> str:
-    """The label of a group's row: "female, dark" for `female-dark`."""
-    return short(row["group"]).replace("-", ", ", row["attribute"] == "intersection")
+def group_label(group: str, attribute: Attribute) -> str:
+    """The label of a group of an attribute; of a cross, such as "a, b" for `a-b`."""
+    text = short(group, 24)
+    return text.replace("-", ", ", len(attribute.cross) - 1) if attribute.cross else text
+
+
+def label_width(labels: Iterable[str]) -> float:
+    """The width of the column of these labels, in inches."""
+    needed = 0.14 + LETTER_WIDTH * max(map(len, labels))
+    return min(max(needed, LABEL_WIDTHS[0]), LABEL_WIDTHS[1])
+
+
+def add_title(axes: Axes, title: str) -> None:
+    """Add the title of a figure, a long one in smaller letters and shortened, to the left of the legend."""
+    text = short(title, 36)
+    add_text(axes, 0.04, 0.2, text, size=10.5 * min(1, 27 / len(text)), weight="bold")
 
 
 def verdict_style(row: dict[str, Any]) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from reports.attributes import TITLES
 from reports.faces import RunFaces
 from reports.figures.contact_sheet import data_url
 from reports.formats import short
+from reports.sections.table import unfolded
+from shards.attributes import AttributeTable
 
 
 @dataclass(frozen=True)
@@ -16,22 +17,23 @@ class ConfidentFace:
 
 
 @dataclass(frozen=True)
-class ConfidenceRow:
-    attribute: str
-    order: str  # most, least
-    faces: list[ConfidentFace]
+class AttributeConfidence:
+    title: str
+    is_folded: bool
+    faces: dict[str, list[ConfidentFace]]  # by order: most, least
 
 
 @dataclass(frozen=True)
 class Confidence:
-    rows: list[ConfidenceRow]
+    attributes: list[AttributeConfidence]
 
 
-def confidence_section(faces: RunFaces) -> Confidence | None:
-    rows: dict[tuple[str, str], ConfidenceRow] = {}
+def confidence_section(faces: RunFaces, attributes: AttributeTable) -> Confidence | None:
+    found: dict[str, dict[str, list[ConfidentFace]]] = {}
     for row in faces.confidence:
-        attribute, order = row["attribute"], row["order"]
-        entry = rows.setdefault((attribute, order), ConfidenceRow(TITLES[attribute], order, []))
         caption = f"{short(row['group'])}, {row['probability']:.2f}"
-        entry.faces.append(ConfidentFace(data_url([row["image"]]), f"Sample {row['key']}", caption))
-    return Confidence(list(rows.values())) if rows else None
+        face = ConfidentFace(data_url([row["image"]]), f"Sample {row['key']}", caption)
+        found.setdefault(row["attribute"], {}).setdefault(row["order"], []).append(face)
+    shown = [attributes[name] for name in found]
+    sections = [AttributeConfidence(item.title, item.name not in unfolded(shown), found[item.name]) for item in shown]
+    return Confidence(sections) if sections else None

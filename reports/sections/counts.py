@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from reports.attributes import TITLES
 from reports.formats import number, percent, short
 from reports.run_report import RunReport
-from reports.sections.table import Cell, Table
+from reports.sections.table import Cell, Table, unfolded
+from shards.attributes import AttributeTable
 
 COLUMNS = ["group", "training, labelled", "generated, labelled", "training, annotated"]
 
@@ -16,13 +16,19 @@ class Counts:
     tables: list[Table]  # of each attribute
 
 
-def counts_section(report: RunReport) -> Counts | None:
+def counts_section(report: RunReport, attributes: AttributeTable) -> Counts | None:
     if report.estimates or not report.counts:
         return None
+    shown = [attributes[name] for name in report.counts]
     return Counts(
         [
-            Table(COLUMNS, [count_cells(row) for row in rows], title=TITLES[attribute])
-            for attribute, rows in report.counts.items()
+            Table(
+                COLUMNS,
+                [count_cells(row) for row in report.counts[item.name]],
+                title=item.title,
+                is_folded=item.name not in unfolded(shown),
+            )
+            for item in shown
         ]
     )
 

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from reports.attributes import TITLES
 from reports.formats import number, precise_percent, short
 from reports.run_report import RunReport
 from reports.sections.table import Cell, Table
+from shards.attributes import AttributeTable
 
 Metrics = dict[tuple[str, str | None, str], dict[str, Any]]  # (attribute, group, measure) -> row of `detection_metrics`
 UTILITY = {
@@ -44,9 +44,10 @@ class Detectors:
     by_group: list[tuple[str, Table]]  # (detector, its table)
     robustness: Table | None  # None if no perturbed faces were evaluated
     detection_rates: Table | None  # of this run's samples; None if no detector has classified any
+    robustness_groups: str  # that the fairness of the robustness is measured over, such as genders
 
 
-def detectors_section(report: RunReport) -> Detectors | None:
+def detectors_section(report: RunReport, attributes: AttributeTable) -> Detectors | None:
     detectors: dict[str, Metrics] = {}
     for row in report.detection_metrics:
         key = (row["attribute"], row["group"], row["measure"])
@@ -56,10 +57,11 @@ def detectors_section(report: RunReport) -> Detectors | None:
     return Detectors(
         evaluation_sets=[evaluation_set(row) for row in report.evaluation_sets],
         utility=utility_table(detectors),
-        fairness=fairness_table(detectors),
-        by_group=[(short(name, 60), group_table(metrics)) for name, metrics in detectors.items()],
+        fairness=fairness_table(detectors, attributes),
+        by_group=[(short(name, 60), group_table(metrics, attributes)) for name, metrics in detectors.items()],
         robustness=robustness_table(report.robustness),
-        detection_rates=detection_rate_table(report.detection_rates),
+        detection_rates=detection_rate_table(report.detection_rates, attributes),
+        robustness_groups=attributes[report.robustness_attribute].plural,
     )
 
 
@@ -100,24 +102,24 @@ def utility_table(detectors: dict[str, Metrics]) -> Table:
     return Table(["detector", *UTILITY.values()], rows)
 
 
-def fairness_table(detectors: dict[str, Metrics]) -> Table:
+def fairness_table(detectors: dict[str, Metrics], attributes: AttributeTable) -> Table:
     """Each detector's fairness: how differently it treats the groups of each attribute."""
     rows = []
     for name, metrics in detectors.items():
-        for attribute in ("gender", "skin_group", "age", "intersection"):
-            cells = {measure: metrics.get((attribute, None, measure)) for measure in FAIRNESS}
+        for attribute in attributes.values():
+            cells = {measure: metrics.get((attribute.name, None, measure)) for measure in FAIRNESS}
             if any(cells.values()):
-                rows.append([name_cell(name), Cell(TITLES[attribute]), *map(metric_cell, cells.values())])
+                rows.append([name_cell(name), Cell(attribute.title), *map(metric_cell, cells.values())])
     return Table(["detector", "groups", *FAIRNESS.values()], rows)
 
 
-def group_table(metrics: Metrics) -> Table:
+def group_table(metrics: Metrics, attributes: AttributeTable) -> Table:
     """One detector's metrics of each group."""
     rows = []
     for attribute, group, measure in metrics:
         if measure == "auc" and group is not None and attribute != "all":
             cells = [metric_cell(metrics.get((attribute, group, name))) for name in GROUP_UTILITY]
-            rows.append([Cell(TITLES[attribute]), Cell(group, css="name"), *cells])
+            rows.append([Cell(attributes[attribute].title), Cell(group, css="name"), *cells])
     return Table(["attribute", "group", *GROUP_UTILITY.values()], rows)
 
 
@@ -136,7 +138,7 @@ def robustness_table(rows: list[dict[str, Any]]) -> Table | None:
     return Table(["detector", "faces", *ROBUSTNESS.values()], cells)
 
 
-def detection_rate_table(rows: list[dict[str, Any]]) -> Table | None:
+def detection_rate_table(rows: list[dict[str, Any]], attributes: AttributeTable) -> Table | None:
     """The share of the run's samples that each detector calls fake, by group; None if none were evaluated."""
     cells = [
         [
@@ -147,7 +149,7 @@ def detection_rate_table(rows: list[dict[str, Any]]) -> Table | None:
             Cell(f"{100 * row['low']:.1f} to {precise_percent(row['high'])}"),
         ]
         for row in rows
-        if row["attribute"] != "intersection"
+        if row["attribute"] == "all" or not attributes[row["attribute"]].cross
     ]
     return Table(["detector", "group", "samples", "called fake", "95 % interval"], cells) if cells else None
 

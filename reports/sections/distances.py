@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from reports.attributes import ATTRIBUTES, TITLES
 from reports.run_report import RunReport
 from reports.sections.table import Cell, Table
+from shards.attributes import AttributeTable
 
 MEASURES = {  # measure -> (heading, digits)
     "total_variation": ("total variation", 3),
@@ -21,7 +21,7 @@ class Distances:
     tables: list[Table]  # of each baseline
 
 
-def distances_section(report: RunReport) -> Distances | None:
+def distances_section(report: RunReport, attributes: AttributeTable) -> Distances | None:
     if not report.estimates:
         return None
     rows = {(row["attribute"], row["baseline"], row["measure"]): row for row in report.distances if row["used"]}
@@ -29,10 +29,11 @@ def distances_section(report: RunReport) -> Distances | None:
     for baseline, title in BASELINES.items():
         cells = [
             [
-                Cell(TITLES[attribute]),
-                *(distance_cell(rows.get((attribute, baseline, measure))) for measure in MEASURES),
+                Cell(attribute.title),
+                *(distance_cell(rows.get((name, baseline, measure))) for measure in MEASURES),
             ]
-            for attribute in ATTRIBUTES
+            for name, attribute in attributes.tabulated.items()
+            if any((name, baseline, measure) in rows for measure in MEASURES)
         ]
         tables.append(Table(["attribute", *(heading for heading, _ in MEASURES.values())], cells, title=title))
     return Distances(tables)

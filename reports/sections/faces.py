@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
-from reports.attributes import ATTRIBUTES, EXPANDED_ATTRIBUTES, TITLES
 from reports.faces import RunFaces
 from reports.figures.contact_sheet import COLUMNS, data_url
 from reports.formats import short
 from reports.run_report import RunReport
+from reports.sections.table import unfolded
+from shards.attributes import AttributeTable
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class GroupPictures:
-    name: str
+    name: str  # as the page prints it
     sides: list[Picture]  # generated, training
 
 
 @dataclass(frozen=True)
 class AttributePictures:
+    attribute: str
     title: str
     is_expanded: bool
     groups: list[GroupPictures]
@@ -37,17 +39,18 @@ class Faces:
     attributes: list[AttributePictures]
 
 
-def faces_section(report: RunReport, faces: RunFaces) -> Faces:
-    attributes = [
+def faces_section(report: RunReport, faces: RunFaces, *, attributes: AttributeTable) -> Faces:
+    shown = [item for name, item in attributes.tabulated.items() if name in faces.by_group]
+    pictures = [
         AttributePictures(
-            TITLES[attribute],
-            attribute in EXPANDED_ATTRIBUTES,
-            [group_pictures(group, sides) for group, sides in faces.by_group[attribute].items()],
+            item.name,
+            item.title,
+            item.name in unfolded(shown, few=0),
+            [group_pictures(group, sides) for group, sides in faces.by_group[item.name].items()],
         )
-        for attribute in ATTRIBUTES
-        if attribute in faces.by_group
+        for item in shown
     ]
-    return Faces(first_pictures(report, faces), attributes)
+    return Faces(first_pictures(report, faces), pictures)
 
 
 def first_pictures(report: RunReport, faces: RunFaces) -> list[Picture]:

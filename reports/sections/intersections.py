@@ -1,13 +1,15 @@
-"""Section: the thirty cells of gender, skin group and age."""
+"""Section: the cells of every cross of more than two attributes."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
 from reports.formats import percent, ratio, short
 from reports.run_report import RunReport
+from reports.sections.table import unfolded
+from shards.attributes import Attribute, AttributeTable
 
-CELLS, AGES = 30, 5  # cells of known groups; cells in a row
-UNEXPECTED_CELLS = 20  # of other groups, that are listed at most
+UNEXPECTED_CELLS = 20  # of groups that the cross does not have, that are listed at most
 
 
 @dataclass(frozen=True)
@@ -20,41 +22,68 @@ class IntersectionCell:
 
 @dataclass(frozen=True)
 class IntersectionRow:
-    """One gender and skin group."""
+    """The combination of one class of each attribute but the last."""
 
     name: str
-    cells: list[IntersectionCell]  # by age
+    cells: list[IntersectionCell]  # by class of the last attribute
+
+
+@dataclass(frozen=True)
+class Intersection:
+    attribute: str
+    title: str
+    estimate: str  # raw, corrected
+    columns: list[str]  # classes of the last attribute
+    rows: list[IntersectionRow]
+    unexpected: str | None  # other cells, with their counts
+    is_folded: bool
 
 
 @dataclass(frozen=True)
 class Intersections:
-    ages: list[str]
-    rows: list[IntersectionRow]
-    unexpected: str | None  # cells of groups outside the vocabulary, with their counts
+    crosses: list[Intersection]
 
 
-def intersections_section(report: RunReport) -> Intersections | None:
-    rows = [row for row in report.estimates if row["attribute"] == "intersection_age"]
-    if not rows or not rows[0]["n"]:
-        return None
-    cells, others = rows[:CELLS], rows[CELLS:]
-    batches = [cells[start : start + AGES] for start in range(0, len(cells), AGES)]
-    return Intersections(
-        ages=[row["group"].split("-")[2] for row in batches[0]],
+def intersections_section(report: RunReport, attributes: AttributeTable) -> Intersections | None:
+    cells: dict[str, list[dict[str, Any]]] = {}
+    for row in report.estimates:
+        if not attributes[row["attribute"]].is_tabulated and row["n"]:
+            cells.setdefault(row["attribute"], []).append(row)
+    shown = [attributes[name] for name in cells]
+    few = unfolded(shown, few=1)
+    crosses = [
+        intersection(item, cells[item.name], attributes=attributes, is_folded=item.name not in few) for item in shown
+    ]
+    return Intersections(crosses) if crosses else None
+
+
+def intersection(
+    attribute: Attribute, rows: list[dict[str, Any]], *, attributes: AttributeTable, is_folded: bool
+) -> Intersection:
+    """The cells of one cross, from its rows of `estimates`."""
+    *outer, last = (attributes[name].names for name in attribute.cross)
+    cells = {row["group"]: intersection_cell(row) for row in rows}
+    unexpected = [row for row in rows if row["group"] not in attribute.names]
+    return Intersection(
+        attribute=attribute.name,
+        title=attribute.title,
+        estimate=rows[0]["best_estimate"],
+        columns=list(last),
         rows=[
-            IntersectionRow(", ".join(batch[0]["group"].split("-")[:2]), [intersection_cell(row) for row in batch])
-            for batch in batches
+            IntersectionRow(", ".join(names), [cells["-".join((*names, name))] for name in last])
+            for names in itertools.product(*outer)
         ],
-        unexpected=", ".join(f"{short(row['group'], 80)} ({row['count']})" for row in others[:UNEXPECTED_CELLS])
+        unexpected=", ".join(f"{short(row['group'], 80)} ({row['count']})" for row in unexpected[:UNEXPECTED_CELLS])
         or None,
+        is_folded=is_folded,
     )
 
 
 def intersection_cell(row: dict[str, Any]) -> IntersectionCell:
     """One cell, from its row of `estimates`."""
     return IntersectionCell(
-        share=percent(row["share"]) if row["count"] else None,
-        reference=percent(row["reference"]),
+        share=percent(row["best_share"]) if row["count"] else None,
+        reference=percent(row["best_reference"]),
         ratio="?" if row["verdict"] == "inconclusive" else ratio(row["ratio"]),
         verdict=row["verdict"],
     )

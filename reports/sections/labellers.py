@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from reports.attributes import ATTRIBUTES, TITLES
 from reports.confusion import ConfusionMatrix, ConfusionRow
 from reports.formats import number, percent, precise_percent, short
 from reports.run_report import RunReport
-from reports.sections.table import Cell, Table
+from reports.sections.table import Cell, Table, unfolded
+from shards.attributes import Attribute, AttributeTable
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,11 @@ class HeatRow:
 
 @dataclass(frozen=True)
 class HeatMap:
+    attribute: str
     title: str
     labels: list[str]
     rows: list[HeatRow]
+    is_folded: bool
 
 
 @dataclass(frozen=True)
@@ -36,26 +38,28 @@ class Labellers:
     matrices: list[HeatMap]
 
 
-def labellers_section(report: RunReport) -> Labellers:
+def labellers_section(report: RunReport, attributes: AttributeTable) -> Labellers:
     if not report.labelling or not report.is_annotated:
         return Labellers(bool(report.labelling), None, [])
+    shown = [attributes[name] for name in report.confusion if not attributes[name].cross]
     matrices = [
-        heat_map(attribute, matrix) for attribute, matrix in report.confusion.items() if attribute != "intersection"
+        heat_map(item, report.confusion[item.name], is_folded=item.name not in unfolded(shown)) for item in shown
     ]
-    return Labellers(True, accuracy_table(report), matrices)
+    return Labellers(True, accuracy_table(report, attributes), matrices)
 
 
-def accuracy_table(report: RunReport) -> Table:
+def accuracy_table(report: RunReport, attributes: AttributeTable) -> Table:
     """The accuracy of every labeller; the selected one of each attribute is marked."""
     columns = ["attribute", "labeller", "images", "accuracy", "balanced accuracy"]
     rows = []
-    for row in report.labellers:
+    ranks = {name: rank for rank, name in enumerate(attributes)}
+    for row in sorted(report.labellers, key=lambda row: ranks[row["attribute"]]):
         attribute, method = row["attribute"], row["method"]
-        if attribute in ATTRIBUTES:
+        if attributes[attribute].is_tabulated:
             is_selected = report.selected_methods[attribute] == method
             rows.append(
                 [
-                    Cell(TITLES[attribute]),
+                    Cell(attributes[attribute].title),
                     Cell(f"{method} ▸ used" if is_selected else method),
                     Cell(number(row["n"])),
                     Cell(precise_percent(row["accuracy"]), bold=True),
@@ -65,10 +69,11 @@ def accuracy_table(report: RunReport) -> Table:
     return Table(columns, rows)
 
 
-def heat_map(attribute: str, matrix: ConfusionMatrix) -> HeatMap:
+def heat_map(attribute: Attribute, matrix: ConfusionMatrix, *, is_folded: bool) -> HeatMap:
     """A confusion matrix in percent."""
     rows = [HeatRow(short(row.annotated), heat_cells(row), number(row.n)) for row in matrix.rows]
-    return HeatMap(TITLES[attribute], [short(group) for group in matrix.groups], rows)
+    labels = [short(group) for group in matrix.groups]
+    return HeatMap(attribute.name, attribute.title, labels, rows, is_folded)
 
 
 def heat_cells(row: ConfusionRow) -> list[HeatCell]:

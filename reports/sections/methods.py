@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from reports.attributes import ATTRIBUTES, TITLES
-from reports.formats import number, percent, ratio, short
+from reports.formats import conjunction, number, percent, ratio, short
 from reports.run_report import RunReport
-from reports.sections.table import Cell, Table
+from reports.sections.table import Cell, Table, unfolded
+from shards.attributes import Attribute, AttributeTable
 
 REASONS = {"few": "too few faces", "disagree": "raw and corrected disagree", "no labels": "no labels"}
 USED = "▸ "  # in front of the estimate that determines ratio and verdict
@@ -15,27 +15,35 @@ USED = "▸ "  # in front of the estimate that determines ratio and verdict
 @dataclass(frozen=True)
 class Methods:
     tables: list[Table]  # of each attribute
-    has_pixels: bool  # whether skin tones were estimated from pixels, too
+    from_pixels: str  # the attributes that were estimated from pixels, too; "" if none was
 
 
-def methods_section(report: RunReport) -> Methods | None:
+def methods_section(report: RunReport, attributes: AttributeTable) -> Methods | None:
     if not report.estimates:
         return None
-    pixels = {
-        (row["attribute"], row["group"]): row
-        for row in report.method_estimates
-        if row["method"] == "pixels" and row["estimate"] == "raw"
-    }
-    tables = []
-    for attribute in ATTRIBUTES:
-        rows = [row for row in report.estimates if row["attribute"] == attribute]
-        if rows:
-            of_groups = {group: row for (name, group), row in pixels.items() if name == attribute}
-            tables.append(attribute_table(attribute, rows, of_groups))
-    return Methods(tables, has_pixels=any(row["method"] == "pixels" for row in report.method_estimates))
+    pixels: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in report.method_estimates:
+        if row["method"] == "pixels" and row["estimate"] == "raw":
+            pixels.setdefault(row["attribute"], {})[row["group"]] = row
+    estimates: dict[str, list[dict[str, Any]]] = {}
+    for row in report.estimates:
+        estimates.setdefault(row["attribute"], []).append(row)
+    shown = [item for name, item in attributes.tabulated.items() if name in estimates]
+    tables = [
+        attribute_table(
+            item,
+            estimates[item.name],
+            pixels=pixels.get(item.name, {}),
+            is_folded=item.name not in unfolded(shown),
+        )
+        for item in shown
+    ]
+    return Methods(tables, from_pixels=conjunction([item.plural for item in shown if item.name in pixels]))
 
 
-def attribute_table(attribute: str, rows: list[dict[str, Any]], pixels: dict[str, dict[str, Any]]) -> Table:
+def attribute_table(
+    attribute: Attribute, rows: list[dict[str, Any]], *, pixels: dict[str, dict[str, Any]], is_folded: bool
+) -> Table:
     """The estimates of one attribute's groups; `pixels` are those from the pixels, by group, if there are any."""
     best = rows[0]["best_estimate"]
     columns = ["group", "generated", f"{USED if best == 'raw' else ''}raw, 95 %", "training"]
@@ -44,7 +52,8 @@ def attribute_table(attribute: str, rows: list[dict[str, Any]], pixels: dict[str
     columns += ["ratio, 95 %", "verdict", "samples needed"]
     note = f"Not corrected: {rows[0]['correction_note']}." if rows[0]["correction_note"] else ""
     table_rows = [group_cells(row, pixels.get(row["group"]) if pixels else None, bool(pixels)) for row in rows]
-    return Table(columns, table_rows, title=f"{TITLES[attribute]}, labelled by {rows[0]['method']}", note=note)
+    title = f"{attribute.title}, labelled by {rows[0]['method']}"
+    return Table(columns, table_rows, title=title, note=note, is_folded=is_folded)
 
 
 def group_cells(row: dict[str, Any], pixels: dict[str, Any] | None, has_pixels: bool) -> list[Cell]:

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from reports.attributes import TITLES
 from reports.formats import number, percent, short
 from reports.run_report import RunReport
 from reports.sections.table import Cell, Table
+from shards.attributes import AttributeTable
 
 COLUMNS = ["attribute", "group", "n", "kernel distance, 95 %", "floor", "coverage", "floor"]
 
@@ -16,13 +16,14 @@ class Quality:
     table: Table
 
 
-def quality_section(report: RunReport) -> Quality | None:
-    return Quality(Table(COLUMNS, [quality_cells(row) for row in report.quality])) if report.quality else None
+def quality_section(report: RunReport, attributes: AttributeTable) -> Quality | None:
+    rows = [quality_cells(row, title=attributes[row["attribute"]].title) for row in report.quality]
+    return Quality(Table(COLUMNS, rows)) if rows else None
 
 
-def quality_cells(row: dict[str, Any]) -> list[Cell]:
-    """The row of one group."""
-    cells = [Cell(TITLES[row["attribute"]]), Cell(short(row["group"], 40), css="name"), Cell(number(row["n"]))]
+def quality_cells(row: dict[str, Any], *, title: str) -> list[Cell]:
+    """The row of one group of the attribute with this `title`."""
+    cells = [Cell(title), Cell(short(row["group"], 40), css="name"), Cell(number(row["n"]))]
     if row["kernel_distance"] is None:
         return [*cells, Cell("too few"), Cell("–"), Cell("–"), Cell("–")]
     interval = f"{row['kernel_low']:.4f} to {row['kernel_high']:.4f}"

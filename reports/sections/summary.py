@@ -2,20 +2,22 @@
 
 from dataclasses import dataclass
 
-from reports.attributes import ATTRIBUTES
 from reports.faces import RunFaces
 from reports.figures.contact_sheet import data_url
 from reports.formats import number, short
 from reports.run_report import RunReport
+from shards.attributes import AttributeTable
 
 PICTURED_FACES = 24
+SENTENCES = 5  # of a paragraph, at most
 
 
 @dataclass(frozen=True)
 class Summary:
     warnings: list[str]
     answer: str
-    sentences: str  # "" without a verdict
+    sentences: list[str]  # none without a verdict
+    is_list: bool  # whether there are too many sentences for a paragraph
     counts: str | None  # groups by verdict
     missing: str | None  # the stage that is missing, and its command
     run: str
@@ -24,13 +26,14 @@ class Summary:
     pictured: int
 
 
-def summary_section(report: RunReport, faces: RunFaces) -> Summary:
+def summary_section(report: RunReport, faces: RunFaces, *, attributes: AttributeTable) -> Summary:
     images = faces.first["generated"][:PICTURED_FACES]
     return Summary(
         warnings=report.warnings,
         answer=report.verdict.answer,
-        sentences=" ".join(report.verdict.sentences),
-        counts=verdict_counts(report) if report.verdict.undecided else None,
+        sentences=report.verdict.sentences,
+        is_list=len(report.verdict.sentences) > SENTENCES,
+        counts=verdict_counts(report, attributes) if report.verdict.undecided else None,
         missing=report.missing,
         run=short(report.run, 200),
         sides=labelled_sides(report),
@@ -39,9 +42,9 @@ def summary_section(report: RunReport, faces: RunFaces) -> Summary:
     )
 
 
-def verdict_counts(report: RunReport) -> str:
+def verdict_counts(report: RunReport, attributes: AttributeTable) -> str:
     """The number of groups with each verdict, in words."""
-    groups = sum(row["attribute"] in ATTRIBUTES for row in report.estimates)
+    groups = sum(row["attribute"] in attributes.tabulated for row in report.estimates)
     preserved, amplified, reduced = (report.verdict_counts.get(v, 0) for v in ("preserved", "amplified", "reduced"))
     return (
         f"Of {groups} groups, {preserved} {'is' if preserved == 1 else 'are'} preserved, {amplified} amplified and "

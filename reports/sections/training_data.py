@@ -6,9 +6,11 @@ from typing import Any
 from reports.formats import number, percent, short
 from reports.run_report import RunReport
 from reports.sections.table import Cell, Table
+from shards.attributes import Attribute, AttributeTable
 
-COLUMNS = ["family", "subset", "images", "share", "annotated", "women", "light", "medium", "dark"]
+COLUMNS = ["family", "subset", "images", "share", "annotated"]
 SUBSETS, REASONS = 40, 8  # that are listed at most
+GROUP_COLUMNS = 8  # of the first attributes, at most
 
 
 @dataclass(frozen=True)
@@ -17,19 +19,38 @@ class TrainingData:
     rejected: str | None  # how many images were rejected, and why
 
 
-def training_data_section(report: RunReport) -> TrainingData:
-    table = Table(COLUMNS, [composition_cells(row) for row in report.composition[:SUBSETS]])
+def training_data_section(report: RunReport, attributes: AttributeTable) -> TrainingData:
+    shares = {
+        (row["family"], row["subset"], name, row["group"]): row["share"]
+        for name, rows in report.composition_groups.items()
+        for row in rows
+    }
+    groups: list[tuple[str, str]] = []
+    for name in report.composition_groups:
+        if len(groups) + len(shown_groups(attributes[name])) <= GROUP_COLUMNS:
+            groups += shown_groups(attributes[name])
+    rows = [
+        composition_cells(row)
+        + [Cell(percent(shares.get((row["family"], row["subset"], name, group)))) for name, group in groups]
+        for row in report.composition[:SUBSETS]
+    ]
+    table = Table([*COLUMNS, *(f"{short(attributes[name].title)}: {short(group)}" for name, group in groups)], rows)
     return TrainingData(table, describe_rejects(report.rejects) if report.rejects else None)
 
 
+def shown_groups(attribute: Attribute) -> list[tuple[str, str]]:
+    """The attribute and the name of each class with a column: without the second of two, which has the other faces."""
+    names = attribute.names[:1] if len(attribute.classes) == 2 else attribute.names
+    return [(attribute.name, name) for name in names]
+
+
 def composition_cells(row: dict[str, Any]) -> list[Cell]:
-    """The row of one subset."""
+    """The row of one subset, without its groups."""
     return [
         *(Cell(short(row[name] or "–", 60), css="name") for name in ("family", "subset")),
         Cell(number(row["images"])),
         Cell(percent(row["share"])),
         Cell(number(row["annotated"])),
-        *(Cell(percent(row[name])) for name in ("female", "light", "medium", "dark")),
     ]
 
 

@@ -34,13 +34,15 @@ from shards.synthetic.files import (
     start_rendering,
     write_checksums,
 )
+from shards.synthetic.look import choose_look
 from shards.synthetic.render import render
 from shards.workspace import SYNTHETIC_MARKER, SyntheticFolder
 
 Class = TypeVar("Class", str, int)
 
 CLASSES: dict[str, tuple[Any, ...]] = {"gender": GENDERS, "age": AGES, "skin_tone": SKIN_TONES}
-COLUMNS = "Image Path,Predicted Gender,Predicted Age,Skin Tone,Target,Skin Tone Group,Intersection"
+COLUMNS = "Image Path,Predicted Gender,Predicted Age,Skin Tone,Target,Skin Tone Group,Intersection,Glasses,Hair"
+TABLE_VERSION = 2  # bumped when the annotations change, so that older folders are written again
 BATCH = 32  # images that a process renders at a time
 ONE_PROCESS_IMAGES = 300  # up to this number, starting more processes takes longer than it saves
 
@@ -85,7 +87,7 @@ class SyntheticConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The options and the renderer's version as JSON, with text as keys."""
-        return json.loads(json.dumps(asdict(self) | {"version": VERSION}))
+        return json.loads(json.dumps(asdict(self) | {"version": VERSION, "table_version": TABLE_VERSION}))
 
 
 @dataclass(frozen=True)
@@ -131,10 +133,12 @@ def sample_faces(count: int, seed: int, shares: Shares | None = None) -> list[Fa
 
 
 def table_row(index: int, face: Face) -> str:
-    """One line of the annotation table, coded as in AI-Face's release."""
+    """One line of the annotation table, coded as in AI-Face's release; glasses and hair are named."""
     gender, group = GENDERS.index(face.gender), (face.skin_tone > 3) + (face.skin_tone > 6)
     codes = gender, AGES.index(face.age), face.skin_tone, 1, group, 3 * gender + group
-    return ",".join(["AI_Face_imagesV2/" + image_path(index), *map(str, codes)])
+    look = choose_look(face)
+    glasses = "glasses" if look.has_glasses else "no glasses"
+    return ",".join(["AI_Face_imagesV2/" + image_path(index), *map(str, codes), glasses, look.hair_name])
 
 
 def write_dataset(

@@ -6,14 +6,15 @@ from typing import Any
 
 from shards.synthetic.face import TONES, Colour, Face
 
-HAIR_COLOURS: dict[Colour, float] = {
-    (26, 22, 22): 28,
-    (54, 37, 28): 27,
-    (92, 60, 38): 18,
-    (132, 95, 62): 10,
-    (196, 158, 102): 12,
-    (146, 70, 38): 5,
-}  # black, dark brown, brown, light brown, blond, red
+HAIR_COLOURS: dict[tuple[str, Colour], float] = {  # the annotated name, and the colour -> its weight
+    ("black", (26, 22, 22)): 28,
+    ("brown", (54, 37, 28)): 27,
+    ("brown", (92, 60, 38)): 18,
+    ("brown", (132, 95, 62)): 10,
+    ("blond", (196, 158, 102)): 12,
+    ("red", (146, 70, 38)): 5,
+}
+GREY_HAIR = 0.5  # share of grey from which hair is annotated as grey
 IRIS_COLOURS: tuple[Colour, ...] = (
     (58, 36, 22),
     (88, 56, 30),
@@ -112,6 +113,7 @@ class Look:
     # hair
     hair_style: str
     hair: Colour
+    hair_name: str  # annotated: black, brown, blond, red, grey
     brows: Colour
     is_flowing: bool  # whether the hair falls next to the face
     has_fringe: bool
@@ -192,11 +194,12 @@ def _choose_hair(rng: random.Random, face: Face) -> dict[str, Any]:
     style = _pick(rng, HAIR_STYLES[face.gender])
     if male and rng.random() < BALDING_SHARES.get(face.age, 0):
         style = "balding"
-    colour = _pick(rng, HAIR_COLOURS)
+    name, colour = _pick(rng, HAIR_COLOURS)
     grey = {"middle": rng.uniform(0.1, 0.6), "senior": rng.uniform(0.82, 1)}.get(face.age, 0)
     return {
         "hair_style": style,
         "hair": mix(colour, (196, 194, 192), grey),
+        "hair_name": "grey" if grey > GREY_HAIR else name,
         "brows": mix(mix(colour, (30, 24, 22), 0.35), (150, 146, 142), grey * 0.7),
         "is_flowing": style in ("long", "wavy", "bob"),
         "has_fringe": style == "fringe" or (not male and style != "curly" and rng.random() < 0.25),

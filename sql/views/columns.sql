@@ -2,14 +2,12 @@
 -- columns as nulls, and replaces a view that has no files.
 
 create table images_columns (key varchar, shard varchar, path varchar, family varchar, subset varchar, split varchar,
-    width integer, height integer, orientation tinyint, bytes bigint, sha256 varchar, gender varchar, age varchar, skin_tone tinyint,
-    skin_group varchar, race varchar, target varchar, status varchar, reason varchar);
+    width integer, height integer, orientation tinyint, bytes bigint, sha256 varchar, {stored}, target varchar,
+    status varchar, reason varchar);
 create table unmatched_columns (what varchar, reason varchar, path varchar, family varchar, subset varchar);
 create table samples_columns (key varchar, run varchar, checkpoint varchar, seed bigint, index bigint, shard varchar, requested varchar);
 create table labels_columns (key varchar, source varchar, run varchar, method varchar, labeller varchar, size integer,
-    gender varchar, age varchar, skin_tone tinyint, typology_angle float, p_female float, p_male float, p_child float, p_young float, p_adult float,
-    p_middle float, p_senior float, p_tone_1 float, p_tone_2 float, p_tone_3 float, p_tone_4 float, p_tone_5 float,
-    p_tone_6 float, p_tone_7 float, p_tone_8 float, p_tone_9 float, p_tone_10 float);
+    {labelled}, typology_angle float, {probabilities});
 create table labellers_columns (attribute varchar, method varchar, labeller varchar, n bigint, accuracy double,
     balanced_accuracy double, selected boolean);
 create table estimates_columns (run varchar, attribute varchar, "group" varchar, method varchar, n bigint, count bigint,
@@ -29,7 +27,7 @@ create table quality_columns (run varchar, attribute varchar, "group" varchar, n
     kernel_low double, kernel_high double, kernel_floor double, coverage double, coverage_floor double);
 create table neighbours_columns (run varchar, source varchar, key varchar, nearest varchar, similarity double, images_searched bigint);
 create table predictions_columns (key varchar, detector varchar, part varchar, source varchar, run varchar, perturbation varchar,
-    grouped_by varchar, target varchar, logit double, gender varchar, skin_group varchar, age varchar);
+    grouped_by varchar, target varchar, logit double, {stored});
 create table detection_metrics_columns (detector varchar, attribute varchar, "group" varchar, measure varchar, value double,
     low double, high double, floor double);
 create table steps_columns (step bigint, epoch bigint, images bigint, seconds double, loss_d float, loss_g float,

@@ -14,12 +14,10 @@ create view prediction_groups as
     with predicted_faces as (
         select distinct source, run, key from raw_predictions where grouped_by = 'labelled'
     ), face_labels as (
-        select case source when 'train' then 'images' else 'samples' end as source, run, key, method, gender, skin_group, age
+        select case source when 'train' then 'images' else 'samples' end as source, run, key, method, {stored_columns}
         from labels where source in ('train', 'generated')
     )
-    select source, run, key, max(gender) filter (is_selected('gender', method)) as gender,
-        max(skin_group) filter (is_selected('skin_group', method)) as skin_group,
-        max(age) filter (is_selected('age', method)) as age
+    select source, run, key, {selected_columns}
     from face_labels as l semi join predicted_faces as p on l.key = p.key and l.source = p.source
         and l.run is not distinct from p.run
     group by all;
@@ -27,8 +25,7 @@ create view prediction_groups as
 -- Predictions with the groups of their faces: the annotations, or the selected labeller's labels if the test set contains
 -- samples (`grouped_by`). Imported predictions bring their own groups.
 create view predictions as
-    select p.* replace (coalesce(p.gender, a.gender, l.gender) as gender,
-            coalesce(p.skin_group, a.skin_group, l.skin_group) as skin_group, coalesce(p.age, a.age, l.age) as age),
+    select p.* replace ({predicted_columns}),
         calls_fake(logit) as called_fake
     from raw_predictions as p
     left join images as a on p.grouped_by = 'annotated' and p.source = 'images' and p.key = a.key and a.status = 'packed'
@@ -37,7 +34,7 @@ create view predictions as
 
 -- The predictions that detectors are evaluated on: of test faces, each once for every perturbation.
 create view evaluated_predictions as
-    select *, gender || '-' || skin_group as intersection from predictions where part = 'test';
+    select *, {crosses} from predictions where part = 'test';
 
 create view detection_metrics as
     from detection_metrics_columns union all by name from {detection_metrics};
@@ -53,7 +50,8 @@ create view thresholds as
             select detector, perturbation, logit, target, 'all' as attribute, 'all' as "group" from evaluated_predictions
             union all
             select detector, perturbation, logit, target, attribute, "group"
-            from evaluated_predictions unpivot ("group" for attribute in (gender, skin_group, age, intersection)))
+            from (select detector, perturbation, logit, target, {tabulated_text} from evaluated_predictions)
+            unpivot ("group" for attribute in ({tabulated_columns})))
         group by all)
     window all_logits as (partition by detector, perturbation, attribute, "group"),
         at_least as (partition by detector, perturbation, attribute, "group" order by logit desc);
@@ -92,9 +90,9 @@ create view detection_rates as
             from predictions where source = 'samples' and perturbation = 'none'
             union all
             select detector, run, called_fake, attribute, "group" from (
-                select detector, run, called_fake, gender, skin_group, age, gender || '-' || skin_group as intersection
-                from predictions where source = 'samples' and perturbation = 'none')
-            unpivot ("group" for attribute in (gender, skin_group, age, intersection)))
+                select detector, run, called_fake, {tabulated_text}
+                from (select *, {crosses} from predictions where source = 'samples' and perturbation = 'none'))
+            unpivot ("group" for attribute in ({tabulated_columns})))
         group by all
     ), rates as (
         select *, called_fake / n as rate, (called_fake + zz / 2) / (n + zz) as centre,

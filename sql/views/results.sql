@@ -12,7 +12,7 @@ create macro attribute_rank(name) as array_position([{attributes}], name);
 
 create view images as
     select *, {crosses}
-    from (from images_columns union all by name from {images});
+    from (select * {derived_again} from (from images_columns union all by name from {images}));
 create view rejects as
     select key, path, family, subset, split, bytes, reason from images where status = 'rejected';
 create view unmatched as
@@ -70,15 +70,7 @@ create view labels_long as
 
 -- A labeller's confidence: the probability of the class that it assigned, for labellers that give probabilities.
 create view confidence as
-    select source, run, key, method, 'gender' as attribute, gender as "group", greatest(p_female, p_male) as probability
-    from labels where p_female is not null and gender is not null
-    union all
-    select source, run, key, method, 'age', age, greatest(p_child, p_young, p_adult, p_middle, p_senior)
-    from labels where p_child is not null and age is not null
-    union all
-    select source, run, key, method, 'skin_tone', skin_tone::varchar, greatest(p_tone_1, p_tone_2, p_tone_3, p_tone_4,
-        p_tone_5, p_tone_6, p_tone_7, p_tone_8, p_tone_9, p_tone_10)
-    from labels where p_tone_1 is not null and skin_tone is not null;
+    {confidence};
 
 -- The method whose labels are used for an attribute: the probe if it is more accurate on held-out images, else CLIP.
 create view selected_method as

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from models import clip
+from shards.attributes import built_in_attributes, read_own_attributes
 from shards.errors import FairfaceError
 
 CONFIG = {
@@ -74,6 +75,7 @@ def test_probabilities_sum_to_one_and_embeddings_have_length_one(labeller_of_eac
         "gender": (9, 2),
         "age": (9, 5),
         "skin_tone": (9, 10),
+        "race": (9, 7),
     }
     for values in probabilities.values():
         assert values.dtype == torch.float32
@@ -106,7 +108,7 @@ def test_softmax_of_the_models_own_scale_over_template_means(labeller_of_each_pr
     with torch.no_grad():
         image = model.encode_image(labeller.prepare(images), normalize=True)
         classes = []
-        for name in clip.CLASSES["age"]:
+        for name in labeller.attributes["age"].names:
             texts = TOKENIZER([t.format(prompts["age"][name]) for t in prompts["templates"]])
             mean = model.encode_text(texts, normalize=True).mean(0)
             classes.append(mean / mean.norm())
@@ -124,10 +126,25 @@ def test_preprocessing_is_open_clips_own(labeller, images):
     torch.testing.assert_close(labeller.prepare(images), expected, atol=0.04, rtol=0)
 
 
-def test_a_missing_attribute_is_nan(images):
-    probabilities, _ = tiny_labeller(prompts="original").label(images)
-    assert probabilities["age"].isnan().all()
-    assert not probabilities["gender"].isnan().any()
+def test_only_attributes_with_prompts_are_labelled(images):
+    labeller = tiny_labeller(prompts="original")
+    probabilities, _ = labeller.label(images)
+    assert list(probabilities) == list(labeller.attributes) == ["gender", "skin_tone"]
+
+
+def test_attributes_that_have_other_classes_are_not_labelled(images, tmp_path):
+    own = tmp_path / "own.toml"
+    own.write_text("""
+        [gender]
+        title = "Gender"
+        subject = "gender balance"
+        plural = "genders"
+        classes = { male = {}, female = {}, other = {} }
+        """)
+    labeller, expected = tiny_labeller(), tiny_labeller().label(images)[0]
+    probabilities, _ = labeller.restricted(read_own_attributes(own).table).label(images)
+    assert list(probabilities) == ["age", "skin_tone", "race"]
+    assert torch.equal(probabilities["age"], expected["age"])
 
 
 def test_images_that_are_not_uint8_are_refused(labeller, images):
@@ -146,6 +163,9 @@ def test_name_changes_with_weights_and_prompts_only(labeller):
 @pytest.mark.parametrize("name", ["faces", "original", "synthetic"])
 def test_our_prompt_sets_are_complete(name):
     prompts = clip.read_prompts(name)
+    assert {name: set(prompts[name]) for name in prompts if name != "templates"} == {
+        name: set(attribute.names) for name, attribute in built_in_attributes().items() if name in prompts
+    }
     assert list(prompts["skin_tone"]) == [str(tone) for tone in range(1, 11)]
     assert ("age" in prompts) == (name != "original")
 

@@ -1,6 +1,7 @@
 """A small OUT folder with known shares, as the stages before the report leave it."""
 
 import io
+import json
 import re
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import polars as pl
 from PIL import Image
 
 from reports import page
+from shards.attributes import workspace_attributes
 from shards.documents import (
     DataSource,
     LabelsDocument,
@@ -67,12 +69,37 @@ def with_columns(table, **values):
     return pl.DataFrame(table).with_columns(pl.lit(value).alias(name) for name, value in values.items())
 
 
-def make(out, run="first", synthetic=True, annotated=True, labeller=LABELLER, women=0.6, n=400, m=1200):
-    """Shards of `m` images and a run with `n` samples below `out`, of which the first 60 of each have a picture."""
+def attribute_toml(name, classes, **values):
+    """The table of one labelled attribute; `classes` is class -> TOML table."""
+    values = {"title": name.capitalize(), "subject": f"balance of {name}", "plural": f"kinds of {name}"} | values
+    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    lines += [f"[{name}.classes]", *(f'"{key}" = {table}' for key, table in classes.items())] if classes else []
+    return "\n".join([f"[{name}]", *lines, ""])
+
+
+def add_own_attributes(generator, table, attributes):
+    """Add a column with random classes, the first of them the most frequent, for every other labelled attribute."""
+    for name in attributes.labelled:
+        if name not in table:
+            shares = 1 / np.arange(2, len(attributes[name].names) + 2)
+            table[name] = generator.choice(attributes[name].names, len(table["key"]), p=shares / shares.sum())
+
+
+def make(
+    out, run="first", synthetic=True, annotated=True, labeller=LABELLER, women=0.6, n=400, m=1200, attributes=None
+):
+    """Shards of `m` images and a run with `n` samples below `out`, of which the first 60 of each have a picture.
+
+    `attributes` is the text of the user's own file of attributes.
+    """
     generator = np.random.default_rng(3)
     shards, folder = out / "shards", out / "runs" / run
     folder.mkdir(parents=True)
     train, samples = people(generator, m), people(generator, n, women)
+    if attributes:
+        Workspace(out).attributes.write_text(attributes)
+        for table in (train, samples):
+            add_own_attributes(generator, table, workspace_attributes(Workspace(out)))
     pack(shards / "a.tar", train["key"][:60])
     pack(folder / "samples" / "s.tar", samples["key"][:60])
     write_images(shards / "images.parquet", train, annotated=annotated)
@@ -116,7 +143,7 @@ def write_images(path, train, annotated):
     images = with_columns(train, status="packed", shard="a.tar", family="GANs", subset="<b>S</b>")
     images = images.with_columns(skin_group=group.otherwise(pl.lit("dark")))
     if not annotated:
-        images = images.drop("gender", "age", "skin_tone", "skin_group")
+        images = images.drop("skin_group", *(name for name in train if name != "key"))
     images.write_parquet(path)
 
 

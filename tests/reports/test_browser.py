@@ -6,6 +6,7 @@ import pytest
 
 from tests.reports.fake_workspace import HOSTILE, build, make
 from tests.reports.test_comparison import add_run
+from tests.reports.test_own_attributes import TWELVE, TWO
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here (apt install chromium)")
@@ -13,6 +14,10 @@ OVERFLOWING = """[...document.querySelectorAll("body *")]
     .filter(e => !e.closest(".scroll") && !e.closest("svg") && e.getBoundingClientRect().width)
     .filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"""
 BROKEN = "[...document.images].filter(e => !e.complete || !e.naturalWidth).length"
+OUTSIDE = """[...document.querySelectorAll("svg")].filter(e => e.checkVisibility()).flatMap(e =>
+    [...e.querySelectorAll("text")].filter(t => { const a = t.getBoundingClientRect(), b = e.getBoundingClientRect();
+      return a.left < b.left - 1 || a.right > b.right + 1 || a.top < b.top - 1 || a.bottom > b.bottom + 1; })
+    .map(t => t.textContent))"""
 BLANK = """[...document.querySelectorAll("svg")].filter(e => e.checkVisibility()
     && (e.getBoundingClientRect().width < 100 || e.querySelectorAll("path, use, text").length < 5)).length"""
 CONTRAST = """(() => { const value = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(Number).map(x => x / 255)
@@ -36,7 +41,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """A page of one run, of a run with a hostile name and no labels, and of two runs."""
+    """A page of one run, of a run with a hostile name and no labels, of two runs, and of few and many attributes."""
     out = make(tmp_path_factory.mktemp("one"))
     hostile = make(tmp_path_factory.mktemp("hostile"), run=HOSTILE.replace("/", "|") * 3, synthetic=False)
     next((hostile / "runs").glob("*/labels.parquet")).unlink()
@@ -46,12 +51,16 @@ def pages(tmp_path_factory):
         "one": build(out).page,
         "hostile": build(hostile).page,
         "two": build(both, "first", "second").page,
+        "few attributes": build(make(tmp_path_factory.mktemp("few"), attributes=TWO)).page,
+        "many attributes": build(make(tmp_path_factory.mktemp("many"), attributes=TWELVE)).page,
     }
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [(360, 780), (1280, 900)], ids=["phone", "desktop"])
-@pytest.mark.parametrize(("name", "figures"), [("one", 8), ("hostile", 2), ("two", 5)])
+@pytest.mark.parametrize(
+    ("name", "figures"), [("one", 8), ("hostile", 2), ("two", 5), ("few attributes", 5), ("many attributes", 16)]
+)
 def test_a_page_fits_is_complete_and_loads_nothing_from_elsewhere(browser, pages, name, figures, size, scheme):
     context = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
     messages, requests, tab = [], [], context.new_page()
@@ -67,6 +76,7 @@ def test_a_page_fits_is_complete_and_loads_nothing_from_elsewhere(browser, pages
     assert tab.evaluate(BROKEN) == 0
     assert tab.locator("svg").count() == figures
     assert tab.evaluate(BLANK) == 0
+    assert tab.evaluate(OUTSIDE) == []
     assert tab.evaluate(CONTRAST) >= 3  # of the least legible text, grey where nothing is claimed
     background = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (background == "rgb(255, 255, 255)") == (scheme == "light")

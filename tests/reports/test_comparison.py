@@ -10,6 +10,7 @@ from markupsafe import escape
 
 import sql
 from reports import comparison_report
+from shards.attributes import built_in_attributes
 from shards.errors import FairfaceError
 from shards.workspace import Workspace
 from tests.reports.fake_workspace import (
@@ -88,7 +89,9 @@ def test_which_run_is_more_even_is_stated_only_where_the_intervals_decide():
 
     def sentence(a, b):
         distances = {"a": {"uniform": {"gender": a}}, "b": {"uniform": {"gender": b}}}
-        return comparison_report.describe_difference("a", "b", [], distances)[1]
+        return comparison_report.describe_difference(
+            "a", "b", rows=[], distances=distances, attributes=built_in_attributes()
+        )[1]
 
     assert sentence(row, near) == "It is closer to equal shares of genders (total variation 0.100; a 0.300)."
     assert "farther from equal shares of genders" in sentence(near, row)

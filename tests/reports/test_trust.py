@@ -14,6 +14,7 @@ from reports import page, publish
 from reports.estimation import distances
 from reports.figures.run_figures import RunFigures, draw_run_figures
 from shards import atomic_io
+from shards.attributes import built_in_attributes
 from shards.documents import RunConfig, SamplesDocument, ShardsDocument, read_document, write_document
 from shards.errors import FairfaceError
 from shards.locks import exclusive_lock
@@ -47,13 +48,13 @@ def few_replicates(monkeypatch):
 def plain_figures(monkeypatch):
     """Figures that are drawn in no time, and that show the estimates all the same."""
 
-    def draw(connection, files, *, run, synthetic):
+    def draw(connection, files, *, run, attributes, synthetic):
         rows = sql.ask(connection, "comparison", run=run)
         if len(rows):
             names = [f"comparison-{attribute}.{end}" for attribute in ("gender", "age") for end in ("svg", "png")]
             files |= dict.fromkeys([*names, "ratios.svg"], rows.write_csv().encode())
         files["losses.svg"] = b"losses"
-        return RunFigures({}, None, [])
+        return RunFigures({}, [], [])
 
     monkeypatch.setattr(page, "draw_run_figures", draw)
     monkeypatch.setattr(page, "contact_sheets", lambda faces: {"faces-train.png": b"faces"})
@@ -301,7 +302,9 @@ def test_steps_without_numbers_have_no_curves(world):
     for column in (pl.lit(None, pl.Float64), pl.lit(float("nan"))):
         replace_table(path, steps.with_columns(loss_d=column))
         files = {}
-        draw_run_figures(sql.connect(Workspace(out)), files, run="first", synthetic=True)
+        draw_run_figures(
+            sql.connect(Workspace(out)), files, run="first", attributes=built_in_attributes(), synthetic=True
+        )
         assert set(files) == {"discriminator.svg", "discriminator.png"}
 
 

@@ -4,6 +4,9 @@ import polars as pl
 import pytest
 
 from reports import verdict
+from shards.attributes import built_in_attributes
+
+ATTRIBUTES = built_in_attributes()
 
 
 def row(group, share, reference, verdict, attribute="gender"):
@@ -29,7 +32,7 @@ def row(group, share, reference, verdict, attribute="gender"):
         ),
         (
             [row("female", 0.5, 0.0, "amplified"), row("male", 0.5, 1.0, "reduced")],
-            "women, who are absent from its training data",
+            "women, absent from its training data",
         ),
         (
             [row("female", 0.6, 0.5, "inconclusive"), row("male", 0.4, 0.5, "inconclusive")],
@@ -42,7 +45,7 @@ def row(group, share, reference, verdict, attribute="gender"):
     ],
 )
 def test_an_attribute_is_summarised_in_a_sentence(rows, sentence):
-    assert sentence in verdict.attribute_sentence("gender balance", "genders", pl.DataFrame(rows))
+    assert sentence in verdict.attribute_sentence(ATTRIBUTES["gender"], pl.DataFrame(rows))
 
 
 @pytest.mark.parametrize(
@@ -57,8 +60,8 @@ def test_an_attribute_is_summarised_in_a_sentence(rows, sentence):
 )
 def test_the_answer_is_no_only_for_significant_changes(verdicts, significant, answer):
     table = pl.DataFrame({"attribute": "gender", "verdict": list(verdicts), "significant": significant})
-    assert verdict.answer_sentence(table).startswith(answer)
+    assert verdict.answer_sentence(table, ATTRIBUTES).startswith(answer)
 
 
 def test_a_foreign_labeller_gets_no_answer():
-    assert verdict.run_verdict(pl.DataFrame(), is_foreign=True).answer.startswith("No answer")
+    assert verdict.run_verdict(pl.DataFrame(), ATTRIBUTES, is_foreign=True).answer.startswith("No answer")

@@ -6,8 +6,8 @@ import polars as pl
 import pytest
 
 from shards import annotations
-from shards.annotations import AGES, derived_class, find_tables, read_tables
-from shards.attributes import built_in_attributes
+from shards.annotations import AGES, ReadOptions, derived_class, find_tables, read_tables
+from shards.attributes import built_in_attributes, read_attributes
 from shards.errors import FairfaceError
 
 RELEASED = "Image Path,Predicted Gender,Predicted Age,Skin Tone,Target,Skin Tone Group,Intersection\n"
@@ -20,7 +20,7 @@ FIRST = (
 
 def tidy(tmp_path: Path, text: str, name: str = "train.csv", **options) -> annotations.Tables:
     (tmp_path / name).write_text(text)
-    return read_tables([tmp_path / name], **options)
+    return read_tables([tmp_path / name], ReadOptions(**options))
 
 
 def test_released_layout(tmp_path):
@@ -61,6 +61,161 @@ def test_first_release_has_race_and_other_ages(tmp_path):
         ("female", None, "others", None),
     ]
     assert read.disagreeing == 0  # its Intersection is by race: there is nothing to compare
+
+
+def test_no_attribute_decides_the_codes_of_another(tmp_path):
+    """A race next to AI-Face's own columns leaves their codes of ages as they are."""
+    read = tidy(tmp_path, README.replace("Target", "Target,Race") + "a/1.jpg,0,5,2,0,0,2\n")
+    assert read.frame.select("age", "race").row(0) == ("senior", "Black")
+
+
+def test_columns_of_several_layouts_are_one_clear_line(tmp_path):
+    with pytest.raises(FairfaceError, match=r"columns of AI-Face \(README\) and AI-Face \(first release\).*--columns"):
+        tidy(tmp_path, "Image Path,Gender,Ground Truth Race\na/1.jpg,0,1\n")
+    with pytest.raises(FairfaceError, match="several columns 'gender'"):
+        tidy(tmp_path, "Image Path,Gender,gender\na/1.jpg,0,1\n")
+    with pytest.raises(FairfaceError, match="several columns 'age'"):
+        tidy(tmp_path, "Image Path,Age,Age\na/1.jpg,0,1\n")
+
+
+def test_fairface_has_words_and_bins_of_ages(tmp_path):
+    text = (
+        "file,age,gender,race,service_test\n"
+        "train/1.jpg,3-9,Male,East Asian,True\n"
+        "train/2.jpg,more than 70,FEMALE,Latino_Hispanic,False\n"
+        "train/3.jpg,10-19,Female,Middle Eastern,False\n"
+        "train/4.jpg,30 - 39,man,southeast-asian,\n"
+    )
+    read = tidy(tmp_path, text, "fairface_label_train.csv")
+    assert read.frame.select("path", "age", "gender", "race", "split").rows() == [
+        ("train/1.jpg", "child", "male", "Asian", "train"),
+        ("train/2.jpg", "senior", "female", "Latino", "train"),
+        ("train/3.jpg", None, "female", "Middle Eastern", "train"),
+        ("train/4.jpg", "young", "male", "Asian", "train"),
+    ]
+    assert read.uncoded == 1  # ages from 10 to 19 are of no single class
+
+
+CELEBA = "5_o_Clock_Shadow Male Young \n000001.jpg -1  1  1 \n000002.jpg  1 -1 -1\n000003.jpg -1 0 1\n000004.jpg\n"
+
+
+def test_celeba_is_read_as_text_and_as_csv(tmp_path):
+    genders = [("000001.jpg", "male", None), ("000002.jpg", "female", None), ("000003.jpg", None, None)]
+    text = tidy(tmp_path, "4\n" + CELEBA, "list_attr_celeba.txt")
+    assert text.frame.select("path", "gender", "age").rows() == [*genders, ("000004.jpg", None, None)]
+    assert text.uncoded == 1
+    windows = tidy(tmp_path, "4\r\n" + CELEBA.replace("\n", "\r\n"), "list_attr_celeba.txt")
+    assert windows.frame.equals(text.frame)
+    lines = [",".join(line.split()) for line in CELEBA.splitlines()]
+    table = tidy(tmp_path, "\n".join(["image_id," + lines[0], *lines[1:-1]]))
+    assert table.frame.select("path", "gender", "age").rows() == genders
+
+
+def test_celebas_text_is_found_next_to_its_images(tmp_path):
+    (tmp_path / "Anno").mkdir()
+    (tmp_path / "Anno" / "list_attr_celeba.txt").write_text("4\n" + CELEBA)
+    (tmp_path / "list_eval_partition.csv").write_text("image_id,partition\n000001.jpg,0\n")
+    tables, others = find_tables(tmp_path)
+    assert [path.name for path in tables] == ["list_attr_celeba.txt"]
+    assert [Path(path).name for path in others] == ["list_eval_partition.csv"]
+
+
+OWN = (("gender", "sex"), ("age", "years"), ("race", "origin"))
+
+
+def test_a_table_in_own_columns_has_words_and_years(tmp_path):
+    rows = [
+        ("a.jpg", "m", "12", "white"),
+        ("b.jpg", "F", "13", "Middle-Eastern"),
+        ("c.PNG", " Woman ", "19.9", "LATINO"),
+        ("d.jpg", "man", "20.0", "latino_hispanic"),
+        ("e.jpg", "female", "-3", ""),
+        ("f.jpg", "Male", "n/a", "black"),
+        ("g.jpg", "1", "150", "southeast asian"),
+        ("h.jpg", "", "Senior", "Martian"),
+        ("i.jpg", "woman", "nan", "others"),
+        ("j.jpg", "male", "59.99", "East_Asian"),
+    ]
+    text = "\n".join(",".join(row) for row in [("filename", "Sex", "YEARS ", "origin"), *rows])
+    read = tidy(tmp_path, text, columns=OWN)
+    assert read.frame.select("path", "gender", "age", "race").rows() == [
+        ("a.jpg", "male", "child", "White"),
+        ("b.jpg", "female", None, "Middle Eastern"),
+        ("c.PNG", "female", None, "Latino"),
+        ("d.jpg", "male", "young", "Latino"),
+        ("e.jpg", "female", None, None),
+        ("f.jpg", "male", None, "Black"),
+        ("g.jpg", None, None, "Asian"),
+        ("h.jpg", None, "senior", None),
+        ("i.jpg", "female", None, "others"),
+        ("j.jpg", "male", "middle", "Asian"),
+    ]
+    assert read.uncoded == 7
+
+
+def test_own_columns_can_state_tones_targets_splits_and_paths(tmp_path):
+    columns = (("skin_tone", "monk"), ("target", "kind"), ("split", "part"), ("path", "right"))
+    text = "left,right,monk,kind,part\n1.jpg,x/2.jpg,7.0,FAKE,test\n1.jpg,x/3.jpg,0,0,\n"
+    read = tidy(tmp_path, text, columns=columns)
+    assert read.frame.select("path", "skin_tone", "skin_group", "target", "split").rows() == [
+        ("x/2.jpg", 7, "dark", "fake", "test"),
+        ("x/3.jpg", None, None, None, None),
+    ]
+    assert read.uncoded == 1
+
+
+HAIR = """[hair]
+title = "Hair"
+subject = "balance of hair"
+plural = "hair colours"
+[hair.classes]
+fair = { names = ["blond"] }
+grey = {}
+[lightness]
+title = "Lightness"
+subject = "balance of lightness"
+plural = "lightnesses"
+parent = "hair"
+[lightness.classes]
+light = { of = ["fair"] }
+dim = { of = ["grey"] }
+"""
+
+
+def test_a_users_own_attributes_are_read_and_others_left_out(tmp_path):
+    (tmp_path / "own.toml").write_text(HAIR)
+    attributes = read_attributes(tmp_path / "own.toml")
+    read = tidy(tmp_path, "file,top\na.jpg,Blond\nb.jpg,red\n", columns=(("hair", "top"),), attributes=attributes)
+    assert read.frame.select("path", "hair", "lightness").rows() == [("a.jpg", "fair", "light"), ("b.jpg", None, None)]
+    assert read.uncoded == 1
+    assert not {"gender", "age", "race"} & set(read.frame.columns)
+    text = README + "a/1.jpg,0,5,2,9,1\n"
+    known = tidy(tmp_path, text, attributes=attributes)
+    assert known.frame.rows() == [("a/1.jpg", None, None, "fake", "train")]
+    assert (known.uncoded, known.disagreeing) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,sex\na.jpg,m\n", "has no column 'years': its columns are file, sex"),
+        ("file,sex,years,origin\na,m,1,\n", "no column of image names.*path=COLUMN"),
+        ("a,b,sex,years,origin\nx.jpg,y.jpg,m,1,\n", r"several columns of image names \(a, b\).*path=COLUMN"),
+        ("file,sex,sex,years,origin\na.jpg,m,f,1,\n", "several columns 'sex'"),
+        ("file,file,sex,years,origin\na.jpg,b.jpg,m,1,\n", "several columns 'file'"),
+        ("file,sex,years,origin\na.jpg,m,1,,,\n", "can't be read as CSV"),
+        ("", "can't be read as CSV"),
+    ],
+)
+def test_a_table_without_the_stated_columns_is_refused_in_one_line(tmp_path, text, message):
+    with pytest.raises(FairfaceError, match=message) as refused:
+        tidy(tmp_path, text, columns=OWN)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_table_of_no_known_layout_says_how_to_name_its_columns(tmp_path):
+    with pytest.raises(FairfaceError, match=r"the columns id, sex, .* FairFace, CelebA\): .*--columns"):
+        tidy(tmp_path, "id,sex\n1,m\n")
 
 
 def test_wrong_and_missing_codes_become_null_and_disagreements_are_counted(tmp_path):

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from shards.annotations import derived_class
-from shards.attributes import BUILT_IN, MAX_CLASSES, built_in_attributes, read_attributes
+from shards.attributes import BUILT_IN, MAX_CLASSES, built_in_attributes, normalise_word, read_attributes
 from shards.errors import FairfaceError
 
 HAIR = '[hair]\ntitle = "Hair"\nsubject = "balance of hair"\nplural = "hair colours"\n'
@@ -31,7 +31,7 @@ def read(tmp_path, text):
 
 def test_a_table_describes_labelled_derived_and_crossed_attributes(tmp_path):
     attributes = read(tmp_path, HAIR + CLASSES + BRIGHTNESS + CROSS)
-    assert attributes.labelled == {"hair": ("fair", "grey", "black")}
+    assert {name: hair.names for name, hair in attributes.labelled.items()} == {"hair": ("fair", "grey", "black")}
     assert [item.name for item in attributes.derived] == ["brightness"]
     assert attributes["both"].names[:3] == ("fair-bright", "fair-dim", "grey-bright")
     assert len(attributes["both"].names) == 6
@@ -51,7 +51,17 @@ def test_the_built_in_table_has_the_words_and_colours_of_its_classes():
     assert [len(colour.colour) for colour in attributes["skin_tone"].classes] == [7] * 10
     used = [tone for group in attributes["skin_group"].classes for tone in group.of]
     assert tuple(used) == attributes["skin_tone"].names
-    assert all(attributes[name].prompts.keys() == set(names) for name, names in attributes.labelled.items())
+    assert all(attribute.prompts.keys() == set(attribute.names) for attribute in attributes.labelled.values())
+
+
+def test_classes_have_words_and_years(tmp_path):
+    text = CLASSES.replace("grey = {}", 'grey = { names = ["Silver-White", "gray"], years = [60, 99] }')
+    hair = read(tmp_path, HAIR + text.replace("fair = {}", "fair = { years = [0, 59] }"))["hair"]
+    words = {"fair": "fair", "grey": "grey", "silverwhite": "grey", "gray": "grey", "black": "black"}
+    assert hair.words == words
+    assert [item.years for item in hair.classes] == [(0, 59), (60, 99), None]
+    assert normalise_word(" Latino_ hispanic-X ") == "latinohispanicx"
+    assert normalise_word("20 - 29_A") == "20-29a"
 
 
 @pytest.mark.parametrize(
@@ -79,6 +89,13 @@ def test_the_built_in_table_has_the_words_and_colours_of_its_classes():
         (HAIR + CLASSES + BRIGHTNESS.replace('"grey"', '"green"'), "'green' is not a class of hair"),
         (HAIR + CLASSES + BRIGHTNESS.replace('"black"', '"fair"'), "'fair' of hair belongs to two classes"),
         (HAIR + CLASSES + BRIGHTNESS.replace('of = ["black"]', ""), "'of' is not a list of classes"),
+        (HAIR + CLASSES + BRIGHTNESS.replace("bright = {", "bright = { years = [0, 9],"), "'years' is not one of"),
+        (HAIR + CLASSES.replace("grey = {}", 'grey = { names = "gray" }'), "'names' is not a list of words"),
+        (HAIR + CLASSES.replace("grey = {}", 'grey = { names = ["Fair"] }'), "'fair' is a word for two classes"),
+        (HAIR + CLASSES.replace("grey = {}", "grey = { years = [1] }"), "'years' is not a list of two integers"),
+        (HAIR + CLASSES.replace("grey = {}", "grey = { years = [2, 1] }"), "in ascending order"),
+        (HAIR + CLASSES.replace("grey = {}", "grey = { years = [0, 1000] }"), "from 0 to 150"),
+        (HAIR + CLASSES.replace("= {}", "= { years = [1, 9] }"), "the 'years' of two classes overlap"),
         (HAIR + CLASSES + CROSS.replace(', "brightness"', ""), "at least two attributes"),
         (HAIR + CLASSES + CROSS.replace("brightness", "hair"), "crosses an attribute with itself"),
         (HAIR + CLASSES + CROSS, "can't cross 'brightness'"),

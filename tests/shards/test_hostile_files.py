@@ -99,7 +99,9 @@ def test_no_rows_of_a_finished_shard_end_in_a_traceback(tmp_path_factory, conten
 @pytest.mark.parametrize("column", ["key", "shard", "bytes", "sha256", "status", "gender"])
 def test_a_table_of_images_of_another_shape_is_one_line(packed, tmp_path, column):
     images = pl.read_parquet(packed / "shards" / "images.parquet")
-    wrong = [images.drop(column), images.with_columns(pl.lit(1.5).alias(column))]
+    wrong = [images.with_columns(pl.lit(1.5).alias(column))]
+    if column != "gender":  # a table of another attribute file may lack it
+        wrong.append(images.drop(column))
     if column in ("key", "shard", "bytes", "sha256"):
         wrong.append(images.with_columns(pl.lit(None, images.schema[column]).alias(column)))
     if column == "bytes":

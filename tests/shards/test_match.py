@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards import annotations
+from shards.attributes import built_in_attributes
 from shards.discover import describe
 from shards.errors import FairfaceError
 from shards.match import Matched, match_rows, normalise_name, with_aliases
@@ -17,7 +18,10 @@ from shards.match import Matched, match_rows, normalise_name, with_aliases
 def match_paths(root: Path, files: list[str], rows: list[str], **aliases: str) -> Matched:
     """The match of these paths; each row's label `race` is its own path."""
     table = pl.DataFrame({"path": rows}, schema={"path": pl.String}).with_columns(
-        **{name: pl.lit(None, pl.Int8 if name == "skin_tone" else pl.String) for name in annotations.LABELS}
+        **{
+            name: pl.lit(None, pl.Int8 if name == "skin_tone" else pl.String)
+            for name in annotations.label_types(built_in_attributes())
+        }
     )
     table = table.with_columns(race=pl.col("path"))
     described = describe(pl.Series("path", files, pl.String), root)
@@ -99,12 +103,28 @@ def test_exact_paths_match_even_without_a_folder(tmp_path):
     assert list(matches(tmp_path, files, rows).values()) == rows
 
 
+def test_rows_of_one_data_set_match_below_a_familys_folder_where_their_paths_are_unique(tmp_path):
+    """FairFace's rows begin at its splits, and CelebA's are bare names."""
+    files = ["Real/FairFace/train/1.jpg", "Real/FairFace/val/1.jpg", "Real/CelebA/img_align/000001.jpg"]
+    rows = ["train/1.jpg", "val/1.jpg", "000001.jpg"]
+    assert list(matches(tmp_path, files, rows).values()) == rows
+    more = [*files, "GANs/X/train/1.jpg", "DMs/Y/000001.jpg"]
+    assert list(matches(tmp_path, more, rows).values()) == [None, rows[1], None, None, None]
+    others = [*rows, "/elsewhere/GANs/X/train/1.jpg", "AI/DMs/Y/000001.jpg"]
+    assert list(matches(tmp_path, files, others).values()) == [None, rows[1], None]
+    assert matches(tmp_path, ["Real/a/1.jpg"], ["b/1.jpg"]) == {"Real/a/1.jpg": None}  # another folder
+
+
 def test_rows_with_the_same_labels_for_an_image_count_as_one(tmp_path):
     files, rows = ["GANs/X/1.jpg", "GANs/X/2.jpg"], ["A/GANs/X/1.jpg", "B/GANs/X/1.jpg", "A/GANs/X/2.jpg"]
     table = pl.DataFrame({"path": [*rows, "B/GANs/X/2.jpg"], "gender": ["male", "male", "male", "female"]})
     table = table.with_columns(
         split=pl.Series(["train", "test", "train", "test"]),
-        **{n: pl.lit(None, pl.String) for n in annotations.LABELS if n not in ("gender", "split")},
+        **{
+            n: pl.lit(None, pl.String)
+            for n in annotations.label_types(built_in_attributes())
+            if n not in ("gender", "split")
+        },
     )
     matched = match_rows(describe(pl.Series("path", files), tmp_path), table, root=tmp_path)
     assert matched.files.select("gender", "split", "matched").rows() == [("male", "train", True), (None, None, False)]

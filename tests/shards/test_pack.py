@@ -11,8 +11,9 @@ import torch
 from pipeline.data.loader import load_resident
 from pipeline.data.shard_set import ShardSet
 from shards import pack
+from shards.attributes import built_in_attributes
 from shards.errors import FairfaceError
-from shards.images_table import SCHEMA
+from shards.images_table import image_schema
 from shards.locks import exclusive_lock
 from shards.verify import verify
 from shards.workspace import ShardsFolder
@@ -40,7 +41,7 @@ def test_every_image_has_a_row_and_only_good_ones_are_in_a_shard(mixed, tmp_path
     assert len(images) == len(GOOD) + len(BAD) + 1
     assert document.images == len(GOOD)
     assert document.rejected == dict.fromkeys([*BAD, "unreadable"], 1)
-    assert dict(images.schema) == SCHEMA
+    assert dict(images.schema) == image_schema(built_in_attributes())
     assert images.filter(status="rejected")["shard"].null_count() == len(BAD) + 1
     assert images["target"].unique().to_list() == ["fake"]  # what GANs generate
 

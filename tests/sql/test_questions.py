@@ -68,16 +68,15 @@ def test_training_labels_of_another_labeller_are_not_compared_with_a_runs(out, w
 def test_confidence_lists_the_least_confident_by_the_selected_labeller(out, workspace):
     path = out / "runs" / "new" / "labels.parquet"
     labels = pl.read_parquet(path)
-    labels.with_columns(p_female=pl.Series([0.9, 0.6]), p_male=pl.Series([0.1, 0.4])).write_parquet(path)
+    labels.with_columns(p_gender=pl.Series([[0.9, 0.1], [0.6, 0.4]])).write_parquet(path)
     connection = sql.connect(workspace)
     least = sql.ask(connection, "confidence")
     assert least.select("key", "group").rows() == [("1", "female"), ("0", "female")]
     assert least["probability"].to_list() == pytest.approx([0.6, 0.9])
     assert sql.ask(connection, "confidence", order="most", limit=1)["key"].to_list() == ["0"]
     assert sql.ask(connection, "confidence", attribute="age").is_empty()  # there are no probabilities of age
-    labels.with_columns(method=pl.lit("probe"), p_female=0.51, p_male=0.49).write_parquet(
-        path.with_name("probe.parquet")
-    )
+    probe = labels.with_columns(method=pl.lit("probe"), p_gender=pl.Series([[0.51, 0.49]] * 2))
+    probe.write_parquet(path.with_name("probe.parquet"))
     for folder in (path.parent, out / "shards"):
         write_document(folder / "probe.json", ProbeDocument(fingerprint="", hash="", files={}))
     labellers = {"attribute": ["gender"], "method": ["probe"], "labeller": ["l"], "selected": [True]}
@@ -87,8 +86,8 @@ def test_confidence_lists_the_least_confident_by_the_selected_labeller(out, work
 
 def test_missing_labels_have_no_confidence(out, workspace):
     path = out / "runs" / "new" / "labels.parquet"
-    labels = pl.read_parquet(path).with_columns(p_female=0.9, p_male=0.1, gender=pl.Series(["female", None]))
-    labels.write_parquet(path)
+    labels = pl.read_parquet(path).with_columns(gender=pl.Series(["female", None]))
+    labels.with_columns(p_gender=pl.Series([[0.9, 0.1]] * 2)).write_parquet(path)
     assert sql.ask(sql.connect(workspace), "confidence")["key"].to_list() == ["0"]
 
 
@@ -123,7 +122,7 @@ def test_real_and_fake_images_are_counted(out, workspace):
 def test_rejects_composition_and_faces(workspace):
     connection = sql.connect(workspace)
     assert sql.ask(connection, "rejects").select("reason", "subset", "images").rows() == [("empty", "S", 1)]
-    assert sql.ask(connection, "composition").select("images", "female", "dark").rows() == [(4, 0.5, 0.0)]
+    assert sql.ask(connection, "composition").select("images", "share", "annotated").rows() == [(4, 1.0, 4)]
     faces = sql.ask(connection, "faces", attribute="skin_group", group="medium", source="train")
     assert faces.select("key", "shard").rows() == [("1", "a.tar"), ("2", "a.tar")]
     assert sql.ask(connection, "faces", group="female", limit=1).height == 1

@@ -26,7 +26,7 @@ def test_skin_groups_and_intersections_are_derived(workspace):
         ("dark", "male-dark"),
     ]
     images = sql.select(connection, "select intersection from images where status = 'packed' order by key")
-    assert images["intersection"].to_list()[2:] == ["male-medium", None]
+    assert images["intersection"].to_list()[2:] == ["male-medium", "male-dark"]
 
 
 def test_the_views_work_in_any_duckdb(workspace):

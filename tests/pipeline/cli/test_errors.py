@@ -86,7 +86,7 @@ def test_wrong_input_is_explained_in_one_line(tmp_path, packed):
     (wrong / "train.csv").write_text("a,b\n1,2\n")
     assert "no folder" in error_line("shards", "--out", tmp_path, "--data", tmp_path / "missing")
     assert "no images" in error_line("shards", "--out", tmp_path, "--data", empty)
-    assert "Image Path" in error_line("shards", "--out", tmp_path, "--data", wrong)
+    assert "not those of a known layout" in error_line("shards", "--out", tmp_path, "--data", wrong)
     fairface("shards", "--out", tmp_path / "other", "--data", wrong, "--no-annotations")
     assert "cpu, cuda" in error_line("train", "--out", packed, "--device", "tpu")
     assert "women" in error_line("synth", "--out", tmp_path, "--gender", "women=1", code=2)

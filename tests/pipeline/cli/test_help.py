@@ -50,14 +50,6 @@ def test_choices_of_perturbations_are_those_of_the_benchmark():
     assert choices("detect", "--postprocess") == ("all", *PERTURBATIONS)
 
 
-@pytest.mark.parametrize("option", ["--balance-by", "--conditional"])
-def test_choices_of_label_columns_are_columns_of_the_images(option):
-    from shards.images_table import SCHEMA
-
-    assert choices("train", option) == options.LABEL_COLUMNS
-    assert set(options.LABEL_COLUMNS) - set(SCHEMA) == {"intersection"}  # which is derived from two of them
-
-
 def test_choices_of_age_codes_are_those_of_the_annotations():
     from shards.annotations import AGE_CODES
 

@@ -14,7 +14,9 @@ def test_the_pack_summary_accounts_for_every_image(synthetic_root, tmp_path):
     shutil.copytree(synthetic_root / "GANs", root / "GANs")
     (root / "GANs" / "Synthetic" / "000" / "000007.jpg").write_bytes(b"")
     lines = (synthetic_root / "train.csv").read_text().splitlines()
-    disagreeing = lines[1].rsplit(",", 1)[0] + (",0" if lines[1].endswith("5") else ",5")  # in its Intersection
+    cells, place = lines[1].split(","), lines[0].split(",").index("Intersection")
+    cells[place] = "0" if cells[place] == "5" else "5"
+    disagreeing = ",".join(cells)
     rows = [lines[0], disagreeing, *lines[2:-9], lines[5], "GANs/None/1.jpg,0,0,1,1,0,0"]
     (root / "train.csv").write_text("\n".join(rows))
     printed = fairface("shards", "--data", root, "--out", out)
@@ -60,6 +62,10 @@ def test_verify_prints_that_all_is_well_or_the_first_fault(synthetic_root, tmp_p
         ("--alias", "=b"),
         ("--alias", "a/b=c"),
         ("--annotations", "train.csv", "--no-annotations"),
+        ("--columns", "gender=sex"),
+        ("--annotations", "train.csv", "--columns", "gender"),
+        ("--annotations", "train.csv", "--columns", "gender=sex,gender=kind"),
+        ("--annotations", "train.csv", "--columns", "gender=sex", "--age-codes", "first"),
     ],
     ids=lambda options: " ".join(map(str, options)),
 )
@@ -73,6 +79,55 @@ def test_tables_and_subsets_that_do_not_exist_are_refused(synthetic_root, tmp_pa
     assert "none.csv" in error_line(*pack, "--annotations", synthetic_root / "none.csv")
     assert "GANs, Synthetic" in error_line(*pack, "--subset", "FFHQ")
     assert not (tmp_path / "shards" / "shards.json").exists()
+
+
+@pytest.fixture
+def portraits(tmp_path):
+    """Twenty images with names as UTKFace's, of which a table in own columns states the same."""
+    from PIL import Image
+
+    folder = tmp_path / "portraits"
+    folder.mkdir()
+    rows = ["picture,sex,years"]
+    for number in range(20):
+        name = f"{5 * number}_{number % 2}_0_2017{number:04d}.jpg"
+        Image.effect_noise((64, 64), 50).convert("RGB").save(folder / name)
+        rows.append(f"{name},{'mf'[number % 2]},{5 * number}")
+    (tmp_path / "own.csv").write_text("\n".join([*rows, "missing.jpg,m,n/a", ""]))
+    return folder
+
+
+def test_labels_come_from_names_or_from_own_columns(portraits, tmp_path):
+    pack = ("shards", "--data", portraits)
+    printed = fairface(*pack, "--out", tmp_path / "names")
+    assert "annotated: 20 of 20 images (100.0%) match one of 20 rows in file names (UTKFace)" in printed
+    assert "Warning: 1 rows have a label that their layout maps to no class" in printed  # an age of 15
+    own = ("--annotations", tmp_path / "own.csv", "--columns", "gender=sex,age=years")
+    printed = fairface(*pack, "--out", tmp_path / "own", *own)
+    assert "match one of 21 rows in 1 table" in printed
+    assert "Warning: 2 rows have a label" in printed
+    by_names, by_table = (
+        pl.read_parquet(tmp_path / out / "shards" / "images.parquet").drop("race") for out in ("names", "own")
+    )
+    assert by_names.equals(by_table)
+    assert by_names["age"].n_unique() == 5
+    assert "unchanged" in fairface(*pack, "--out", tmp_path / "own", *own)
+    assert "options differ" in error_line(*pack, "--out", tmp_path / "own")
+    assert "none, because" in fairface(*pack, "--out", tmp_path / "none", "--no-annotations")
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ("gender=kind", "no column 'kind'"),
+        ("gender=sex,path=file", "no column 'file'"),
+        ("race=picture", "path=COLUMN"),
+    ],
+)
+def test_columns_that_the_table_lacks_are_refused(portraits, tmp_path, columns, message):
+    options = ("--annotations", tmp_path / "own.csv", "--columns", columns)
+    assert message in error_line("shards", "--data", portraits, "--out", tmp_path / "out", *options)
+    assert not list((tmp_path / "out").rglob("*.tar"))
 
 
 def test_existing_synthetic_faces_are_packed(tmp_path):

@@ -62,7 +62,7 @@ def test_predictions_do_not_depend_on_the_batch_and_belong_to_their_faces(worksp
     first = predictions(workspace)
     faces, config = build_pool(workspace), read_document(folder.config, DetectorConfig)
     options = DetectorOptions(**config.options)
-    net = build_detector(options, config.group_counts)
+    net = build_detector(options, list(config.group_counts.values()))
     load_trainable(net, weights(workspace, "x", 2))
     net.eval()
     shutil.rmtree(folder.cached_predictions)

@@ -20,7 +20,7 @@ def detect_import(out: Path, csv: Path, *words: str) -> Result:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a,b\n1,2\n", "lacks gender, skin_group"),
+        ("a,b\n1,2\n", "lacks target and logit and an attribute"),
         (HEADER, "holds no predictions"),
         (HEADER + "female,light,adult,2,1\n", "target in row 1 is not one of 0, 1"),
         (HEADER + "female,light,adult,1,much\n", "logit in row 1 is not a finite number"),

@@ -30,7 +30,7 @@ def test_both_sides_are_labelled_by_the_same_probe(workspace):
     train, generated = workspace.shards.label_files, workspace.run("mine").label_files
     names = pl.concat([pl.read_parquet(files.probe_labels) for files in (train, generated)])["labeller"].unique()
     assert len(names) == 1
-    probabilities = pl.read_parquet(generated.probe_labels).select(pl.sum_horizontal("p_female", "p_male")).to_series()
+    probabilities = pl.read_parquet(generated.probe_labels)["p_gender"].list.sum()
     assert np.allclose(probabilities, 1, atol=1e-5)
     pixels = pl.read_parquet(generated.pixels)
     truth = pl.read_parquet(workspace.shards.images).filter(status="packed")

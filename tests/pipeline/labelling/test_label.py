@@ -17,6 +17,7 @@ from pipeline.labelling.label import LabelConfig, label
 from pipeline.labelling.probe import evaluate_labellers, load_current_probe
 from pipeline.labelling.side import Side, find_part, new_document
 from shards import distributed
+from shards.attributes import built_in_attributes
 from shards.documents import (
     LabelsDocument,
     ProbeDocument,
@@ -93,7 +94,7 @@ def test_labels_of_another_model_are_replaced_only_on_request(workspace):
 def test_labels_of_another_version_are_refused_without_force(workspace):
     document = workspace.shards.label_files.document
     document.write_text('{"format": 1, "labeller": "synthetic-faces@old"}')
-    with pytest.raises(FairfaceError, match=r"is of format 1, and this version reads 3: .*fairface label --force"):
+    with pytest.raises(FairfaceError, match=r"is of format 1, and this version reads 4: .*fairface label --force"):
         label(workspace, QUIET)
     assert not label(workspace, LabelConfig(progress=False, force=True)).sides[0].unchanged
 
@@ -114,7 +115,7 @@ def test_cut_off_tables_are_written_again(workspace):
 def test_a_damaged_probe_is_fitted_again(workspace):
     label(workspace, QUIET)
     path = workspace.shards.label_files.probe_weights
-    other = Probe.fit(torch.randn(100, 4), {"gender": torch.arange(100) % 2})
+    other = Probe.fit(torch.randn(100, 4), {"gender": torch.arange(100) % 2}, sizes={"gender": 2})
     for content in (b"nothing", save(other.state), save({"mean": torch.zeros(3)})):
         before = path.read_bytes()
         path.write_bytes(content)
@@ -198,7 +199,7 @@ def test_labels_of_other_images_are_not_evaluated(workspace):
     samples = read_document(run.samples_document, SamplesDocument)
     write_document(run.samples_document, replace(samples, fingerprint="other"))
     with pytest.raises(FairfaceError, match="are labels of other samples than the present ones"):
-        evaluate_labellers(workspace.shards, run)
+        evaluate_labellers(workspace.shards, run, attributes=built_in_attributes())
     assert not label(workspace, QUIET).sides[1].unchanged
 
 
@@ -314,12 +315,12 @@ def test_embeddings_of_another_shape_are_refused_in_one_line(workspace):
             write_document(files.document, replace(document, files=document.files | file_hashes(files.embeddings)))
             files.probe_document.unlink()
             with pytest.raises(FairfaceError, match=r"embeddings\.parquet") as error:
-                evaluate_labellers(workspace.shards, run)
+                evaluate_labellers(workspace.shards, run, attributes=built_in_attributes())
             assert "\n" not in str(error.value)
             files.embeddings.write_bytes(before)
             write_document(files.document, document)
             workspace.shards.label_files.probe_document.unlink(missing_ok=True)
-            evaluate_labellers(workspace.shards, run)
+            evaluate_labellers(workspace.shards, run, attributes=built_in_attributes())
 
 
 def test_a_document_of_samples_of_an_impossible_size_is_refused(workspace):
@@ -346,7 +347,7 @@ def test_incomplete_parts_are_not_merged(training_side, tmp_path, quick_labeller
     training_side.label_parts(parts, quick_labeller, **LABELLING)
     find_part(parts, 1).unlink()
     with pytest.raises(FairfaceError, match="are missing"):
-        training_side.merge_parts(parts, dim=quick_labeller.dim)
+        training_side.merge_parts(parts, quick_labeller)
     assert not training_side.files.labels.exists()
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reports.estimation.attribute_estimate import AttributeCounts, estimate_attribute, verdict
+from reports.estimation.attribute_estimate import MAX_GROUPS, AttributeCounts, estimate_attribute, verdict
 from reports.estimation.estimate_rows import estimate_rows
 
 
@@ -37,6 +37,15 @@ def test_labels_that_do_not_tell_groups_apart_are_not_corrected():
     estimate = estimate_attribute(gender_counts(*[[300, 300]] * 3, confusion=np.full((2, 2), 200)))
     assert estimate.corrected is None
     assert "condition number" in estimate.correction_note
+
+
+@pytest.mark.parametrize(("groups", "is_corrected"), [(14, True), (MAX_GROUPS, True), (MAX_GROUPS + 1, False)])
+def test_attributes_of_many_groups_are_corrected_up_to_the_limit(groups, is_corrected):
+    sides = [np.full(groups, 100.0)] * 3
+    confusion = 90 * np.eye(groups, dtype=int) + 1
+    estimate = estimate_attribute(AttributeCounts("race", "clip", list(map(str, range(groups))), *sides, confusion))
+    assert (estimate.corrected is not None) == is_corrected
+    assert is_corrected or "too many" in estimate.correction_note
 
 
 def simulate_studies(accuracy, ratio, count, calibration=500, n=2000):

@@ -22,6 +22,7 @@ from shards.synthetic.dataset import (
     write_dataset,
 )
 from shards.synthetic.face import TONES, Face
+from shards.synthetic.look import choose_look
 from shards.synthetic.render import render
 
 
@@ -101,7 +102,11 @@ def test_the_table_has_the_annotations_of_the_rendered_faces(tmp_path):
         group = 0 if face.skin_tone < 4 else 1 if face.skin_tone < 7 else 2
         male = face.gender == "male"
         codes = [male, AGES.index(face.age), face.skin_tone, 1, group, 3 * male + group]
-        assert [int(value) for value in list(row.values())[1:]] == codes
+        *stated, glasses, hair = list(row.values())[1:]
+        assert [int(value) for value in stated] == codes
+        assert (glasses == "glasses") == choose_look(face).has_glasses
+        if face.age != "middle":  # the hair of half of these is grey
+            assert (hair == "grey") == (face.age == "senior")
 
 
 def test_a_second_run_changes_nothing_and_other_options_render_again(tmp_path):
