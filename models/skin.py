@@ -3,12 +3,11 @@
 import torch
 from torch import Tensor
 
-from shards.attributes import built_in_attributes
+from shards.attributes import AttributeTable, built_in_attributes
 
+ATTRIBUTE = "skin_tone"  # whose classes the Monk tones are
 VERSION = 1  # bumped when the results of `read_skin` change: labels record it
-MONK = [
-    bytes.fromhex((tone.colour or "")[1:]) for tone in built_in_attributes()["skin_tone"].classes
-]  # sRGB of tones 1-10
+MONK = [bytes.fromhex((tone.colour or "")[1:]) for tone in built_in_attributes()[ATTRIBUTE].classes]  # sRGB, tones 1-10
 
 # The patch in 32nds of the side: the bridge of the nose, free of hair, beard and lips. Its accuracy on 1,000 synthetic
 # faces (seed 77; the position was chosen on seed 5) is 0.99 for the tones and 1.00 for the groups light, medium and
@@ -17,6 +16,11 @@ MONK = [
 # accuracy, shifted by as much sideways 0.14. All this holds in even light, as synthetic faces have it: 10 % more or
 # less light costs a quarter, and photographs vary more.
 TOP, BOTTOM, LEFT, RIGHT = 14, 20, 15, 17
+
+
+def is_attribute(attributes: AttributeTable) -> bool:
+    """Whether the Monk tones are the classes of one of these attributes."""
+    return ATTRIBUTE in attributes and attributes[ATTRIBUTE].names == built_in_attributes()[ATTRIBUTE].names
 
 
 def read_skin(images: Tensor) -> tuple[Tensor, Tensor]:

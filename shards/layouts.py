@@ -28,6 +28,7 @@ class LabelColumn:
     age_codes: tuple[str, ...] = ()  # names of sets of codes, one of which is used, the usual one first
     words: bool = False  # values are the attribute's `words`
     years: bool = False  # numbers are cut at the classes' `years`
+    probabilities: Mapping[str, str] = field(default_factory=dict)  # of a labeller's table: class -> column
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class Layout:
         needed = self.path in header and self.columns <= set(header)
         return needed and bool(self.labels_in(header)) and self.file_name is None
 
+    @property
+    def required_columns(self) -> set[str]:
+        """The path's column and those of all labels."""
+        return {self.path, *(label.column for label in self.labels.values())}
+
     def labels_in(self, header: Collection[str]) -> dict[str, LabelColumn]:
         """The labels whose columns are among these."""
         return {name: label for name, label in self.labels.items() if label.column in header}
@@ -60,9 +66,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class LayoutTable:
-    """All layouts by name, and the sets of codes of ages that AI-Face's releases use."""
+    """All layouts by name, those of labellers' tables, and the sets of codes of ages that AI-Face's releases use."""
 
     layouts: Mapping[str, Layout]
+    imports: Mapping[str, Layout]
     age_codes: Mapping[str, Mapping[str, str | None]]  # name -> value -> class; None for a value that is no class
 
     def recognise(self, header: Collection[str], attributes: AttributeTable) -> list[Layout]:
@@ -124,17 +131,20 @@ def read_layouts(path: Path) -> LayoutTable:
 
 def parse_layouts(tables: dict[str, Any]) -> LayoutTable:
     """The layouts that the `tables` of a TOML file describe. Raises FairfaceError, which names the layout."""
-    _refuse_unknown(tables, {"age_codes", "layouts"}, "the file")
+    _refuse_unknown(tables, {"age_codes", "layouts", "imports"}, "the file")
     ages = built_in_attributes()["age"].names
     age_codes = {
         name: _parse_codes(codes, ages, f"age_codes.{name}")
         for name, codes in _table(tables, "age_codes", "the file").items()
     }
-    layouts = {
-        name: _parse_layout(name, table, set(age_codes))
-        for name, table in _table(tables, "layouts", "the file").items()
-    }
-    return LayoutTable(layouts, age_codes)
+    layouts, imports = (
+        {
+            name: _parse_layout(name, table, set(age_codes), of_labeller=key == "imports")
+            for name, table in _table({"imports": {}} | tables, key, "the file").items()
+        }
+        for key in ("layouts", "imports")
+    )
+    return LayoutTable(layouts, imports, age_codes)
 
 
 def parse_columns(text: str) -> tuple[tuple[str, str], ...]:
@@ -173,8 +183,8 @@ def own_layout(columns: Collection[tuple[str, str]], attributes: AttributeTable,
     return Layout("columns of --columns", path.lower(), labels, split=named.get("split"))
 
 
-def _parse_layout(name: str, table: Any, age_codes: Collection[str]) -> Layout:
-    """One layout."""
+def _parse_layout(name: str, table: Any, age_codes: Collection[str], *, of_labeller: bool) -> Layout:
+    """One layout, of annotations or of a labeller's labels."""
     if not isinstance(table, dict):
         raise FairfaceError(f"{name} is not a table")
     keys = {"title", "path", "file_name", "columns", "unread", "split", "intersection", "labels"}
@@ -182,7 +192,9 @@ def _parse_layout(name: str, table: Any, age_codes: Collection[str]) -> Layout:
     if ("path" in table) == ("file_name" in table):
         raise FairfaceError(f"{name} needs either 'path' or 'file_name'")
     labels = {
-        attribute: _parse_label(f"{name}.{attribute}", label, attribute=attribute, age_codes=age_codes)
+        attribute: _parse_label(
+            f"{name}.{attribute}", label, attribute=attribute, age_codes=age_codes, of_labeller=of_labeller
+        )
         for attribute, label in _table(table, "labels", name).items()
     }
     file_name = _text(table, "file_name", name) if "file_name" in table else None
@@ -200,7 +212,9 @@ def _parse_layout(name: str, table: Any, age_codes: Collection[str]) -> Layout:
     )
 
 
-def _parse_label(place: str, table: Any, *, attribute: str, age_codes: Collection[str]) -> LabelColumn:
+def _parse_label(
+    place: str, table: Any, *, attribute: str, age_codes: Collection[str], of_labeller: bool
+) -> LabelColumn:
     """The column of an attribute's labels."""
     attributes = built_in_attributes()
     if attribute not in (*attributes.labelled, "target"):
@@ -208,13 +222,14 @@ def _parse_label(place: str, table: Any, *, attribute: str, age_codes: Collectio
     if not isinstance(table, dict):
         raise FairfaceError(f"{place} is not a table")
     meanings = {"codes", "age_codes", "words", "years"}
-    _refuse_unknown(table, {"column", *meanings}, place)
+    _refuse_unknown(table, {"column", *meanings, *(["probabilities"] if of_labeller else [])}, place)
     if len(table.keys() & meanings) != 1:
         raise FairfaceError(f"{place} needs one of {', '.join(sorted(meanings))}")
     column = _column(table, "column", place)
+    classes = TARGETS.values() if attribute == "target" else attributes[attribute].names
     if "codes" in table:
-        classes = TARGETS.values() if attribute == "target" else attributes[attribute].names
-        return LabelColumn(column, codes=_parse_codes(table["codes"], classes, place))
+        codes = _parse_codes(table["codes"], classes, place)
+        return LabelColumn(column, codes=codes, probabilities=_parse_probabilities(table, classes, place))
     if "age_codes" in table:
         names = table["age_codes"]
         if not isinstance(names, list) or not names or not all(name in age_codes for name in names):
@@ -225,6 +240,14 @@ def _parse_label(place: str, table: Any, *, attribute: str, age_codes: Collectio
     if "years" in table and (attribute == "target" or not any(item.years for item in attributes[attribute].classes)):
         raise FairfaceError(f"{place}: no class of {attribute} has 'years'")
     return LabelColumn(column, words="words" in table, years="years" in table)
+
+
+def _parse_probabilities(table: dict[str, Any], classes: Collection[str], place: str) -> dict[str, str]:
+    """Class -> the column of its probability; empty if the label has none."""
+    columns = table.get("probabilities", {})
+    if not isinstance(columns, dict) or (columns and columns.keys() != set(classes)):
+        raise FairfaceError(f"{place}: 'probabilities' is not a table with a column for each class")
+    return {name: _column(columns, name, place) for name in columns}
 
 
 def _parse_codes(table: Any, classes: Collection[str], place: str) -> dict[str, str | None]:
@@ -251,7 +274,7 @@ def _check_file_name(pattern: str, labels: Mapping[str, LabelColumn], place: str
 
 def _table(tables: dict[str, Any], key: str, place: str) -> dict[str, Any]:
     value = tables.get(key)
-    if not isinstance(value, dict) or not value:
+    if not isinstance(value, dict) or (not value and key != "imports"):
         raise FairfaceError(f"{place}: '{key}' is not a table")
     return value
 

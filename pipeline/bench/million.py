@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
+from models import skin
 from pipeline.labelling import tables
 from shards.annotations import derived_class
 from shards.atomic_io import write_parquet
@@ -109,7 +110,7 @@ def _write_labels(
         }
         table = tables.label_frame(faces["key"], probabilities, attributes.labelled)
         tables.write_label_table(path, table, document=document, method=method, labeller=method)
-    pixels = faces.select("key", "skin_tone", typology_angle=pl.lit(20.0, pl.Float32))
+    pixels = faces.select("key", skin.ATTRIBUTE, typology_angle=pl.lit(20.0, pl.Float32))
     tables.write_label_table(files.pixels, pixels, document=document, method="pixels", labeller="pixels")
     vectors = rng.standard_normal((len(faces), EMBEDDING_WIDTH), dtype=np.float32)
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)

@@ -8,6 +8,7 @@ from functools import partial
 import duckdb
 
 import sql
+from models import skin
 from pipeline.bench.context import BenchContext
 from pipeline.bench.measure import ROUNDS, Row
 from pipeline.bench.million import FACES, RUN, write_million_labels
@@ -63,7 +64,7 @@ def confusion_with_pandas(workspace: Workspace) -> None:
     columns, files = ["key", *workspace_attributes(workspace).labelled], workspace.shards.label_files
     images = pandas.read_parquet(workspace.shards.images, columns=columns)
     for path in (files.labels, files.probe_labels, files.pixels):
-        labelled = columns if path != files.pixels else ["key", "skin_tone"]
+        labelled = columns if path != files.pixels else ["key", skin.ATTRIBUTE]
         both = images.merge(pandas.read_parquet(path, columns=labelled), on="key")
         for attribute in labelled[1:]:
             pandas.crosstab(both[f"{attribute}_x"], both[f"{attribute}_y"])
@@ -72,9 +73,11 @@ def confusion_with_pandas(workspace: Workspace) -> None:
 def slowest_question(connection: duckdb.DuckDBPyConnection) -> Row:
     """Return the time of the question that takes longest."""
     times = {}
+    text = """select "group" from vocabulary where attribute = 'gender' order by rank limit 1"""
+    group = sql.select(connection, text).item()
     for name, question in sql.questions().items():
         required = [key for key, parameter in question.params.items() if parameter.default is None]
-        values = {key: RUN if key == "other" else "female" for key in required}
+        values = {key: RUN if key == "other" else group for key in required}
         times[name] = statistics.median(
             milliseconds(partial(sql.ask, connection, name, **values)) for _ in range(ROUNDS)
         )

@@ -14,10 +14,10 @@ from shards.attributes import Attribute, workspace_attributes
 from shards.csv_output import unescape_formulas
 from shards.documents import LabelsDocument, RunConfig, SamplesDocument, read_document, write_document
 from shards.errors import FairfaceError
+from shards.layouts import Layout, built_in_layouts
 from shards.locks import exclusive_lock, shared_lock
 from shards.workspace import RunFolder, Workspace, is_valid_name
 
-ORIGINAL_COLUMNS = {"Image Path", "GenderIdx", "SkinTonePred"}
 DUPLICATE_COLUMN = re.compile(r"_duplicated_\d+$")  # Polars' suffix for a column whose name occurs again
 SAMPLE_NAME = r"sample_([0-9]+)\.\w+$"  # a sample's file name, in the original and here
 MAX_PROBABILITY = 1.001  # leaves room for rounding
@@ -110,8 +110,10 @@ def read_labels_csv(csv: Path, attributes: Mapping[str, Attribute]) -> pl.DataFr
     Raises FairfaceError for missing columns, unknown classes and invalid probabilities.
     """
     table = read_csv_text(csv)
-    if set(table.columns) >= ORIGINAL_COLUMNS:
-        labels = rename_original_columns(table)
+    lower = {name.lower(): name for name in table.columns}
+    known = [layout for layout in built_in_layouts().imports.values() if lower.keys() >= layout.required_columns]
+    if known:
+        labels = rename_columns(table, known[0], columns=lower, attributes=attributes)
     elif "Image Path" in table.columns and attributes.keys() & set(table.columns):
         named = [name for name in attributes if name in table.columns]
         probabilities = [
@@ -121,9 +123,13 @@ def read_labels_csv(csv: Path, attributes: Mapping[str, Attribute]) -> pl.DataFr
         ]
         labels = table.select(pl.col("Image Path").alias("path"), *named, *probabilities)
     else:
+        theirs = "".join(
+            f"nor those of the {layout.title} ({', '.join(sorted(layout.required_columns))}), "
+            for layout in built_in_layouts().imports.values()
+        )
         raise FairfaceError(
-            f"{csv} has neither the original FairFace Generator's columns ({', '.join(sorted(ORIGINAL_COLUMNS))}) "
-            f"nor ours (Image Path, and at least one of {', '.join(attributes)})"
+            f"{csv} has neither our columns (Image Path, and at least one of {', '.join(attributes)}) "
+            f"{theirs.rstrip(', ')}"
         )
     if (nameless := labels["path"].is_null() | (labels["path"] == "")).any():
         raise FairfaceError(f"{csv}: row {(nameless.arg_max() or 0) + 1} names no image")
@@ -131,16 +137,22 @@ def read_labels_csv(csv: Path, attributes: Mapping[str, Attribute]) -> pl.DataFr
     return parse_labels(labels, csv, named_attributes)
 
 
-def rename_original_columns(table: pl.DataFrame) -> pl.DataFrame:
-    """Rename the original's columns to ours. GenderIdx is 0 for a man and 1 for a woman; there are no ages."""
-    gender = ["GenderProb_woman", "GenderProb_man"]
-    probabilities = [pl.concat_list(gender).alias("p_gender")] if set(gender) <= set(table.columns) else []
-    return table.select(
-        pl.col("Image Path").alias("path"),
-        pl.col("GenderIdx").replace({"0": "male", "1": "female"}).alias("gender"),
-        pl.col("SkinTonePred").alias("skin_tone"),
-        *probabilities,
-    )
+def rename_columns(
+    table: pl.DataFrame, layout: Layout, *, columns: Mapping[str, str], attributes: Mapping[str, Attribute]
+) -> pl.DataFrame:
+    """A labeller's table of a known layout with our columns, for those of its labels that are among `attributes`.
+
+    `columns` maps names in lower case to the table's own.
+    """
+    selected = [pl.col(columns[layout.path]).alias("path")]
+    for name, label in layout.labels.items():
+        if name in attributes:
+            codes = {value: item for value, item in label.codes.items() if item is not None}
+            selected.append(pl.col(columns[label.column]).str.strip_chars().replace(codes).alias(name))
+            order = [columns.get(label.probabilities.get(item, "")) for item in attributes[name].names]
+            if None not in order:
+                selected.append(pl.concat_list(order).alias(tables.probabilities_column(name)))
+    return table.select(selected)
 
 
 def parse_labels(labels: pl.DataFrame, csv: Path, attributes: Mapping[str, Attribute]) -> pl.DataFrame:

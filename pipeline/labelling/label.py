@@ -2,12 +2,12 @@
 
 import tempfile
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
 
-from models import clip
+from models import clip, skin
 from models.clip import MAX_INPUT_PIXELS
 from pipeline.data.shard_set import ShardSet
 from pipeline.labelling import probe
@@ -78,6 +78,8 @@ def label(workspace: Workspace, config: LabelConfig | None = None) -> LabelResul
             training_side(shards, packed, tars=training_tars, keys=keys[0], labeller=labeller, size=samples.image_size),
             samples_side(run, samples, tars=sample_tars, keys=keys[1], labeller=labeller),
         ]
+        if not skin.is_attribute(attributes):
+            sides = [replace(side, has_skin_tones=False) for side in sides]
         results = [
             side.label(labeller, device, batch_size=config.batch_size, force=config.force, progress=progress)
             for side in sides

@@ -51,6 +51,7 @@ class Side:
     shards: ShardSet
     keys: pl.Series  # of the first images in tar order
     document: LabelsDocument  # that is written with the labels
+    has_skin_tones: bool = True  # whether the Monk tones are an attribute; if not, skin pixels give angles alone
 
     def label(
         self, labeller: clip.Labeller, device: torch.device, *, batch_size: int, force: bool, progress: bool
@@ -130,7 +131,8 @@ class Side:
                 f"some labels of {self.files.folder} are missing, perhaps because another process labelled it at the "
                 "same time: rerun the command"
             )
-        pixels = table.select("key", skin_tone="pixel_tone", typology_angle="typology_angle")
+        tones = [pl.col("pixel_tone").alias(skin.ATTRIBUTE)] if self.has_skin_tones else []
+        pixels = table.select("key", *tones, "typology_angle")
         provenance = partial(tables.label_table, document=self.document)
         tables.replace_tables(
             self.files.document,

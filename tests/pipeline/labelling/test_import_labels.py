@@ -113,7 +113,7 @@ def test_the_published_distributions_of_training_images_are_reproduced_exactly(t
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a,b\n1,2\n", "neither the original"),
+        ("a,b\n1,2\n", "neither our columns"),
         (PUBLISHED.replace(",4\n", ",11\n"), "'11' is not a valid skin_tone"),
         (PUBLISHED.replace(",1,0.15", ",2,0.15"), "'2' is not a valid gender"),
         (PUBLISHED.replace("0.85", "much"), "not a number"),
