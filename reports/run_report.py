@@ -218,7 +218,8 @@ def best_estimates(rows: pl.DataFrame, attributes: AttributeTable) -> pl.DataFra
 
 def label_counts(connection: duckdb.DuckDBPyConnection, run: str, *, attributes: AttributeTable) -> dict[str, Rows]:
     """Counts of each side for the attributes that have any; shown for a run without estimates."""
-    tables = {name: sql.ask(connection, "side_by_side", attribute=name, run=run) for name in attributes.tabulated}
+    counts = sql.ask(connection, "side_by_side", attribute="all", run=run)
+    tables = {name: counts.filter(attribute=name) for name in attributes.tabulated}
     return {
         attribute: table.to_dicts()
         for attribute, table in tables.items()

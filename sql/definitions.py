@@ -35,8 +35,11 @@ def views(current: CurrentFiles) -> str:
 
 def attribute_expressions(attributes: AttributeTable) -> dict[str, str]:
     """The parts of the views that depend on the attributes, by placeholder."""
-    branch = """select source, run, key, method, labeller, {text} as attribute, {name}::varchar as "group"
-    from labels_wide where {name} is not null"""
+    branch = """select source, run, key, method, labeller, {text} as attribute, {group}::varchar as "group"
+    from label_rows where source in ('train', 'generated') and {group} is not null
+    union all
+    select 'annotated', null, key, 'annotated', 'annotated', {text}, {group}::varchar
+    from image_rows where status = 'packed' and {group} is not null"""
     classes = [
         (
             name,
@@ -58,7 +61,23 @@ def attribute_expressions(attributes: AttributeTable) -> dict[str, str]:
     labelled = [f"{identifier(name)} {types[name]}" for name in attributes.labelled]
     stored = [f"{identifier(name)} {types[name]}" for name in attributes.stored]
     derived = ", ".join(f"{derived_class(item)} as {identifier(item.name)}" for item in attributes.derived)
+    sets = counted_sets(attributes)
+    bits = {name: 1 << i for i, name in enumerate(reversed(attributes.labelled))}  # as `grouping` counts them
+    counted = """select filename, {text} as attribute, {group}::varchar as "group", n
+    from counts where left_out = {left_out} and {group} is not null"""
     return {
+        "labelled_columns": ", ".join(map(identifier, attributes.labelled)),
+        "counted_sets": ", ".join(
+            f"(filename, {', '.join(map(identifier, names))})" for names in dict.fromkeys(sets.values())
+        ),
+        "counted_branches": "\n    union all\n    ".join(
+            counted.format(
+                text=quote(name),
+                group=class_expression(attribute, attributes),
+                left_out=sum(bit for other, bit in bits.items() if other not in sets[name]),
+            )
+            for name, attribute in attributes.items()
+        ),
         "labelled": ", ".join(labelled),
         "stored": ", ".join(stored),
         "probabilities": ", ".join(f"{identifier(f'p_{name}')} float[]" for name in attributes.labelled),
@@ -83,9 +102,38 @@ def attribute_expressions(attributes: AttributeTable) -> dict[str, str]:
         "tabulated_columns": ", ".join(map(identifier, attributes.tabulated)),
         "tabulated_text": ", ".join(f"{name}::varchar as {name}" for name in map(identifier, attributes.tabulated)),
         "branches": "\n    union all\n    ".join(
-            branch.format(text=quote(name), name=identifier(name)) for name in attributes
+            branch.format(text=quote(name), group=class_expression(attribute, attributes))
+            for name, attribute in attributes.items()
         ),
     }
+
+
+def counted_sets(attributes: AttributeTable) -> dict[str, tuple[str, ...]]:
+    """The labelled attributes whose combinations are counted for each attribute.
+
+    An attribute is counted with the first set that contains all of its parts, so that there are few sets.
+    """
+    parts = {name: labelled_parts(attribute, attributes) for name, attribute in attributes.items()}
+    largest = [names for names in parts.values() if not any(names < others for others in parts.values())]
+    return {
+        name: tuple(sorted(next(others for others in largest if needed <= others))) for name, needed in parts.items()
+    }
+
+
+def labelled_parts(attribute: Attribute, attributes: AttributeTable) -> set[str]:
+    """The attributes that are labelled themselves, of which an attribute is made."""
+    if attribute.is_labelled:
+        return {attribute.name}
+    parts = attribute.cross or (attribute.parent or "",)
+    return {name for part in parts for name in labelled_parts(attributes[part], attributes)}
+
+
+def class_expression(attribute: Attribute, attributes: AttributeTable) -> str:
+    """The SQL of an attribute's class, from the columns of the attributes that are labelled themselves."""
+    if attribute.cross:
+        parts = (class_expression(attributes[name], attributes) for name in attribute.cross)
+        return "(" + " || '-' || ".join(parts) + ")"
+    return f"({derived_class(attribute)})" if attribute.parent else identifier(attribute.name)
 
 
 def derived_class(attribute: Attribute, *, suffix: str = "") -> str:
@@ -126,7 +174,8 @@ def table_expression(view: str, files: Iterable[Path], *, stale_runs: Collection
         stale = ", ".join(map(quote, sorted(stale_runs)))
         return f"(from read_parquet([{paths}], union_by_name = true) where run not in ({stale}))"
     # labels and samples have a column `run`; the run of steps and of a config.json is the name of its folder
-    return f"read_parquet([{paths}], union_by_name = true{', filename = true' if view == 'steps' else ''})"
+    named = ", filename = true" if view in ("steps", "labels") else ""
+    return f"read_parquet([{paths}], union_by_name = true{named})"
 
 
 def glob_pattern(path: Path) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 import sql
 from pipeline.cli.main import main
+from shards.attributes import built_in_attributes
 from shards.workspace import Workspace
 
 ROOT = Path(__file__).parent.parent
@@ -129,7 +130,8 @@ def test_every_question_and_parameter_exists(words, tmp_path):
         assert sql.query(Workspace(tmp_path), given["text"]).columns
     if not given["name"]:
         return
-    parameters = sql.questions()[given["name"]].params
+    names = {"@attributes": list(built_in_attributes()), "@labelled": list(built_in_attributes().labelled)}
+    parameters = sql.questions()[given["name"]].parameters(names)
     values = dict(pair.split("=", 1) for pair in given["parameters"])
     assert values.keys() <= parameters.keys()
     for name, value in values.items():

@@ -31,8 +31,8 @@ def bench_report(context: BenchContext) -> Iterator[Row]:
     write_million_labels(workspace)
     connection, names = sql.connect(workspace), list(workspace_attributes(workspace).labelled)
     yield compare_times(
-        f"{len(names)} attributes counted on every side, vs pandas",
-        ours=lambda: [sql.ask(connection, "side_by_side", attribute=attribute) for attribute in names],
+        f"{len(names)} attributes and what is derived from them counted on every side, vs pandas",
+        ours=lambda: sql.ask(connection, "side_by_side", attribute="all"),
         baseline=partial(count_with_pandas, workspace),
     )
     yield compare_times(

@@ -46,12 +46,8 @@ create view thresholds as
     from (
         select detector, perturbation, attribute, "group", logit, count(*) filter (target = 'fake') as fakes,
             count(*) filter (target = 'real') as reals
-        from (
-            select detector, perturbation, logit, target, 'all' as attribute, 'all' as "group" from evaluated_predictions
-            union all
-            select detector, perturbation, logit, target, attribute, "group"
-            from (select detector, perturbation, logit, target, {tabulated_text} from evaluated_predictions)
-            unpivot ("group" for attribute in ({tabulated_columns})))
+        from (select detector, perturbation, logit, target, 'all' as "all", {tabulated_text} from evaluated_predictions)
+        unpivot ("group" for attribute in ("all", {tabulated_columns}))
         group by all)
     window all_logits as (partition by detector, perturbation, attribute, "group"),
         at_least as (partition by detector, perturbation, attribute, "group" order by logit desc);
@@ -86,13 +82,9 @@ create view detection_rates as
         select detector, run, attribute, "group", count(*) as n, count(*) filter (called_fake) as called_fake,
             1.959964 ** 2 as zz
         from (
-            select detector, run, called_fake, 'all' as attribute, 'all' as "group"
-            from predictions where source = 'samples' and perturbation = 'none'
-            union all
-            select detector, run, called_fake, attribute, "group" from (
-                select detector, run, called_fake, {tabulated_text}
-                from (select *, {crosses} from predictions where source = 'samples' and perturbation = 'none'))
-            unpivot ("group" for attribute in ({tabulated_columns})))
+            select detector, run, called_fake, 'all' as "all", {tabulated_text}
+            from (select *, {crosses} from predictions where source = 'samples' and perturbation = 'none'))
+        unpivot ("group" for attribute in ("all", {tabulated_columns}))
         group by all
     ), rates as (
         select *, called_fake / n as rate, (called_fake + zz / 2) / (n + zz) as centre,
@@ -107,15 +99,17 @@ create view detection_rates as
 -- the groups' differences from all faces. Groups of only real faces or only fakes are excluded from all of them and listed
 -- in `excluded_groups`.
 create view fairness as
-    with overall as (  -- over the faces whose group is known
+    with group_utility as (
+        from utility where attribute <> 'all'
+    ), overall as (  -- over the faces whose group is known
         select detector, perturbation, attribute, sum(tpr * fakes) / sum(fakes) as tpr, sum(fpr * reals) / sum(reals) as fpr
-        from utility where attribute <> 'all' group by all
+        from group_utility group by all
     ), compared as (
         select u.*, abs(u.fpr - overall.fpr) as fpr_difference, abs(u.tpr - overall.tpr) as tpr_difference
-        from utility as u join overall using (detector, perturbation, attribute) where u.fakes > 0 and u.reals > 0
+        from group_utility as u join overall using (detector, perturbation, attribute) where u.fakes > 0 and u.reals > 0
     ), excluded as (
         select detector, perturbation, attribute, string_agg("group", ', ' order by "group") as excluded_groups
-        from utility where attribute <> 'all' and (fakes = 0 or reals = 0) group by all
+        from group_utility where fakes = 0 or reals = 0 group by all
     )
     select detector, perturbation, attribute, count(*) as groups, max(auc) - min(auc) as auc_gap, max(fpr) - min(fpr) as fpr_gap,
         max(error_rate) - min(error_rate) as error_rate_gap,

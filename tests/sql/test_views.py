@@ -60,3 +60,14 @@ def test_a_damaged_file_is_named(out, workspace):
 def test_source_files_are_those_of_the_package():
     names = {path.name for path in sql.source_files()}
     assert {"connection.py", "distribution.sql", "results.sql"} <= names
+
+
+def test_classes_are_counted_as_they_are_listed(workspace):
+    """Counts come from combinations of classes, for all attributes at once."""
+    connection = sql.connect(workspace)
+    columns = 'source, run, labeller, attribute, "group"'
+    listed = f"select {columns}, count(*) as n from selected_labels group by all order by all"
+    counted = f"select {columns}, count::bigint as n from label_counts order by all"
+    rows = sql.select(connection, listed).rows()
+    assert len(rows) > 40
+    assert sql.select(connection, counted).rows() == rows
