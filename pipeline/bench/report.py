@@ -10,6 +10,7 @@ import duckdb
 import sql
 from models import skin
 from pipeline.bench.context import BenchContext
+from pipeline.bench.many_attributes import write_many_attributes
 from pipeline.bench.measure import ROUNDS, Row
 from pipeline.bench.million import FACES, RUN, write_million_labels
 from reports import page
@@ -27,22 +28,32 @@ def bench_report(context: BenchContext) -> Iterator[Row]:
         import pandas  # noqa: F401 - checks that it is installed
     except ImportError as error:
         raise FairfaceError("the report's baseline needs pandas: pip install pandas, or `make setup`") from error
-    workspace = Workspace(context.scratch(RUN))
+    yield from bench_questions(Workspace(context.scratch(RUN)))
+    many = Workspace(context.scratch("many"))
+    write_many_attributes(many.attributes)
+    yield from bench_questions(many)
+
+
+def bench_questions(workspace: Workspace) -> Iterator[Row]:
+    """Measure a workspace with a million labels of its attributes."""
     write_million_labels(workspace)
     connection, names = sql.connect(workspace), list(workspace_attributes(workspace).labelled)
+    with_names = f"{len(names)} attributes"
     yield compare_times(
-        f"{len(names)} attributes and what is derived from them counted on every side, vs pandas",
+        f"{with_names}, derived ones and crosses counted on every side, vs {with_names} in pandas",
         ours=lambda: sql.ask(connection, "side_by_side", attribute="all"),
         baseline=partial(count_with_pandas, workspace),
     )
     yield compare_times(
-        f"confusion of all methods, derived attributes and crosses too, vs {len(names)} attributes in pandas",
+        f"{with_names}, derived ones and crosses: confusion of all methods, vs {with_names} in pandas",
         ours=lambda: estimates.confusion_table(connection, workspace_attributes(workspace)),
         baseline=partial(confusion_with_pandas, workspace),
     )
-    yield time_row("estimates", lambda: estimates.write_estimates(workspace, sql.connect(workspace), run=RUN))
-    yield time_row("page, with estimates and pictures", lambda: page.build(workspace, force=True))
-    yield slowest_question(sql.connect(workspace))
+    yield time_row(
+        f"{with_names}: estimates", lambda: estimates.write_estimates(workspace, sql.connect(workspace), run=RUN)
+    )
+    yield time_row(f"{with_names}: page, with estimates and pictures", lambda: page.build(workspace, force=True))
+    yield slowest_question(sql.connect(workspace), with_names)
 
 
 def count_with_pandas(workspace: Workspace) -> None:
@@ -70,7 +81,7 @@ def confusion_with_pandas(workspace: Workspace) -> None:
             pandas.crosstab(both[f"{attribute}_x"], both[f"{attribute}_y"])
 
 
-def slowest_question(connection: duckdb.DuckDBPyConnection) -> Row:
+def slowest_question(connection: duckdb.DuckDBPyConnection, with_names: str) -> Row:
     """Return the time of the question that takes longest."""
     times = {}
     text = """select "group" from vocabulary where attribute = 'gender' order by rank limit 1"""
@@ -82,7 +93,7 @@ def slowest_question(connection: duckdb.DuckDBPyConnection) -> Row:
             milliseconds(partial(sql.ask, connection, name, **values)) for _ in range(ROUNDS)
         )
     slowest = max(times, key=lambda name: times[name])
-    title = f"slowest of {len(times)} questions"
+    title = f"{with_names}: slowest of {len(times)} questions"
     return Row("report", title, unit="ms", value=times[slowest], note=f"{slowest}; {NOTE}")
 
 
