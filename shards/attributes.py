@@ -2,19 +2,18 @@
 
 import itertools
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from shards.atomic_io import atomic_write, read_bytes
+from shards.atomic_io import atomic_write
 from shards.errors import FairfaceError
+from shards.toml_tables import parse_toml, read_text, refuse_unknown
 from shards.workspace import Workspace
 
 BUILT_IN = Path(__file__).with_name("attributes.toml")
-MAX_FILE_BYTES = 1 << 20
 MAX_CLASSES = 100  # of an attribute, crosses included
 MAX_ATTRIBUTES = 100
 MAX_TEXT = 200  # characters
@@ -182,13 +181,13 @@ def read_own_attributes(path: Path) -> OwnAttributes:
 
     With `built_in = false` at its top, there are no others. Raises FairfaceError, in one line, for anything else.
     """
-    text = _read_text(path)
     try:
-        tables = _parse_toml(text)
+        text = read_text(path)
+        tables = parse_toml(text)
         with_built_in = _flag(tables, "built_in", "the file", default=True)
         tables.pop("built_in", None)
         if with_built_in:
-            tables = _parse_toml(_read_text(BUILT_IN)) | tables
+            tables = parse_toml(read_text(BUILT_IN)) | tables
         return OwnAttributes(path, text, parse_attributes(tables))
     except FairfaceError as error:
         raise FairfaceError(f"{path}: {error}") from None
@@ -204,29 +203,9 @@ def keep_own_attributes(workspace: Workspace, own: OwnAttributes) -> None:
 def read_attributes(path: Path) -> AttributeTable:
     """Read a TOML file with all attributes. Raises FairfaceError, in one line, for anything else."""
     try:
-        return parse_attributes(_parse_toml(_read_text(path)))
+        return parse_attributes(parse_toml(read_text(path)))
     except FairfaceError as error:
         raise FairfaceError(f"{path}: {error}") from None
-
-
-def _read_text(path: Path) -> str:
-    """The text of a file."""
-    try:
-        return read_bytes(path, limit=MAX_FILE_BYTES).decode()
-    except OSError as error:
-        raise FairfaceError(f"{path} can't be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise FairfaceError(f"{path}: not a TOML file of attributes: {error}") from error
-
-
-def _parse_toml(text: str) -> dict[str, Any]:
-    """The tables of a TOML file."""
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise FairfaceError(f"not a TOML file of attributes: {str(error)[:200]}") from error
-    except RecursionError:
-        raise FairfaceError("not a TOML file of attributes: it is nested too deeply") from None
 
 
 def parse_attributes(tables: dict[str, Any]) -> AttributeTable:
@@ -252,7 +231,7 @@ def _parse_attribute(name: str, table: Any) -> Attribute:
         raise FairfaceError(f"{name} is not a table")
     parent, cross = table.get("parent"), table.get("cross", [])
     keys = {"title", "subject", "plural", "headline", "unfolded", "parent", "cross", "classes", "columns"}
-    _refuse_unknown(table, keys, name)
+    refuse_unknown(table, keys, name)
     if not isinstance(parent, str | None):
         raise FairfaceError(f"{name}: 'parent' is not the name of an attribute")
     if not isinstance(cross, list) or not all(isinstance(item, str) for item in cross) or len(cross) == 1:
@@ -294,7 +273,7 @@ def _parse_classes(attribute: str, tables: Any, *, is_derived: bool) -> tuple[At
         if not isinstance(table, dict):
             raise FairfaceError(f"{place} is not a table; write {{}} for a class without words")
         own = ["of"] if is_derived else ["names", "years"]
-        _refuse_unknown(table, {"plural", "colour", "prompt", *own}, place)
+        refuse_unknown(table, {"plural", "colour", "prompt", *own}, place)
         texts = {key: _text(table, key, place) for key in ("plural", "colour", "prompt") if key in table}
         if "colour" in texts and not COLOUR.fullmatch(texts["colour"]):
             raise FairfaceError(f"{place}: {texts['colour']!r} is no colour; write it as #rrggbb in lower case")
@@ -374,8 +353,3 @@ def _flag(table: dict[str, Any], key: str, place: str, *, default: bool = False)
     if not isinstance(value, bool):
         raise FairfaceError(f"{place}: '{key}' must be true or false")
     return value
-
-
-def _refuse_unknown(table: dict[str, Any], known: set[str], place: str) -> None:
-    if unknown := table.keys() - known:
-        raise FairfaceError(f"{place}: {min(unknown)[:80]!r} is not one of {', '.join(sorted(known))}")

@@ -54,7 +54,7 @@ class PackInputs:
     rows: int  # of the tables
     rows_repeated: int  # whose path an earlier row has
     rows_disagreeing: int  # whose Intersection is not gender x skin group
-    rows_uncoded: int  # with a label that is not one of the codes
+    rows_uncoded: int  # with a label that their layout maps to no class
     matched: int  # selected images that have a row
     unmatched: dict[str, int]  # by reason and kind, such as `missing_rows`
 
@@ -70,7 +70,7 @@ class ShardsDocument(PackInputs, Document):
     files: dict[str, str]  # table -> SHA-256
     images: int  # packed
     rejected: dict[str, int]  # by reason
-    annotated: int  # packed images with a gender, an age or a skin tone
+    annotated: int  # packed images with a label of any attribute
     bytes: int  # of the packed images
     shards: list[ShardEntry]
     seconds: float

@@ -1,19 +1,17 @@
 """The layouts of annotation tables: what layouts.toml describes, and those that a user states by the columns' names."""
 
 import re
-import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from shards.atomic_io import read_bytes
 from shards.attributes import AttributeTable, built_in_attributes, normalise_word
 from shards.errors import FairfaceError
+from shards.toml_tables import parse_toml, read_text, refuse_unknown
 
 BUILT_IN = Path(__file__).with_name("layouts.toml")
-MAX_FILE_BYTES = 1 << 20
 TARGETS = {"real": "real", "fake": "fake"}  # word -> class of `target`, which is no attribute of a face
 FILE_NAMES = "file names"  # the source of labels that images' names state, where a table's path stands otherwise
 OTHER_COLUMNS = ("path", "split", "target")  # that --columns can name in addition to attributes
@@ -118,20 +116,14 @@ def built_in_layouts() -> LayoutTable:
 def read_layouts(path: Path) -> LayoutTable:
     """Read a TOML file of layouts of the built-in attributes. Raises FairfaceError, in one line, for anything else."""
     try:
-        tables = tomllib.loads(read_bytes(path, limit=MAX_FILE_BYTES).decode())
-    except OSError as error:
-        raise FairfaceError(f"{path} can't be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # of TOML or UTF-8
-        raise FairfaceError(f"{path} is not a TOML file of layouts: {str(error)[:200]}") from error
-    try:
-        return parse_layouts(tables)
+        return parse_layouts(parse_toml(read_text(path)))
     except FairfaceError as error:
         raise FairfaceError(f"{path}: {error}") from None
 
 
 def parse_layouts(tables: dict[str, Any]) -> LayoutTable:
     """The layouts that the `tables` of a TOML file describe. Raises FairfaceError, which names the layout."""
-    _refuse_unknown(tables, {"age_codes", "layouts", "imports"}, "the file")
+    refuse_unknown(tables, {"age_codes", "layouts", "imports"}, "the file")
     ages = built_in_attributes()["age"].names
     age_codes = {
         name: _parse_codes(codes, ages, f"age_codes.{name}")
@@ -188,7 +180,7 @@ def _parse_layout(name: str, table: Any, age_codes: Collection[str], *, of_label
     if not isinstance(table, dict):
         raise FairfaceError(f"{name} is not a table")
     keys = {"title", "path", "file_name", "columns", "unread", "split", "intersection", "labels"}
-    _refuse_unknown(table, keys, name)
+    refuse_unknown(table, keys, name)
     if ("path" in table) == ("file_name" in table):
         raise FairfaceError(f"{name} needs either 'path' or 'file_name'")
     labels = {
@@ -222,7 +214,7 @@ def _parse_label(
     if not isinstance(table, dict):
         raise FairfaceError(f"{place} is not a table")
     meanings = {"codes", "age_codes", "words", "years"}
-    _refuse_unknown(table, {"column", *meanings, *(["probabilities"] if of_labeller else [])}, place)
+    refuse_unknown(table, {"column", *meanings, *(["probabilities"] if of_labeller else [])}, place)
     if len(table.keys() & meanings) != 1:
         raise FairfaceError(f"{place} needs one of {', '.join(sorted(meanings))}")
     column = _column(table, "column", place)
@@ -300,8 +292,3 @@ def _columns(table: dict[str, Any], key: str, place: str) -> frozenset[str]:
     if not isinstance(names, list):
         raise FairfaceError(f"{place}: '{key}' is not a list of columns")
     return frozenset(_column({key: name}, key, place) for name in names)
-
-
-def _refuse_unknown(table: dict[str, Any], known: set[str], place: str) -> None:
-    if unknown := table.keys() - known:
-        raise FairfaceError(f"{place}: {min(unknown)[:80]!r} is not one of {', '.join(sorted(known))}")

@@ -311,7 +311,7 @@ def gender(meaning: str) -> str:
     ("text", "message"),
     [
         ("", "'age_codes' is not a table"),
-        ("a = " + "[" * 5000, "not a TOML file of layouts"),
+        ("a = " + "[" * 5000, "not a TOML file"),
         (CODES, "'layouts' is not a table"),
         (CODES + "[layouts]\na = 1\n", "a is not a table"),
         (CODES + LAYOUT, "'labels' is not a table"),
