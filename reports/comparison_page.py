@@ -32,7 +32,7 @@ class ComparedRun:
     name: str  # as the page prints it
     picture: str | None  # data URL
     answer: str
-    explanation: str
+    explanation: list[str]  # sentences
     missing: str | None
     warnings: list[str]
     training_weights: str | None
@@ -122,7 +122,7 @@ def compared_run(page: RunReport, workspace: Workspace, *, picture: str | None) 
         name=short(page.run, 60),
         picture=picture,
         answer=page.verdict.answer,
-        explanation=page.verdict.text(),
+        explanation=page.verdict.explanation,
         missing=page.missing,
         warnings=page.warnings,
         training_weights=page.training_weights,
@@ -213,14 +213,17 @@ def difference_cell(row: dict[str, Any]) -> Cell:
 
 
 def distance_table(report: ComparisonReport, attributes: AttributeTable, *, baseline: str) -> Table:
-    """Every run's total variation from one baseline, a column for each attribute."""
+    """Every run's total variation from one baseline, a row for each attribute."""
     measured = {name for found in report.distances.values() for name in found[baseline]}
     names = [name for name in attributes.tabulated if name in measured]
     rows = [
-        [Cell(short(run, 60), css="name"), *(distance_cell(found[baseline].get(name)) for name in names)]
-        for run, found in report.distances.items()
+        [
+            Cell(attributes[name].title, css="name"),
+            *(distance_cell(found[baseline].get(name)) for found in report.distances.values()),
+        ]
+        for name in names
     ]
-    return Table(["run", *(attributes[name].title for name in names)], rows, title=BASELINES[baseline])
+    return Table(["attribute", *(short(run) for run in report.distances)], rows, title=BASELINES[baseline])
 
 
 def distance_cell(row: dict[str, Any] | None) -> Cell:

@@ -21,7 +21,7 @@ Distances = dict[str, dict[str, dict[str, Any]]]  # reference -> attribute -> ro
 class ComparisonReport(Document):
     """report.json of several runs."""
 
-    FORMAT: ClassVar[int] = 1
+    FORMAT: ClassVar[int] = 2
     REDO: ClassVar[str] = "build it again with `fairface report --force`"
 
     fingerprint: str  # of what the page was made from

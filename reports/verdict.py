@@ -20,9 +20,10 @@ class Verdict:
     sentences: list[str] = field(default_factory=list)  # one for each attribute with a headline
     undecided: str | None = None  # how many groups are too rare for a verdict
 
-    def text(self) -> str:
-        """Everything after the answer."""
-        return " ".join([*self.sentences, *([self.undecided] if self.undecided else [])])
+    @property
+    def explanation(self) -> list[str]:
+        """The sentences after the answer."""
+        return [*self.sentences, *([self.undecided] if self.undecided else [])]
 
 
 NOT_ANSWERED = Verdict(answer="Not answered yet.")

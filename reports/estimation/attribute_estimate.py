@@ -194,7 +194,7 @@ def missing_for_correction(counts: AttributeCounts) -> str | None:
     if has_faces.sum() < 2:
         return "one group only"
     if len(counts.groups) > MAX_GROUPS:
-        return f"{len(counts.groups)} cells are too many to estimate the labeller's errors from annotated faces"
+        return f"{len(counts.groups)} groups are too many to estimate the labeller's errors from annotated faces"
     return None
 
 

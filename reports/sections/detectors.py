@@ -1,12 +1,13 @@
 """Section: detectors of generated faces, how accurate and how fair they are."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reports.formats import number, precise_percent, short
 from reports.run_report import RunReport
-from reports.sections.table import Cell, Table
-from shards.attributes import AttributeTable
+from reports.sections.table import Cell, Table, unfolded
+from shards.attributes import Attribute, AttributeTable
 
 Metrics = dict[tuple[str, str | None, str], dict[str, Any]]  # (attribute, group, measure) -> row of `detection_metrics`
 UTILITY = {
@@ -19,6 +20,8 @@ UTILITY = {
 }
 FAIRNESS = {"f_meo": "F_MEO", "f_dp": "F_DP", "f_oae": "F_OAE", "f_eo": "F_EO", "f_efpr": "F_EFPR"}
 GROUP_UTILITY = {"auc": "AUC", "accuracy": "accuracy", "fpr": "FPR", "tpr": "TPR", "positive_rate": "called fake"}
+FEW_COMPARED = 4  # attributes, whose fairness is not folded: there is a row for each of them and each detector
+OTHERS = "Fairness over the groups of the other attributes"
 ROBUSTNESS = {
     "auc": "AUC",
     "accuracy": "accuracy",
@@ -40,7 +43,7 @@ class EvaluationSet:
 class Detectors:
     evaluation_sets: list[EvaluationSet]
     utility: Table
-    fairness: Table
+    fairness: list[Table]  # of the unfolded attributes, and of the others if there are any
     by_group: list[tuple[str, Table]]  # (detector, its table)
     robustness: Table | None  # None if no perturbed faces were evaluated
     detection_rates: Table | None  # of this run's samples; None if no detector has classified any
@@ -57,7 +60,7 @@ def detectors_section(report: RunReport, attributes: AttributeTable) -> Detector
     return Detectors(
         evaluation_sets=[evaluation_set(row) for row in report.evaluation_sets],
         utility=utility_table(detectors),
-        fairness=fairness_table(detectors, attributes),
+        fairness=fairness_tables(detectors, attributes),
         by_group=[(short(name, 60), group_table(metrics, attributes)) for name, metrics in detectors.items()],
         robustness=robustness_table(report.robustness),
         detection_rates=detection_rate_table(report.detection_rates, attributes),
@@ -102,11 +105,23 @@ def utility_table(detectors: dict[str, Metrics]) -> Table:
     return Table(["detector", *UTILITY.values()], rows)
 
 
-def fairness_table(detectors: dict[str, Metrics], attributes: AttributeTable) -> Table:
+def fairness_tables(detectors: dict[str, Metrics], attributes: AttributeTable) -> list[Table]:
     """Each detector's fairness: how differently it treats the groups of each attribute."""
+    measured = {attribute for metrics in detectors.values() for attribute, group, _ in metrics if group is None}
+    shown = [item for name, item in attributes.items() if name in measured]
+    if not shown:
+        return []
+    names = unfolded(shown, few=FEW_COMPARED)
+    first, others = ([item for item in shown if (item.name in names) == is_first] for is_first in (True, False))
+    tables = [fairness_table(detectors, first)]
+    return [*tables, replace(fairness_table(detectors, others), title=OTHERS, is_folded=True)] if others else tables
+
+
+def fairness_table(detectors: dict[str, Metrics], attributes: Sequence[Attribute]) -> Table:
+    """Each detector's fairness over the groups of these attributes."""
     rows = []
     for name, metrics in detectors.items():
-        for attribute in attributes.values():
+        for attribute in attributes:
             cells = {measure: metrics.get((attribute.name, None, measure)) for measure in FAIRNESS}
             if any(cells.values()):
                 rows.append([name_cell(name), Cell(attribute.title), *map(metric_cell, cells.values())])
@@ -117,7 +132,7 @@ def group_table(metrics: Metrics, attributes: AttributeTable) -> Table:
     """One detector's metrics of each group."""
     rows = []
     for attribute, group, measure in metrics:
-        if measure == "auc" and group is not None and attribute != "all":
+        if measure == "auc" and group is not None and attribute in attributes:
             cells = [metric_cell(metrics.get((attribute, group, name))) for name in GROUP_UTILITY]
             rows.append([Cell(attributes[attribute].title), Cell(group, css="name"), *cells])
     return Table(["attribute", "group", *GROUP_UTILITY.values()], rows)

@@ -52,14 +52,13 @@ def accuracy_table(report: RunReport, attributes: AttributeTable) -> Table:
     """The accuracy of every labeller; the selected one of each attribute is marked."""
     columns = ["attribute", "labeller", "images", "accuracy", "balanced accuracy"]
     rows = []
-    ranks = {name: rank for rank, name in enumerate(attributes)}
-    for row in sorted(report.labellers, key=lambda row: ranks[row["attribute"]]):
-        attribute, method = row["attribute"], row["method"]
-        if attributes[attribute].is_tabulated:
-            is_selected = report.selected_methods[attribute] == method
+    for name, attribute in attributes.tabulated.items():
+        for row in (row for row in report.labellers if row["attribute"] == name):
+            method = row["method"]
+            is_selected = report.selected_methods[name] == method
             rows.append(
                 [
-                    Cell(attributes[attribute].title),
+                    Cell(attribute.title),
                     Cell(f"{method} ▸ used" if is_selected else method),
                     Cell(number(row["n"])),
                     Cell(precise_percent(row["accuracy"]), bold=True),

@@ -10,7 +10,7 @@ import polars as pl
 from PIL import Image
 
 from reports import page
-from shards.attributes import workspace_attributes
+from shards.attributes import built_in_attributes, workspace_attributes
 from shards.documents import (
     DataSource,
     LabelsDocument,
@@ -78,11 +78,12 @@ def attribute_toml(name, classes, **values):
 
 
 def add_own_attributes(generator, table, attributes):
-    """Add a column with random classes, the first of them the most frequent, for every other labelled attribute."""
+    """Add a column with random classes, the first of them the most frequent, for each that is not built in."""
     for name in attributes.labelled:
-        if name not in table:
+        if name not in built_in_attributes():
             shares = 1 / np.arange(2, len(attributes[name].names) + 2)
-            table[name] = generator.choice(attributes[name].names, len(table["key"]), p=shares / shares.sum())
+            values = generator.choice(attributes[name].names, len(table["key"]), p=shares / shares.sum())
+            table[name] = values.astype(np.int8) if attributes[name].is_numbered else values
 
 
 def make(

@@ -10,6 +10,7 @@ import sql
 from shards.documents import write_document
 from shards.workspace import Workspace
 from tests.reports.fake_workspace import (
+    LABELLER,
     SAMPLES,
     attribute_toml,
     build,
@@ -41,7 +42,7 @@ TWELVE = "built_in = false\n" + "".join(
         HAIR,
         HEADWEAR,
         *(attribute_toml(f"trait{i}", dict.fromkeys((f"low {i}", f"high {i}"), "{}"), headline=True) for i in range(9)),
-        attribute_toml("pair", {}, cross=["glasses", "hair"]),
+        attribute_toml("select", {}, title="Pair", cross=["glasses", "hair"]),
         attribute_toml("triple", {}, title="Three at once", cross=["glasses", "hair", "trait0"]),
     ]
 )
@@ -113,12 +114,16 @@ def test_many_attributes_are_folded(twelve, two):
 
 def test_a_change_of_the_table_makes_the_page_anew(tmp_path):
     out = make(tmp_path / "out", attributes=TWO)
+    labellers = {"attribute": ["glasses", "hair"], "method": "clip", "labeller": LABELLER, "selected": True}
+    replace_table(out / "shards" / "labellers.parquet", pl.DataFrame(labellers | {"n": 600, "accuracy": 0.9}))
     build(out)
     assert not build(out).rebuilt
-    Workspace(out).attributes.write_text(TWO.replace('"Glasses"', '"Spectacles"'))
+    Workspace(out).attributes.write_text("built_in = false\n" + GLASSES.replace('"Glasses"', '"Spectacles"'))
     result = build(out)
     assert result.rebuilt
-    assert "Spectacles, labelled by" in result.page.read_text()
+    text = text_of(result.page.read_text())
+    assert "Spectacles, labelled by" in text
+    assert "Hair" not in text
 
 
 def test_detectors_are_compared_on_the_groups_of_the_own_table(tmp_path):
@@ -135,8 +140,11 @@ def test_detectors_are_compared_on_the_groups_of_the_own_table(tmp_path):
     )
     write_document(folder / "predictions.json", predictions_document(samples={"first": SAMPLES}))
     replace_table(folder / "predictions.parquet", table)
-    text = text_of(build(out).page.read_text())
+    html = build(out).page.read_text()
+    assert "<summary>Fairness over the groups of the other attributes</summary>" in html
     metrics = sql.ask(sql.connect(Workspace(out)), "detection_metrics", detector="mine", measure="f_meo")
-    assert set(metrics["attribute"]) == {"glasses", "hair", "headwear", "pair", *(f"trait{i}" for i in range(9))}
+    assert set(metrics["attribute"]) == {"glasses", "hair", "headwear", "select", *(f"trait{i}" for i in range(9))}
     assert metrics["floor"].is_not_null().all()
-    assert "mine Trait8" in text
+    assert "mine Trait8" in text_of(html)
+    Workspace(out).attributes.write_text(TWO)
+    assert "Trait8" not in text_of(build(out).page.read_text())

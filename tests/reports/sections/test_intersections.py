@@ -13,7 +13,7 @@ def test_thirty_cells_are_shown_including_empty_ones(built):
     assert len(cells) == 30
     assert html.count('<td class="none">') == cells.filter(pl.col("count") == 0).height
     assert not cells["corrected"].is_not_null().any()
-    assert "30 cells are too many" in cells["correction_note"][0]
+    assert "30 groups are too many" in cells["correction_note"][0]
 
 
 def test_unexpected_groups_do_not_shift_the_thirty_cells(world):
