@@ -15,7 +15,7 @@ from shards.layouts import FILE_NAMES, TARGETS, LabelColumn, Layout, LayoutTable
 from shards.workspace import is_unicode
 
 AI_FACE_CROSS = "intersection"  # the attribute that AI-Face's column Intersection numbers
-GENDERS, AGES, SKIN_GROUPS = (built_in_attributes()[name].names for name in ("gender", "age", "skin_group"))
+GENDERS, AGES = (built_in_attributes()[name].names for name in ("gender", "age"))
 SKIN_TONES = tuple(map(int, built_in_attributes()["skin_tone"].names))
 AGE_CODES = built_in_layouts().age_codes  # of AI-Face's releases
 SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from shards.annotations import AGES, GENDERS, SKIN_TONES
 from shards.atomic_io import atomic_write, read_json, write_json
+from shards.attributes import built_in_attributes
 from shards.concurrency import available_cpus, map_in_order
 from shards.errors import FairfaceError
 from shards.locks import exclusive_lock
@@ -134,8 +135,10 @@ def sample_faces(count: int, seed: int, shares: Shares | None = None) -> list[Fa
 
 def table_row(index: int, face: Face) -> str:
     """One line of the annotation table, coded as in AI-Face's release; glasses and hair are named."""
-    gender, group = GENDERS.index(face.gender), (face.skin_tone > 3) + (face.skin_tone > 6)
-    codes = gender, AGES.index(face.age), face.skin_tone, 1, group, 3 * gender + group
+    groups = built_in_attributes()["skin_group"].classes
+    (group,) = [number for number, item in enumerate(groups) if str(face.skin_tone) in item.of]
+    gender = GENDERS.index(face.gender)
+    codes = gender, AGES.index(face.age), face.skin_tone, 1, group, len(groups) * gender + group
     look = choose_look(face)
     glasses = "glasses" if look.has_glasses else "no glasses"
     return ",".join(["AI_Face_imagesV2/" + image_path(index), *map(str, codes), glasses, look.hair_name])
