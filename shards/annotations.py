@@ -41,6 +41,7 @@ class Tables:
 
     frame: pl.DataFrame  # path (absolute or as written) and the columns of `label_types`
     files: list[str] = field(default_factory=list)
+    layouts: list[str] = field(default_factory=list)  # the titles of the files' layouts, each once
     rows: int = 0
     repeated: int = 0  # rows that repeat the path of an earlier row
     disagreeing: int = 0  # rows whose Intersection is not gender x skin group
@@ -211,6 +212,8 @@ def read_tables(paths: Iterable[Path], options: ReadOptions | None = None) -> Ta
         frame = read_labels(table, layout, options, split=split_from_name(path))
         frames.append(frame.drop("disagrees", "uncoded"))
         tables.files.append(str(path))
+        if layout.title not in tables.layouts:
+            tables.layouts.append(layout.title)
         tables.disagreeing += int(frame["disagrees"].sum())
         tables.uncoded += int(frame["uncoded"].sum())
     if frames:

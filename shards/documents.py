@@ -51,6 +51,7 @@ class PackInputs:
     images_found: int  # below the root, before any selection
     unreadable: list[str]  # folders, and names that are not valid Unicode
     tables: list[str]
+    layouts: list[str] = field(default_factory=list)  # titles of the tables' layouts
     rows: int  # of the tables
     rows_repeated: int  # whose path an earlier row has
     rows_disagreeing: int  # whose Intersection is not gender x skin group

@@ -160,6 +160,7 @@ def make_plan(survey: Survey) -> Plan:
         images_found=len(files),
         unreadable=survey.tree.unreadable,
         tables=tables.files,
+        layouts=tables.layouts,
         rows=tables.rows,
         rows_repeated=tables.repeated,
         rows_disagreeing=tables.disagreeing,

@@ -114,7 +114,7 @@ def print_annotation_summary(shards: ShardsFolder, packed: "ShardsDocument", *, 
     if not packed.tables:
         echo("  annotated: none, because no annotation table was found: the report will compare labels only")
         return
-    source = f"{len(packed.tables):,} table{'s' * (len(packed.tables) > 1)}"
+    source = f"{len(packed.tables):,} table{'s' * (len(packed.tables) > 1)} ({', '.join(packed.layouts)})"
     if packed.tables[0].startswith(FILE_NAMES):
         source = packed.tables[0]
     echo(

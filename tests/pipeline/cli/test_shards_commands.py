@@ -22,7 +22,7 @@ def test_the_pack_summary_accounts_for_every_image(synthetic_root, tmp_path):
     printed = fairface("shards", "--data", root, "--out", out)
     assert re.search(r"239 images packed, \d\.\d MB in 1 shards, \d+\.\d s \([\d,]+ images/s\)", printed)
     assert "rejected:  1 (1 empty; `fairface sql rejects`)" in printed
-    assert "annotated: 231 of 240 images (96.2%) match one of 233 rows in 1 table" in printed
+    assert "annotated: 231 of 240 images (96.2%) match one of 233 rows in 1 table (AI-Face (released files))" in printed
     assert "unmatched: 1 rows without an image, 9 images without a row (`fairface sql unmatched`" in printed
     assert "Warning: 1 rows name an image that an earlier row names" in printed
     assert "Warning: 1 rows have an Intersection that is not gender x skin tone" in printed
