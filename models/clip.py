@@ -46,7 +46,7 @@ class Labeller:
         attributes: AttributeTable | None = None,
         device: str | torch.device = "cpu",
     ):
-        """`prompts` are of some of `attributes`, by default the built-in ones."""
+        """`prompts` describe some of `attributes`, by default the built-in ones."""
         known = (attributes or built_in_attributes()).labelled
         self.attributes: Mapping[str, Attribute] = {name: item for name, item in known.items() if name in prompts}
         self.device = torch.device(device)
@@ -79,8 +79,8 @@ class Labeller:
             for name, attribute in self.attributes.items()
         }
 
-    def restricted(self, attributes: AttributeTable) -> "Labeller":
-        """The labeller of those attributes alone that have the same classes in `attributes`."""
+    def restrict_to(self, attributes: AttributeTable) -> "Labeller":
+        """This labeller, limited to attributes that have the same classes in `attributes`."""
         known = {name: item.names for name, item in attributes.labelled.items()}
         kept = {name: item for name, item in self.attributes.items() if known.get(name) == item.names}
         if len(kept) == len(self.attributes):
@@ -93,8 +93,8 @@ class Labeller:
     def label(self, images: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Class probabilities and embeddings of uint8 images [B, 3, S, S], on the labeller's device.
 
-        Returns {attribute: float32 [B, K]} of `attributes`, with rows that sum to 1, and embeddings of length 1,
-        float16 [B, D]. The probabilities are a softmax over the attribute's classes with the model's own logit scale
+        Returns {attribute: float32 [B, K]} for each of its `attributes`, with rows that sum to 1, and embeddings of
+        length 1, float16 [B, D]. The probabilities are a softmax over the attribute's classes with the model's own logit scale
         (Radford et al. 2021, section 3.1.2). Raises ValueError for images of another shape or type.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
@@ -165,7 +165,7 @@ def validate_prompts(prompts: Prompts, source: str, attributes: AttributeTable) 
     names = prompts.keys() - {"templates"}
     if not names or names - attributes.labelled.keys():
         raise FairfaceError(
-            f"prompts {source}: the attributes must be of {', '.join(attributes.labelled)}, "
+            f"prompts {source}: the attributes must be among {', '.join(attributes.labelled)}, "
             f"found {', '.join(sorted(names)) or 'none'}"
         )
     for name in names:

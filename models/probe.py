@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 VERSION = 3  # bumped when the fit changes
-WEIGHTS = "weights of "  # and an attribute: the key of its weights in a probe's state
+WEIGHTS = "weights of "  # prefix of the key of an attribute's weights in a probe's state
 PENALTIES = (1e-5, 1e-4, 1e-3)  # on the sum of squared weights; the best one on a held-out tenth is used
 
 
@@ -31,10 +31,10 @@ class Probe:
 
     @classmethod
     def fit(cls, embeddings: Tensor, classes: Mapping[str, Tensor], *, sizes: Mapping[str, int]) -> "Probe":
-        """Fit every attribute of which at least two classes occur to embeddings, float [N, D].
+        """Fit embeddings, float [N, D], to every attribute with at least two annotated classes.
 
         `classes` are the indices of the annotated classes by attribute, int64 [N], -1 where an image is not annotated;
-        `sizes` is the number K of classes.
+        `sizes` maps each attribute to its number of classes K.
         """
         embeddings = embeddings.float()
         scale = embeddings.std(0, correction=0).clamp(min=1e-6)

@@ -18,7 +18,7 @@ MONK = [bytes.fromhex((tone.colour or "")[1:]) for tone in built_in_attributes()
 TOP, BOTTOM, LEFT, RIGHT = 14, 20, 15, 17
 
 
-def is_attribute(attributes: AttributeTable) -> bool:
+def has_monk_tones(attributes: AttributeTable) -> bool:
     """Whether the Monk tones are the classes of one of these attributes."""
     return ATTRIBUTE in attributes and attributes[ATTRIBUTE].names == built_in_attributes()[ATTRIBUTE].names
 

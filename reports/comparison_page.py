@@ -16,7 +16,7 @@ from reports.figures.run_shares import run_shares
 from reports.formats import number, percent, points, short
 from reports.run_report import RunReport
 from reports.sections.provenance import HASH
-from reports.sections.table import Cell, Table, unfolded
+from reports.sections.table import Cell, Table, expanded
 from shards.attributes import AttributeTable
 from shards.workspace import Workspace
 
@@ -199,8 +199,8 @@ def difference_tables(
             ]
             for row in selected
         ]
-        is_folded = attribute.name not in unfolded(shown)
-        tables.append(Table(columns, cells, title=f"{attribute.title}, {estimate}", is_folded=is_folded))
+        is_collapsed = attribute.name not in expanded(shown)
+        tables.append(Table(columns, cells, title=f"{attribute.title}, {estimate}", is_collapsed=is_collapsed))
     return tables
 
 

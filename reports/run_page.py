@@ -35,7 +35,7 @@ CONTENTS = {  # section -> its name in the contents, in the order of the page
     "detectors": "Detectors",
     "training": "Training",
     "training_data": "Training data",
-    "limitations": "Limits",
+    "limitations": "Limitations",
     "provenance": "Provenance",
 }
 

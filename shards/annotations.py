@@ -21,8 +21,8 @@ AGE_CODES = built_in_layouts().age_codes  # of AI-Face's releases
 SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 CSV_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 TABLE_NAMES = ("*.csv", "list_attr_*.txt")  # a CSV, or CelebA's text form
-NAMES_SHARE = 0.9  # of all images: the least share whose names must state labels
-HEADER_BYTES = 1 << 16  # of a text table: its number of images and its header
+MIN_NAME_SHARE = 0.9  # least share of file names with labels, or of cells that are image names
+HEADER_BYTES = 1 << 16  # read from the start of a text table: its image count and header
 
 
 def label_types(attributes: AttributeTable) -> dict[str, pl.DataType | type[pl.DataType]]:
@@ -45,7 +45,7 @@ class Tables:
     rows: int = 0
     repeated: int = 0  # rows that repeat the path of an earlier row
     disagreeing: int = 0  # rows whose Intersection is not gender x skin group
-    uncoded: int = 0  # rows with a label that becomes no class
+    uncoded: int = 0  # rows with a label that is neither a class nor listed as no class
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,8 @@ def csv_error(path: Path | str, error: Exception) -> FairfaceError:
 def find_tables(root: Path, attributes: AttributeTable | None = None) -> tuple[list[Path], list[str]]:
     """The annotation tables in `root` and its immediate subfolders, sorted, and the other files of TABLE_NAMES there.
 
-    Tables state some of `attributes`, by default the built-in ones. If no file looks like a table, all are returned as
-    tables: reading them raises an error that says why.
+    Tables have labels of some of `attributes`, by default the built-in ones. If no file looks like a table, all are
+    returned as tables: reading them raises an error that says why.
     """
     files = [path for name in TABLE_NAMES for path in [*root.glob(name), *root.glob(f"*/{name}")]]
     files = sorted(path for path in files if not is_hidden(path, root))
@@ -189,11 +189,11 @@ def is_table(path: Path, attributes: AttributeTable) -> bool:
 
 
 def find_layout_of_names(paths: pl.Series) -> Layout | None:
-    """The layout, such as UTKFace's, in which the names of most images state their labels; None if there is none."""
+    """The layout, such as UTKFace's, that at least 90 % of the file names follow; None if there is none."""
     names = pl.DataFrame({"name": paths.str.extract(r"([^/]*)$")})
     for layout in built_in_layouts().by_file_name:
         share = names.select(pl.col("name").str.contains(layout.file_name or "").mean()).item()
-        if share is not None and share >= NAMES_SHARE:
+        if share is not None and share >= MIN_NAME_SHARE:
             return layout
     return None
 
@@ -238,7 +238,7 @@ def read_names(paths: pl.Series, layout: Layout, options: ReadOptions | None = N
 
 
 def choose_layout(table: TextTable, options: ReadOptions) -> Layout:
-    """The layout of a table: the stated columns, or the known layout that fits best.
+    """The layout of a table: that of --columns, or the known layout that fits best.
 
     Raises FairfaceError, in one line, if a column is missing, if no layout fits, or if several do.
     """
@@ -256,7 +256,8 @@ def choose_layout(table: TextTable, options: ReadOptions) -> Layout:
         if len(fitting) > 1:
             titles = " and ".join(layout.title for layout in fitting)
             raise FairfaceError(
-                f"{table.name} has columns of {titles}: remove those of one, or name its columns with --columns"
+                f"{table.name} fits the layouts {titles} equally well: remove the columns of one, or name its columns "
+                "with --columns"
             )
         layout = fitting[0]
     used = {layout.path, layout.split, *(label.column for label in layout.labels.values())}
@@ -286,7 +287,7 @@ def path_column(table: TextTable, options: ReadOptions) -> str:
         ).collect(engine="streaming")
     except CSV_ERRORS as error:
         raise csv_error(table.name, error) from error
-    images = [name for name in shares.columns if (shares[name].item() or 0) >= NAMES_SHARE]
+    images = [name for name in shares.columns if (shares[name].item() or 0) >= MIN_NAME_SHARE]
     if len(images) != 1:
         several = f"several columns of image names ({column_list(images)})" if images else "no column of image names"
         raise FairfaceError(f"{table.name} has {several}: name the right one with --columns path=COLUMN,...")
@@ -375,7 +376,7 @@ def choose_coding(attribute: str, label: LabelColumn, *, table: TextTable, optio
 
 
 def choose_age_codes(label: LabelColumn, table: TextTable, options: ReadOptions) -> Mapping[str, str | None]:
-    """The codes of a column of AI-Face's ages: those of `options`, otherwise by the values present; else none.
+    """The age codes of a column: those that `options` names, else those that its values imply; empty for other columns.
 
     Raises FairfaceError for a table that mixes the values of several sets.
     """

@@ -70,7 +70,7 @@ class Attribute:
     cross: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()  # of annotation tables, in lower case, in addition to those of layouts.toml
     headline: bool = False  # whether the verdict has a sentence on it
-    unfolded: bool = False  # whether the page shows its table unfolded
+    expanded: bool = False  # whether the page shows its table expanded
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -121,7 +121,7 @@ class AttributeTable(Mapping[str, Attribute]):
 
     @property
     def labelled(self) -> dict[str, Attribute]:
-        """The attributes that are annotated and labelled themselves."""
+        """The attributes that are annotated and labelled directly."""
         return {name: attribute for name, attribute in self.items() if attribute.is_labelled}
 
     @property
@@ -179,7 +179,8 @@ def own_attributes(workspace: Workspace) -> OwnAttributes | None:
 def read_own_attributes(path: Path) -> OwnAttributes:
     """Read a TOML file of attributes, which adds to the built-in ones and replaces those of the same name.
 
-    With `built_in = false` at its top, there are no others. Raises FairfaceError, in one line, for anything else.
+    With `built_in = false` at its top, the built-in attributes are left out. Raises FairfaceError, in one line, for
+    anything else.
     """
     try:
         text = read_text(path)
@@ -230,19 +231,19 @@ def _parse_attribute(name: str, table: Any) -> Attribute:
     if not isinstance(table, dict):
         raise FairfaceError(f"{name} is not a table")
     parent, cross = table.get("parent"), table.get("cross", [])
-    keys = {"title", "subject", "plural", "headline", "unfolded", "parent", "cross", "classes", "columns"}
+    keys = {"title", "subject", "plural", "headline", "expanded", "parent", "cross", "classes", "columns"}
     refuse_unknown(table, keys, name)
     if not isinstance(parent, str | None):
         raise FairfaceError(f"{name}: 'parent' is not the name of an attribute")
     if not isinstance(cross, list) or not all(isinstance(item, str) for item in cross) or len(cross) == 1:
         raise FairfaceError(f"{name}: 'cross' is not a list of at least two attributes")
     if bool(cross) == ("classes" in table) or (cross and parent is not None):
-        raise FairfaceError(f"{name} needs 'classes', with or without a 'parent', or a 'cross'")
+        raise FairfaceError(f"{name} needs either 'classes' (and optionally a 'parent') or a 'cross'")
     columns = table.get("columns", [])
     if not isinstance(columns, list) or not all(isinstance(item, str) and item.strip() for item in columns):
-        raise FairfaceError(f"{name}: 'columns' is not a list of names of columns")
+        raise FairfaceError(f"{name}: 'columns' is not a list of column names")
     if columns and (cross or parent is not None):
-        raise FairfaceError(f"{name}: 'columns' are of attributes that tables state; it is made of others")
+        raise FairfaceError(f"{name}: a derived attribute or a cross can't have 'columns'")
     classes = () if cross else _parse_classes(name, table["classes"], is_derived=parent is not None)
     return Attribute(
         name=name,
@@ -254,14 +255,14 @@ def _parse_attribute(name: str, table: Any) -> Attribute:
         cross=tuple(cross),
         columns=tuple(column.strip().lower() for column in columns),
         headline=_flag(table, "headline", name),
-        unfolded=_flag(table, "unfolded", name),
+        expanded=_flag(table, "expanded", name),
     )
 
 
 def _parse_classes(attribute: str, tables: Any, *, is_derived: bool) -> tuple[AttributeClass, ...]:
     """The classes of an attribute, in their order."""
     if not isinstance(tables, dict) or not 2 <= len(tables) <= MAX_CLASSES:
-        raise FairfaceError(f"{attribute}: 'classes' must be a table of from 2 to {MAX_CLASSES} classes")
+        raise FairfaceError(f"{attribute}: 'classes' must be a table of 2 to {MAX_CLASSES} classes")
     classes = []
     for name, table in tables.items():
         place = f"{attribute}, class {name[:80]!r}"
@@ -271,12 +272,12 @@ def _parse_classes(attribute: str, tables: Any, *, is_derived: bool) -> tuple[At
                 "letter or a digit"
             )
         if not isinstance(table, dict):
-            raise FairfaceError(f"{place} is not a table; write {{}} for a class without words")
+            raise FairfaceError(f"{place} is not a table; write {{}} for a class without keys")
         own = ["of"] if is_derived else ["names", "years"]
         refuse_unknown(table, {"plural", "colour", "prompt", *own}, place)
         texts = {key: _text(table, key, place) for key in ("plural", "colour", "prompt") if key in table}
         if "colour" in texts and not COLOUR.fullmatch(texts["colour"]):
-            raise FairfaceError(f"{place}: {texts['colour']!r} is no colour; write it as #rrggbb in lower case")
+            raise FairfaceError(f"{place}: {texts['colour']!r} is not a colour; write it as #rrggbb in lower case")
         of, names = table.get("of", []), table.get("names", [])
         if not isinstance(of, list) or not all(isinstance(item, str) for item in of) or (is_derived and not of):
             raise FairfaceError(f"{place}: 'of' is not a list of classes")
@@ -328,7 +329,7 @@ def _with_combinations(attribute: Attribute, attributes: Mapping[str, Attribute]
     parts = [attributes.get(name) for name in attribute.cross]
     for name, part in zip(attribute.cross, parts, strict=True):
         if part is None or part.cross:
-            raise FairfaceError(f"{attribute.name} can't cross {name!r}: it is not an attribute, or a cross itself")
+            raise FairfaceError(f"{attribute.name} can't cross {name!r}: it is unknown, or is itself a cross")
     if len(set(attribute.cross)) < len(attribute.cross):
         raise FairfaceError(f"{attribute.name} crosses an attribute with itself")
     names = ["-".join(combination) for combination in itertools.product(*(part.names for part in parts if part))]
@@ -336,15 +337,15 @@ def _with_combinations(attribute: Attribute, attributes: Mapping[str, Attribute]
         raise FairfaceError(
             f"{attribute.name} has {len(names)} classes; at most {MAX_CLASSES} with different names are possible"
         )
-    classes = tuple(AttributeClass(name, plural=name.replace("-", " ")) for name in names)
+    classes = tuple(AttributeClass(name, plural=f"{name.replace('-', ' ')} faces") for name in names)
     return replace(attribute, classes=classes)
 
 
 def _text(table: dict[str, Any], key: str, place: str) -> str:
-    """A text of a table that is not empty and can be printed."""
+    """The table's text under `key`, checked to be non-empty and printable."""
     value = table.get(key)
     if not isinstance(value, str) or not value.strip() or not value.isprintable() or len(value) > MAX_TEXT:
-        raise FairfaceError(f"{place}: '{key}' must be a text of at most {MAX_TEXT} characters")
+        raise FairfaceError(f"{place}: '{key}' must be a non-empty printable string of at most {MAX_TEXT} characters")
     return value
 
 

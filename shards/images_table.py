@@ -64,7 +64,7 @@ def read_images(path: Path, columns: Sequence[str] | None = None, *, sha256: str
 
 
 def with_crosses(images: pl.DataFrame, attributes: AttributeTable) -> pl.DataFrame:
-    """The images with all attributes: null where the table lacks a column, and with the crosses."""
+    """The images with a column for every attribute, crosses included; null where the table lacks it."""
     missing = {name: kind for name, kind in class_types(attributes.stored).items() if name not in images.columns}
     images = images.with_columns(pl.lit(None, kind).alias(name) for name, kind in missing.items())
     return images.with_columns(map(derived_class, attributes.crosses))

@@ -1,4 +1,4 @@
-"""The layouts of annotation tables: what layouts.toml describes, and those that a user states by the columns' names."""
+"""The layouts of annotation tables: those of layouts.toml, and those defined by --columns."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -13,7 +13,7 @@ from shards.toml_tables import parse_toml, read_text, refuse_unknown
 
 BUILT_IN = Path(__file__).with_name("layouts.toml")
 TARGETS = {"real": "real", "fake": "fake"}  # word -> class of `target`, which is no attribute of a face
-FILE_NAMES = "file names"  # the source of labels that images' names state, where a table's path stands otherwise
+FILE_NAMES = "file names"  # listed instead of a table's path when labels come from file names
 OTHER_COLUMNS = ("path", "split", "target")  # that --columns can name in addition to attributes
 
 
@@ -37,7 +37,7 @@ class Layout:
     path: str  # "" if there is no table
     labels: Mapping[str, LabelColumn]  # attribute or `target` -> its column
     columns: frozenset[str] = frozenset()  # that a table must have, in addition to `path`
-    unread: frozenset[str] = frozenset()
+    ignored_columns: frozenset[str] = frozenset()
     split: str | None = None
     intersection: str | None = None  # gender x skin group
     file_name: str | None = None  # a regular expression on the names of images, instead of a table
@@ -59,7 +59,7 @@ class Layout:
     def count_known(self, header: Collection[str]) -> int:
         """How many of these columns belong to the layout."""
         read = {self.path, self.split, self.intersection, *(label.column for label in self.labels.values())}
-        return len((read | self.columns | self.unread) & set(header))
+        return len((read | self.columns | self.ignored_columns) & set(header))
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ class LayoutTable:
     age_codes: Mapping[str, Mapping[str, str | None]]  # name -> value -> class; None for a value that is no class
 
     def recognise(self, header: Collection[str], attributes: AttributeTable) -> list[Layout]:
-        """The layouts that fit a table with these columns, in lower case, and share most columns with it.
+        """The layouts that fit a table with these columns, in lower case, and share the most columns with it.
 
-        Attributes that state their columns, and others that no layout has, are read in addition.
+        Attributes with `columns`, and those in no layout, are added to every layout.
 
         Layouts that read the same labels from it count as one: two remain only if the table is ambiguous.
         """
@@ -89,7 +89,7 @@ class LayoutTable:
         return best
 
     def own_labels(self, header: Collection[str], attributes: AttributeTable) -> dict[str, LabelColumn]:
-        """The columns among these of attributes that state their columns, or that no layout has."""
+        """The columns, among these, of attributes with `columns` and of those in no layout."""
         known = {name for layout in self.layouts.values() for name in layout.labels}
         columns = {
             name: attribute.columns or (() if name in known else (name,))
@@ -179,7 +179,7 @@ def _parse_layout(name: str, table: Any, age_codes: Collection[str], *, of_label
     """One layout, of annotations or of a labeller's labels."""
     if not isinstance(table, dict):
         raise FairfaceError(f"{name} is not a table")
-    keys = {"title", "path", "file_name", "columns", "unread", "split", "intersection", "labels"}
+    keys = {"title", "path", "file_name", "columns", "ignored_columns", "split", "intersection", "labels"}
     refuse_unknown(table, keys, name)
     if ("path" in table) == ("file_name" in table):
         raise FairfaceError(f"{name} needs either 'path' or 'file_name'")
@@ -197,7 +197,7 @@ def _parse_layout(name: str, table: Any, age_codes: Collection[str], *, of_label
         path=_column(table, "path", name) if "path" in table else "",
         labels=labels,
         columns=_columns(table, "columns", name),
-        unread=_columns(table, "unread", name),
+        ignored_columns=_columns(table, "ignored_columns", name),
         split=_column(table, "split", name) if "split" in table else None,
         intersection=_column(table, "intersection", name) if "intersection" in table else None,
         file_name=file_name,
@@ -216,7 +216,7 @@ def _parse_label(
     meanings = {"codes", "age_codes", "words", "years"}
     refuse_unknown(table, {"column", *meanings, *(["probabilities"] if of_labeller else [])}, place)
     if len(table.keys() & meanings) != 1:
-        raise FairfaceError(f"{place} needs one of {', '.join(sorted(meanings))}")
+        raise FairfaceError(f"{place} needs exactly one of {', '.join(sorted(meanings))}")
     column = _column(table, "column", place)
     classes = TARGETS.values() if attribute == "target" else attributes[attribute].names
     if "codes" in table:
@@ -250,7 +250,7 @@ def _parse_codes(table: Any, classes: Collection[str], place: str) -> dict[str, 
         raise FairfaceError(f"{place}: {unknown[0]!r} is not one of {', '.join(dict.fromkeys(classes))}")
     codes = {normalise_word(value): name or None for value, name in table.items()}
     if len(codes) < len(table):
-        raise FairfaceError(f"{place}: a value is there twice")
+        raise FairfaceError(f"{place}: two codes are equal")
     return codes
 
 
@@ -274,7 +274,7 @@ def _table(tables: dict[str, Any], key: str, place: str) -> dict[str, Any]:
 def _text(table: dict[str, Any], key: str, place: str) -> str:
     value = table.get(key)
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise FairfaceError(f"{place}: '{key}' is not a text")
+        raise FairfaceError(f"{place}: '{key}' is not a printable string")
     return value
 
 
@@ -282,7 +282,7 @@ def _column(table: dict[str, Any], key: str, place: str) -> str:
     """The name of a column. Raises FairfaceError unless it is in lower case."""
     name = _text(table, key, place)
     if name != name.strip().lower():
-        raise FairfaceError(f"{place}: {name!r} is not in lower case")
+        raise FairfaceError(f"{place}: {name!r} must be in lower case, without spaces around it")
     return name
 
 

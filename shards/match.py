@@ -163,7 +163,7 @@ class MatchState:
         self.files.remove(files["number"])
 
     def match_whole_rows(self) -> None:
-        """Match pending rows whose whole relative path ends a single file's path, and that of no other row."""
+        """Match pending rows whose whole relative path ends exactly one file's path, and no other row's."""
         pending = self.rows.pending.with_columns(self.rows.relative_depth.gather(self.rows.pending["folder"]))
         for count in sorted(pending["relative_depth"].drop_nulls().unique(), reverse=True):
             rows = pending.filter(relative_depth=count)

@@ -13,7 +13,7 @@ from shards.workspace import ShardsFolder, Workspace
 
 
 def replace_own_attributes(workspace: Workspace, path: Path) -> None:
-    """Copy a file of attributes into a workspace, to label its images and samples by it.
+    """Copy a file of attributes into a workspace, to label its images and samples with it.
 
     An attribute that the packed images were not annotated with gets labels from its prompts. Raises FairfaceError for a
     file that is invalid or lacks a class that the images have.
@@ -25,7 +25,7 @@ def replace_own_attributes(workspace: Workspace, path: Path) -> None:
 
 
 def check_classes(shards: ShardsFolder, attributes: AttributeTable, path: Path) -> None:
-    """Raise FairfaceError if an image has a class of one of these attributes that the attribute lacks."""
+    """Raise FairfaceError if an image has a class that its attribute lacks."""
     sha256 = load_shards_json(shards).files.get(shards.images.name, "")
     images = read_images(shards.images, sha256=sha256)
     for name, attribute in attributes.labelled.items():

@@ -373,7 +373,7 @@ class Workspace:
 
     @property
     def attributes(self) -> Path:
-        """The user's own attributes, as given with --attributes; without it there are the built-in ones."""
+        """The user's own attributes, as given with --attributes; without this file the built-in ones apply."""
         return self.root / "attributes.toml"
 
     @property

@@ -61,20 +61,20 @@ def attribute_expressions(attributes: AttributeTable) -> dict[str, str]:
     labelled = [f"{identifier(name)} {types[name]}" for name in attributes.labelled]
     stored = [f"{identifier(name)} {types[name]}" for name in attributes.stored]
     derived = ", ".join(f"{derived_class(item)} as {identifier(item.name)}" for item in attributes.derived)
-    sets = counted_sets(attributes)
+    sets = grouping_sets(attributes)
     bits = {name: 1 << i for i, name in enumerate(reversed(attributes.labelled))}  # as `grouping` counts them
     counted = """select filename, {text} as attribute, {group}::varchar as "group", n
-    from counts where left_out = {left_out} and {group} is not null"""
+    from counts where grouping_id = {grouping_id} and {group} is not null"""
     return {
         "labelled_columns": ", ".join(map(identifier, attributes.labelled)),
-        "counted_sets": ", ".join(
+        "grouping_sets": ", ".join(
             f"(filename, {', '.join(map(identifier, names))})" for names in dict.fromkeys(sets.values())
         ),
         "counted_branches": "\n    union all\n    ".join(
             counted.format(
                 text=quote(name),
                 group=class_expression(attribute, attributes),
-                left_out=sum(bit for other, bit in bits.items() if other not in sets[name]),
+                grouping_id=sum(bit for other, bit in bits.items() if other not in sets[name]),
             )
             for name, attribute in attributes.items()
         ),
@@ -88,7 +88,7 @@ def attribute_expressions(attributes: AttributeTable) -> dict[str, str]:
         "classes": ",\n    ".join(f"({', '.join(map(literal, row))})" for row in classes),
         "attributes": ", ".join(map(quote, ["all", *attributes])),
         "derived": derived,
-        "derived_again": f"replace ({derived})" if derived else "",  # an image's, even of an attribute added later
+        "recompute_derived": f"replace ({derived})" if derived else "",  # for attributes added after packing
         "crosses": ", ".join(f"{derived_class(item)} as {identifier(item.name)}" for item in attributes.crosses),
         "columns": ", ".join(map(identifier, attributes)),
         "stored_columns": ", ".join(map(identifier, attributes.stored)),
@@ -108,8 +108,8 @@ def attribute_expressions(attributes: AttributeTable) -> dict[str, str]:
     }
 
 
-def counted_sets(attributes: AttributeTable) -> dict[str, tuple[str, ...]]:
-    """The labelled attributes whose combinations are counted for each attribute.
+def grouping_sets(attributes: AttributeTable) -> dict[str, tuple[str, ...]]:
+    """For each attribute, the grouping set of labelled attributes that it is counted from.
 
     An attribute is counted with the first set that contains all of its parts, so that there are few sets.
     """

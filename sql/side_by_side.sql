@@ -6,12 +6,12 @@ with selected_run as (
 ), counted as materialized (
     from label_counts where ($attribute = 'all' or attribute = $attribute)
         and (source <> 'generated' or run = (select name from selected_run))
-), own_labellers as (  -- training labels by any other labeller can't be compared with those of the samples
+), sample_labellers as (  -- training labels by any other labeller can't be compared with those of the samples
     select attribute, labeller from counted where source = 'generated'
 ), all_classes as (
     select attribute, "group", rank, source, count from counted
-    where source <> 'train' or (attribute, labeller) in (from own_labellers)
-        or attribute not in (select attribute from own_labellers)
+    where source <> 'train' or (attribute, labeller) in (from sample_labellers)
+        or attribute not in (select attribute from sample_labellers)
     union all
     select attribute, "group", rank, null, 0 from vocabulary where $attribute = 'all' or attribute = $attribute
 ), sides as (

@@ -114,13 +114,11 @@ def print_annotation_summary(shards: ShardsFolder, packed: "ShardsDocument", *, 
     if not packed.tables:
         echo("  annotated: none, because no annotation table was found: the report will compare labels only")
         return
-    source = f"{len(packed.tables):,} table{'s' * (len(packed.tables) > 1)} ({', '.join(packed.layouts)})"
+    tables = f"{len(packed.tables):,} table{'s' * (len(packed.tables) > 1)} ({', '.join(packed.layouts)})"
+    source = f"match one of {packed.rows:,} rows in {tables}"
     if packed.tables[0].startswith(FILE_NAMES):
-        source = packed.tables[0]
-    echo(
-        f"  annotated: {packed.matched:,} of {selected:,} images ({packed.matched / selected:.1%}) match one of "
-        f"{packed.rows:,} rows in {source}"
-    )
+        source = f"have labels in their {packed.tables[0]}"
+    echo(f"  annotated: {packed.matched:,} of {selected:,} images ({packed.matched / selected:.1%}) {source}")
     reasons = ", ".join(
         f"{count:,} {UNMATCHED_TITLES.get(name, name.replace('_', ' '))}" for name, count in packed.unmatched.items()
     )
@@ -131,7 +129,7 @@ def print_annotation_summary(shards: ShardsFolder, packed: "ShardsDocument", *, 
     if packed.rows_disagreeing:
         warn(f"{packed.rows_disagreeing:,} rows have an Intersection that is not gender x skin tone")
     if packed.rows_uncoded:
-        warn(f"{packed.rows_uncoded:,} rows have a label that their layout maps to no class; it is treated as missing")
+        warn(f"{packed.rows_uncoded:,} rows with a label that matches no class; such labels are treated as missing")
 
 
 def print_faults(workspace: Workspace, faults: "dict[Path, list[str]]") -> None:

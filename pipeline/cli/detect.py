@@ -82,7 +82,7 @@ def perturbations_callback(
 @click.option(
     "--group-by",
     metavar="ATTRIBUTE",
-    help="The attribute whose classes are the groups of the losses of daw_fdd and pg_fdd.  [default: intersection]",
+    help="Attribute whose classes daw_fdd and pg_fdd use as groups.  [default: intersection]",
 )
 @click.option("--lr", type=POSITIVE, help="Learning rate.  [default: 0.0005]")
 @click.option(
@@ -138,8 +138,8 @@ def perturbations_callback(
     "--import",
     "csv",
     type=FILE,
-    help="Import another detector's predictions from a CSV with the columns target, logit, and gender or any other "
-    "attributes.",
+    help="Import another detector's predictions from a CSV with the columns target and logit, and at least one "
+    "attribute, such as gender.",
 )
 @force_option
 def detect(

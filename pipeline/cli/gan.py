@@ -103,7 +103,7 @@ SETTINGS = (  # options that are fields of TrainConfig; the others are fields of
 @click.option(
     "--conditional",
     metavar="LABEL",
-    help="Condition both networks on this label, as for --balance-by; images without it are left out.",
+    help="Condition both networks on this label, one that --balance-by accepts; images without it are left out.",
 )
 @click.option("--flip/--no-flip", default=None, help="Mirror half of the images.  [default: flip]")
 @precision_option

@@ -86,7 +86,7 @@ def workspace_option(*names: str) -> Callable[[Any], Any]:
 attributes_option = click.option(
     "--attributes",
     type=FILE,
-    help="TOML file of attributes, which adds to the built-in ones and is kept in OUT.  [default: the one in OUT]",
+    help="TOML file that adds attributes to the built-in ones; copied to OUT.  [default: the copy in OUT]",
 )
 run_option = click.option("--run", callback=name_callback, help="Name of the run.  [default: the newest]")
 force_option = click.option("--force", is_flag=True, help="Run the stage again and replace its results.")

@@ -89,8 +89,8 @@ def synth(
     "--columns",
     callback=columns_callback,
     metavar="ATTRIBUTE=COLUMN,...",
-    help="Columns of CSVs of no known layout, with --annotations, such as gender=sex,age=years. Classes are given by "
-    "their names, ages also in years.",
+    help="The column of each attribute in a CSV of unknown layout, such as gender=sex,age=years; needs --annotations. "
+    "Values are class names; ages may be in years.",
 )
 @click.option(
     "--no-annotations", is_flag=True, help="Ignore the annotation tables below --data, and labels in file names."
@@ -101,7 +101,7 @@ def synth(
     type=click.Choice(["auto", "readme", "released", "first"]),
     default="auto",
     show_default=True,
-    help="Which of AI-Face's age codes its tables use.",
+    help="The age codes in AI-Face's tables; auto: by their values.",
 )
 @click.option(
     "--alias",

@@ -108,12 +108,12 @@ def build_pool(
     With samples, the real faces are the training images that are not fakes themselves, or all images if they are
     synthetic. The test faces are those of the split `test` if the tables name one, otherwise a fifth of the faces, the
     same for every detector; faces of a validation split are not used. The groups are the classes of the attribute
-    `group_by`, by default those that `default_groups` names. The images and samples are locked until `locks`
+    `group_by`, by default those that `default_group_by` names. The images and samples are locked until `locks`
     closes. Raises FairfaceError if there are no real faces or no fakes to train or test with, for an unknown
     attribute, and for damaged tables.
     """
     locks, attributes = locks or ExitStack(), workspace_attributes(workspace)
-    group_by = group_by or default_groups(attributes)
+    group_by = group_by or default_group_by(attributes)
     if group_by not in attributes:
         raise FairfaceError(f"--group-by {group_by[:80]!r} is not one of {', '.join(attributes)}")
     attribute = attributes[group_by]
@@ -133,7 +133,7 @@ def build_pool(
     return pool_from_samples(workspace, folder, attribute=attribute, shards=shards, images=images, packed=packed)
 
 
-def default_groups(attributes: AttributeTable) -> str:
+def default_group_by(attributes: AttributeTable) -> str:
     """The attribute whose classes are a detector's groups: the first cross, or else the first attribute."""
     return attributes.crosses[0].name if attributes.crosses else next(iter(attributes))
 

@@ -38,7 +38,7 @@ class DetectConfig:
     is_short: bool = False  # take at most SKETCH_STEPS where `steps` is None
     fakes: str = "auto"  # auto | images | samples
     run: str | None = None  # whose samples are the fakes; None: the newest, or the one that the training started with
-    group_by: str | None = None  # attribute whose classes are the groups; None: `dataset.default_groups`
+    group_by: str | None = None  # attribute whose classes are the groups; None: `dataset.default_group_by`
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     decoder: DecoderConfig = field(default_factory=DecoderConfig)

@@ -115,7 +115,7 @@ class TrainingData:
 def image_groups(images: pl.DataFrame, column: str, *, option: str) -> pl.Series:
     """Return the class of each image in a column of labels, as text; null without one.
 
-    Raises FairfaceError for a column that holds no labels, such as that of a misspelt attribute.
+    Raises FairfaceError for a name that is no label, such as a misspelt attribute.
     """
     labels = [name for name in images.columns if name not in SCHEMA or name in OTHER_LABELS]
     if column not in labels:

@@ -78,7 +78,7 @@ def label(workspace: Workspace, config: LabelConfig | None = None) -> LabelResul
             training_side(shards, packed, tars=training_tars, keys=keys[0], labeller=labeller, size=samples.image_size),
             samples_side(run, samples, tars=sample_tars, keys=keys[1], labeller=labeller),
         ]
-        if not skin.is_attribute(attributes):
+        if not skin.has_monk_tones(attributes):
             sides = [replace(side, has_skin_tones=False) for side in sides]
         results = [
             side.label(labeller, device, batch_size=config.batch_size, force=config.force, progress=progress)

@@ -80,7 +80,7 @@ def choose_labeller(
 
 def load_embedded(device: torch.device, attributes: AttributeTable | None, *, progress: bool) -> clip.Labeller:
     """The embedded labeller of those `attributes` whose classes are those of synthetic faces."""
-    return embedded.load_embedded(device, progress=progress).restricted(attributes or built_in_attributes())
+    return embedded.load_embedded(device, progress=progress).restrict_to(attributes or built_in_attributes())
 
 
 def choose_same_labeller(

@@ -32,7 +32,9 @@ from shards.errors import FairfaceError
 from shards.images_table import class_types, read_images
 from shards.workspace import LabelFiles, RunFolder, ShardsFolder
 
-MIN_CLASS_IMAGES = 50  # classes with fewer annotated images are not fitted: half of these would measure nothing
+MIN_CLASS_IMAGES = (
+    50  # classes with fewer annotated images are not fitted: half of fewer is too small to measure accuracy
+)
 MAX_FIT_IMAGES = 50_000  # annotated images that the probe is fitted to, at most
 
 
@@ -41,7 +43,7 @@ def evaluate_labellers(
 ) -> pl.DataFrame | None:
     """Label the training images and a run's samples with the probe, and evaluate the labellers.
 
-    The probe labels every annotated attribute with at least two classes of MIN_CLASS_IMAGES images.
+    The probe labels every annotated attribute with at least two classes of at least MIN_CLASS_IMAGES images each.
 
     Writes labellers.parquet and the probe's weights for the training side, and the probe's labels for both sides.
     Returns the rows of labellers.parquet: attribute, method, labeller, n, accuracy, balanced_accuracy, selected. If too

@@ -144,7 +144,7 @@ def detector_rows(
 ) -> Rows:
     """Rows of `detection_metrics` from a detector's predictions, ordered by falling logit.
 
-    They describe every attribute that is a column of the predictions, but no small cells.
+    They describe every attribute that is a column of the predictions, except crosses of more than two.
 
     Rates have Wilson's intervals. For the other metrics, faces are resampled with Poisson(1) weights (Hanley and
     MacGibbon, Comput. Methods Programs Biomed. 83 (2006) 57-62). The intervals are bias-corrected percentiles (Efron,

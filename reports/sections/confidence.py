@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from reports.faces import RunFaces
 from reports.figures.contact_sheet import data_url
 from reports.formats import short
-from reports.sections.table import unfolded
+from reports.sections.table import expanded
 from shards.attributes import AttributeTable
 
 
@@ -19,7 +19,7 @@ class ConfidentFace:
 @dataclass(frozen=True)
 class AttributeConfidence:
     title: str
-    is_folded: bool
+    is_collapsed: bool
     faces: dict[str, list[ConfidentFace]]  # by order: most, least
 
 
@@ -35,5 +35,5 @@ def confidence_section(faces: RunFaces, attributes: AttributeTable) -> Confidenc
         face = ConfidentFace(data_url([row["image"]]), f"Sample {row['key']}", caption)
         found.setdefault(row["attribute"], {}).setdefault(row["order"], []).append(face)
     shown = [attributes[name] for name in found]
-    sections = [AttributeConfidence(item.title, item.name not in unfolded(shown), found[item.name]) for item in shown]
+    sections = [AttributeConfidence(item.title, item.name not in expanded(shown), found[item.name]) for item in shown]
     return Confidence(sections) if sections else None

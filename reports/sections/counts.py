@@ -5,7 +5,7 @@ from typing import Any
 
 from reports.formats import number, percent, short
 from reports.run_report import RunReport
-from reports.sections.table import Cell, Table, unfolded
+from reports.sections.table import Cell, Table, expanded
 from shards.attributes import AttributeTable
 
 COLUMNS = ["group", "training, labelled", "generated, labelled", "training, annotated"]
@@ -26,7 +26,7 @@ def counts_section(report: RunReport, attributes: AttributeTable) -> Counts | No
                 COLUMNS,
                 [count_cells(row) for row in report.counts[item.name]],
                 title=item.title,
-                is_folded=item.name not in unfolded(shown),
+                is_collapsed=item.name not in expanded(shown),
             )
             for item in shown
         ]

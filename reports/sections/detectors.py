@@ -6,7 +6,7 @@ from typing import Any
 
 from reports.formats import number, precise_percent, short
 from reports.run_report import RunReport
-from reports.sections.table import Cell, Table, unfolded
+from reports.sections.table import Cell, Table, expanded
 from shards.attributes import Attribute, AttributeTable
 
 Metrics = dict[tuple[str, str | None, str], dict[str, Any]]  # (attribute, group, measure) -> row of `detection_metrics`
@@ -43,7 +43,7 @@ class EvaluationSet:
 class Detectors:
     evaluation_sets: list[EvaluationSet]
     utility: Table
-    fairness: list[Table]  # of the unfolded attributes, and of the others if there are any
+    fairness: list[Table]  # of the expanded attributes, and of the others if there are any
     by_group: list[tuple[str, Table]]  # (detector, its table)
     robustness: Table | None  # None if no perturbed faces were evaluated
     detection_rates: Table | None  # of this run's samples; None if no detector has classified any
@@ -111,10 +111,10 @@ def fairness_tables(detectors: dict[str, Metrics], attributes: AttributeTable) -
     shown = [item for name, item in attributes.items() if name in measured]
     if not shown:
         return []
-    names = unfolded(shown, few=FEW_COMPARED)
+    names = expanded(shown, few=FEW_COMPARED)
     first, others = ([item for item in shown if (item.name in names) == is_first] for is_first in (True, False))
     tables = [fairness_table(detectors, first)]
-    return [*tables, replace(fairness_table(detectors, others), title=OTHERS, is_folded=True)] if others else tables
+    return [*tables, replace(fairness_table(detectors, others), title=OTHERS, is_collapsed=True)] if others else tables
 
 
 def fairness_table(detectors: dict[str, Metrics], attributes: Sequence[Attribute]) -> Table:

@@ -6,7 +6,7 @@ from reports.faces import RunFaces
 from reports.figures.contact_sheet import COLUMNS, data_url
 from reports.formats import short
 from reports.run_report import RunReport
-from reports.sections.table import unfolded
+from reports.sections.table import expanded
 from shards.attributes import AttributeTable
 
 
@@ -45,7 +45,7 @@ def faces_section(report: RunReport, faces: RunFaces, *, attributes: AttributeTa
         AttributePictures(
             item.name,
             item.title,
-            item.name in unfolded(shown, few=0),
+            item.name in expanded(shown, few=0),
             [group_pictures(group, sides) for group, sides in faces.by_group[item.name].items()],
         )
         for item in shown

@@ -6,7 +6,7 @@ from typing import Any
 
 from reports.formats import percent, ratio, short
 from reports.run_report import RunReport
-from reports.sections.table import unfolded
+from reports.sections.table import expanded
 from shards.attributes import Attribute, AttributeTable
 
 UNEXPECTED_CELLS = 20  # of groups that the cross does not have, that are listed at most
@@ -36,7 +36,7 @@ class Intersection:
     columns: list[str]  # classes of the last attribute
     rows: list[IntersectionRow]
     unexpected: str | None  # other cells, with their counts
-    is_folded: bool
+    is_collapsed: bool
 
 
 @dataclass(frozen=True)
@@ -50,15 +50,15 @@ def intersections_section(report: RunReport, attributes: AttributeTable) -> Inte
         if not attributes[row["attribute"]].is_tabulated and row["n"]:
             cells.setdefault(row["attribute"], []).append(row)
     shown = [attributes[name] for name in cells]
-    few = unfolded(shown, few=1)
+    few = expanded(shown, few=1)
     crosses = [
-        intersection(item, cells[item.name], attributes=attributes, is_folded=item.name not in few) for item in shown
+        intersection(item, cells[item.name], attributes=attributes, is_collapsed=item.name not in few) for item in shown
     ]
     return Intersections(crosses) if crosses else None
 
 
 def intersection(
-    attribute: Attribute, rows: list[dict[str, Any]], *, attributes: AttributeTable, is_folded: bool
+    attribute: Attribute, rows: list[dict[str, Any]], *, attributes: AttributeTable, is_collapsed: bool
 ) -> Intersection:
     """The cells of one cross, from its rows of `estimates`."""
     *outer, last = (attributes[name].names for name in attribute.cross)
@@ -75,7 +75,7 @@ def intersection(
         ],
         unexpected=", ".join(f"{short(row['group'], 80)} ({row['count']})" for row in unexpected[:UNEXPECTED_CELLS])
         or None,
-        is_folded=is_folded,
+        is_collapsed=is_collapsed,
     )
 
 

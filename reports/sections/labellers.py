@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from reports.confusion import ConfusionMatrix, ConfusionRow
 from reports.formats import number, percent, precise_percent, short
 from reports.run_report import RunReport
-from reports.sections.table import Cell, Table, unfolded
+from reports.sections.table import Cell, Table, expanded
 from shards.attributes import Attribute, AttributeTable
 
 
@@ -28,7 +28,7 @@ class HeatMap:
     title: str
     labels: list[str]
     rows: list[HeatRow]
-    is_folded: bool
+    is_collapsed: bool
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def labellers_section(report: RunReport, attributes: AttributeTable) -> Labeller
         return Labellers(bool(report.labelling), None, [])
     shown = [attributes[name] for name in report.confusion if not attributes[name].cross]
     matrices = [
-        heat_map(item, report.confusion[item.name], is_folded=item.name not in unfolded(shown)) for item in shown
+        heat_map(item, report.confusion[item.name], is_collapsed=item.name not in expanded(shown)) for item in shown
     ]
     return Labellers(True, accuracy_table(report, attributes), matrices)
 
@@ -68,11 +68,11 @@ def accuracy_table(report: RunReport, attributes: AttributeTable) -> Table:
     return Table(columns, rows)
 
 
-def heat_map(attribute: Attribute, matrix: ConfusionMatrix, *, is_folded: bool) -> HeatMap:
+def heat_map(attribute: Attribute, matrix: ConfusionMatrix, *, is_collapsed: bool) -> HeatMap:
     """A confusion matrix in percent."""
     rows = [HeatRow(short(row.annotated), heat_cells(row), number(row.n)) for row in matrix.rows]
     labels = [short(group) for group in matrix.groups]
-    return HeatMap(attribute.name, attribute.title, labels, rows, is_folded)
+    return HeatMap(attribute.name, attribute.title, labels, rows, is_collapsed)
 
 
 def heat_cells(row: ConfusionRow) -> list[HeatCell]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from reports.formats import conjunction, number, percent, ratio, short
 from reports.run_report import RunReport
-from reports.sections.table import Cell, Table, unfolded
+from reports.sections.table import Cell, Table, expanded
 from shards.attributes import Attribute, AttributeTable
 
 REASONS = {"few": "too few faces", "disagree": "raw and corrected disagree", "no labels": "no labels"}
@@ -34,7 +34,7 @@ def methods_section(report: RunReport, attributes: AttributeTable) -> Methods | 
             item,
             estimates[item.name],
             pixels=pixels.get(item.name, {}),
-            is_folded=item.name not in unfolded(shown),
+            is_collapsed=item.name not in expanded(shown),
         )
         for item in shown
     ]
@@ -42,7 +42,7 @@ def methods_section(report: RunReport, attributes: AttributeTable) -> Methods | 
 
 
 def attribute_table(
-    attribute: Attribute, rows: list[dict[str, Any]], *, pixels: dict[str, dict[str, Any]], is_folded: bool
+    attribute: Attribute, rows: list[dict[str, Any]], *, pixels: dict[str, dict[str, Any]], is_collapsed: bool
 ) -> Table:
     """The estimates of one attribute's groups; `pixels` are those from the pixels, by group, if there are any."""
     best = rows[0]["best_estimate"]
@@ -53,7 +53,7 @@ def attribute_table(
     note = f"Not corrected: {rows[0]['correction_note']}." if rows[0]["correction_note"] else ""
     table_rows = [group_cells(row, pixels.get(row["group"]) if pixels else None, bool(pixels)) for row in rows]
     title = f"{attribute.title}, labelled by {rows[0]['method']}"
-    return Table(columns, table_rows, title=title, note=note, is_folded=is_folded)
+    return Table(columns, table_rows, title=title, note=note, is_collapsed=is_collapsed)
 
 
 def group_cells(row: dict[str, Any], pixels: dict[str, Any] | None, has_pixels: bool) -> list[Cell]:

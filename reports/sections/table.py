@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from shards.attributes import Attribute
 
-FEW_ATTRIBUTES = 8  # that a section shows unfolded
+FEW_ATTRIBUTES = 8  # that a section shows expanded
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,18 @@ class Table:
     rows: list[list[Cell]]
     title: str = ""
     note: str = ""  # below it
-    is_folded: bool = False  # under its title
+    is_collapsed: bool = False  # under its title
 
     def __post_init__(self) -> None:
         if any(len(row) != len(self.columns) for row in self.rows):
             raise ValueError(f"a row of {self.title or self.columns} has another number of cells than columns")
 
 
-def unfolded(attributes: Sequence[Attribute], *, few: int = FEW_ATTRIBUTES) -> set[str]:
-    """The names of the attributes of a section that it shows unfolded.
+def expanded(attributes: Sequence[Attribute], *, few: int = FEW_ATTRIBUTES) -> set[str]:
+    """The names of the attributes of a section that it shows expanded.
 
     These are all if they are at most `few`; otherwise those that are so in the table of attributes, or else the first.
     """
     if len(attributes) <= few:
         return {item.name for item in attributes}
-    return {item.name for item in attributes if item.unfolded} or {attributes[0].name}
+    return {item.name for item in attributes if item.expanded} or {attributes[0].name}

@@ -16,7 +16,7 @@ create view label_rows as
     from labels_columns union all by name from {labels};
 create view images as
     select *, {crosses}
-    from (select * {derived_again} from image_rows);
+    from (select * {recompute_derived} from image_rows);
 create view rejects as
     select key, path, family, subset, split, bytes, reason from images where status = 'rejected';
 create view unmatched as
@@ -67,9 +67,9 @@ create view labels_wide as
     union all
     select 'annotated', null, key, 'annotated', 'annotated', {columns}
     from images where status = 'packed';
--- One row for each image, method and attribute. There are branches for each attribute, so that a question about one
--- attribute reads only its column (an unpivot would read all of them); they read the files' rows themselves, because
--- planning takes as long as counting, and longer with every view in between.
+-- One row for each image, method and attribute. Each attribute has its own branches, so that a question about one attribute
+-- reads only its column (an unpivot would read all of them). They bypass the views, because each view slows planning, which
+-- takes as long as counting.
 create view labels_long as
     {branches};
 
@@ -87,17 +87,16 @@ create view selected_labels as
     select labels_long.* from labels_long join selected_method using (attribute)
     where labels_long.method in (selected_method.method, 'annotated', 'imported');
 
--- The number of faces of each class by side, run and method, in several rows. All attributes are counted in one pass over
--- the labels, from a few sets of combinations that contain them. A file of labels has those of one side, run and method:
--- counting by file is several times as fast as by these columns.
+-- Faces of each class by side, run and method; a class may have several rows. All attributes are counted in one pass, with
+-- few grouping sets. Each file of labels has one side, run and method: grouping by file is several times faster.
 create view class_counts as
     with faces as (
         select filename, {labelled_columns} from label_rows
         union all
         select 'annotated', {labelled_columns} from image_rows where status = 'packed'
     ), counts as materialized (
-        select filename, {labelled_columns}, grouping({labelled_columns}) as left_out, count(*) as n
-        from faces group by grouping sets ({counted_sets})
+        select filename, {labelled_columns}, grouping({labelled_columns}) as grouping_id, count(*) as n
+        from faces group by grouping sets ({grouping_sets})
     ), sides as (
         select filename, any_value(source) as source, any_value(run) as run, any_value(method) as method,
             any_value(labeller) as labeller
@@ -108,7 +107,7 @@ create view class_counts as
     select source, run, method, labeller, attribute, "group", n
     from ({counted_branches}) join sides using (filename) where source in ('train', 'generated', 'annotated');
 
--- The number of faces of each class, by side, run and labeller: of the labels that are used.
+-- The number of faces of each class, by side, run and labeller, from the selected method, annotations and imports.
 create view label_counts as
     select source, run, labeller, attribute, "group", coalesce(rank, 1000) as rank, sum(n)::bigint as count
     from class_counts join selected_method using (attribute) left join vocabulary using (attribute, "group")

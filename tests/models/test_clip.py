@@ -142,7 +142,7 @@ def test_attributes_that_have_other_classes_are_not_labelled(images, tmp_path):
         classes = { male = {}, female = {}, other = {} }
         """)
     labeller, expected = tiny_labeller(), tiny_labeller().label(images)[0]
-    probabilities, _ = labeller.restricted(read_own_attributes(own).table).label(images)
+    probabilities, _ = labeller.restrict_to(read_own_attributes(own).table).label(images)
     assert list(probabilities) == ["age", "skin_tone", "race"]
     assert torch.equal(probabilities["age"], expected["age"])
 
