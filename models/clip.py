@@ -94,8 +94,8 @@ class Labeller:
         """Class probabilities and embeddings of uint8 images [B, 3, S, S], on the labeller's device.
 
         Returns {attribute: float32 [B, K]} for each of its `attributes`, with rows that sum to 1, and embeddings of
-        length 1, float16 [B, D]. The probabilities are a softmax over the attribute's classes with the model's own logit scale
-        (Radford et al. 2021, section 3.1.2). Raises ValueError for images of another shape or type.
+        length 1, float16 [B, D]. The probabilities are a softmax over the attribute's classes with the model's own
+        logit scale (Radford et al. 2021, section 3.1.2). Raises ValueError for images of another shape or type.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"expected uint8 images [B, 3, S, S], got {images.dtype} {list(images.shape)}")

@@ -28,7 +28,7 @@ class Verdict:
 
 NOT_ANSWERED = Verdict(answer="Not answered yet.")
 NOT_ANSWERABLE = Verdict(
-    answer="No answer: this labeller is not valid for real faces. Its results are shown, but do not answer the question."
+    answer="No answer: this labeller is not valid for real faces. Its results are shown, but answer nothing."
 )
 
 
