@@ -72,7 +72,7 @@ def test_classes_have_words_and_years(tmp_path):
         (HAIR, "needs either 'classes'"),
         (HAIR + "[hair.classes]\nfair = {}\nfair = {}\n", "not a TOML file"),
         (HAIR + "[hair.classes]\nfair = {}\n", "of 2 to"),
-        (MANY, f"from 2 to {MAX_CLASSES} classes"),
+        (MANY, f"of 2 to {MAX_CLASSES} classes"),
         (HAIR + "[hair.classes]\nfair = 1\ngrey = {}\n", "class 'fair' is not a table"),
         (HAIR + "[hair.classes]\n\"it's\" = {}\ngrey = {}\n", "at most 40 letters"),
         (HAIR + '[hair.classes]\nfair = { colour = "red" }\ngrey = {}\n', "'red' is not a colour"),
