@@ -28,6 +28,21 @@ from shards.documents import Document, LabelsDocument, RunConfig, SamplesDocumen
 Rows = list[dict[str, Any]]  # of a question, by column
 CONFIDENT_FACES, NEAREST_FACES = 8, 8  # that the page shows of each kind
 COMPOSITION_CLASSES = 3  # of an attribute in the table of subsets, at most
+# as question `confidence` answers for each attribute and order, in one pass
+CONFIDENCE_EXTREMES = """with extremes as (
+    select attribute, min({probability: probability, key: key, "group": "group"}, $n) as least,
+        min({probability: -probability, key: key, "group": "group"}, $n) as most
+    from confidence join selected_method using (attribute)
+    where source = 'generated' and run = $run and confidence.method in (selected_method.method, 'imported')
+    group by attribute
+), faces as (
+    select attribute, 'most' as "order", unnest(most) as face from extremes
+    union all
+    select attribute, 'least', unnest(least) from extremes
+)
+select attribute, "order", face.key, shard, face."group", abs(face.probability) as probability
+from faces left join samples on samples.run = $run and samples.key = face.key
+order by attribute_rank(attribute), "order" = 'least', face.probability, face.key"""
 EVALUATION_SETS = """-- the faces that each detector was evaluated on
 select detector, count(*) filter (target = 'real') as reals, count(*) filter (target = 'fake') as fakes,
     max(run) as run, max(grouped_by) as grouped_by
@@ -141,7 +156,7 @@ def gather_run(
         selected_methods=selected_methods(connection, run),
         confusion=matrices,
         counts={} if labelling else label_counts(connection, run, attributes=attributes),
-        confidence=confidence_extremes(connection, run, attributes=attributes),
+        confidence=confidence_extremes(connection, run),
         neighbours=sql.ask(connection, "neighbours", run=run, limit=NEAREST_FACES).to_dicts(),
         training_neighbours=sql.ask(connection, "neighbours", source="train", run=run, limit=1).to_dicts(),
         evaluation_sets=rows_of_detectors(sql.select(connection, EVALUATION_SETS), detectors),
@@ -233,13 +248,6 @@ def labeller_accuracies(connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:
     return table if len(table) else labeller_accuracy(sql.select(connection, "from confusion"))
 
 
-def confidence_extremes(connection: duckdb.DuckDBPyConnection, run: str, *, attributes: AttributeTable) -> Rows:
-    """The samples with the highest and the lowest confidence, with `attribute` and `order` (most, least)."""
-    return [
-        row | {"attribute": attribute, "order": order}
-        for attribute in attributes.labelled
-        for order in ("most", "least")
-        for row in sql.ask(
-            connection, "confidence", attribute=attribute, order=order, run=run, limit=CONFIDENT_FACES
-        ).to_dicts()
-    ]
+def confidence_extremes(connection: duckdb.DuckDBPyConnection, run: str) -> Rows:
+    """The samples with the highest and the lowest confidence: attribute, order, key, shard, group and probability."""
+    return sql.select(connection, CONFIDENCE_EXTREMES, {"n": CONFIDENT_FACES, "run": run}).to_dicts()

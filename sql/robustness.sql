@@ -1,11 +1,13 @@
 -- Utility of each detector on all faces, and fairness for one attribute, under each image perturbation.
 -- param detector (default all): the detector's name, or all
 -- param attribute (default gender): one of @attributes
+with overall as (
+    from utility where attribute = 'all'
+)
 select u.detector, u.perturbation, u.n, u.auc, u.auc - unperturbed.auc as auc_difference, u.accuracy, u.average_precision,
     u.eer, u.fpr, u.tpr, f.f_meo, f.f_dp, f.f_oae, f.f_eo, f.f_efpr, f.excluded_groups
-from utility as u
-join utility as unperturbed on unperturbed.detector = u.detector and unperturbed.perturbation = 'none'
-    and unperturbed.attribute = 'all'
+from overall as u
+join overall as unperturbed on unperturbed.detector = u.detector and unperturbed.perturbation = 'none'
 left join fairness as f on f.detector = u.detector and f.perturbation = u.perturbation and f.attribute = $attribute
-where u.attribute = 'all' and ($detector = 'all' or u.detector = $detector)
+where ($detector = 'all' or u.detector = $detector)
 order by u.detector, u.perturbation <> 'none', u.perturbation;

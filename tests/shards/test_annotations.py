@@ -70,7 +70,9 @@ def test_no_attribute_decides_the_codes_of_another(tmp_path):
 
 
 def test_columns_of_several_layouts_are_one_clear_line(tmp_path):
-    with pytest.raises(FairfaceError, match=r"fits the layouts AI-Face \(README\) and AI-Face \(first release\).*--columns"):
+    with pytest.raises(
+        FairfaceError, match=r"fits the layouts AI-Face \(README\) and AI-Face \(first release\).*--columns"
+    ):
         tidy(tmp_path, "Image Path,Gender,Ground Truth Race\na/1.jpg,0,1\n")
     with pytest.raises(FairfaceError, match="several columns 'gender'"):
         tidy(tmp_path, "Image Path,Gender,gender\na/1.jpg,0,1\n")

@@ -52,7 +52,9 @@ def check_metrics(workspace: Workspace, images: pl.DataFrame) -> None:
     robustness = sql.ask(connection, "robustness", detector="x")
     assert robustness["perturbation"].to_list() == ["none", "gaussian_blur", "random_crop"]
     assert robustness["n"].to_list() == [30, 30, 30]
-    assert len(sql.ask(sql.connect(workspace), "detection_metrics", detector="x", measure="f_eo")) == 4
+    assert (
+        len(sql.ask(sql.connect(workspace), "detection_metrics", detector="x", measure="f_eo")) == 5
+    )  # of gender, skin group, age, skin tone and their cross
 
 
 def test_predictions_do_not_depend_on_the_batch_and_belong_to_their_faces(workspace):
