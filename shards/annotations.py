@@ -310,9 +310,11 @@ def read_labels(table: TextTable, layout: Layout, options: ReadOptions, *, split
     derived = [attribute for attribute in options.attributes.derived if attribute.parent in labels]
     known = {"split", *labels, *(attribute.name for attribute in derived)}
     split_column = columns.get(layout.split) if layout.split else None
-    cross = options.attributes.get(AI_FACE_CROSS)
-    numbered = cross if layout.intersection in columns and cross and known.issuperset(cross.cross) else None
-    intersection = columns[layout.intersection] if layout.intersection and numbered else None
+    cross = built_in_attributes()[AI_FACE_CROSS]
+    is_numbered = known.issuperset(cross.cross) and all(
+        options.attributes[name].classes == built_in_attributes()[name].classes for name in cross.cross
+    )
+    intersection = columns.get(layout.intersection) if layout.intersection and is_numbered else None
     try:
         cells = {name: columns[label.column] for name, label in labels.items()}
         codings = {name: choose_coding(name, label, table=table, options=options) for name, label in labels.items()}
@@ -330,7 +332,7 @@ def read_labels(table: TextTable, layout: Layout, options: ReadOptions, *, split
             .select(
                 "path",
                 *types,
-                disagrees=intersection_disagrees(numbered) if numbered else pl.lit(False),
+                disagrees=intersection_disagrees(cross) if intersection else pl.lit(False),
                 uncoded=pl.any_horizontal(
                     pl.lit(False), *[pl.col(f"{name} stated") & pl.col(name).is_null() for name in codings]
                 ),

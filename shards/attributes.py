@@ -16,17 +16,21 @@ from shards.workspace import Workspace
 BUILT_IN = Path(__file__).with_name("attributes.toml")
 MAX_CLASSES = 100  # of an attribute, crosses included
 MAX_ATTRIBUTES = 100
+MAX_LABELLED = 60  # SQL's `grouping` takes at most 64 columns
 MAX_TEXT = 200  # characters
+PROBABILITY_PREFIX = "p_"  # and an attribute: its column of probabilities
 MAX_YEARS = 150  # of age
 ATTRIBUTE_NAME = re.compile("[a-z][a-z0-9_]{0,39}")
 CLASS_NAME = re.compile(r"[^\W_][\w +&./()-]{0,39}")
+NUMBER = re.compile("0|[1-9][0-9]{0,2}")
 COLOUR = re.compile("#[0-9a-f]{6}")
-# Columns of images, labels, samples, predictions and estimates, and values that questions use.
+# Columns next to those of attributes, in files, views and while tables are read, and values that questions use.
 RESERVED_NAMES = {
-    "all", "annotated", "attribute", "bytes", "called_fake", "checkpoint", "count", "detector", "embedding",
-    "family", "group", "grouped_by", "height", "index", "key", "labelled", "labeller", "logit", "method", "n", "newest",
-    "orientation", "part", "path", "perturbation", "probability", "rank", "reason", "requested", "run", "seed",
-    "sha256", "shard", "size", "source", "split", "status", "stratum", "subset", "target", "typology_angle", "width",
+    "all", "annotated", "attribute", "bytes", "called_fake", "checkpoint", "count", "detector", "disagrees",
+    "embedding", "every", "fake", "family", "filename", "group", "grouped_by", "grouping_id", "height", "index",
+    "key", "labelled", "labeller", "logit", "matched", "method", "n", "name", "newest", "orientation", "part", "path",
+    "perturbation", "pixel_tone", "probability", "rank", "reason", "requested", "run", "seed", "sha256", "shard", "size", "source",
+    "split", "status", "stratum", "subset", "target", "test", "typology_angle", "uncoded", "width",
 }  # fmt: skip
 
 
@@ -85,7 +89,7 @@ class Attribute:
     @property
     def is_numbered(self) -> bool:
         """Whether its classes are small numbers, which are stored as such."""
-        return all(name.isascii() and name.isdecimal() and int(name) < 128 for name in self.names)
+        return all(NUMBER.fullmatch(name) and int(name) < 128 for name in self.names)
 
     @property
     def is_labelled(self) -> bool:
@@ -217,16 +221,18 @@ def parse_attributes(tables: dict[str, Any]) -> AttributeTable:
     for attribute in parsed.values():
         if attribute.parent:
             _check_parent(attribute, parsed)
+    if (labelled := sum(item.is_labelled for item in parsed.values())) > MAX_LABELLED:
+        raise FairfaceError(f"{labelled} attributes are labelled directly; at most {MAX_LABELLED} can be")
     crossed = {name: _with_combinations(item, parsed) if item.cross else item for name, item in parsed.items()}
     return AttributeTable(crossed)
 
 
 def _parse_attribute(name: str, table: Any) -> Attribute:
     """One attribute, without the classes of a cross."""
-    if not ATTRIBUTE_NAME.fullmatch(name) or name in RESERVED_NAMES:
+    if not ATTRIBUTE_NAME.fullmatch(name) or name in RESERVED_NAMES or name.startswith(PROBABILITY_PREFIX):
         raise FairfaceError(
             f"{name[:80]!r} can't name an attribute: use a letter, then at most 39 letters, digits and _, all in lower "
-            "case, and no name of a column"
+            "case, no name of a column, and nothing that starts with p_"
         )
     if not isinstance(table, dict):
         raise FairfaceError(f"{name} is not a table")
@@ -319,7 +325,10 @@ def _check_parent(attribute: Attribute, attributes: Mapping[str, Attribute]) -> 
         )
     used = [name for item in attribute.classes for name in item.of]
     if unknown := [name for name in used if name not in parent.names]:
-        raise FairfaceError(f"{attribute.name}: {unknown[0]!r} is not a class of {parent.name}")
+        raise FairfaceError(
+            f"{attribute.name}: {unknown[0]!r} is not a class of {parent.name}; if you replace {parent.name}, replace "
+            f"{attribute.name} as well"
+        )
     if twice := [name for name in used if used.count(name) > 1]:
         raise FairfaceError(f"{attribute.name}: {twice[0]!r} of {parent.name} belongs to two classes")
 
@@ -333,10 +342,10 @@ def _with_combinations(attribute: Attribute, attributes: Mapping[str, Attribute]
     if len(set(attribute.cross)) < len(attribute.cross):
         raise FairfaceError(f"{attribute.name} crosses an attribute with itself")
     names = ["-".join(combination) for combination in itertools.product(*(part.names for part in parts if part))]
-    if len(names) > MAX_CLASSES or len(set(names)) < len(names):
-        raise FairfaceError(
-            f"{attribute.name} has {len(names)} classes; at most {MAX_CLASSES} with different names are possible"
-        )
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise FairfaceError(f"{attribute.name}: two combinations of classes have the name {twice!r}")
+    if len(names) > MAX_CLASSES:
+        raise FairfaceError(f"{attribute.name} has {len(names)} classes; a cross has at most {MAX_CLASSES}")
     classes = tuple(AttributeClass(name, plural=f"{name.replace('-', ' ')} faces") for name in names)
     return replace(attribute, classes=classes)
 

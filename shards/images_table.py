@@ -67,6 +67,7 @@ def with_crosses(images: pl.DataFrame, attributes: AttributeTable) -> pl.DataFra
     """The images with a column for every attribute, crosses included; null where the table lacks it."""
     missing = {name: kind for name, kind in class_types(attributes.stored).items() if name not in images.columns}
     images = images.with_columns(pl.lit(None, kind).alias(name) for name, kind in missing.items())
+    images = images.with_columns(map(derived_class, attributes.derived))  # they may be newer than the table
     return images.with_columns(map(derived_class, attributes.crosses))
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import polars as pl
 
-from shards.attributes import AttributeTable, keep_own_attributes, read_own_attributes
+from shards.attributes import AttributeTable, built_in_attributes, keep_own_attributes, read_own_attributes
 from shards.documents import load_shards_json
 from shards.errors import FairfaceError
-from shards.images_table import read_images
+from shards.images_table import SCHEMA, read_images
 from shards.locks import shared_lock
 from shards.workspace import ShardsFolder, Workspace
 
@@ -25,9 +25,12 @@ def replace_own_attributes(workspace: Workspace, path: Path) -> None:
 
 
 def check_classes(shards: ShardsFolder, attributes: AttributeTable, path: Path) -> None:
-    """Raise FairfaceError if an image has a class that its attribute lacks."""
+    """Raise FairfaceError if `attributes` lack an attribute or a class of an image."""
     sha256 = load_shards_json(shards).files.get(shards.images.name, "")
     images = read_images(shards.images, sha256=sha256)
+    for name, column in images.to_dict().items():
+        if name not in (*SCHEMA, *attributes, *built_in_attributes()) and column.null_count() < len(column):
+            raise FairfaceError(f"{path} lacks the attribute {name}, which packed images have: add it")
     for name, attribute in attributes.labelled.items():
         used = set(images[name].drop_nulls().cast(pl.String)) if name in images.columns else set()
         if lost := sorted(used - set(attribute.names)):

@@ -73,7 +73,8 @@ class FacePool:
     def groups_hash(self) -> str:
         """A hash of the groups of the training faces."""
         groups = self.training_groups().fill_null("").to_frame().write_csv(include_header=False)
-        return hashlib.sha256(groups.encode()).hexdigest()[:16]
+        classes = [self.attribute.name, *self.attribute.names]  # whose order numbers the groups
+        return hashlib.sha256("\n".join([*classes, groups]).encode()).hexdigest()[:16]
 
     def rank_share(self, rank_slice: RankSlice) -> "FacePool":
         """A rank's share of the images and of the samples: consecutive ones, with all tars that contain them.

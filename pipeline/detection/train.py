@@ -158,7 +158,8 @@ class DetectorJob(TrainingJob[DetectorConfig]):
         spec = self.config.options.spec
         if spec.uses_groups and not sum(self.faces.pool.group_counts().values()):
             raise FairfaceError(
-                f"{spec.title} is trained on groups, and no face has one: run `fairface label`, or pack annotated faces"
+                f"{spec.title} is trained on groups, and no face has one of {self.faces.pool.attribute.name}: run "
+                "`fairface label`, pack annotated faces, or choose another --group-by"
             )
 
     def create(self) -> DetectorConfig:

@@ -119,7 +119,7 @@ def image_groups(images: pl.DataFrame, column: str, *, option: str) -> pl.Series
     """
     labels = [name for name in images.columns if name not in SCHEMA or name in OTHER_LABELS]
     if column not in labels:
-        raise FairfaceError(f"{option} {column[:80]!r} is not one of {', '.join(labels)}")
+        raise FairfaceError(f"{column[:80]!r} is not a label: choose {option} from {', '.join(labels)}")
     return images[column].cast(pl.String)
 
 

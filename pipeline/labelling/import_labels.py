@@ -172,8 +172,11 @@ def parse_labels(labels: pl.DataFrame, csv: Path, attributes: Mapping[str, Attri
         labels = labels.cast({name: kind for name, kind in tables.label_schema(attributes).items() if name in labels})
     except pl.exceptions.InvalidOperationError as error:
         raise FairfaceError(f"{csv}: a probability is not a number") from error
-    for name in map(tables.probabilities_column, attributes):
-        if name in labels and not _are_probabilities(labels[name].explode().drop_nulls().drop_nans()):
+    lists = [name for name in map(tables.probabilities_column, attributes) if name in labels]
+    is_complete = {name: ~pl.col(name).list.eval(pl.element().is_null()).list.any() for name in lists}
+    labels = labels.with_columns(pl.when(known).then(name).alias(name) for name, known in is_complete.items())
+    for name in lists:
+        if not _are_probabilities(labels[name].explode().drop_nulls().drop_nans()):
             raise FairfaceError(f"{csv}: a probability of {name} is not between 0 and 1")
     return labels
 

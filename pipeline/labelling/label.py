@@ -2,17 +2,17 @@
 
 import tempfile
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from models import clip, skin
+from models import skin
 from models.clip import MAX_INPUT_PIXELS
 from pipeline.data.shard_set import ShardSet
 from pipeline.labelling import probe
 from pipeline.labelling.labeller_choice import LabelConfig, check_overwrite, choose_labeller, choose_same_labeller
-from pipeline.labelling.side import Side, SideResult, label_images, new_document
+from pipeline.labelling.side import LabelKinds, Side, SideResult, label_images, new_document
 from pipeline.labelling.tables import flat_probabilities
 from pipeline.runtime import resolve_device
 from pipeline.training import run_directory
@@ -74,15 +74,13 @@ def label(workspace: Workspace, config: LabelConfig | None = None) -> LabelResul
         if not config.force:
             for files in (shards.label_files, run.label_files):
                 check_overwrite(files, labeller.name, requested=config.names_labeller)
+        labels = LabelKinds(labeller, has_skin_tones=skin.has_monk_tones(attributes))
         sides = [
-            training_side(shards, packed, tars=training_tars, keys=keys[0], labeller=labeller, size=samples.image_size),
-            samples_side(run, samples, tars=sample_tars, keys=keys[1], labeller=labeller),
+            training_side(shards, packed, tars=training_tars, keys=keys[0], labels=labels, size=samples.image_size),
+            samples_side(run, samples, tars=sample_tars, keys=keys[1], labels=labels),
         ]
-        if not skin.has_monk_tones(attributes):
-            sides = [replace(side, has_skin_tones=False) for side in sides]
         results = [
-            side.label(labeller, device, batch_size=config.batch_size, force=config.force, progress=progress)
-            for side in sides
+            side.label(device, batch_size=config.batch_size, force=config.force, progress=progress) for side in sides
         ]
         accuracies = distributed.run_on_rank0(
             lambda: probe.evaluate_labellers(shards, run, attributes=attributes, force=config.force),
@@ -125,28 +123,28 @@ def sample_keys(run: RunFolder, samples: SamplesDocument) -> pl.Series:
 
 
 def training_side(
-    shards: ShardsFolder, packed: ShardsDocument, *, tars: ShardSet, keys: pl.Series, labeller: clip.Labeller, size: int
+    shards: ShardsFolder, packed: ShardsDocument, *, tars: ShardSet, keys: pl.Series, labels: LabelKinds, size: int
 ) -> Side:
     """The training images, all or the first ones, to be labelled at `size` x `size` pixels."""
     document = new_document(
-        source="train", run=None, labeller=labeller.name, size=size, images=len(keys), images_hash=packed.manifest
+        source="train", run=None, labels=labels, size=size, images=len(keys), images_hash=packed.manifest
     )
-    return Side(shards.label_files, tars, keys, document)
+    return Side(shards.label_files, tars, keys, document, labels)
 
 
 def samples_side(
-    run: RunFolder, samples: SamplesDocument, *, tars: ShardSet, keys: pl.Series, labeller: clip.Labeller
+    run: RunFolder, samples: SamplesDocument, *, tars: ShardSet, keys: pl.Series, labels: LabelKinds
 ) -> Side:
     """The samples of a run, to be labelled at their own size."""
     document = new_document(
         source="generated",
         run=run.name,
-        labeller=labeller.name,
+        labels=labels,
         size=samples.image_size,
         images=len(keys),
         images_hash=samples.fingerprint,
     )
-    return Side(run.label_files, tars, keys, document)
+    return Side(run.label_files, tars, keys, document, labels)
 
 
 def label_folder(folder: Path, csv: Path, config: LabelConfig | None = None) -> FolderResult:

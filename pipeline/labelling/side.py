@@ -35,6 +35,20 @@ from shards.workspace import LabelFiles
 IMAGE_SCHEMA = {"pixel_tone": pl.Int8, "typology_angle": pl.Float32}  # of the skin pixels
 
 
+@dataclass(frozen=True)
+class LabelKinds:
+    """The labels of every image, by the labeller and from its pixels."""
+
+    labeller: clip.Labeller
+    has_skin_tones: bool  # whether the Monk tones are an attribute; if not, skin pixels give angles alone
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of what the labels are, in addition to the images."""
+        classes = [[name, *attribute.names] for name, attribute in self.labeller.attributes.items()]
+        return fingerprint([self.labeller.name, skin.VERSION, self.has_skin_tones, classes])
+
+
 @dataclass
 class SideResult:
     """The labels of one side."""
@@ -51,11 +65,9 @@ class Side:
     shards: ShardSet
     keys: pl.Series  # of the first images in tar order
     document: LabelsDocument  # that is written with the labels
-    has_skin_tones: bool = True  # whether the Monk tones are an attribute; if not, skin pixels give angles alone
+    labels: LabelKinds
 
-    def label(
-        self, labeller: clip.Labeller, device: torch.device, *, batch_size: int, force: bool, progress: bool
-    ) -> SideResult:
+    def label(self, device: torch.device, *, batch_size: int, force: bool, progress: bool) -> SideResult:
         """Write labels.parquet, pixels.parquet, embeddings.parquet and labels.json, unless they are up to date.
 
         The labels of every shard are saved as soon as they are complete; a later call labels only the missing ones.
@@ -67,9 +79,9 @@ class Side:
         parts = self.files.parts / self.document.fingerprint
         distributed.run_on_rank0(lambda: self.prepare_parts(parts, force=force))
         distributed.run_on_all_ranks(
-            lambda: self.label_parts(parts, labeller, device=device, batch_size=batch_size, progress=progress)
+            lambda: self.label_parts(parts, device=device, batch_size=batch_size, progress=progress)
         )
-        distributed.run_on_rank0(lambda: self.merge_parts(parts, labeller))
+        distributed.run_on_rank0(lambda: self.merge_parts(parts))
         return SideResult(self.document, unchanged=False)
 
     def find_labels(self) -> LabelsDocument | None:
@@ -99,11 +111,10 @@ class Side:
                 yield number, first, keys
             first += images
 
-    def label_parts(
-        self, parts: Path, labeller: clip.Labeller, *, device: torch.device, batch_size: int, progress: bool
-    ) -> None:
+    def label_parts(self, parts: Path, *, device: torch.device, batch_size: int, progress: bool) -> None:
         """Write one Parquet file per shard into `parts`; every rank labels its share of the missing ones."""
         assert self.document.size is not None
+        labeller = self.labels.labeller
         with tqdm(
             total=len(self.keys), unit="img", desc=f"labelling with {labeller.name}", disable=not progress
         ) as bar:
@@ -117,12 +128,13 @@ class Side:
                     write_part(parts, number, labels)
                 bar.update(len(keys))
 
-    def merge_parts(self, parts: Path, labeller: clip.Labeller) -> None:
-        """Merge the labels of all shards by the labeller.
+    def merge_parts(self, parts: Path) -> None:
+        """Merge the labels of all shards.
 
         labels.json is removed first and written last, so that it exists only if everything is complete.
         """
         found = [find_part(parts, number) for number, _, _ in self.shard_keys()]
+        labeller = self.labels.labeller
         label_schema = tables.label_schema(labeller.attributes)
         schema = label_schema | IMAGE_SCHEMA | {"embedding": pl.Array(pl.Float16, labeller.dim)}
         table = pl.concat([read_parquet(path, schema) for path in found if path] or [pl.DataFrame(schema=schema)])
@@ -131,7 +143,7 @@ class Side:
                 f"some labels of {self.files.folder} are missing, perhaps because another process labelled it at the "
                 "same time: rerun the command"
             )
-        tones = [pl.col("pixel_tone").alias(skin.ATTRIBUTE)] if self.has_skin_tones else []
+        tones = [pl.col("pixel_tone").alias(skin.ATTRIBUTE)] if self.labels.has_skin_tones else []
         pixels = table.select("key", *tones, "typology_angle")
         provenance = partial(tables.label_table, document=self.document)
         tables.replace_tables(
@@ -168,19 +180,19 @@ def find_part(parts: Path, number: int) -> Path | None:
 
 
 def new_document(
-    *, source: str, run: str | None, labeller: str, size: int, images: int, images_hash: str
+    *, source: str, run: str | None, labels: LabelKinds, size: int, images: int, images_hash: str
 ) -> LabelsDocument:
     """Build the document of labels yet to be written; its fingerprint is a hash of everything that affects them."""
     return LabelsDocument(
         source=source,
         run=run,
-        labeller=labeller,
+        labeller=labels.labeller.name,
         size=size,
         images=images,
         images_hash=images_hash,
         files={},
         skin_version=skin.VERSION,
-        fingerprint=fingerprint([source, run, labeller, size, images, images_hash, skin.VERSION]),
+        fingerprint=fingerprint([source, run, labels.fingerprint, size, images, images_hash]),
         command=command_line(),
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from shards.atomic_io import write_parquet
-from shards.attributes import Attribute
+from shards.attributes import PROBABILITY_PREFIX, Attribute
 from shards.documents import Document, LabelsDocument, ProbeDocument
 from shards.images_table import Types, class_types
 from shards.replacement import Writer, replace_described_files
@@ -23,7 +23,7 @@ def label_schema(attributes: Mapping[str, Attribute]) -> Types:
 
 def probabilities_column(attribute: str) -> str:
     """The column with the probabilities of all classes of an attribute, in their order."""
-    return f"p_{attribute}"
+    return f"{PROBABILITY_PREFIX}{attribute}"
 
 
 def label_frame(

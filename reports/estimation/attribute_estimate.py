@@ -173,7 +173,8 @@ def estimate_attribute(counts: AttributeCounts) -> AttributeEstimate:
         return AttributeEstimate(counts, None, note)
     correction = correct_shares(counts.count, counts.confusion, seed=SEED)
     if correction.condition > MAX_CONDITION:
-        note = f"the labels hardly tell the groups apart (condition number {correction.condition:.0f})"
+        condition = f"{correction.condition:.0f}" if correction.condition < 1e6 else "over 1,000,000"
+        note = f"the labels hardly tell the groups apart (condition number {condition})"
         return AttributeEstimate(counts, None, note)
     return AttributeEstimate(counts, CorrectedSides(correction, corrected_reference(counts, correction)), None)
 

@@ -7,7 +7,7 @@ import pytest
 
 from shards import annotations
 from shards.annotations import AGES, ReadOptions, derived_class, find_tables, read_tables
-from shards.attributes import built_in_attributes, read_attributes
+from shards.attributes import built_in_attributes, read_attributes, read_own_attributes
 from shards.errors import FairfaceError
 
 RELEASED = "Image Path,Predicted Gender,Predicted Age,Skin Tone,Target,Skin Tone Group,Intersection\n"
@@ -288,3 +288,15 @@ def test_labels_that_are_not_codes_are_counted(tmp_path):
 def test_windows_paths_and_byte_order_marks_are_read(tmp_path):
     read = tidy(tmp_path, "\ufeff" + README.replace("\n", "\r\n") + "C:\\AI\\GANs\\X\\1.jpg,0,1,2,0,1\r\n")
     assert read.frame.row(0)[:2] == ("C:/AI/GANs/X/1.jpg", "female")
+
+
+@pytest.mark.parametrize("own", ["[intersection]", "[gender]"])
+def test_intersections_are_compared_only_with_the_built_in_classes(tmp_path, own):
+    """A user's own attribute may have the name of AI-Face's cross, or order the genders otherwise."""
+    classes = {"[gender]": "male = {}, female = {}", "[intersection]": "a = {}, b = {}"}[own]
+    (tmp_path / "own.toml").write_text(f'{own}\ntitle = "x"\nsubject = "x"\nplural = "x"\nclasses = {{ {classes} }}\n')
+    options = ReadOptions(attributes=read_own_attributes(tmp_path / "own.toml").table)
+    (tmp_path / "train.csv").write_text("Image Path,Gender,Age,Skin Tone,Intersection\na.jpg,1,1,2,3\nb.jpg,0,1,2,0\n")
+    read = read_tables([tmp_path / "train.csv"], options)
+    assert (read.rows, read.disagreeing) == (2, 0)
+    assert read.frame["gender"].to_list() == ["male", "female"]

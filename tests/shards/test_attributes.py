@@ -125,3 +125,23 @@ def test_no_other_file_has_the_colours_of_the_tones():
     for folder in ("shards", "models", "pipeline", "sql", "reports"):
         for path in (root / folder).rglob("*.py"):
             assert not [colour for colour in tones if colour[1:] in path.read_text(encoding="utf-8")], path
+
+
+@pytest.mark.parametrize("name", ["key", "filename", "matched", "uncoded", "disagrees", "p_hair", "every"])
+def test_columns_next_to_those_of_attributes_name_no_attribute(tmp_path, name):
+    """Otherwise a view would have a column twice, or a table would lose one while it is read."""
+    with pytest.raises(FairfaceError, match="can't name an attribute"):
+        read(tmp_path, HAIR.replace("[hair]", f"[{name}]") + CLASSES.replace("[hair.", f"[{name}."))
+
+
+def test_numbers_are_stored_as_such_only_if_they_are_written_the_usual_way(tmp_path):
+    classes = "[hair.classes]\n1 = {}\n10 = {}\n"
+    assert read(tmp_path, HAIR + classes)["hair"].is_numbered
+    assert not read(tmp_path, HAIR + classes.replace("10", "01"))["hair"].is_numbered
+    assert not read(tmp_path, HAIR + classes.replace("10", "200"))["hair"].is_numbered
+
+
+def test_more_labelled_attributes_than_sql_can_count_at_once_are_refused(tmp_path):
+    text = "".join((HAIR + CLASSES).replace("[hair", f"[hair{number}") for number in range(61))
+    with pytest.raises(FairfaceError, match="61 attributes are labelled directly; at most 60"):
+        read(tmp_path, text)

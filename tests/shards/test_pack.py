@@ -13,7 +13,7 @@ from pipeline.data.shard_set import ShardSet
 from shards import pack
 from shards.attributes import built_in_attributes
 from shards.errors import FairfaceError
-from shards.images_table import image_schema
+from shards.images_table import image_schema, with_crosses
 from shards.locks import exclusive_lock
 from shards.verify import verify
 from shards.workspace import ShardsFolder
@@ -195,3 +195,9 @@ def test_exif_orientation_is_recorded_and_applied_once(tmp_path, kind, extension
     assert bright[1] == bright[4] == (True, False)  # left
     assert bright[2] == bright[3] == (False, False)  # right
     assert bright[6] == bright[5] == (False, True)  # up
+
+
+def test_derived_attributes_follow_the_present_table():
+    images = pl.DataFrame({"gender": ["female"], "skin_tone": [9], "skin_group": ["light"]})  # packed by another table
+    images = with_crosses(images, built_in_attributes())
+    assert images.select("skin_group", "intersection").rows() == [("dark", "female-dark")]

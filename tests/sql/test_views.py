@@ -4,6 +4,7 @@ import duckdb
 import pytest
 
 import sql
+from shards.attributes import PROBABILITY_PREFIX, RESERVED_NAMES, built_in_attributes
 from shards.errors import FairfaceError
 from shards.workspace import Workspace
 
@@ -71,3 +72,11 @@ def test_classes_are_counted_as_they_are_listed(workspace):
     rows = sql.select(connection, listed).rows()
     assert len(rows) > 40
     assert sql.select(connection, counted).rows() == rows
+
+
+def test_no_attribute_can_have_the_name_of_another_column_of_its_views(workspace):
+    tables = "select table_name from duckdb_columns() where column_name = 'gender' and not internal"
+    text = f"select distinct column_name as name from duckdb_columns() where table_name in ({tables})"
+    names = set(sql.select(sql.connect(workspace), text)["name"]) - set(built_in_attributes())
+    names = {name for name in names if not name.startswith(PROBABILITY_PREFIX)}
+    assert {"key", "filename", "run"} <= names <= RESERVED_NAMES

@@ -71,7 +71,7 @@ def test_a_run_is_conditioned_on_and_balanced_by_them(workspace, tmp_path):
     fairface("train", "--out", workspace.root, *SMALL_TRAINING, *balance)
     assert json.loads(workspace.run("balanced").config.read_text())["options"]["balance_by"] == "hair"
     error = error_line("train", "--out", workspace.root, *SMALL_TRAINING, "--conditional", "eyes", "--run", "other")
-    assert "'eyes' is not one of" in error
+    assert "'eyes' is not a label: choose --conditional from" in error
     assert "glasses" in error
 
 

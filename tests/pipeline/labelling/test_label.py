@@ -15,7 +15,7 @@ from pipeline.data.shard_set import ShardSet
 from pipeline.labelling import side
 from pipeline.labelling.label import LabelConfig, label
 from pipeline.labelling.probe import evaluate_labellers, load_current_probe
-from pipeline.labelling.side import Side, find_part, new_document
+from pipeline.labelling.side import LabelKinds, Side, find_part, new_document
 from shards import distributed
 from shards.attributes import built_in_attributes
 from shards.documents import (
@@ -38,11 +38,12 @@ LABELLING = {"device": torch.device("cpu"), "batch_size": 64, "progress": False}
 
 
 @pytest.fixture
-def training_side(workspace) -> Side:
+def training_side(workspace, quick_labeller) -> Side:
     """The training images, to be labelled at 64 pixels."""
     keys = pl.read_parquet(workspace.run("mine").samples_table)["key"]
-    document = new_document(source="train", run=None, labeller="x@1", size=64, images=len(keys), images_hash="")
-    return Side(workspace.shards.label_files, ShardSet.open(workspace.shards), keys, document)
+    labels = LabelKinds(quick_labeller, has_skin_tones=True)
+    document = new_document(source="train", run=None, labels=labels, size=64, images=len(keys), images_hash="")
+    return Side(workspace.shards.label_files, ShardSet.open(workspace.shards), keys, document, labels)
 
 
 def write_labels_document(files, labeller):
@@ -125,12 +126,12 @@ def test_a_damaged_probe_is_fitted_again(workspace):
 
 def test_a_cut_off_part_is_labelled_again(training_side, tmp_path, quick_labeller):
     parts = tmp_path / "parts"
-    training_side.label_parts(parts, quick_labeller, **LABELLING)
+    training_side.label_parts(parts, **LABELLING)
     path = find_part(parts, 1)
     before = path.read_bytes()
     for damaged in (before[:-100], before[:1000] + bytes([before[1000] ^ 1]) + before[1001:]):
         path.write_bytes(damaged)
-        training_side.label_parts(parts, quick_labeller, **LABELLING)
+        training_side.label_parts(parts, **LABELLING)
         assert path.read_bytes() == before
 
 
@@ -344,10 +345,10 @@ def test_tars_with_other_numbers_of_images_than_listed_are_refused_in_one_line(w
 
 def test_incomplete_parts_are_not_merged(training_side, tmp_path, quick_labeller):
     parts = tmp_path / "parts"
-    training_side.label_parts(parts, quick_labeller, **LABELLING)
+    training_side.label_parts(parts, **LABELLING)
     find_part(parts, 1).unlink()
     with pytest.raises(FairfaceError, match="are missing"):
-        training_side.merge_parts(parts, quick_labeller)
+        training_side.merge_parts(parts)
     assert not training_side.files.labels.exists()
 
 
@@ -367,6 +368,23 @@ def test_ranks_share_the_shards(training_side, tmp_path, quick_labeller, monkeyp
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     for rank, expected in ((1, ["000001"]), (0, ["000000", "000001"])):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        training_side.label_parts(parts, quick_labeller, **LABELLING)
+        training_side.label_parts(parts, **LABELLING)
         assert sorted(path.stem[:6] for path in parts.glob("*.parquet")) == expected
     assert len(pl.read_parquet(find_part(parts, 1))) == 50
+
+
+def test_other_classes_are_labelled_again_and_what_the_labeller_does_not_know_is_not_labelled(workspace):
+    assert not any(side.unchanged for side in label(workspace, QUIET).sides)
+    workspace.attributes.write_text("""
+        [gender]
+        title = "Gender"
+        subject = "gender balance"
+        plural = "genders"
+        classes = { male = {}, female = {}, other = {} }
+        """)
+    assert not any(side.unchanged for side in label(workspace, QUIET).sides)
+    for files in (workspace.shards.label_files, workspace.run("mine").label_files):
+        labels = pl.read_parquet(files.labels)
+        assert "gender" not in labels.columns
+        assert {"age", "p_age", "skin_tone"} <= set(labels.columns)
+    assert all(side.unchanged for side in label(workspace, QUIET).sides)
