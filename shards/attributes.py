@@ -29,8 +29,8 @@ RESERVED_NAMES = {
     "all", "annotated", "attribute", "bytes", "called_fake", "checkpoint", "count", "detector", "disagrees",
     "embedding", "every", "fake", "family", "filename", "group", "grouped_by", "grouping_id", "height", "index",
     "key", "labelled", "labeller", "logit", "matched", "method", "n", "name", "newest", "orientation", "part", "path",
-    "perturbation", "pixel_tone", "probability", "rank", "reason", "requested", "run", "seed", "sha256", "shard", "size", "source",
-    "split", "status", "stratum", "subset", "target", "test", "typology_angle", "uncoded", "width",
+    "perturbation", "pixel_tone", "probability", "rank", "reason", "requested", "run", "seed", "sha256", "shard",
+    "size", "source", "split", "status", "stratum", "subset", "target", "test", "typology_angle", "uncoded", "width",
 }  # fmt: skip
 
 
