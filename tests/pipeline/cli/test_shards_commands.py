@@ -101,7 +101,7 @@ def test_labels_come_from_names_or_from_own_columns(portraits, tmp_path):
     pack = ("shards", "--data", portraits)
     printed = fairface(*pack, "--out", tmp_path / "names")
     assert "annotated: 20 of 20 images (100.0%) have labels in their file names (UTKFace)" in printed
-    assert "Warning: 1 rows have a label that their layout maps to no class" in printed  # an age of 15
+    assert "Warning: 1 rows with a label that matches no class" in printed  # an age of 15
     own = ("--annotations", tmp_path / "own.csv", "--columns", "gender=sex,age=years")
     printed = fairface(*pack, "--out", tmp_path / "own", *own)
     assert "match one of 21 rows in 1 table" in printed
