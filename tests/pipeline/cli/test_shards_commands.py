@@ -105,7 +105,7 @@ def test_labels_come_from_names_or_from_own_columns(portraits, tmp_path):
     own = ("--annotations", tmp_path / "own.csv", "--columns", "gender=sex,age=years")
     printed = fairface(*pack, "--out", tmp_path / "own", *own)
     assert "match one of 21 rows in 1 table" in printed
-    assert "Warning: 2 rows have a label" in printed
+    assert "Warning: 2 rows with a label" in printed
     by_names, by_table = (
         pl.read_parquet(tmp_path / out / "shards" / "images.parquet").drop("race") for out in ("names", "own")
     )
