@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sql.catalog import Parameter, Question, ask, questions
 from sql.connection import connect, find_files, select
-from sql.definitions import derived_class, identifier, views
+from sql.definitions import class_expression, grouping_sets, identifier, quote, views
 from sql.typed import Limits, query
 
 __all__ = [
@@ -12,12 +12,14 @@ __all__ = [
     "Parameter",
     "Question",
     "ask",
+    "class_expression",
     "connect",
-    "derived_class",
     "find_files",
+    "grouping_sets",
     "identifier",
     "query",
     "questions",
+    "quote",
     "select",
     "source_files",
     "views",

@@ -91,7 +91,10 @@ def attribute_expressions(attributes: AttributeTable) -> dict[str, str]:
         "recompute_derived": f"replace ({derived})" if derived else "",  # for attributes added after packing
         "crosses": ", ".join(f"{derived_class(item)} as {identifier(item.name)}" for item in attributes.crosses),
         "columns": ", ".join(map(identifier, attributes)),
-        "stored_columns": ", ".join(map(identifier, attributes.stored)),
+        "stored_classes": ", ".join(
+            f"{class_expression(attribute, attributes)} as {identifier(name)}"
+            for name, attribute in attributes.stored.items()
+        ),
         "selected_columns": ", ".join(
             f"max({identifier(name)}) filter (is_selected({quote(name)}, method)) as {identifier(name)}"
             for name in attributes.stored
@@ -128,12 +131,15 @@ def labelled_parts(attribute: Attribute, attributes: AttributeTable) -> set[str]
     return {name for part in parts for name in labelled_parts(attributes[part], attributes)}
 
 
-def class_expression(attribute: Attribute, attributes: AttributeTable) -> str:
-    """The SQL of an attribute's class, from the columns of the attributes that are labelled themselves."""
+def class_expression(attribute: Attribute, attributes: AttributeTable, *, suffix: str = "") -> str:
+    """The SQL of an attribute's class, from the columns of the attributes that are labelled directly.
+
+    The names of these columns end with `suffix`.
+    """
     if attribute.cross:
-        parts = (class_expression(attributes[name], attributes) for name in attribute.cross)
+        parts = (class_expression(attributes[name], attributes, suffix=suffix) for name in attribute.cross)
         return "(" + " || '-' || ".join(parts) + ")"
-    return f"({derived_class(attribute)})" if attribute.parent else identifier(attribute.name)
+    return f"({derived_class(attribute, suffix=suffix)})" if attribute.parent else identifier(attribute.name + suffix)
 
 
 def derived_class(attribute: Attribute, *, suffix: str = "") -> str:

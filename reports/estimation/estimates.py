@@ -6,7 +6,6 @@ faces that could have been collected, so the reference has intervals too.
 """
 
 import io
-from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -67,7 +66,8 @@ SCHEMAS: dict[str, dict[str, Any]] = {  # of the tables of a run; `confusion` is
     "quality": QUALITY_SCHEMA,
     "neighbours": neighbours.NEIGHBOUR_SCHEMA,
 }
-QUALITY_IMAGES = 500  # of a group on either side
+QUALITY_IMAGES, LEAST_QUALITY_IMAGES = 500, 100  # of a group on either side: at most, and where there are many groups
+QUALITY_FACES = 18_500  # of all groups together, on either side: the time grows with the square of a group's images
 
 
 def choose_run(connection: duckdb.DuckDBPyConnection, workspace: Workspace, *, run: str | None) -> str:
@@ -187,36 +187,40 @@ def comparable_runs(connection: duckdb.DuckDBPyConnection) -> set[str]:
 
 def confusion_table(connection: duckdb.DuckDBPyConnection, attributes: AttributeTable) -> pl.DataFrame:
     """method, labeller, attribute, annotated, labelled, count over the training images that have both."""
-    # combinations of labels are counted before they are unpivoted: there are few of them
-    stated = {name: [f"{name}_annotated", f"{name}_labelled"] for name in attributes}
-    combined = [
-        f"a.{sql.identifier(name)}::varchar as {annotated}, l.{sql.identifier(name)}::varchar as {labelled}"
-        for name, (annotated, labelled) in stated.items()
-        if attributes[name].is_labelled
-    ]
-
-    def add(added: Iterable[Attribute]) -> str:
-        return ", ".join(
-            f"{sql.derived_class(item, suffix=suffix)} as {item.name}{suffix}"
-            for item in added
-            for suffix in ("_annotated", "_labelled")
-        )
-
-    pairs = ", ".join(
-        f"({annotated}, {labelled}) as {sql.identifier(name)}" for name, (annotated, labelled) in stated.items()
+    # as in view `class_counts`: a few sets of combinations are counted, from which those of every attribute follow
+    sides = {"annotated": "a", "labelled": "l"}
+    columns = {name: [sql.identifier(f"{name}_{side}") for side in sides] for name in attributes.labelled}
+    read = ", ".join(
+        f"{table}.{sql.identifier(name)} as {column}"
+        for name, both in columns.items()
+        for table, column in zip(sides.values(), both, strict=True)
     )
+    sets = sql.grouping_sets(attributes)
+    counted = ", ".join(
+        f"(method, {', '.join(column for name in names for column in columns[name])})"
+        for names in dict.fromkeys(sets.values())
+    )
+    labelled = list(attributes.labelled)
+    grouping = f"grouping({', '.join(columns[name][0] for name in labelled)})"
+
+    def pairs(attribute: Attribute) -> str:
+        classes = [sql.class_expression(attribute, attributes, suffix=f"_{side}") for side in sides]
+        missing = sum(1 << i for i, name in enumerate(reversed(labelled)) if name not in sets[attribute.name])
+        return f"""select method, {sql.quote(attribute.name)} as attribute, {classes[0]}::varchar as annotated,
+            {classes[1]}::varchar as labelled, n from counts where grouping_id = {missing}"""
+
     text = f"""
         with names as (
             select method, any_value(labeller) as labeller from labels where source = 'train' group by method
-        ), combinations as (
-            select l.method, {", ".join(combined)}, count(*) as n
-            from labels as l join images as a using (key) where l.source = 'train' and a.status = 'packed' group by all
-        ), pairs as (
-            select *, {add(attributes.crosses)} from (select *, {add(attributes.derived)} from combinations)
+        ), faces as (
+            select l.method, {read} from label_rows as l join image_rows as a using (key)
+            where l.source = 'train' and a.status = 'packed'
+        ), counts as materialized (
+            select *, {grouping} as grouping_id, count(*) as n from faces group by grouping sets ({counted})
         )
-        select method, names.labeller, attribute, annotated, labelled, sum(n)::bigint as count
-        from (unpivot pairs on {pairs} into name attribute value annotated, labelled)
-        join names using (method) where annotated is not null and labelled is not null
+        select method, labeller, attribute, annotated, labelled, sum(n)::bigint as count
+        from ({" union all ".join(map(pairs, attributes.values()))}) join names using (method)
+        where annotated is not null and labelled is not null
         group by all order by all"""
     return sql.select(connection, text)
 
@@ -290,17 +294,19 @@ def quality_table(
     if not all(path.is_file() for path in paths.values()):
         return pl.DataFrame(schema=QUALITY_SCHEMA)
     compared = [name for name, item in attributes.items() if item.headline or len(item.cross) == 2]
-    text = f"""select source, attribute, "group", min(key, {2 * QUALITY_IMAGES}) as key from selected_labels
+    groups = sum(len(attributes[name].names) for name in compared)
+    images = min(QUALITY_IMAGES, max(LEAST_QUALITY_IMAGES, QUALITY_FACES // max(groups, 1)))
+    text = f"""select source, attribute, "group", min(key, {2 * images}) as key from selected_labels
         where attribute in $attributes
             and (source = 'train' or (source = 'generated' and run = $run)) group by all"""
     keys = sql.select(connection, text, {"run": run, "attributes": compared}).explode("key")
-    limits = {"train": 2 * QUALITY_IMAGES, "generated": QUALITY_IMAGES}
+    limits = {"train": 2 * images, "generated": images}
     vectors = {
         source: read_embeddings(path, keys.filter(source=source).select("key").unique()["key"])
         for source, path in paths.items()
     }
     rows = []
-    for seed, (attribute, groups) in enumerate(attribute_groups(connection).items()):
+    for seed, (attribute, classes) in enumerate(attribute_groups(connection).items()):
         of_attribute = keys.filter(attribute=attribute)
         sides = {
             source: embedded_images(table, of_attribute.filter(source=source), limit=limits[source])
@@ -308,9 +314,7 @@ def quality_table(
         }
         if not len(of_attribute) or not all(len(side.groups) for side in sides.values()):
             continue
-        values = quality.quality_rows(
-            sides["train"], sides["generated"], groups=groups, seed=seed, limit=QUALITY_IMAGES
-        )
+        values = quality.quality_rows(sides["train"], sides["generated"], groups=classes, seed=seed, limit=images)
         rows += [{"run": run, "attribute": attribute, **row} for row in values]
     return pl.DataFrame(rows, schema=QUALITY_SCHEMA)
 

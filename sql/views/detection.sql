@@ -14,8 +14,8 @@ create view prediction_groups as
     with predicted_faces as (
         select distinct source, run, key from raw_predictions where grouped_by = 'labelled'
     ), face_labels as (
-        select case source when 'train' then 'images' else 'samples' end as source, run, key, method, {stored_columns}
-        from labels where source in ('train', 'generated')
+        select case source when 'train' then 'images' else 'samples' end as source, run, key, method, {stored_classes}
+        from label_rows where source in ('train', 'generated')
     )
     select source, run, key, {selected_columns}
     from face_labels as l semi join predicted_faces as p on l.key = p.key and l.source = p.source
@@ -28,7 +28,8 @@ create view predictions as
     select p.* replace ({predicted_columns}),
         calls_fake(logit) as called_fake
     from raw_predictions as p
-    left join images as a on p.grouped_by = 'annotated' and p.source = 'images' and p.key = a.key and a.status = 'packed'
+    left join (select key, {stored_classes} from image_rows where status = 'packed') as a
+        on p.grouped_by = 'annotated' and p.source = 'images' and p.key = a.key
     left join prediction_groups as l on p.grouped_by = 'labelled' and p.source = l.source and p.run is not distinct from l.run
         and p.key = l.key;
 
