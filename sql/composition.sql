@@ -1,4 +1,4 @@
--- Images, annotations and demographics of every subset of the packed data.
+-- Images and annotated images of every subset of the packed data.
 select family, subset, count(*) as images, count(*) / sum(count(*)) over () as share,
     count(*) filter (key in (select key from labels_long where source = 'annotated')) as annotated
 from images where status = 'packed'
