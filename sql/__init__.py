@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sql.catalog import Parameter, Question, ask, questions
 from sql.connection import connect, find_files, select
-from sql.definitions import class_expression, grouping_sets, identifier, quote, views
+from sql.definitions import class_expression, grouping_id, grouping_sets, identifier, quote, views
 from sql.typed import Limits, query
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "class_expression",
     "connect",
     "find_files",
+    "grouping_id",
     "grouping_sets",
     "identifier",
     "query",

@@ -4,11 +4,12 @@ import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from shards.attributes import Attribute, AttributeTable
+from shards.attributes import PROBABILITY_PREFIX, Attribute, AttributeTable
 from shards.provenance import CurrentFiles
 from shards.workspace import REPORT_TABLES
 
 FOLDER = Path(__file__).parent / "views"
+UNION = "\n    union all\n    "
 FILES = ("columns.sql", "results.sql", "detection.sql")  # in this order: later views are over earlier ones
 RUN_COLUMNS = (
     "{status: 'VARCHAR', started: 'VARCHAR', finished: 'VARCHAR', device: 'VARCHAR', steps: 'BIGINT', "
@@ -35,80 +36,107 @@ def views(current: CurrentFiles) -> str:
 
 def attribute_expressions(attributes: AttributeTable) -> dict[str, str]:
     """The parts of the views that depend on the attributes, by placeholder."""
+    return {
+        **_column_expressions(attributes),
+        **_label_expressions(attributes),
+        **_count_expressions(attributes),
+        **_prediction_expressions(attributes),
+    }
+
+
+def _column_expressions(attributes: AttributeTable) -> dict[str, str]:
+    """The names, types and expressions of columns, and the rows of view `attributes`."""
+    types = {
+        name: f"{identifier(name)} {'tinyint' if item.is_numbered else 'varchar'}" for name, item in attributes.items()
+    }
+    derived = [f"{derived_class(item)} as {identifier(item.name)}" for item in attributes.derived]
+    classes = [
+        (name, item.title, each.name, rank, ", ".join(each.of or item.cross), each.faces, each.colour, each.prompt)
+        for name, item in attributes.items()
+        for rank, each in enumerate(item.classes, 1)
+    ]
+    return {
+        "attributes": ", ".join(map(quote, ["all", *attributes])),
+        "classes": ",\n    ".join(f"({', '.join(map(literal, row))})" for row in classes),
+        "columns": ", ".join(map(identifier, attributes)),
+        "labelled": ", ".join(types[name] for name in attributes.labelled),
+        "stored": ", ".join(types[name] for name in attributes.stored),
+        "probabilities": ", ".join(f"{_probabilities(name)} float[]" for name in attributes.labelled),
+        "derived": ", ".join(derived),
+        "recompute_derived": f"replace ({', '.join(derived)})" if derived else "",  # for attributes added after packing
+        "crosses": ", ".join(f"{derived_class(item)} as {identifier(item.name)}" for item in attributes.crosses),
+    }
+
+
+def _label_expressions(attributes: AttributeTable) -> dict[str, str]:
+    """The branches of the views with a row for each attribute of a face."""
     branch = """select source, run, key, method, labeller, {text} as attribute, {group}::varchar as "group"
     from label_rows where source in ('train', 'generated') and {group} is not null
     union all
     select 'annotated', null, key, 'annotated', 'annotated', {text}, {group}::varchar
     from image_rows where status = 'packed' and {group} is not null"""
-    classes = [
-        (
-            name,
-            attribute.title,
-            item.name,
-            rank,
-            ", ".join(item.of or attribute.cross),
-            item.faces,
-            item.colour,
-            item.prompt,
-        )
-        for name, attribute in attributes.items()
-        for rank, item in enumerate(attribute.classes, 1)
-    ]
     confidence = """select source, run, key, method, {text} as attribute, {name}::varchar as "group",
         list_max({probabilities}) as probability
     from labels where {name} is not null and {probabilities} is not null"""
-    types = {name: "tinyint" if item.is_numbered else "varchar" for name, item in attributes.items()}
-    labelled = [f"{identifier(name)} {types[name]}" for name in attributes.labelled]
-    stored = [f"{identifier(name)} {types[name]}" for name in attributes.stored]
-    derived = ", ".join(f"{derived_class(item)} as {identifier(item.name)}" for item in attributes.derived)
-    sets = grouping_sets(attributes)
-    bits = {name: 1 << i for i, name in enumerate(reversed(attributes.labelled))}  # as `grouping` counts them
-    counted = """select filename, {text} as attribute, {group}::varchar as "group", n
-    from counts where grouping_id = {grouping_id} and {group} is not null"""
     return {
-        "labelled_columns": ", ".join(map(identifier, attributes.labelled)),
-        "grouping_sets": ", ".join(
-            f"(filename, {', '.join(map(identifier, names))})" for names in dict.fromkeys(sets.values())
+        "branches": UNION.join(
+            branch.format(text=quote(name), group=class_expression(item, attributes))
+            for name, item in attributes.items()
         ),
-        "counted_branches": "\n    union all\n    ".join(
-            counted.format(
-                text=quote(name),
-                group=class_expression(attribute, attributes),
-                grouping_id=sum(bit for other, bit in bits.items() if other not in sets[name]),
-            )
-            for name, attribute in attributes.items()
-        ),
-        "labelled": ", ".join(labelled),
-        "stored": ", ".join(stored),
-        "probabilities": ", ".join(f"{identifier(f'p_{name}')} float[]" for name in attributes.labelled),
-        "confidence": "\n    union all\n    ".join(
-            confidence.format(text=quote(name), name=identifier(name), probabilities=identifier(f"p_{name}"))
+        "confidence": UNION.join(
+            confidence.format(text=quote(name), name=identifier(name), probabilities=_probabilities(name))
             for name in attributes.labelled
         ),
-        "classes": ",\n    ".join(f"({', '.join(map(literal, row))})" for row in classes),
-        "attributes": ", ".join(map(quote, ["all", *attributes])),
-        "derived": derived,
-        "recompute_derived": f"replace ({derived})" if derived else "",  # for attributes added after packing
-        "crosses": ", ".join(f"{derived_class(item)} as {identifier(item.name)}" for item in attributes.crosses),
-        "columns": ", ".join(map(identifier, attributes)),
-        "stored_classes": ", ".join(
-            f"{class_expression(attribute, attributes)} as {identifier(name)}"
-            for name, attribute in attributes.stored.items()
-        ),
-        "selected_columns": ", ".join(
-            f"max({identifier(name)}) filter (is_selected({quote(name)}, method)) as {identifier(name)}"
-            for name in attributes.stored
-        ),
-        "predicted_columns": ", ".join(
-            f"coalesce(p.{name}, a.{name}, l.{name}) as {name}" for name in map(identifier, attributes.stored)
-        ),
-        "tabulated_columns": ", ".join(map(identifier, attributes.tabulated)),
-        "tabulated_text": ", ".join(f"{name}::varchar as {name}" for name in map(identifier, attributes.tabulated)),
-        "branches": "\n    union all\n    ".join(
-            branch.format(text=quote(name), group=class_expression(attribute, attributes))
-            for name, attribute in attributes.items()
+    }
+
+
+def _count_expressions(attributes: AttributeTable) -> dict[str, str]:
+    """The parts of view `class_counts`."""
+    branch = """select filename, {text} as attribute, {group}::varchar as "group", n
+    from counts where grouping_id = {grouping_id} and {group} is not null"""
+    sets = dict.fromkeys(grouping_sets(attributes).values())
+    return {
+        "labelled_columns": ", ".join(map(identifier, attributes.labelled)),
+        "grouping_sets": ", ".join(f"(filename, {', '.join(map(identifier, names))})" for names in sets),
+        "counted_branches": UNION.join(
+            branch.format(
+                text=quote(name),
+                group=class_expression(item, attributes),
+                grouping_id=grouping_id(item, attributes),
+            )
+            for name, item in attributes.items()
         ),
     }
+
+
+def _prediction_expressions(attributes: AttributeTable) -> dict[str, str]:
+    """The columns of the views of detectors' predictions."""
+    names = {name: identifier(name) for name in attributes.stored}
+    tabulated = list(map(identifier, attributes.tabulated))
+    return {
+        "stored_classes": ", ".join(
+            f"{class_expression(attributes[name], attributes)} as {column}" for name, column in names.items()
+        ),
+        "selected_columns": ", ".join(
+            f"max({column}) filter (is_selected({quote(name)}, method)) as {column}" for name, column in names.items()
+        ),
+        "predicted_columns": ", ".join(
+            f"coalesce(p.{column}, a.{column}, l.{column}) as {column}" for column in names.values()
+        ),
+        "tabulated_columns": ", ".join(tabulated),
+        "tabulated_text": ", ".join(f"{column}::varchar as {column}" for column in tabulated),
+    }
+
+
+def _probabilities(attribute: str) -> str:
+    """The column with the probabilities of an attribute's classes."""
+    return identifier(PROBABILITY_PREFIX + attribute)
+
+
+def grouping_id(attribute: Attribute, attributes: AttributeTable) -> int:
+    """The value of SQL's `grouping` over all labelled attributes, in their order, in the set of `grouping_sets`."""
+    counted = grouping_sets(attributes)[attribute.name]
+    return sum(1 << bit for bit, name in enumerate(reversed(attributes.labelled)) if name not in counted)
 
 
 def grouping_sets(attributes: AttributeTable) -> dict[str, tuple[str, ...]]:

@@ -74,7 +74,8 @@ def label(
     from shards.own_attributes import replace_own_attributes
 
     if attributes:
-        distributed.run_on_rank0(lambda: replace_own_attributes(workspace, attributes))
+        with distributed.process_group():
+            distributed.run_on_rank0(lambda: replace_own_attributes(workspace, attributes))
     config = labelling.LabelConfig(**options, progress=console.is_interactive())
     if input_dir and out_csv:
         console.print_folder_labels(out_csv, labelling.label_folder(input_dir, out_csv, config))

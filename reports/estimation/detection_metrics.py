@@ -1,4 +1,4 @@
-"""Uncertainty of detectors' metrics: intervals, and what a detector that treats all groups alike would show."""
+"""Uncertainty of detectors' metrics: intervals, and what a detector that treats all groups equally would show."""
 
 import io
 from contextlib import ExitStack

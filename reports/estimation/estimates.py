@@ -205,9 +205,9 @@ def confusion_table(connection: duckdb.DuckDBPyConnection, attributes: Attribute
 
     def pairs(attribute: Attribute) -> str:
         classes = [sql.class_expression(attribute, attributes, suffix=f"_{side}") for side in sides]
-        missing = sum(1 << i for i, name in enumerate(reversed(labelled)) if name not in sets[attribute.name])
+        grouping_id = sql.grouping_id(attribute, attributes)
         return f"""select method, {sql.quote(attribute.name)} as attribute, {classes[0]}::varchar as annotated,
-            {classes[1]}::varchar as labelled, n from counts where grouping_id = {missing}"""
+            {classes[1]}::varchar as labelled, n from counts where grouping_id = {grouping_id}"""
 
     text = f"""
         with names as (

@@ -1,4 +1,4 @@
-"""Fairness metrics of a detector that treats all groups alike: groups are permuted among real and among fake faces."""
+"""Fairness metrics of a detector that treats all groups equally: groups are permuted among real and among fakes."""
 
 import numpy as np
 

@@ -284,7 +284,7 @@ def test_a_table_is_told_apart_by_its_columns_alone():
     assert titles("image path,gender,age,race") == ["AI-Face (README)"]  # a race does not decide the codes of ages
     assert titles("file,age,gender,race") == ["FairFace"]
     assert titles("image_id,5_o_clock_shadow,male,young") == ["CelebA"]
-    assert len(titles("image path,target")) == 1  # which all of AI-Face's layouts read alike
+    assert len(titles("image path,target")) == 1  # which all of AI-Face's layouts read in the same way
     assert len(titles("image path,gender,ground truth race")) == 2
     assert titles("image_id,partition") == titles("file,age") == titles("") == []
 

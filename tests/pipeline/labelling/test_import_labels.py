@@ -264,3 +264,14 @@ def test_anything_but_a_regular_file_is_refused_at_once(tmp_path, kind):
     with pytest.raises(FairfaceError, match=r"regular|can't be read"):
         read_csv_text(csv)
     assert not (tmp_path / "out").exists()
+
+
+def test_rows_without_all_probabilities_have_none(tmp_path):
+    csv, workspace = tmp_path / "theirs.csv", Workspace(tmp_path / "out")
+    rows = ["a.png,female,0.9,0.1", "b.png,male,,", "c.png,male,0.2,"]
+    csv.write_text("\n".join(["Image Path,gender,p_gender_female,p_gender_male", *rows]) + "\n")
+    imported = import_labels(workspace, csv)
+    labels = pl.read_parquet(imported.folder.label_files.labels)
+    assert labels["p_gender"].is_null().to_list() == [False, True, True]
+    confident = sql.ask(sql.connect(workspace), "confidence", run="theirs")
+    assert confident.select("key", "probability").rows() == [("a.png", pytest.approx(0.9))]
