@@ -92,14 +92,13 @@ def _label_expressions(attributes: AttributeTable) -> dict[str, str]:
 
 def _count_expressions(attributes: AttributeTable) -> dict[str, str]:
     """The parts of view `class_counts`."""
-    branch = """select filename, {text} as attribute, {group}::varchar as "group", n
-    from counts where grouping_id = {grouping_id} and {group} is not null"""
+    counted = '{{attribute: {text}, "group": if(grouping_id = {grouping_id}, {group}::varchar, null)}}'
     sets = dict.fromkeys(grouping_sets(attributes).values())
     return {
         "labelled_columns": ", ".join(map(identifier, attributes.labelled)),
         "grouping_sets": ", ".join(f"(filename, {', '.join(map(identifier, names))})" for names in sets),
-        "counted_branches": UNION.join(
-            branch.format(
+        "counted_classes": ", ".join(
+            counted.format(
                 text=quote(name),
                 group=class_expression(item, attributes),
                 grouping_id=grouping_id(item, attributes),

@@ -6,6 +6,7 @@ faces that could have been collected, so the reference has intervals too.
 """
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -98,6 +99,19 @@ def write_estimates(
     if config is None:
         raise FairfaceError(f"there is no run {run!r} below {workspace.root}")
     attributes = workspace_attributes(workspace)
+    with ThreadPoolExecutor(1) as pool:  # a second thread for what depends on the embeddings alone
+        embedded = pool.submit(embedding_tables, workspace, connection.cursor(), run=run, attributes=attributes)
+        tables = estimate_tables(connection, config=config, attributes=attributes)
+        tables |= embedded.result()
+    save_tables(workspace, connection, run=run, tables=tables)
+    return tables
+
+
+def estimate_tables(
+    connection: duckdb.DuckDBPyConnection, *, config: RunConfig, attributes: AttributeTable
+) -> dict[str, pl.DataFrame]:
+    """A run's tables that are derived from counts of labels, and `confusion`."""
+    run = config.name
     confusion, labellers = confusion_table(connection, attributes), check_labels(connection, run).methods
     selected = group_counts.selected_methods(connection, run)
     rows: dict[str, Rows] = {"estimates": [], "method_estimates": [], "distances": []}
@@ -112,12 +126,17 @@ def write_estimates(
             rows["estimates"] += estimate_rows(estimate, run)
             rows["distances"] += distance_rows(estimate, run, seed=seed)
     rows["estimates"] = add_significance(rows["estimates"], attributes)
-    tables = {name: pl.DataFrame(rows[name], schema=SCHEMAS[name]) for name in rows}
-    tables["quality"] = quality_table(workspace, connection, run=run, attributes=attributes)
-    tables["neighbours"] = neighbours.find_nearest(workspace, run)
-    tables["confusion"] = confusion
-    save_tables(workspace, connection, run=run, tables=tables)
-    return tables
+    return {name: pl.DataFrame(rows[name], schema=SCHEMAS[name]) for name in rows} | {"confusion": confusion}
+
+
+def embedding_tables(
+    workspace: Workspace, connection: duckdb.DuckDBPyConnection, *, run: str, attributes: AttributeTable
+) -> dict[str, pl.DataFrame]:
+    """A run's tables that are derived from embeddings."""
+    return {
+        "quality": quality_table(workspace, connection, run=run, attributes=attributes),
+        "neighbours": neighbours.find_nearest(workspace, run),
+    }
 
 
 def discard_estimates(workspace: Workspace, connection: duckdb.DuckDBPyConnection, *, run: str) -> None:
