@@ -181,7 +181,7 @@ def build_run(
     connection = sql.connect(workspace)  # the tables of estimates exist now
     attributes = workspace_attributes(workspace)
     files: dict[str, bytes] = {}
-    with ThreadPoolExecutor(1) as pool:  # a second thread draws, while this one asks questions and encodes images
+    with ThreadPoolExecutor(2) as pool:  # other threads draw and encode, while this one asks questions
         synthetic = is_synthetic(documents.config, documents.shards)
         drawing = pool.submit(
             draw_run_figures, connection.cursor(), files, run=run, attributes=attributes, synthetic=bool(synthetic)
@@ -197,10 +197,9 @@ def build_run(
             fingerprint=inputs,
         )
         faces = collect_faces(connection, workspace, report=report, attributes=attributes)
-        sheets = contact_sheets(faces)
-        figures = drawing.result()
-    files |= sheets
-    page = build_run_page(report, attributes, figures=figures, faces=faces)
+        sheets = pool.submit(contact_sheets, faces)
+        page = build_run_page(report, attributes, figures=drawing.result(), faces=faces)
+        files |= sheets.result()
     files[folder.page.name] = render_page("run.html.j2", page=page, workspace=workspace)
     publish(folder.document, report, files)
     return BuildResult(folder.page, True, [missing] if missing else [])

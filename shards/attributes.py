@@ -28,9 +28,10 @@ COLOUR = re.compile("#[0-9a-f]{6}")
 RESERVED_NAMES = {
     "all", "annotated", "attribute", "bytes", "called_fake", "checkpoint", "count", "detector", "disagrees",
     "embedding", "every", "fake", "family", "filename", "group", "grouped_by", "grouping_id", "height", "index",
-    "key", "labelled", "labeller", "logit", "matched", "method", "n", "name", "newest", "orientation", "part", "path",
-    "perturbation", "pixel_tone", "probability", "rank", "reason", "requested", "run", "seed", "sha256", "shard",
-    "size", "source", "split", "status", "stratum", "subset", "target", "test", "typology_angle", "uncoded", "width",
+    "is_annotated", "key", "labelled", "labeller", "logit", "matched", "method", "n", "name", "newest", "orientation",
+    "part", "path", "perturbation", "pixel_tone", "probability", "rank", "reason", "requested", "run", "seed",
+    "sha256", "shard", "size", "source", "split", "status", "stratum", "subset", "target", "test", "typology_angle",
+    "uncoded", "width",
 }  # fmt: skip
 
 

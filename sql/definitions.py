@@ -59,6 +59,7 @@ def _column_expressions(attributes: AttributeTable) -> dict[str, str]:
         "attributes": ", ".join(map(quote, ["all", *attributes])),
         "classes": ",\n    ".join(f"({', '.join(map(literal, row))})" for row in classes),
         "columns": ", ".join(map(identifier, attributes)),
+        "is_annotated": " or ".join(f"{identifier(name)} is not null" for name in attributes.stored),
         "labelled": ", ".join(types[name] for name in attributes.labelled),
         "stored": ", ".join(types[name] for name in attributes.stored),
         "probabilities": ", ".join(f"{_probabilities(name)} float[]" for name in attributes.labelled),

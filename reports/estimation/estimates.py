@@ -13,18 +13,21 @@ from typing import Any
 import duckdb
 import numpy as np
 import polars as pl
+from threadpoolctl import threadpool_limits
 
 import sql
 from reports.estimation import group_counts, neighbours, quality
 from reports.estimation.attribute_estimate import AttributeCounts, AttributeEstimate, estimate_attribute
 from reports.estimation.embeddings import read_embeddings
 from reports.estimation.estimate_rows import Rows, distance_rows, estimate_rows, method_estimate_rows
+from reports.estimation.first_faces import first_faces
 from reports.estimation.intervals import holm_significant, wilson
 from reports.estimation.labelled_sides import check_labels
 from reports.publish import publish
 from shards import provenance
 from shards.atomic_io import read_parquet, write_parquet
 from shards.attributes import Attribute, AttributeTable, workspace_attributes
+from shards.concurrency import available_cpus
 from shards.documents import RunConfig, TablesDocument, changed_files, read_document
 from shards.errors import FairfaceError
 from shards.provenance import TRAINING
@@ -99,10 +102,12 @@ def write_estimates(
     if config is None:
         raise FairfaceError(f"there is no run {run!r} below {workspace.root}")
     attributes = workspace_attributes(workspace)
-    with ThreadPoolExecutor(1) as pool:  # a second thread for what depends on the embeddings alone
-        embedded = pool.submit(embedding_tables, workspace, connection.cursor(), run=run, attributes=attributes)
+    # more threads of BLAS would spin while they wait for each other
+    with threadpool_limits(max(available_cpus() // 2, 1)), ThreadPoolExecutor(2) as pool:
+        compared = pool.submit(quality_table, workspace, connection.cursor(), run=run, attributes=attributes)
+        nearest = pool.submit(neighbours.find_nearest, workspace, run)
         tables = estimate_tables(connection, config=config, attributes=attributes)
-        tables |= embedded.result()
+        tables |= {"quality": compared.result(), "neighbours": nearest.result()}
     save_tables(workspace, connection, run=run, tables=tables)
     return tables
 
@@ -127,16 +132,6 @@ def estimate_tables(
             rows["distances"] += distance_rows(estimate, run, seed=seed)
     rows["estimates"] = add_significance(rows["estimates"], attributes)
     return {name: pl.DataFrame(rows[name], schema=SCHEMAS[name]) for name in rows} | {"confusion": confusion}
-
-
-def embedding_tables(
-    workspace: Workspace, connection: duckdb.DuckDBPyConnection, *, run: str, attributes: AttributeTable
-) -> dict[str, pl.DataFrame]:
-    """A run's tables that are derived from embeddings."""
-    return {
-        "quality": quality_table(workspace, connection, run=run, attributes=attributes),
-        "neighbours": neighbours.find_nearest(workspace, run),
-    }
 
 
 def discard_estimates(workspace: Workspace, connection: duckdb.DuckDBPyConnection, *, run: str) -> None:
@@ -230,7 +225,7 @@ def confusion_table(connection: duckdb.DuckDBPyConnection, attributes: Attribute
 
     text = f"""
         with names as (
-            select method, any_value(labeller) as labeller from labels where source = 'train' group by method
+            select method, any_value(labeller) as labeller from label_rows where source = 'train' group by method
         ), faces as (
             select l.method, {read} from label_rows as l join image_rows as a using (key)
             where l.source = 'train' and a.status = 'packed'
@@ -315,10 +310,7 @@ def quality_table(
     compared = [name for name, item in attributes.items() if item.headline or len(item.cross) == 2]
     groups = sum(len(attributes[name].names) for name in compared)
     images = min(QUALITY_IMAGES, max(LEAST_QUALITY_IMAGES, QUALITY_FACES // max(groups, 1)))
-    text = f"""select source, attribute, "group", min(key, {2 * images}) as key from selected_labels
-        where attribute in $attributes
-            and (source = 'train' or (source = 'generated' and run = $run)) group by all"""
-    keys = sql.select(connection, text, {"run": run, "attributes": compared}).explode("key")
+    keys = first_faces(connection, compared, run=run, faces=2 * images)
     limits = {"train": 2 * images, "generated": images}
     vectors = {
         source: read_embeddings(path, keys.filter(source=source).select("key").unique()["key"])

@@ -17,7 +17,7 @@ create view image_rows as
 create view label_rows as
     from labels_columns union all by name from {labels};
 create view images as
-    select *, {crosses}
+    select *, {is_annotated} as is_annotated, {crosses}
     from (select * {recompute_derived} from image_rows);
 create view rejects as
     select key, path, family, subset, split, bytes, reason from images where status = 'rejected';
