@@ -106,17 +106,16 @@ def write_estimates(
     with threadpool_limits(max(available_cpus() // 2, 1)), ThreadPoolExecutor(2) as pool:
         compared = pool.submit(quality_table, workspace, connection.cursor(), run=run, attributes=attributes)
         nearest = pool.submit(neighbours.find_nearest, workspace, run)
-        tables = estimate_tables(connection, config=config, attributes=attributes)
+        tables = estimate_tables(connection, run=run, config=config, attributes=attributes)
         tables |= {"quality": compared.result(), "neighbours": nearest.result()}
     save_tables(workspace, connection, run=run, tables=tables)
     return tables
 
 
 def estimate_tables(
-    connection: duckdb.DuckDBPyConnection, *, config: RunConfig, attributes: AttributeTable
+    connection: duckdb.DuckDBPyConnection, *, run: str, config: RunConfig, attributes: AttributeTable
 ) -> dict[str, pl.DataFrame]:
     """A run's tables that are derived from counts of labels, and `confusion`."""
-    run = config.name
     confusion, labellers = confusion_table(connection, attributes), check_labels(connection, run).methods
     selected = group_counts.selected_methods(connection, run)
     rows: dict[str, Rows] = {"estimates": [], "method_estimates": [], "distances": []}
