@@ -1,5 +1,7 @@
 """The page's warnings, and how the training images and samples were chosen."""
 
+from collections.abc import Collection
+
 from reports.estimation.labelled_sides import LabelledSides
 from reports.formats import short
 from shards.documents import RunConfig, SamplesDocument, ShardsDocument
@@ -13,14 +15,23 @@ def is_synthetic(config: RunConfig, shards: ShardsDocument | None) -> bool | Non
     return any(sources) if sources else None
 
 
-def is_foreign_labeller(config: RunConfig, labelling: LabelledSides | None) -> bool:
-    """Whether real faces were labelled by the labeller made for synthetic ones."""
+def is_foreign_labeller(config: RunConfig, labelling: LabelledSides | None, *, methods: Collection[str]) -> bool:
+    """Whether real faces were labelled by the labeller made for synthetic ones, as far as its labels count.
+
+    `methods` are those whose labels count. A classifier that was fitted to the training images is not foreign.
+    """
     trained_on_synthetic = config.data is not None and config.data.synthetic
-    return labelling is not None and not trained_on_synthetic and labelling.labeller.startswith(SYNTHETIC_LABELLER)
+    is_synthetic_labeller = labelling is not None and labelling.labeller.startswith(SYNTHETIC_LABELLER)
+    return is_synthetic_labeller and not trained_on_synthetic and not set(methods) <= {"classifier"}
 
 
 def warnings(
-    config: RunConfig, labelling: LabelledSides | None, *, samples: SamplesDocument | None = None, annotated: bool
+    config: RunConfig,
+    labelling: LabelledSides | None,
+    *,
+    samples: SamplesDocument | None = None,
+    annotated: bool,
+    is_foreign: bool = False,
 ) -> list[str]:
     """Everything that limits the validity of the page's numbers, the most serious first."""
     found = []
@@ -29,15 +40,19 @@ def warnings(
             "All samples are the same image, or each has a single colour: the training of the generator has failed, "
             "and their labels mean nothing. Train again, perhaps with a lower --lr."
         )
-    return [*found, *labelling_warnings(config, labelling, annotated=annotated), *training_warnings(config)]
+    return [
+        *found,
+        *labelling_warnings(labelling, annotated=annotated, is_foreign=is_foreign),
+        *training_warnings(config),
+    ]
 
 
-def labelling_warnings(config: RunConfig, labelling: LabelledSides | None, *, annotated: bool) -> list[str]:
+def labelling_warnings(labelling: LabelledSides | None, *, annotated: bool, is_foreign: bool) -> list[str]:
     """What is wrong with the labels."""
     if labelling is None:
         return []
     found = []
-    if is_foreign_labeller(config, labelling):
+    if is_foreign:
         found.append(
             "These labels are not to be trusted: the faces are real, but the labeller was made for synthetic "
             "faces. Label both sides again with a model made for photographs (fairface label --help)."

@@ -133,8 +133,8 @@ def gather_run(
     headline = best_estimates(estimates, attributes)
     matrices = confusion_matrices(connection, attributes) if labelling else {}
     answer, is_constant = NOT_ANSWERED, samples is not None and samples.is_constant
+    is_foreign = is_foreign_labeller(config, labelling, methods=headline.filter(pl.col("n") > 0)["method"].unique())
     if labelling:
-        is_foreign = is_foreign_labeller(config, labelling)
         answer = run_verdict(
             headline,
             attributes,
@@ -148,7 +148,8 @@ def gather_run(
         missing=missing,
         verdict=answer,
         verdict_counts=dict(headline["verdict"].value_counts().iter_rows()),
-        warnings=warnings(config, labelling, samples=samples, annotated=bool(matrices)) + requests,
+        warnings=warnings(config, labelling, samples=samples, annotated=bool(matrices), is_foreign=is_foreign)
+        + requests,
         labelling=labelling,
         is_constant=is_constant,
         estimates=estimates.to_dicts(),
