@@ -2,42 +2,54 @@
 
 from reports.estimation.labelled_sides import LabelledSides
 from reports.formats import short
-from shards.documents import RunConfig, SamplesDocument, ShardsDocument
+from reports.run_documents import RunDocuments
+from shards.documents import RunConfig, SamplesDocument, SampleSource
 
 SYNTHETIC_LABELLER = "synthetic-faces"  # how the name of the labeller for synthetic faces begins
 
 
-def is_synthetic(config: RunConfig, shards: ShardsDocument | None) -> bool | None:
-    """Whether the faces are synthetic; None if neither the run nor the shards say so."""
-    sources = [source.synthetic for source in (config.data, shards) if source is not None]
-    return any(sources) if sources else None
+def is_foreign_labeller(labelling: LabelledSides | None, *, synthetic: bool | None) -> bool:
+    """Whether faces that are not known to be synthetic were labelled by the labeller made for synthetic ones."""
+    return labelling is not None and not synthetic and labelling.labeller.startswith(SYNTHETIC_LABELLER)
 
 
-def is_foreign_labeller(config: RunConfig, labelling: LabelledSides | None) -> bool:
-    """Whether real faces were labelled by the labeller made for synthetic ones."""
-    trained_on_synthetic = config.data is not None and config.data.synthetic
-    return labelling is not None and not trained_on_synthetic and labelling.labeller.startswith(SYNTHETIC_LABELLER)
-
-
-def warnings(
-    config: RunConfig, labelling: LabelledSides | None, *, samples: SamplesDocument | None = None, annotated: bool
-) -> list[str]:
+def warnings(documents: RunDocuments, labelling: LabelledSides | None, *, annotated: bool) -> list[str]:
     """Everything that limits the validity of the page's numbers, the most serious first."""
-    found = []
+    found, samples = [], documents.samples
     if samples and samples.is_constant:
         found.append(
             "All samples are the same image, or each has a single colour: the training of the generator has failed, "
             "and their labels mean nothing. Train again, perhaps with a lower --lr."
         )
-    return [*found, *labelling_warnings(config, labelling, annotated=annotated), *training_warnings(config)]
+    found += labelling_warnings(labelling, annotated=annotated, synthetic=documents.synthetic)
+    found += training_warnings(documents.config)
+    if samples and samples.source:
+        found += source_warnings(samples, samples.source, has_training=documents.shards is not None)
+    return found
 
 
-def labelling_warnings(config: RunConfig, labelling: LabelledSides | None, *, annotated: bool) -> list[str]:
+def source_warnings(samples: SamplesDocument, source: SampleSource, *, has_training: bool) -> list[str]:
+    """What samples of another program mean for the page."""
+    found = [
+        f"Imported samples from {short(source.path, 200)} ({samples.count:,} images), no training by this program."
+    ]
+    if has_training:
+        found[0] += (
+            " This page calls the images in the shards training images, whether or not the generator was trained on "
+            "them."
+        )
+    if rejected := sum(source.rejected.values()):
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in source.rejected.items())
+        found.append(f"{rejected:,} of the imported images could not be used: {reasons}.")
+    return found
+
+
+def labelling_warnings(labelling: LabelledSides | None, *, annotated: bool, synthetic: bool | None) -> list[str]:
     """What is wrong with the labels."""
     if labelling is None:
         return []
     found = []
-    if is_foreign_labeller(config, labelling):
+    if is_foreign_labeller(labelling, synthetic=synthetic):
         found.append(
             "These labels are not to be trusted: the faces are real, but the labeller was made for synthetic "
             "faces. Label both sides again with a model made for photographs (fairface label --help)."
@@ -68,7 +80,7 @@ def training_warnings(config: RunConfig) -> list[str]:
         found.append(
             "The labels were imported: nothing is known about the generator or the images that it was trained on."
         )
-    elif config.status != "finished":
+    elif config.status != "finished" and config.source is None:
         found.append(f"The training run is {config.status or 'in an unknown state'}, not finished.")
     return found
 

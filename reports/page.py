@@ -26,8 +26,9 @@ from reports.figures.canvas import RUN_COLOURS
 from reports.figures.run_figures import draw_run_figures
 from reports.publish import check_own_files, publish
 from reports.render import render_page
+from reports.run_documents import RunDocuments
 from reports.run_page import build_run_page
-from reports.run_report import RunDocuments, RunReport, gather_run
+from reports.run_report import RunReport, gather_run
 from shards.atomic_io import fingerprint
 from shards.attributes import BUILT_IN, workspace_attributes
 from shards.described_files import DescribedFile, check_unchanged, prediction_files, run_files, training_files
@@ -247,7 +248,7 @@ def check_manifest(run: str, documents: RunDocuments) -> None:
             f"run {run} was trained on other shards than the current ones: train again with "
             "`fairface train`, or pack the old data again with `fairface shards`"
         )
-    if shards and samples and samples.manifest != shards.manifest:
+    if shards and samples and samples.manifest not in (None, shards.manifest):
         raise FairfaceError(
             f"the samples of run {run} were generated before it continued on other images: run "
             f"`fairface sample --run {run}`, then `fairface label --run {run}`"

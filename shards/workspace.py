@@ -286,12 +286,17 @@ class RunFolder(TrainingFolder):
         return self.new_samples / f"samples-{number:06d}.tar"
 
     @property
+    def imported(self) -> "Workspace":
+        """The images of another program, unpacked and packed, until they are the run's samples."""
+        return Workspace(self.folder / ".import")
+
+    @property
     def label_files(self) -> LabelFiles:
         return LabelFiles(self.folder)
 
     def results(self) -> list[Path]:
         labels = self.label_files
-        samples = [self.samples_document, self.samples_table, self.samples, self.new_samples]
+        samples = [self.samples_document, self.samples_table, self.samples, self.new_samples, self.imported.root]
         return [*labels.all(), labels.parts, *samples]
 
     def result_locks(self) -> list[Path]:
@@ -379,6 +384,11 @@ class Workspace:
     @property
     def synthetic(self) -> Path:
         return self.root / "synthetic"
+
+    @property
+    def unpacked(self) -> Path:
+        """The images of an archive, before they are packed."""
+        return self.root / "unpacked"
 
     @property
     def shards(self) -> ShardsFolder:

@@ -12,6 +12,7 @@ REQUESTS = 6  # classes of a conditional generator's samples
 TEST_SPLIT = 7  # faces that detectors are tested on
 DETECTOR_STEPS = 8  # augmentation and noise in a detector's training
 PERTURBATION_NOISE = 9  # random numbers of image perturbations
+EXTERNAL_SAMPLES = 12  # seeds of another program's generator
 
 
 def seeded_generator(device: torch.device | str, *stream: int) -> torch.Generator:

@@ -5,7 +5,8 @@ create table images_columns (key varchar, shard varchar, path varchar, family va
     width integer, height integer, orientation tinyint, bytes bigint, sha256 varchar, {stored}, target varchar,
     status varchar, reason varchar);
 create table unmatched_columns (what varchar, reason varchar, path varchar, family varchar, subset varchar);
-create table samples_columns (key varchar, run varchar, checkpoint varchar, seed bigint, index bigint, shard varchar, requested varchar);
+create table samples_columns (key varchar, run varchar, checkpoint varchar, seed bigint, index bigint, shard varchar, requested varchar,
+    path varchar);
 create table labels_columns (key varchar, source varchar, run varchar, method varchar, labeller varchar, size integer,
     {labelled}, typology_angle float, {probabilities}, filename varchar);
 create table labellers_columns (attribute varchar, method varchar, labeller varchar, n bigint, accuracy double,
