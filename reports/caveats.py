@@ -13,7 +13,9 @@ def is_foreign_labeller(labelling: LabelledSides | None, *, synthetic: bool | No
     return labelling is not None and not synthetic and labelling.labeller.startswith(SYNTHETIC_LABELLER)
 
 
-def warnings(documents: RunDocuments, labelling: LabelledSides | None, *, annotated: bool) -> list[str]:
+def warnings(
+    documents: RunDocuments, labelling: LabelledSides | None, *, annotated: bool, is_foreign: bool
+) -> list[str]:
     """Everything that limits the validity of the page's numbers, the most serious first."""
     found, samples = [], documents.samples
     if samples and samples.is_constant:
@@ -21,7 +23,7 @@ def warnings(documents: RunDocuments, labelling: LabelledSides | None, *, annota
             "All samples are the same image, or each has a single colour: the training of the generator has failed, "
             "and their labels mean nothing. Train again, perhaps with a lower --lr."
         )
-    found += labelling_warnings(labelling, annotated=annotated, synthetic=documents.synthetic)
+    found += labelling_warnings(labelling, annotated=annotated, is_foreign=is_foreign)
     found += training_warnings(documents.config)
     if samples and samples.source:
         found += source_warnings(samples, samples.source, has_training=documents.shards is not None)
@@ -44,22 +46,27 @@ def source_warnings(samples: SamplesDocument, source: SampleSource, *, has_train
     return found
 
 
-def labelling_warnings(labelling: LabelledSides | None, *, annotated: bool, synthetic: bool | None) -> list[str]:
+def labelling_warnings(labelling: LabelledSides | None, *, annotated: bool, is_foreign: bool) -> list[str]:
     """What is wrong with the labels."""
     if labelling is None:
         return []
     found = []
-    if is_foreign_labeller(labelling, synthetic=synthetic):
+    if is_foreign:
         found.append(
             "These labels are not to be trusted: the faces are real, but the labeller was made for synthetic "
-            "faces. Label both sides again with a model made for photographs (fairface label --help)."
+            "faces. Label them again with a model made for photographs (fairface label --help)."
         )
     if len(labelling.sizes) > 1:
         sizes = " and ".join(map(str, labelling.sizes))
         found.append(
             f"The two sides were labelled at different sizes ({sizes} pixels): blur alone may change the labels."
         )
-    if not annotated:
+    if not labelling.train:
+        found.append(
+            "No training images are packed: there is nothing to measure the labeller's errors on, so the shares are "
+            "its raw labels and cannot be corrected. Pack annotated images with `fairface shards`, and label again."
+        )
+    elif not annotated:
         found.append(
             "The training images have no annotations: the reference is the labeller's labels of them, and "
             "its error rate is unknown."

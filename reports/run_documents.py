@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from shards.documents import LabelsDocument, RunConfig, SamplesDocument, ShardsDocument
+from shards.documents import LabelsDocument, ReferenceDocument, RunConfig, SamplesDocument, ShardsDocument
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,6 +13,7 @@ class RunDocuments:
     shards: ShardsDocument | None
     samples: SamplesDocument | None
     labels: LabelsDocument | None  # of the samples
+    reference: ReferenceDocument | None = None
 
     @property
     def synthetic(self) -> bool | None:

@@ -20,10 +20,11 @@ from reports.confusion import ConfusionMatrix, confusion_matrices
 from reports.estimation.estimates import labeller_accuracy
 from reports.estimation.group_counts import selected_methods
 from reports.estimation.labelled_sides import LabelledSides
+from reports.reference_verdict import reference_verdict
 from reports.run_documents import RunDocuments
-from reports.verdict import NOT_ANSWERED, Verdict, run_verdict
+from reports.verdict import CONSTANT, NOT_ANSWERABLE, NOT_ANSWERED, Verdict, run_verdict
 from shards.attributes import AttributeTable
-from shards.documents import Document, RunConfig, SampleSource, ShardsDocument
+from shards.documents import Document, ReferenceDocument, RunConfig, SampleSource, ShardsDocument
 
 Rows = list[dict[str, Any]]  # of a question, by column
 CONFIDENT_FACES, NEAREST_FACES = 8, 8  # that the page shows of each kind
@@ -53,7 +54,7 @@ from evaluated_predictions where perturbation = 'none' group by detector order b
 class RunReport(Document):
     """report.json of one run: every number and sentence of its page."""
 
-    FORMAT: ClassVar[int] = 2
+    FORMAT: ClassVar[int] = 3
     REDO: ClassVar[str] = "build it again with `fairface report --force`"
 
     fingerprint: str  # of the files and the code that the page was made from
@@ -69,6 +70,7 @@ class RunReport(Document):
     is_constant: bool  # whether all samples are the same image, or each has a single colour
     estimates: Rows
     method_estimates: Rows
+    reference_estimates: Rows  # against given shares
     distances: Rows
     quality: Rows
     labellers: Rows
@@ -93,9 +95,15 @@ class RunReport(Document):
     rejects: Rows
     commands: list[str]
     config: RunConfig
+    reference: ReferenceDocument | None  # of the given shares
     shards: ShardsDocument | None
     versions: dict[str, str]
     files: dict[str, str] = field(default_factory=dict)  # the page and its figures -> SHA-256
+
+    @property
+    def has_training(self) -> bool:
+        """Whether the samples are compared with training images."""
+        return self.labelling is None or self.labelling.train > 0
 
     @property
     def is_annotated(self) -> bool:
@@ -124,8 +132,8 @@ def gather_run(
     headline = best_estimates(estimates, attributes)
     matrices = confusion_matrices(connection, attributes) if labelling else {}
     answer, is_constant = NOT_ANSWERED, samples is not None and samples.is_constant
+    is_foreign = is_foreign_labeller(labelling, synthetic=documents.synthetic)
     if labelling:
-        is_foreign = is_foreign_labeller(labelling, synthetic=documents.synthetic)
         answer = run_verdict(
             headline,
             attributes,
@@ -133,16 +141,20 @@ def gather_run(
             is_requested=bool(requests),
             is_constant=is_constant,
         )
+    given = sql.ask(connection, "reference", run=run)
+    if labelling and not labelling.train and answer not in (CONSTANT, NOT_ANSWERABLE):
+        answer = reference_verdict(given, attributes)  # there is nothing else to compare the samples with
     return RunReport(
         fingerprint=fingerprint,
         run=run,
         missing=missing,
         verdict=answer,
-        verdict_counts=dict(headline["verdict"].value_counts().iter_rows()),
-        warnings=warnings(documents, labelling, annotated=bool(matrices)) + requests,
+        verdict_counts=dict(headline["verdict"].drop_nulls().value_counts().iter_rows()),
+        warnings=warnings(documents, labelling, annotated=bool(matrices), is_foreign=is_foreign) + requests,
         labelling=labelling,
         is_constant=is_constant,
         estimates=estimates.to_dicts(),
+        reference_estimates=given.to_dicts(),
         labellers=labeller_accuracies(connection).to_dicts() if labelling else [],
         selected_methods=selected_methods(connection, run),
         confusion=matrices,
@@ -171,8 +183,9 @@ def _origin(documents: RunDocuments) -> dict[str, Any]:
         "checkpoint_sha256": samples.sha256 if samples else None,
         "checkpoint_weights": samples.weights if samples else None,
         "source": samples.source if samples else None,
-        "commands": [command for command in commands if command],
+        "commands": list(dict.fromkeys(command for command in commands if command)),
         "config": config,
+        "reference": documents.reference,
         "shards": documents.shards,
         "versions": {name: version(name) for name in ("duckdb", "polars", "numpy", "matplotlib")},
     }

@@ -273,6 +273,17 @@ class TablesDocument(Document):
     files: dict[str, str]  # the tables -> SHA-256
 
 
+@dataclass(kw_only=True)
+class ReferenceDocument(Document):
+    """reference.json: the file of given shares that was copied to OUT/reference.csv."""
+
+    REDO: ClassVar[str] = "give the file again with `fairface report --reference FILE`"
+
+    name: str  # of the file
+    sha256: str  # of the file
+    files: dict[str, str]  # the copy -> SHA-256
+
+
 def load_shards_json(shards: ShardsFolder) -> ShardsDocument:
     """Read the document of a finished pack.
 

@@ -8,7 +8,15 @@ from shards.errors import FairfaceError
 
 LOCK = ".lock"  # the file name of a folder's lock
 SYNTHETIC_MARKER = "synthetic.json"  # in every folder of faces rendered by `fairface synth`
-REPORT_TABLES = ("estimates", "method_estimates", "distances", "quality", "neighbours", "confusion")
+REPORT_TABLES = (
+    "estimates",
+    "method_estimates",
+    "reference_estimates",
+    "distances",
+    "quality",
+    "neighbours",
+    "confusion",
+)
 RESERVED_NAMES = ("all", "newest")  # `--model all` and `--param run=newest` would otherwise be ambiguous
 MAX_NAME_BYTES = 200  # the file system's limit is 255, and names of temporary files are longer
 SHARD_FILE = re.compile(r"shard-[0-9]{6,}\.(tar|idx)")
@@ -380,6 +388,15 @@ class Workspace:
     def attributes(self) -> Path:
         """The user's own attributes, as given with --attributes; without this file the built-in ones apply."""
         return self.root / "attributes.toml"
+
+    @property
+    def reference(self) -> Path:
+        """The user's shares to compare generated ones with, as given with --reference."""
+        return self.root / "reference.csv"
+
+    @property
+    def reference_document(self) -> Path:
+        return self.root / "reference.json"
 
     @property
     def synthetic(self) -> Path:

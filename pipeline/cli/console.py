@@ -179,7 +179,9 @@ def print_label_summary(result: "LabelResult") -> None:
         labels = side.document
         state = unchanged_suffix(side.unchanged)
         echo(f"{labels.source}: {labels.images:,} images labelled by {labels.labeller}{state}")
-    if result.accuracies is None:
+    if all(side.document.source == "generated" for side in result.sides):
+        echo("  no training images are packed: there is nothing to measure the labeller's errors on")
+    elif result.accuracies is None:
         echo("  too few annotated images to fit a probe or to measure the labeller's errors")
     else:
         print_accuracies(result.accuracies)

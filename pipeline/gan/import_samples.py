@@ -118,7 +118,9 @@ def import_samples(workspace: Workspace, config: ImportConfig) -> SampleResult:
     size = config.size or default_size(workspace)
     identity = source_identity(source, config, size=size)
     with ExitStack() as stack:
-        for lock in (folder.lock, folder.samples_lock, folder.label_files.lock):
+        stack.enter_context(exclusive_lock(folder.lock, "importing samples"))
+        stack.callback(remove_unused_locks, folder)
+        for lock in folder.result_locks():
             stack.enter_context(exclusive_lock(lock, "importing samples"))
         previous = check_replaceable(folder, source, force=config.force)
         if config.png_dir and config.count:
@@ -151,6 +153,14 @@ def import_samples(workspace: Workspace, config: ImportConfig) -> SampleResult:
             ),
         )
         return finish(folder, document, config, unchanged=False)
+
+
+def remove_unused_locks(folder: RunFolder) -> None:
+    """Remove the locks of results from a folder that holds nothing else, so that a refused import leaves no run."""
+    locks = folder.result_locks()
+    if {path.name for path in folder.folder.iterdir()} <= {folder.lock.name, *(lock.name for lock in locks)}:
+        for lock in locks:
+            lock.unlink(missing_ok=True)
 
 
 def find_source(text: str) -> Source:

@@ -21,6 +21,7 @@ class Provenance:
     samples: str
     checkpoint: str | None  # hash of the checkpoint, or of the images or generator of another program
     checkpoint_weights: str
+    reference: str | None  # the file of given shares
     labellers: str
     training_versions: str
     page_versions: str
@@ -41,6 +42,9 @@ def provenance_section(report: RunReport) -> Provenance:
         samples=describe_samples(report),
         checkpoint=report.checkpoint_sha256[:HASH] if report.checkpoint_sha256 else None,
         checkpoint_weights=describe_source(report),
+        reference=f"{short(report.reference.name, 200)}, SHA-256 {report.reference.sha256[:HASH]}"
+        if report.reference
+        else None,
         labellers="; ".join(f"{method}: {short(name, 200)}" for method, name in methods.items()) or "none",
         training_versions=key_values(config.versions or {}) or "unknown",
         page_versions=key_values(report.versions),

@@ -20,6 +20,9 @@ create table estimates_columns (run varchar, attribute varchar, "group" varchar,
     significant boolean, n_needed bigint);
 create table method_estimates_columns (run varchar, attribute varchar, "group" varchar, method varchar, labeller varchar,
     estimate varchar, share double, low double, high double, reference double, ratio double, used boolean);
+create table reference_estimates_columns (run varchar, attribute varchar, "group" varchar, baseline varchar, estimate varchar,
+    n bigint, count bigint, share double, share_low double, share_high double, reference double, reference_low double,
+    reference_high double, reference_n bigint, ratio double, ratio_low double, ratio_high double, verdict varchar, significant boolean);
 create table distances_columns (run varchar, attribute varchar, estimate varchar, measure varchar, baseline varchar,
     value double, low double, high double, null_floor double);
 create table confusion_columns (method varchar, labeller varchar, attribute varchar, annotated varchar, labelled varchar,
