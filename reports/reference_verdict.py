@@ -29,7 +29,10 @@ def answer_sentence(rows: pl.DataFrame) -> str:
     baselines = conjunction([short(name, 60) for name in rows["baseline"].unique().sort()])
     changed = int((rows["significant"] & rows["verdict"].is_in(DIFFERENT)).sum())
     if changed:
-        return f"No, by uncorrected labels: the samples have {changed} of {len(rows)} groups more or less often than {baselines}."
+        return (
+            f"No, by uncorrected labels: the samples have {changed} of {len(rows)} groups more or less often than "
+            f"{baselines}."
+        )
     if len(rows) and (rows["verdict"] == "similar").all():
         return f"Yes, by uncorrected labels: the samples have every group about as often as {baselines}."
     return (
