@@ -23,6 +23,7 @@ from shards.documents import (
     LabelsDocument,
     PredictionsDocument,
     ProbeDocument,
+    ReferenceDocument,
     RunConfig,
     SamplesDocument,
     ShardsDocument,
@@ -222,6 +223,7 @@ def detector_checks(workspace: Workspace, detector: DetectorFolder) -> Iterator[
 def report_checks(workspace: Workspace) -> Iterator[Check]:
     """The pages, their figures and tables."""
     report = workspace.report
+    yield from described_checks(workspace.reference_document, ReferenceDocument)
     yield from described_checks(report.tables_document, TablesDocument)
     for folder in (report, *map(ReportFolder, named_folders(report.folder / "runs"))):
         yield from described_checks(folder.document, None)

@@ -4,47 +4,52 @@ from collections.abc import Collection
 
 from reports.estimation.labelled_sides import LabelledSides
 from reports.formats import short
-from shards.documents import RunConfig, SamplesDocument, ShardsDocument
+from reports.run_documents import RunDocuments
+from shards.documents import RunConfig, SamplesDocument, SampleSource
 
 SYNTHETIC_LABELLER = "synthetic-faces"  # how the name of the labeller for synthetic faces begins
 
 
-def is_synthetic(config: RunConfig, shards: ShardsDocument | None) -> bool | None:
-    """Whether the faces are synthetic; None if neither the run nor the shards say so."""
-    sources = [source.synthetic for source in (config.data, shards) if source is not None]
-    return any(sources) if sources else None
-
-
-def is_foreign_labeller(config: RunConfig, labelling: LabelledSides | None, *, methods: Collection[str]) -> bool:
-    """Whether real faces were labelled by the labeller made for synthetic ones, as far as its labels count.
+def is_foreign_labeller(labelling: LabelledSides | None, *, synthetic: bool | None, methods: Collection[str]) -> bool:
+    """Whether faces that are not known to be synthetic were labelled by the labeller made for synthetic ones.
 
     `methods` are those whose labels count. A classifier that was fitted to the training images is not foreign.
     """
-    trained_on_synthetic = config.data is not None and config.data.synthetic
     is_synthetic_labeller = labelling is not None and labelling.labeller.startswith(SYNTHETIC_LABELLER)
-    return is_synthetic_labeller and not trained_on_synthetic and not set(methods) <= {"classifier"}
+    return is_synthetic_labeller and not synthetic and not set(methods) <= {"classifier"}
 
 
 def warnings(
-    config: RunConfig,
-    labelling: LabelledSides | None,
-    *,
-    samples: SamplesDocument | None = None,
-    annotated: bool,
-    is_foreign: bool = False,
+    documents: RunDocuments, labelling: LabelledSides | None, *, annotated: bool, is_foreign: bool
 ) -> list[str]:
     """Everything that limits the validity of the page's numbers, the most serious first."""
-    found = []
+    found, samples = [], documents.samples
     if samples and samples.is_constant:
         found.append(
             "All samples are the same image, or each has a single colour: the training of the generator has failed, "
             "and their labels mean nothing. Train again, perhaps with a lower --lr."
         )
-    return [
-        *found,
-        *labelling_warnings(labelling, annotated=annotated, is_foreign=is_foreign),
-        *training_warnings(config),
+    found += labelling_warnings(labelling, annotated=annotated, is_foreign=is_foreign)
+    found += training_warnings(documents.config)
+    if samples and samples.source:
+        found += source_warnings(samples, samples.source, has_training=documents.shards is not None)
+    return found
+
+
+def source_warnings(samples: SamplesDocument, source: SampleSource, *, has_training: bool) -> list[str]:
+    """What samples of another program mean for the page."""
+    found = [
+        f"Imported samples from {short(source.path, 200)} ({samples.count:,} images), no training by this program."
     ]
+    if has_training:
+        found[0] += (
+            " This page calls the images in the shards training images, whether or not the generator was trained on "
+            "them."
+        )
+    if rejected := sum(source.rejected.values()):
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in source.rejected.items())
+        found.append(f"{rejected:,} of the imported images could not be used: {reasons}.")
+    return found
 
 
 def labelling_warnings(labelling: LabelledSides | None, *, annotated: bool, is_foreign: bool) -> list[str]:
@@ -55,14 +60,19 @@ def labelling_warnings(labelling: LabelledSides | None, *, annotated: bool, is_f
     if is_foreign:
         found.append(
             "These labels are not to be trusted: the faces are real, but the labeller was made for synthetic "
-            "faces. Label both sides again with a model made for photographs (fairface label --help)."
+            "faces. Label them again with a model made for photographs (fairface label --help)."
         )
     if len(labelling.sizes) > 1:
         sizes = " and ".join(map(str, labelling.sizes))
         found.append(
             f"The two sides were labelled at different sizes ({sizes} pixels): blur alone may change the labels."
         )
-    if not annotated:
+    if not labelling.train:
+        found.append(
+            "No training images are packed: there is nothing to measure the labeller's errors on, so the shares are "
+            "its raw labels and cannot be corrected. Pack annotated images with `fairface shards`, and label again."
+        )
+    elif not annotated:
         found.append(
             "The training images have no annotations: the reference is the labeller's labels of them, and "
             "its error rate is unknown."
@@ -83,7 +93,7 @@ def training_warnings(config: RunConfig) -> list[str]:
         found.append(
             "The labels were imported: nothing is known about the generator or the images that it was trained on."
         )
-    elif config.status != "finished":
+    elif config.status != "finished" and config.source is None:
         found.append(f"The training run is {config.status or 'in an unknown state'}, not finished.")
     return found
 

@@ -11,7 +11,6 @@ from typing import TypeVar
 import duckdb
 
 import sql
-from reports.caveats import is_synthetic
 from reports.comparison_page import build_comparison_page
 from reports.comparison_report import ComparisonReport, gather_comparison
 from reports.estimation.detection_metrics import update_metrics
@@ -22,19 +21,28 @@ from reports.estimation.estimates import (
     has_estimates,
     write_estimates,
 )
-from reports.estimation.labelled_sides import LabelledSides, MissingLabels, check_labels, check_provenance
+from reports.estimation.external_reference import discard_reference, keep_reference
+from reports.estimation.labelled_sides import (
+    LabelledSides,
+    MissingLabels,
+    check_labels,
+    check_provenance,
+    has_training_images,
+)
 from reports.faces import collect_faces, contact_sheets
 from reports.figures.canvas import RUN_COLOURS
 from reports.figures.run_figures import draw_run_figures
 from reports.publish import check_own_files, publish
 from reports.render import render_page
+from reports.run_documents import RunDocuments
 from reports.run_page import build_run_page
-from reports.run_report import RunDocuments, RunReport, gather_run
+from reports.run_report import RunReport, gather_run
 from shards.atomic_io import fingerprint
 from shards.attributes import BUILT_IN, workspace_attributes
 from shards.described_files import DescribedFile, check_unchanged, prediction_files, run_files, training_files
 from shards.documents import (
     LabelsDocument,
+    ReferenceDocument,
     RunConfig,
     SamplesDocument,
     ShardsDocument,
@@ -60,12 +68,21 @@ class BuildResult:
     warnings: list[str] = field(default_factory=list)  # what was left out, and the command that mends it
 
 
-def build(workspace: Workspace, *, runs: Sequence[str] = (), force: bool = False) -> BuildResult:
+def build(
+    workspace: Workspace,
+    *,
+    runs: Sequence[str] = (),
+    reference: Path | None = None,
+    drop_reference: bool = False,
+    force: bool = False,
+) -> BuildResult:
     """Write the page, `report.json`, the estimates and the figures of the named runs, by default of the newest one.
 
     With several runs, each gets its own page below `report/runs/`, and the page in the result compares them. A page
     whose inputs have not changed is kept unless `force` is set. A run that lacks a stage still gets a page, which names
-    the command to run. Detectors that are being trained, and predictions of other images, are left out.
+    the command to run. `reference` is a CSV of shares that those of the samples are compared with; it is copied to OUT,
+    and later reports use the copy until `drop_reference` is set. Detectors that are being trained, and predictions of
+    other images, are left out.
 
     Raises FairfaceError if there is no run, if labels cannot be compared, if one of the files that numbers are derived
     from was changed, and if another process is writing one of them.
@@ -75,6 +92,11 @@ def build(workspace: Workspace, *, runs: Sequence[str] = (), force: bool = False
     with ExitStack() as stack:
         stack.enter_context(exclusive_lock(workspace.report.lock, "writing it"))
         check_own_files(workspace.report)
+        notes: list[str] = []
+        if reference:
+            notes = keep_reference(workspace, reference, workspace_attributes(workspace)).notes
+        elif drop_reference:
+            discard_reference(workspace)
         lost = discard_damaged_tables(workspace)
         connection = sql.connect(workspace)
         names = [choose_run(connection, workspace, run=run) for run in runs or (None,)]
@@ -92,7 +114,7 @@ def build(workspace: Workspace, *, runs: Sequence[str] = (), force: bool = False
                 f"the tables in {workspace.report.folder} were damaged or incomplete, and the estimates of "
                 f"{', '.join(rows)} were removed with them: run `fairface report --run {rows[0]}` again"
             )
-        return replace(result, warnings=[*busy, *left_out])
+        return replace(result, warnings=[*notes, *busy, *left_out])
 
 
 def input_locks(workspace: Workspace, runs: Sequence[str]) -> list[Path]:
@@ -182,9 +204,9 @@ def build_run(
     attributes = workspace_attributes(workspace)
     files: dict[str, bytes] = {}
     with ThreadPoolExecutor(2) as pool:  # other threads draw and encode, while this one asks questions
-        synthetic = is_synthetic(documents.config, documents.shards)
+        is_synthetic = bool(documents.synthetic)
         drawing = pool.submit(
-            draw_run_figures, connection.cursor(), files, run=run, attributes=attributes, synthetic=bool(synthetic)
+            draw_run_figures, connection.cursor(), files, run=run, attributes=attributes, synthetic=is_synthetic
         )
         report = gather_run(
             connection,
@@ -231,13 +253,14 @@ def read_run_documents(workspace: Workspace, run: str) -> RunDocuments:
         shards=read_document(workspace.shards.document, ShardsDocument),
         samples=read_document(run_folder.samples_document, SamplesDocument),
         labels=read_document(run_folder.label_files.document, LabelsDocument),
+        reference=read_document(workspace.reference_document, ReferenceDocument),
     )
 
 
 def finished_labelling(workspace: Workspace, connection: duckdb.DuckDBPyConnection, run: str) -> LabelledSides:
     """The labellers of both sides. Raises MissingLabels if a side is not, or not completely, labelled."""
     check_provenance(workspace, run)
-    labelling = check_labels(connection, run)
+    labelling = check_labels(connection, run, has_training=has_training_images(workspace, run))
     sides = ((workspace.shards.label_files, "the training images"), (workspace.run(run).label_files, f"run {run}"))
     for files, name in sides:
         document = read_document(files.document, LabelsDocument)
@@ -254,7 +277,7 @@ def check_manifest(run: str, documents: RunDocuments) -> None:
             f"run {run} was trained on other shards than the current ones: train again with "
             "`fairface train`, or pack the old data again with `fairface shards`"
         )
-    if shards and samples and samples.manifest != shards.manifest:
+    if shards and samples and samples.manifest not in (None, shards.manifest):
         raise FairfaceError(
             f"the samples of run {run} were generated before it continued on other images: run "
             f"`fairface sample --run {run}`, then `fairface label --run {run}`"
@@ -266,6 +289,7 @@ def input_fingerprint(workspace: Workspace, run: str, *, detectors: list[str]) -
     shards, run_folder = workspace.shards, workspace.run(run)
     sides, evaluated = (shards.label_files, run_folder.label_files), [workspace.detector(name) for name in detectors]
     documents = [workspace.attributes, shards.document, run_folder.config, run_folder.samples_document]
+    documents += [workspace.reference_document, workspace.reference]
     documents += [path for files in sides for path in (files.document, files.probe_document)]
     documents += [path for folder in evaluated for path in (folder.predictions_document, folder.metrics_document)]
     files = [shards.images, run_folder.steps, run_folder.samples_table, *sides[0].all(), *sides[1].all()]

@@ -17,6 +17,7 @@ from reports.sections.methods import Methods, methods_section
 from reports.sections.neighbours import Neighbours, neighbours_section
 from reports.sections.provenance import Provenance, provenance_section
 from reports.sections.quality import Quality, quality_section
+from reports.sections.reference import Reference, reference_section
 from reports.sections.shares import Shares, shares_section
 from reports.sections.summary import Summary, summary_section
 from reports.sections.training import Training, training_section
@@ -26,6 +27,7 @@ from shards.attributes import AttributeTable
 
 CONTENTS = {  # section -> its name in the contents, in the order of the page
     "verdicts": "Verdicts",
+    "reference": "Reference",
     "methods": "Estimates",
     "distances": "Distances",
     "counts": "Counts",
@@ -50,6 +52,7 @@ class RunPage:
     summary: Summary
     shares: Shares | None
     verdicts: Verdicts | None
+    reference: Reference | None
     methods: Methods | None
     intersections: Intersections | None
     distances: Distances | None
@@ -79,6 +82,7 @@ def build_run_page(report: RunReport, attributes: AttributeTable, *, figures: Ru
         summary=summary_section(report, faces, attributes=attributes),
         shares=shares_section(figures, attributes),
         verdicts=verdicts_section(report, figures, attributes=attributes),
+        reference=reference_section(report, attributes),
         methods=methods_section(report, attributes),
         intersections=intersections_section(report, attributes),
         distances=distances_section(report, attributes),

@@ -1,12 +1,13 @@
 """The JSON documents below OUT: typed, versioned, with one reader and one writer."""
 
+import json
 import types
 import typing
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
-from shards.atomic_io import file_sha256, read_json, write_json
+from shards.atomic_io import atomic_write, file_sha256, read_json
 from shards.errors import FairfaceError
 from shards.workspace import LabelFiles, RunFolder, ShardsFolder
 
@@ -136,6 +137,7 @@ class RunConfig(RunDocument):
     parameters: dict[str, int] | None = None  # of the generator and of the discriminator
     checkpoint: str | None = None  # of a run that was only sampled from: a checkpoint trained elsewhere
     imported: str | None = None  # of a run that holds only imported labels: their CSV
+    source: str | None = None  # of a run whose samples another program made: where they are from
 
     def checkpoint_header(self) -> dict[str, Any]:
         return super().checkpoint_header() | {"data": self.data and asdict(self.data), "classes": self.classes}
@@ -173,6 +175,17 @@ class DetectorConfig(RunDocument):
 
 
 @dataclass(kw_only=True)
+class SampleSource:
+    """Where samples are from that no generator of this program made."""
+
+    kind: str  # folder, tar, zip, npz, torchscript, function
+    path: str  # absolute; or module:function
+    identity: str  # fingerprint of the options and of the images' names, sizes and times, or of the file's content
+    rejected: dict[str, int]  # images that could not be used, by reason
+    synthetic: bool = False  # faces rendered by `fairface synth`
+
+
+@dataclass(kw_only=True)
 class SamplesDocument(Document):
     """samples.json: everything that determines the samples of a run, written last."""
 
@@ -180,21 +193,22 @@ class SamplesDocument(Document):
     REDO: ClassVar[str] = "sample again with `fairface sample --force`"
 
     run: str
-    checkpoint: str
-    sha256: str  # of the checkpoint
+    checkpoint: str  # or, with a source, the name of the folder, file or function
+    sha256: str  # of the checkpoint; with a source, of the images or of the generator's file
     seed: int
     count: int
-    weights: str  # ema, g
+    weights: str | None  # ema, g; None with a source
     image_size: int
     fingerprint: str
-    step: int
-    manifest: str  # of the images that the generator was last trained on
+    step: int | None
+    manifest: str | None  # of the images that the generator was last trained on; None if they are unknown
     command: str
     shards: list[ShardEntry]
     files: dict[str, str]  # the table -> SHA-256
     is_constant: bool = False  # whether all samples are the same image, or each has a single colour
     shares: dict[str, float] | None = None  # of the requested classes
     truncation: float | None = None
+    source: SampleSource | None = None  # of samples that another program made
 
 
 @dataclass(kw_only=True)
@@ -277,6 +291,17 @@ class TablesDocument(Document):
     files: dict[str, str]  # the tables -> SHA-256
 
 
+@dataclass(kw_only=True)
+class ReferenceDocument(Document):
+    """reference.json: the file of given shares that was copied to OUT/reference.csv."""
+
+    REDO: ClassVar[str] = "give the file again with `fairface report --reference FILE`"
+
+    name: str  # of the file
+    sha256: str  # of the file
+    files: dict[str, str]  # the copy -> SHA-256
+
+
 def load_shards_json(shards: ShardsFolder) -> ShardsDocument:
     """Read the document of a finished pack.
 
@@ -340,7 +365,14 @@ def samples_images_hash(run: RunFolder) -> str | None:
 
 def write_document(path: Path, document: Document) -> None:
     """Write a document atomically, with its `format`."""
-    write_json(path, {"format": document.FORMAT} | asdict(document))
+    with atomic_write(path) as file:
+        file.write(encode_document(document))
+
+
+def encode_document(document: Document) -> bytes:
+    """The content of a document's file: indented JSON, with its `format`."""
+    value = {"format": document.FORMAT} | asdict(document)
+    return json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n"
 
 
 def read_document(path: Path, kind: type[D]) -> D | None:

@@ -25,7 +25,9 @@ def replace_own_attributes(workspace: Workspace, path: Path) -> None:
 
 
 def check_classes(shards: ShardsFolder, attributes: AttributeTable, path: Path) -> None:
-    """Raise FairfaceError if `attributes` lack an attribute or a class of an image."""
+    """Raise FairfaceError if `attributes` lack an attribute or a class of an image; nothing where none is packed."""
+    if not shards.document.exists():
+        return
     sha256 = load_shards_json(shards).files.get(shards.images.name, "")
     images = read_images(shards.images, sha256=sha256)
     for name, column in images.to_dict().items():

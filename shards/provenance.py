@@ -221,7 +221,8 @@ def estimate_inputs(workspace: Workspace, name: str) -> str | None:
         return None
     about = [config.options, config.data, config.classes] if config else []
     samples = [_content_hash(run.samples_document), _label_inputs(run.label_files)]
-    return fingerprint([name, about, training_inputs(workspace), samples])
+    reference = [_content_hash(workspace.reference_document)] if workspace.reference_document.exists() else []
+    return fingerprint([name, about, training_inputs(workspace), samples, *reference])
 
 
 def training_inputs(workspace: Workspace) -> str:

@@ -1,15 +1,13 @@
 """Replaces a document and the files that it describes, so that a kill or a full disk neither loses nor mixes them."""
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
 from shards.atomic_io import atomic_write, check_removable, file_sha256, remove_files, remove_tree
-from shards.documents import Document
+from shards.documents import Document, encode_document
 from shards.errors import FairfaceError
 
 Writer = Callable[[BinaryIO], object]  # writes the content of a file
@@ -39,8 +37,7 @@ def replace_described_files(
             file = stack.enter_context(atomic_write(path, clean=clean))
             write(file)
             hashes[path.name] = _written_sha256(file)
-        new = describe(hashes)
-        described.write(json.dumps({"format": new.FORMAT} | asdict(new), indent=2, ensure_ascii=False).encode() + b"\n")
+        described.write(encode_document(describe(hashes)))
         described.flush()
         os.fsync(described.fileno())
         check_removable([document, *obsolete, *contents])

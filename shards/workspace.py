@@ -8,7 +8,15 @@ from shards.errors import FairfaceError
 
 LOCK = ".lock"  # the file name of a folder's lock
 SYNTHETIC_MARKER = "synthetic.json"  # in every folder of faces rendered by `fairface synth`
-REPORT_TABLES = ("estimates", "method_estimates", "distances", "quality", "neighbours", "confusion")
+REPORT_TABLES = (
+    "estimates",
+    "method_estimates",
+    "reference_estimates",
+    "distances",
+    "quality",
+    "neighbours",
+    "confusion",
+)
 RESERVED_NAMES = ("all", "newest")  # `--model all` and `--param run=newest` would otherwise be ambiguous
 MAX_NAME_BYTES = 200  # the file system's limit is 255, and names of temporary files are longer
 SHARD_FILE = re.compile(r"shard-[0-9]{6,}\.(tar|idx)")
@@ -313,12 +321,17 @@ class RunFolder(TrainingFolder):
         return self.new_samples / f"samples-{number:06d}.tar"
 
     @property
+    def imported(self) -> "Workspace":
+        """The images of another program, unpacked and packed, until they are the run's samples."""
+        return Workspace(self.folder / ".import")
+
+    @property
     def label_files(self) -> LabelFiles:
         return LabelFiles(self.folder)
 
     def results(self) -> list[Path]:
         labels = self.label_files
-        samples = [self.samples_document, self.samples_table, self.samples, self.new_samples]
+        samples = [self.samples_document, self.samples_table, self.samples, self.new_samples, self.imported.root]
         return [*labels.all(), labels.parts, *samples]
 
     def result_locks(self) -> list[Path]:
@@ -404,8 +417,22 @@ class Workspace:
         return self.root / "attributes.toml"
 
     @property
+    def reference(self) -> Path:
+        """The user's shares to compare generated ones with, as given with --reference."""
+        return self.root / "reference.csv"
+
+    @property
+    def reference_document(self) -> Path:
+        return self.root / "reference.json"
+
+    @property
     def synthetic(self) -> Path:
         return self.root / "synthetic"
+
+    @property
+    def unpacked(self) -> Path:
+        """The images of an archive, before they are packed."""
+        return self.root / "unpacked"
 
     @property
     def shards(self) -> ShardsFolder:

@@ -4,7 +4,8 @@
 -- param source (default generated): one of train, generated, annotated
 -- param run (default newest): the run whose samples are listed, for source generated
 -- param limit (default 100): the maximum number of images
-select labels.source, labels.run, labels.key, coalesce(samples.shard, images.shard) as shard, images.path,
+select labels.source, labels.run, labels.key, coalesce(samples.shard, images.shard) as shard,
+    coalesce(samples.path, images.path) as path,
     samples.checkpoint, samples.seed, samples.index
 from selected_labels as labels
 left join samples on source = 'generated' and samples.run = labels.run and samples.key = labels.key

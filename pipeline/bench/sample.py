@@ -35,7 +35,7 @@ def bench_preset(context: BenchContext, preset: str) -> Row:
     folder.mkdir(exist_ok=True)
 
     def ours() -> int:
-        write_tars(run, images, count=COUNT, progress=False)
+        write_tars(run, images.iterate_png(0, COUNT), count=COUNT, progress=False)
         return COUNT
 
     return compare(

@@ -158,8 +158,12 @@ def print_sample_summary(result: "SampleResult") -> None:
     samples = result.document
     state = unchanged_suffix(result.unchanged)
     echo(f"{result.folder.folder}: {samples.count:,} samples of {samples.checkpoint}{state}")
+    if samples.source and (rejected := samples.source.rejected):
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in rejected.items())
+        echo(f"  rejected: {sum(rejected.values()):,} images ({reasons})")
     if samples.is_constant:
-        warn("all samples are the same image, or each has a single colour: train again, perhaps with a lower --lr")
+        remedy = "their labels mean nothing" if samples.source else "train again, perhaps with a lower --lr"
+        warn(f"all samples are the same image, or each has a single colour: {remedy}")
 
 
 def print_folder_labels(csv: Path, result: "FolderResult") -> None:
@@ -175,7 +179,9 @@ def print_label_summary(result: "LabelResult") -> None:
         labels = side.document
         state = unchanged_suffix(side.unchanged)
         echo(f"{labels.source}: {labels.images:,} images labelled by {labels.labeller}{state}")
-    if result.accuracies is None:
+    if all(side.document.source == "generated" for side in result.sides):
+        echo("  no training images are packed: there is nothing to measure the labeller's errors on")
+    elif result.accuracies is None:
         echo("  too few annotated images to fit a probe or to measure the labeller's errors")
     else:
         print_accuracies(result.accuracies)

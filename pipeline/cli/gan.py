@@ -1,5 +1,6 @@
 """Commands of the generator: `train` and `sample`."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from pipeline.cli.options import (
     drop_unset,
     feed_option,
     force_option,
+    given_options,
     integer_callback,
     name_callback,
     precision_option,
     preset_seed_option,
+    refuse_torchrun,
     run_option,
     seed_option,
     workers_option,
@@ -186,11 +189,28 @@ def check_train_options(*, preset: str, resume: bool, **options: Any) -> None:
 @workspace_option()
 @run_option
 @click.option("--checkpoint", type=FILE, help="Checkpoint to sample from, instead of the run's newest.")
-@click.option("--num-samples", "count", type=IMAGES, default=2000, show_default=True, help="Number of samples.")
+@click.option(
+    "--from",
+    "source",
+    metavar="PATH|MODULE:FUNCTION",
+    help="Make the images of another program the samples of --run: a folder, a tar, a zip, an .npz of uint8 images, or "
+    "a generator as TorchScript (.pt, .ts) or as a Python function of (count, seed).  [default for --run: its name]",
+)
+@click.option(
+    "--num-samples", "count", type=IMAGES, help="Number of samples.  [default: 2000; all images of a folder or archive]"
+)
+@click.option(
+    "--size",
+    type=click.IntRange(16, 1024),
+    help="With --from: crop and resize to this size (side) in pixels.  [default: that of the labels of the training "
+    "images, or 64]",
+)
+@click.option("--as-is", is_flag=True, help="With --from: neither crop nor resize; all images must be of one size.")
 @click.option(
     "--batch-size",
     type=click.IntRange(1, MAX_BATCH),
-    help="Samples generated at a time, in blocks of 64.  [default: one block per core]",
+    help="Samples generated at a time, in blocks of 64; with --from, images of a call.  [default: one block per core; "
+    "with --from: 64]",
 )
 @click.option(
     "--png-dir", "--out-dir", type=FOLDER, help="Also write PNG files to this folder: sample_00000.png and so on."
@@ -218,15 +238,40 @@ def check_train_options(*, preset: str, resume: bool, **options: Any) -> None:
 @seed_option
 @device_option
 @force_option
-def sample(workspace: Workspace, **options: Any) -> None:
-    """Generate samples with a trained generator.
+def sample(workspace: Workspace, source: str | None, size: int | None, as_is: bool, **options: Any) -> None:
+    """Generate samples with a trained generator, or import those of another program.
 
     Writes tar shards and samples.parquet into the folder of the run and, with --png-dir, PNG files.
     """
-    if options["run"] and options["checkpoint"]:
-        raise click.UsageError("--run and --checkpoint are alternatives: use one of them")
+    check_sample_options(source, size=size, as_is=as_is, **options)
+    options["progress"] = console.is_interactive()
+    if source is not None:
+        from pipeline.gan.import_samples import ImportConfig, import_samples
+
+        names = {item.name for item in fields(ImportConfig)}
+        own = {name: value for name, value in options.items() if name in names}
+        console.print_sample_summary(
+            import_samples(workspace, ImportConfig(source=source, size=size, as_is=as_is, **own))
+        )
+        return
     from pipeline.gan.sample import SampleConfig
     from pipeline.gan.sample import sample as generate_samples
 
-    result = generate_samples(workspace, SampleConfig(**options, progress=console.is_interactive()))
-    console.print_sample_summary(result)
+    console.print_sample_summary(generate_samples(workspace, SampleConfig(**drop_unset(options))))
+
+
+def check_sample_options(source: str | None, *, size: int | None, as_is: bool, **options: Any) -> None:
+    """Raise UsageError for options that contradict each other or would have no effect."""
+    if options["run"] and options["checkpoint"]:
+        raise click.UsageError("--run and --checkpoint are alternatives: use one of them")
+    if source is None and (size or as_is):
+        raise click.UsageError(
+            f"--{'size' if size else 'as-is'} needs --from: a trained generator has a size of its own"
+        )
+    if size and as_is:
+        raise click.UsageError("--size and --as-is are alternatives: use one of them")
+    if source is not None:
+        if given := given_options() & {"checkpoint", "weights", "groups", "truncation"}:
+            name = {"groups": "group"}.get(min(given), min(given))
+            raise click.UsageError(f"--{name} applies to generators of `fairface train`, not to --from")
+        refuse_torchrun("--from")

@@ -21,12 +21,24 @@ from shards.workspace import Workspace
     callback=name_callback,
     help="Name of the run. Repeatable; several are compared side by side.  [default: the newest]",
 )
+@click.option(
+    "--reference",
+    type=FILE,
+    help="CSV with the columns attribute, group, share and perhaps n: the shares of a census, of users or of other "
+    "data, to compare those of the samples with; copied to OUT.  [default: the copy in OUT]",
+)
+@click.option("--no-reference", "drop_reference", is_flag=True, help="Remove the copy of --reference from OUT.")
 @force_option
-def report(workspace: Workspace, runs: tuple[str, ...], force: bool) -> None:
+def report(
+    workspace: Workspace, runs: tuple[str, ...], reference: Path | None, drop_reference: bool, force: bool
+) -> None:
     """Write the report: estimates, figures and a single-file page."""
+    if reference and drop_reference:
+        raise click.UsageError("--reference and --no-reference are alternatives: use one of them")
     from reports import page
 
-    console.print_report(page.build(workspace, runs=runs, force=force))
+    result = page.build(workspace, runs=runs, reference=reference, drop_reference=drop_reference, force=force)
+    console.print_report(result)
 
 
 @click.command()

@@ -14,6 +14,7 @@ DETECTOR_STEPS = 8  # augmentation and noise in a detector's training
 PERTURBATION_NOISE = 9  # random numbers of image perturbations
 CLASSIFIER_ORDER = 10  # of the images of an epoch that the classifier is fitted to
 CLASSIFIER_AUGMENTATION = 11
+EXTERNAL_SAMPLES = 12  # seeds of another program's generator
 
 
 def seeded_generator(device: torch.device | str, *stream: int) -> torch.Generator:

@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,12 +31,13 @@ from shards.documents import (
     SamplesDocument,
     ShardEntry,
     changed_files,
+    encode_document,
     read_document,
     write_document,
 )
 from shards.errors import FairfaceError
 from shards.locks import exclusive_lock
-from shards.replacement import replace_described_files
+from shards.replacement import Writer, replace_described_files
 from shards.verify import sample_tar_fault
 from shards.workspace import RunFolder, Workspace, is_valid_name
 
@@ -71,6 +72,14 @@ class SampleResult:
     folder: RunFolder
     document: SamplesDocument
     unchanged: bool  # whether the samples existed already
+
+
+@dataclass(frozen=True)
+class SamplesOutput:
+    """Where samples are going to be written in addition to their run, and whether a progress bar is shown."""
+
+    png_dir: Path | None = None
+    progress: bool = True
 
 
 def sample(workspace: Workspace, config: SampleConfig) -> SampleResult:
@@ -116,8 +125,13 @@ def sample(workspace: Workspace, config: SampleConfig) -> SampleResult:
             if config.png_dir:
                 check_tars(folder, document.shards)
         else:
-            check_space = partial(check_free_space, count=config.count, folders=[folder.folder, config.png_dir])
-            write_samples(folder, images, document=document, check_space=check_space, progress=config.progress)
+            write_samples(
+                folder,
+                images.iterate_png(0, config.count),
+                table=partial(_samples_table, folder.name, images, checkpoint=document.checkpoint),
+                document=document,
+                output=SamplesOutput(config.png_dir, config.progress),
+            )
         if config.png_dir:
             write_png_folder(config.png_dir, folder, document.shards)
         return SampleResult(folder, document, unchanged)
@@ -190,24 +204,34 @@ def samples_are_complete(folder: RunFolder, document: SamplesDocument) -> bool:
 
 def write_samples(
     folder: RunFolder,
-    images: ImageGenerator,
+    files: Iterable[bytes],
     *,
+    table: Callable[[list[ShardEntry]], pl.DataFrame],
     document: SamplesDocument,
-    check_space: Callable[[float], None],
-    progress: bool,
+    output: SamplesOutput,
+    config: RunConfig | None = None,
 ) -> None:
     """Write the tars, samples.parquet and samples.json, and only then remove the previous ones and their labels.
 
-    `document` is completed. `check_space` gets the mean size of a sample, in bytes, before the first tar is written.
+    `files` are `document.count` PNG files, and `table` builds samples.parquet from the tars. `document` is completed.
+    The `config` of a run that consists of its samples is written with them. Raises FairfaceError if the samples don't
+    fit on the disk.
     """
+    check_space = partial(check_free_space, count=document.count, folders=[folder.folder, output.png_dir])
     labels, new = folder.label_files, folder.new_samples
     check_removable(labels.all())
     check_samples_folder(folder)
     try:
         document.shards, document.is_constant = write_tars(
-            folder, images, count=document.count, check_space=check_space, progress=progress
+            folder, files, count=document.count, check_space=check_space, progress=output.progress
         )
-        table = _samples_table(folder.name, images, checkpoint=document.checkpoint, shards=document.shards)
+        rows = table(document.shards)
+        contents: dict[Path, Writer] = {
+            folder.samples_table: lambda file: write_parquet(folder.samples_table, rows, output=file)
+        }
+        if config:
+            content = encode_document(config)
+            contents[folder.config] = lambda file: file.write(content)
 
         def describe(files: dict[str, str]) -> SamplesDocument:
             document.files = files
@@ -215,7 +239,7 @@ def write_samples(
 
         replace_described_files(
             folder.samples_document,
-            {folder.samples_table: lambda file: write_parquet(folder.samples_table, table, output=file)},
+            contents,
             describe=describe,
             obsolete=labels.all(),
             folders={new: folder.samples},
@@ -236,20 +260,20 @@ def check_samples_folder(folder: RunFolder) -> None:
 
 def write_tars(
     folder: RunFolder,
-    images: ImageGenerator,
+    samples: Iterable[bytes],
     *,
     count: int,
     check_space: Callable[[float], None] = lambda _: None,
     progress: bool,
 ) -> tuple[list[ShardEntry], bool]:
-    """Write tars of samples under their temporary name; return them, and whether all samples are constant.
+    """Write tars of PNG files under their temporary name; return them, and whether all samples are constant.
 
     Samples are constant if all are the same image, or each has a single colour. `check_space` gets the mean size of a
     sample, in bytes, before the first tar is written.
     """
     remove_tree(folder.new_samples)
     folder.new_samples.mkdir(parents=True)
-    generated = images.iterate_png(0, count)
+    generated = iter(samples)
     first = list(islice(generated, BLOCK))
     check_space(sum(map(len, first)) / len(first))
     files, shards, constancy, time = enumerate(chain(first, generated)), [], Constancy(), RemainingTime(count)
@@ -393,24 +417,42 @@ def _describe(
     )
 
 
-def _samples_table(run: str, images: ImageGenerator, *, checkpoint: str, shards: list[ShardEntry]) -> pl.DataFrame:
-    """Return samples.parquet: one row per sample, in order."""
-    names = [shard.name for shard in shards for _ in range(shard.images)]
-    count = len(names)
+def _samples_table(run: str, images: ImageGenerator, shards: list[ShardEntry], *, checkpoint: str) -> pl.DataFrame:
+    """Return samples.parquet of a DCGAN: one row per sample, in order, with the requested classes."""
+    count = sum(shard.images for shard in shards)
     requested = pl.Series("requested", [None] * count, dtype=pl.String)
     if images.shares:
         blocks = range(-(-count // BLOCK))
         numbers = torch.cat([requested_classes(images.shares, images.seed, block=block) for block in blocks])[:count]
         classes = dict(enumerate(images.shares))
         requested = pl.Series("requested", numbers.numpy()).replace_strict(classes, return_dtype=pl.String)
-    return pl.DataFrame({"index": pl.Series(range(count), dtype=pl.Int64)}).select(
-        key=pl.Series([_key(index) for index in range(count)], dtype=pl.String),
+    return samples_table(run, shards, checkpoint=checkpoint, seed=images.seed, requested=requested)
+
+
+def samples_table(
+    run: str,
+    shards: list[ShardEntry],
+    *,
+    checkpoint: str,
+    seed: int,
+    requested: pl.Series | None = None,
+    paths: pl.Series | None = None,
+) -> pl.DataFrame:
+    """Return samples.parquet: one row per sample, in order.
+
+    `requested` are the classes that a conditional generator was asked for; `paths` are those of imported images.
+    """
+    names = [shard.name for shard in shards for _ in range(shard.images)]
+    nothing = pl.Series([None] * len(names), dtype=pl.String)
+    return pl.DataFrame({"index": pl.Series(range(len(names)), dtype=pl.Int64)}).select(
+        key=pl.Series([_key(index) for index in range(len(names))], dtype=pl.String),
         run=pl.lit(run),
         checkpoint=pl.lit(checkpoint),
-        seed=pl.lit(images.seed, pl.Int64),
+        seed=pl.lit(seed, pl.Int64),
         index="index",
         shard=pl.Series(names, dtype=pl.String),
-        requested=requested,
+        requested=nothing if requested is None else requested,
+        path=nothing if paths is None else paths,
     )
 
 

@@ -97,6 +97,8 @@ def origin(folder: RunFolder, config: RunConfig) -> str:
     """The origin of a run that was not trained here, as a clause."""
     if config.imported is not None:
         return f"{folder.folder} holds labels imported from {config.imported}, not a training run"
+    if config.source is not None:
+        return f"{folder.folder} holds samples imported from {config.source}, not a training run"
     return f"{folder.folder} was sampled from {config.checkpoint}, not trained here"
 
 

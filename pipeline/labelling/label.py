@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+import torch
 
 from models import skin
 from models.clip import MAX_INPUT_PIXELS
@@ -50,9 +51,10 @@ def label(workspace: Workspace, config: LabelConfig | None = None) -> LabelResul
 
     The methods are CLIP with prompts, if images are annotated a probe on its embeddings and a classifier fitted to
     them, and the colour of skin pixels. Without CLIP's weights, the classifier takes its place. With `limit`, only the
-    first training images are labelled, which are a random sample because packing shuffles them. Several processes
-    (torchrun) share the shards. Raises FairfaceError if samples are missing, if the labels of another labeller would
-    be replaced, or if another process is using these labels or replacing the images.
+    first training images are labelled, which are a random sample because packing shuffles them. Imported samples are
+    labelled alone if nothing was packed. Several processes (torchrun) share the shards. Raises FairfaceError if samples
+    are missing, if the labels of another labeller would be replaced, or if another process is using these labels or
+    replacing the images.
     """
     config, shards = config or LabelConfig(), workspace.shards
     with distributed.process_group(), ExitStack() as stack:
@@ -64,6 +66,8 @@ def label(workspace: Workspace, config: LabelConfig | None = None) -> LabelResul
             raise FairfaceError(f"{run.folder} has no samples yet: run `fairface sample` first")
         if not 1 <= samples.image_size <= MAX_INPUT_PIXELS:
             raise FairfaceError(f"{run.samples_document} is damaged (image_size {samples.image_size}): {samples.REDO}")
+        if samples.source and not shards.document.exists():
+            return label_samples_alone(workspace, run, samples, config=config, device=device)
         packed = load_shards_json(shards)
         # the tars are opened before a labeller is fitted or downloaded, so that missing ones are reported at once
         training_tars, sample_tars = ShardSet.open(shards), ShardSet.from_samples(run.samples, samples.shards)
@@ -91,6 +95,24 @@ def label(workspace: Workspace, config: LabelConfig | None = None) -> LabelResul
             share=lambda _: None,
         )
         return LabelResult(results, accuracies)
+
+
+def label_samples_alone(
+    workspace: Workspace, run: RunFolder, samples: SamplesDocument, *, config: LabelConfig, device: torch.device
+) -> LabelResult:
+    """Label samples that were imported where nothing is packed: the labels can be neither evaluated nor corrected."""
+    tars, keys = ShardSet.from_samples(run.samples, samples.shards), sample_keys(run, samples)
+    progress = config.progress and distributed.rank() == 0
+    attributes = workspace_attributes(workspace)
+    synthetic = bool(samples.source and samples.source.synthetic)
+    labeller = choose_labeller(config, device, synthetic=synthetic, progress=progress, attributes=attributes)
+    if not config.force:
+        check_overwrite(run.label_files, labeller.name, requested=config.names_labeller)
+    labels = LabelKinds(labeller, has_skin_tones=skin.has_monk_tones(attributes))
+    side = samples_side(run, samples, tars=tars, keys=keys, labels=labels)
+    result = side.label(device, batch_size=config.batch_size, force=config.force, progress=progress)
+    distributed.run_on_rank0(lambda: probe.mark_evaluated(run.label_files, result.document))
+    return LabelResult([result], None)
 
 
 def lock(stack: ExitStack, shards: ShardsFolder, run: RunFolder) -> None:

@@ -58,6 +58,10 @@ def newest_checkpoint(folder: RunFolder) -> Path:
     if checkpoints := checkpoint.list_checkpoints(folder.checkpoints):
         return checkpoints[-1]
     config = read_document(folder.config, RunConfig)
+    if config and config.source:
+        raise FairfaceError(
+            f"{folder.folder} has no checkpoint: its samples are from {config.source}; import others with --from"
+        )
     if config and config.checkpoint and Path(config.checkpoint).is_file():  # a checkpoint that was trained elsewhere
         return Path(config.checkpoint)
     raise FairfaceError(f"{folder.folder} has no checkpoint yet: run `fairface train` until it saves one")

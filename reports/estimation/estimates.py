@@ -20,9 +20,10 @@ from reports.estimation import group_counts, neighbours, quality
 from reports.estimation.attribute_estimate import AttributeCounts, AttributeEstimate, estimate_attribute
 from reports.estimation.embeddings import read_embeddings
 from reports.estimation.estimate_rows import Rows, distance_rows, estimate_rows, method_estimate_rows
+from reports.estimation.external_reference import REFERENCE_SCHEMA, equal_shares, find_reference, reference_rows
 from reports.estimation.first_faces import first_faces
 from reports.estimation.intervals import holm_significant, wilson
-from reports.estimation.labelled_sides import check_labels
+from reports.estimation.labelled_sides import check_labels, has_training_images
 from reports.publish import publish
 from shards import provenance
 from shards.atomic_io import read_parquet, write_parquet
@@ -66,9 +67,18 @@ QUALITY_SCHEMA = {
 SCHEMAS: dict[str, dict[str, Any]] = {  # of the tables of a run; `confusion` is that of the training images
     "estimates": ESTIMATE_SCHEMA,
     "method_estimates": METHOD_ESTIMATE_SCHEMA,
+    "reference_estimates": REFERENCE_SCHEMA,
     "distances": DISTANCE_SCHEMA,
     "quality": QUALITY_SCHEMA,
     "neighbours": neighbours.NEIGHBOUR_SCHEMA,
+}
+WITHOUT_TRAINING = {  # fields of `estimates` where no training images are packed
+    **dict.fromkeys(("reference_low", "reference_high", "best_reference_low", "best_reference_high")),
+    **dict.fromkeys(("ratio_low", "ratio_high")),
+    "verdict": None,
+    "inconclusive_reason": None,
+    "significant": None,
+    "correction_note": "no training images are packed to measure the labeller's errors on",
 }
 QUALITY_IMAGES, LEAST_QUALITY_IMAGES = 500, 100  # of a group on either side: at most, and where there are many groups
 QUALITY_FACES = 18_500  # of all groups together, on either side: the time grows with the square of a group's images
@@ -106,19 +116,27 @@ def write_estimates(
     with threadpool_limits(max(available_cpus() // 2, 1)), ThreadPoolExecutor(2) as pool:
         compared = pool.submit(quality_table, workspace, connection.cursor(), run=run, attributes=attributes)
         nearest = pool.submit(neighbours.find_nearest, workspace, run)
-        tables = estimate_tables(connection, run=run, config=config, attributes=attributes)
+        tables = estimate_tables(workspace, connection, run=run, config=config, attributes=attributes)
         tables |= {"quality": compared.result(), "neighbours": nearest.result()}
     save_tables(workspace, connection, run=run, tables=tables)
     return tables
 
 
 def estimate_tables(
-    connection: duckdb.DuckDBPyConnection, *, run: str, config: RunConfig, attributes: AttributeTable
+    workspace: Workspace,
+    connection: duckdb.DuckDBPyConnection,
+    *,
+    run: str,
+    config: RunConfig,
+    attributes: AttributeTable,
 ) -> dict[str, pl.DataFrame]:
     """A run's tables that are derived from counts of labels, and `confusion`."""
-    confusion, labellers = confusion_table(connection, attributes), check_labels(connection, run).methods
+    has_training = has_training_images(workspace, run)
+    labellers = check_labels(connection, run, has_training=has_training).methods
+    confusion = confusion_table(connection, attributes)
     selected = group_counts.selected_methods(connection, run)
-    rows: dict[str, Rows] = {"estimates": [], "method_estimates": [], "distances": []}
+    rows: dict[str, Rows] = {name: [] for name in ("estimates", "method_estimates", "reference_estimates", "distances")}
+    reference = find_reference(workspace, attributes)
     estimates = estimate_attributes(connection, run, config=config, confusion=confusion, attributes=attributes)
     for seed, estimate in enumerate(estimates):
         counts = estimate.counts
@@ -128,8 +146,16 @@ def estimate_tables(
         )
         if is_selected:
             rows["estimates"] += estimate_rows(estimate, run)
+            given = reference.attributes.get(counts.attribute) if reference else None
+            if given is None and not has_training:
+                given = equal_shares(attributes[counts.attribute].names)
+            if given:
+                rows["reference_estimates"] += reference_rows(estimate, run, given)
             rows["distances"] += distance_rows(estimate, run, seed=seed)
-    rows["estimates"] = add_significance(rows["estimates"], attributes)
+    for name in ("estimates", "reference_estimates"):
+        rows[name] = add_significance(rows[name], attributes)
+    if not has_training:
+        rows["estimates"] = [row | WITHOUT_TRAINING for row in rows["estimates"]]
     return {name: pl.DataFrame(rows[name], schema=SCHEMAS[name]) for name in rows} | {"confusion": confusion}
 
 

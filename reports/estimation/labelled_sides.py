@@ -7,6 +7,7 @@ import polars as pl
 
 import sql
 from shards import provenance
+from shards.documents import RunConfig, read_document
 from shards.errors import FairfaceError
 from shards.workspace import Workspace
 
@@ -26,18 +27,24 @@ class LabelledSides:
     generated: int
 
 
-def check_labels(connection: duckdb.DuckDBPyConnection, run: str) -> LabelledSides:
-    """The labellers of a run's samples and of the training images.
+def has_training_images(workspace: Workspace, run: str) -> bool:
+    """Whether samples are compared with training images: always, unless they were imported where nothing is packed."""
+    config = read_document(workspace.run(run).config, RunConfig)
+    return workspace.shards.document.exists() or config is None or config.source is None
+
+
+def check_labels(connection: duckdb.DuckDBPyConnection, run: str, *, has_training: bool = True) -> LabelledSides:
+    """The labellers of a run's samples and of the training images, or of the samples alone without training images.
 
     Raises MissingLabels if a side has no labels, FairfaceError if the two were labelled by different labellers.
     """
     text = """select source, method, labeller, size, count(*) as n from labels
         where source = 'train' or (source = 'generated' and run = $run) group by all order by all"""
     sides = sql.select(connection, text, {"run": run})
-    check_both_labelled(connection, run, sides=sides)
+    check_both_labelled(connection, run, sides=sides, has_training=has_training)
     for method in sides["method"].unique():
         of_method = sides.filter(method=method)
-        is_one_sided = of_method["source"].n_unique() < 2 and method != "pixels"
+        is_one_sided = has_training and of_method["source"].n_unique() < 2 and method != "pixels"
         if of_method["labeller"].n_unique() > 1 or is_one_sided:
             labellers = ", ".join(map(str, sides["labeller"].unique().sort()))
             raise FairfaceError(
@@ -69,12 +76,16 @@ def check_provenance(workspace: Workspace, run: str) -> None:
             raise MissingLabels(reason)
 
 
-def check_both_labelled(connection: duckdb.DuckDBPyConnection, run: str, *, sides: pl.DataFrame) -> None:
+def check_both_labelled(
+    connection: duckdb.DuckDBPyConnection, run: str, *, sides: pl.DataFrame, has_training: bool
+) -> None:
     """Raise MissingLabels if one of the sides has no labels to compare."""
     if "generated" not in sides["source"]:
         has_samples = len(sql.ask(connection, "sampling", run=run))
         sample = "" if has_samples else f"`fairface sample --run {run}`, then "
         raise MissingLabels(f"the samples of run {run} have no labels: run {sample}`fairface label --run {run}`")
+    if not has_training:
+        return
     if "train" not in sides["source"]:
         raise MissingLabels(f"the training images have no labels to compare with: run `fairface label --run {run}`")
     if "imported" in sides["method"] and "imported" not in sides.filter(source="train")["method"]:

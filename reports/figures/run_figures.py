@@ -45,6 +45,7 @@ def draw_run_figures(
         return inline_svg(save(figure, files, name, synthetic=synthetic), description)
 
     rows = best_estimates(sql.ask(connection, "comparison", run=run), attributes)
+    rows = rows.filter(pl.col("verdict").is_not_null())  # null where no training images are packed
     shares: dict[str, Markup] = {}
     for name, attribute in attributes.tabulated.items():
         groups = rows.filter(pl.col("attribute") == name)

@@ -35,6 +35,8 @@ def distances_section(report: RunReport, attributes: AttributeTable) -> Distance
             for name, attribute in attributes.tabulated.items()
             if any((name, baseline, measure) in rows for measure in MEASURES)
         ]
+        if not cells:  # against training data that are not packed
+            continue
         tables.append(Table(["attribute", *(heading for heading, _ in MEASURES.values())], cells, title=title))
     return Distances(tables)
 

@@ -63,6 +63,8 @@ def first_pictures(report: RunReport, faces: RunFaces) -> list[Picture]:
             pictures.append(Picture(data_url(images), f"{name}: the first {len(images)} faces, not selected"))
         elif side == "generated" and not report.samples:
             pictures.append(Picture(None, f"{name}: this run has no samples."))
+        elif side == "train" and not report.shards:
+            pictures.append(Picture(None, "Training: no images are packed."))
         else:
             pictures.append(Picture(None, f"{name}: the images are not where the tables say they are."))
     return pictures

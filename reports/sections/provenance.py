@@ -19,8 +19,9 @@ class Provenance:
     data: str
     manifest: str  # hash of the packed images
     samples: str
-    checkpoint: str | None  # hash
+    checkpoint: str | None  # hash of the checkpoint, or of the images or generator of another program
     checkpoint_weights: str
+    reference: str | None  # the file of given shares
     labellers: str
     training_versions: str
     page_versions: str
@@ -35,12 +36,15 @@ def provenance_section(report: RunReport) -> Provenance:
         f"{config.started or '?'} to {config.finished or '?'}",
         commands=[short(command, 1000) for command in report.commands],
         device=config.device or "unknown",
-        options=key_values(config.options or {}),
+        options=key_values(config.options or {}) or "none",
         data=f"{short(config.data.root, 300)}, {number(config.data.images)} images" if config.data else "unknown",
         manifest=config.data.manifest[:HASH] if config.data else "unknown",
         samples=describe_samples(report),
         checkpoint=report.checkpoint_sha256[:HASH] if report.checkpoint_sha256 else None,
-        checkpoint_weights=WEIGHTS.get(report.checkpoint_weights or "", "last weights"),
+        checkpoint_weights=describe_source(report),
+        reference=f"{short(report.reference.name, 200)}, SHA-256 {report.reference.sha256[:HASH]}"
+        if report.reference
+        else None,
         labellers="; ".join(f"{method}: {short(name, 200)}" for method, name in methods.items()) or "none",
         training_versions=key_values(config.versions or {}) or "unknown",
         page_versions=key_values(report.versions),
@@ -50,6 +54,13 @@ def provenance_section(report: RunReport) -> Provenance:
 
 def key_values(values: Mapping[str, object]) -> str:
     return ", ".join(f"{key} {value}" for key, value in values.items())
+
+
+def describe_source(report: RunReport) -> str:
+    """What the hash of the samples' origin is the hash of, in words."""
+    if report.source:
+        return f"{report.source.kind} of another program"
+    return f"checkpoint, {WEIGHTS.get(report.checkpoint_weights or '', 'last weights')}"
 
 
 def describe_samples(report: RunReport) -> str:

@@ -9,11 +9,14 @@ from reports.run_report import RunReport
 from shards.attributes import AttributeTable
 
 PICTURED_FACES = 24
+QUESTION = "Does the generator preserve the balance of the faces it was trained on?"
+QUESTION_WITHOUT_TRAINING = "Are the generated faces balanced?"
 SENTENCES = 5  # of a paragraph, at most
 
 
 @dataclass(frozen=True)
 class Summary:
+    question: str
     warnings: list[str]
     answer: str
     sentences: list[str]  # none without a verdict
@@ -29,6 +32,7 @@ class Summary:
 def summary_section(report: RunReport, faces: RunFaces, *, attributes: AttributeTable) -> Summary:
     images = faces.first["generated"][:PICTURED_FACES]
     return Summary(
+        question=QUESTION if report.has_training else QUESTION_WITHOUT_TRAINING,
         warnings=report.warnings,
         answer=report.verdict.answer,
         sentences=report.verdict.sentences,
@@ -44,6 +48,8 @@ def summary_section(report: RunReport, faces: RunFaces, *, attributes: Attribute
 
 def verdict_counts(report: RunReport, attributes: AttributeTable) -> str:
     """The number of groups with each verdict, in words."""
+    if not report.has_training:
+        return report.verdict.undecided or ""
     groups = sum(row["attribute"] in attributes.tabulated for row in report.estimates)
     preserved, amplified, reduced = (report.verdict_counts.get(v, 0) for v in ("preserved", "amplified", "reduced"))
     return (
@@ -58,7 +64,7 @@ def labelled_sides(report: RunReport) -> str | None:
         return None
     labelling = report.labelling
     sizes = " and ".join(map(str, labelling.sizes))
-    return (
-        f"{number(labelling.generated)} generated and {number(labelling.train)} training faces, both labelled by "
-        f"{', '.join(labelling.methods.values())}" + (f" at {sizes} pixels" if sizes else "")
-    )
+    faces = f"{number(labelling.generated)} generated and {number(labelling.train)} training faces, both labelled by "
+    if not labelling.train:
+        faces = f"{number(labelling.generated)} generated faces, labelled by "
+    return f"{faces}{', '.join(labelling.methods.values())}" + (f" at {sizes} pixels" if sizes else "")

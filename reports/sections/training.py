@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from reports.figures.run_figures import RunFigures
-from reports.formats import number, percent
+from reports.formats import number, percent, short
 from reports.run_report import RunReport
 
 
@@ -13,10 +13,17 @@ from reports.run_report import RunReport
 class Training:
     figures: list[Markup]  # empty where no steps were recorded
     speed: str
+    note: str  # why there are no figures
 
 
 def training_section(report: RunReport, figures: RunFigures) -> Training:
-    return Training(figures.training, describe_speed(report) if figures.training else "")
+    if figures.training:
+        return Training(figures.training, describe_speed(report), "")
+    if report.source:
+        count = number(sum(row["images"] for row in report.samples))
+        note = f"Imported samples from {short(report.source.path, 200)} ({count} images): no training by this program."
+        return Training([], "", note)
+    return Training([], "", "No steps were recorded for this run.")
 
 
 def describe_speed(report: RunReport) -> str:

@@ -15,7 +15,7 @@ GROUP_COLUMNS = 8  # of the first attributes, at most
 
 @dataclass(frozen=True)
 class TrainingData:
-    composition: Table
+    composition: Table | None  # None where nothing is packed
     rejected: str | None  # how many images were rejected, and why
 
 
@@ -35,7 +35,7 @@ def training_data_section(report: RunReport, attributes: AttributeTable) -> Trai
         for row in report.composition[:SUBSETS]
     ]
     table = Table([*COLUMNS, *(f"{short(attributes[name].title)}: {short(group)}" for name, group in groups)], rows)
-    return TrainingData(table, describe_rejects(report.rejects) if report.rejects else None)
+    return TrainingData(table if rows else None, describe_rejects(report.rejects) if report.rejects else None)
 
 
 def shown_groups(attribute: Attribute) -> list[tuple[str, str]]:

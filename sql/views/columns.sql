@@ -5,7 +5,8 @@ create table images_columns (key varchar, shard varchar, path varchar, family va
     width integer, height integer, orientation tinyint, bytes bigint, sha256 varchar, {stored}, target varchar,
     status varchar, reason varchar);
 create table unmatched_columns (what varchar, reason varchar, path varchar, family varchar, subset varchar);
-create table samples_columns (key varchar, run varchar, checkpoint varchar, seed bigint, index bigint, shard varchar, requested varchar);
+create table samples_columns (key varchar, run varchar, checkpoint varchar, seed bigint, index bigint, shard varchar, requested varchar,
+    path varchar);
 create table labels_columns (key varchar, source varchar, run varchar, method varchar, labeller varchar, size integer,
     {labelled}, typology_angle float, {probabilities}, filename varchar);
 create table labellers_columns (attribute varchar, method varchar, labeller varchar, n bigint, accuracy double,
@@ -19,6 +20,9 @@ create table estimates_columns (run varchar, attribute varchar, "group" varchar,
     significant boolean, n_needed bigint);
 create table method_estimates_columns (run varchar, attribute varchar, "group" varchar, method varchar, labeller varchar,
     estimate varchar, share double, low double, high double, reference double, ratio double, used boolean);
+create table reference_estimates_columns (run varchar, attribute varchar, "group" varchar, baseline varchar, estimate varchar,
+    n bigint, count bigint, share double, share_low double, share_high double, reference double, reference_low double,
+    reference_high double, reference_n bigint, ratio double, ratio_low double, ratio_high double, verdict varchar, significant boolean);
 create table distances_columns (run varchar, attribute varchar, estimate varchar, measure varchar, baseline varchar,
     value double, low double, high double, null_floor double);
 create table confusion_columns (method varchar, labeller varchar, attribute varchar, annotated varchar, labelled varchar,

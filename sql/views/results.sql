@@ -38,6 +38,8 @@ create view neighbours as
     from neighbours_columns union all by name from {neighbours};
 create view estimates as
     from estimates_columns union all by name from {estimates};
+create view reference_estimates as
+    from reference_estimates_columns union all by name from {reference_estimates};
 create view distances as
     from distances_columns union all by name from {distances};
 create view confusion as

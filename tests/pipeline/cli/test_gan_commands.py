@@ -47,7 +47,20 @@ def test_an_unknown_balance_is_explained(out):
     assert "neither natural" in error_line("train", "--out", out, "--balance", "evenly", code=2)
 
 
-@pytest.mark.parametrize("options", [("--run", "r", "--checkpoint", "c.pt"), ("--truncation", "inf")], ids=" ".join)
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--run", "r", "--checkpoint", "c.pt"),
+        ("--truncation", "inf"),
+        ("--size", "32"),
+        ("--as-is",),
+        ("--from", "faces", "--size", "32", "--as-is"),
+        ("--from", "faces", "--checkpoint", "c.pt"),
+        ("--from", "faces", "--weights", "g"),
+        ("--from", "faces", "--group", "female"),
+    ],
+    ids=" ".join,
+)
 def test_contradictory_sampling_options_are_refused(out, options):
     error_line("sample", "--out", out, *options, code=2)
 

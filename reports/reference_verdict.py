@@ -1,0 +1,60 @@
+"""The verdict in sentences where no training images are packed, from rows of `reference_estimates`."""
+
+from typing import Any
+
+import polars as pl
+
+from reports.formats import conjunction, percent, ratio, short
+from reports.verdict import Verdict
+from shards.attributes import Attribute, AttributeTable
+
+DIFFERENT = ("over", "under")
+
+
+def reference_verdict(rows: pl.DataFrame, attributes: AttributeTable) -> Verdict:
+    """The verdict on samples against given shares, or against equal ones."""
+    rows = rows.filter(pl.col("attribute").is_in(list(attributes.tabulated)))
+    of_attributes = [(item, rows.filter(attribute=item.name)) for item in attributes.headlines]
+    sentences = [attribute_sentence(item, groups) for item, groups in of_attributes if len(groups)]
+    undecided = int((rows["verdict"] == "inconclusive").sum())
+    return Verdict(
+        answer=answer_sentence(rows),
+        sentences=sentences,
+        undecided=f"{undecided} of {len(rows)} groups {'is' if undecided == 1 else 'are'} too rare for a verdict.",
+    )
+
+
+def answer_sentence(rows: pl.DataFrame) -> str:
+    """The answer in one sentence; "no" only for differences that chance does not explain."""
+    baselines = conjunction([short(name, 60) for name in rows["baseline"].unique().sort()])
+    changed = int((rows["significant"] & rows["verdict"].is_in(DIFFERENT)).sum())
+    if changed:
+        return (
+            f"No, by uncorrected labels: the samples have {changed} of {len(rows)} groups more or less often than "
+            f"{baselines}."
+        )
+    if len(rows) and (rows["verdict"] == "similar").all():
+        return f"Yes, by uncorrected labels: the samples have every group about as often as {baselines}."
+    return (
+        f"Undecided: there are too few samples, or the labels carry too little information, to tell from {baselines}."
+    )
+
+
+def attribute_sentence(attribute: Attribute, rows: pl.DataFrame) -> str:
+    """One sentence on one attribute, from its rows of `reference_estimates`."""
+    groups, words = rows.to_dicts(), {item.name: item.faces for item in attribute.classes}
+    baseline = short(groups[0]["baseline"], 60)
+
+    def phrase(row: dict[str, Any]) -> str:
+        faces = words.get(row["group"], short(row["group"], 40))
+        shares = f"({percent(row['share'])}, {baseline} {percent(row['reference'])})"
+        if row["ratio"] is None or not row["count"]:
+            return f"{faces} {shares}"
+        return f"{ratio(row['ratio']).removeprefix('×')} times as many {faces} {shares}"
+
+    changed = [row for row in groups if row["verdict"] in DIFFERENT]
+    if changed:
+        return f"Of {attribute.plural}, it generates {conjunction([phrase(row) for row in changed[:3]])}."
+    if all(row["verdict"] == "similar" for row in groups):
+        return f"The {attribute.subject} is that of {baseline}."
+    return f"There are too few samples to tell the {attribute.subject} from that of {baseline}."
