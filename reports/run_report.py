@@ -14,6 +14,7 @@ from reports.caveats import (
     is_foreign_labeller,
     is_synthetic,
     sampling_requests,
+    shift_warnings,
     training_weights,
     warnings,
 )
@@ -63,7 +64,7 @@ class RunDocuments:
 class RunReport(Document):
     """report.json of one run: every number and sentence of its page."""
 
-    FORMAT: ClassVar[int] = 2
+    FORMAT: ClassVar[int] = 3
     REDO: ClassVar[str] = "build it again with `fairface report --force`"
 
     fingerprint: str  # of the files and the code that the page was made from
@@ -82,6 +83,7 @@ class RunReport(Document):
     distances: Rows
     quality: Rows
     labellers: Rows
+    confidence_shift: Rows  # of the classifier and the probe, between held-out photographs and samples
     selected_methods: dict[str, str]  # attribute -> the method whose labels count
     confusion: dict[str, ConfusionMatrix]  # by attribute
     counts: dict[str, Rows]  # by attribute, of a run without estimates
@@ -149,6 +151,7 @@ def gather_run(
         verdict=answer,
         verdict_counts=dict(headline["verdict"].value_counts().iter_rows()),
         warnings=warnings(config, labelling, samples=samples, annotated=bool(matrices), is_foreign=is_foreign)
+        + shift_warnings(sql.ask(connection, "confidence_shift", run=run), attributes)
         + requests,
         labelling=labelling,
         is_constant=is_constant,
@@ -191,7 +194,7 @@ def _answers(
     connection: duckdb.DuckDBPyConnection, run: str, *, detectors: Collection[str], compared: str
 ) -> dict[str, Rows]:
     """The answers, by question, that the report contains unchanged; robustness on the groups of `compared`."""
-    of_run = ("method_estimates", "distances", "quality", "detection_rates")
+    of_run = ("method_estimates", "distances", "quality", "confidence_shift", "detection_rates")
     of_all = ("detection_metrics", "composition", "rejects")
     answers = {name: sql.ask(connection, name, run=run) for name in of_run}
     answers |= {name: sql.ask(connection, name) for name in of_all}

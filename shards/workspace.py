@@ -8,7 +8,7 @@ from shards.errors import FairfaceError
 
 LOCK = ".lock"  # the file name of a folder's lock
 SYNTHETIC_MARKER = "synthetic.json"  # in every folder of faces rendered by `fairface synth`
-REPORT_TABLES = ("estimates", "method_estimates", "distances", "quality", "neighbours", "confusion")
+REPORT_TABLES = ("estimates", "method_estimates", "distances", "quality", "neighbours", "confidence_shift", "confusion")
 RESERVED_NAMES = ("all", "newest")  # `--model all` and `--param run=newest` would otherwise be ambiguous
 MAX_NAME_BYTES = 200  # the file system's limit is 255, and names of temporary files are longer
 SHARD_FILE = re.compile(r"shard-[0-9]{6,}\.(tar|idx)")

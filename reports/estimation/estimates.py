@@ -16,6 +16,7 @@ import polars as pl
 import sql
 from reports.estimation import group_counts, neighbours, quality
 from reports.estimation.attribute_estimate import AttributeCounts, AttributeEstimate, estimate_attribute
+from reports.estimation.confidence_shift import SHIFT_SCHEMA, confidence_shift
 from reports.estimation.embeddings import read_embeddings
 from reports.estimation.estimate_rows import Rows, distance_rows, estimate_rows, method_estimate_rows
 from reports.estimation.intervals import holm_significant, wilson
@@ -65,6 +66,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {  # of the tables of a run; `confusion` is
     "distances": DISTANCE_SCHEMA,
     "quality": QUALITY_SCHEMA,
     "neighbours": neighbours.NEIGHBOUR_SCHEMA,
+    "confidence_shift": SHIFT_SCHEMA,
 }
 QUALITY_IMAGES, LEAST_QUALITY_IMAGES = 500, 100  # of a group on either side: at most, and where there are many groups
 QUALITY_FACES = 18_500  # of all groups together, on either side: the time grows with the square of a group's images
@@ -104,6 +106,8 @@ def write_estimates(
     estimates = estimate_attributes(connection, run, config=config, confusion=confusion, attributes=attributes)
     for seed, estimate in enumerate(estimates):
         counts = estimate.counts
+        if counts.method not in labellers:  # CLIP, for an attribute that only the pixels speak of
+            continue
         is_selected = selected[counts.attribute] == counts.method
         rows["method_estimates"] += method_estimate_rows(
             estimate, run, labeller=labellers[counts.method], is_selected=is_selected
@@ -115,6 +119,7 @@ def write_estimates(
     tables = {name: pl.DataFrame(rows[name], schema=SCHEMAS[name]) for name in rows}
     tables["quality"] = quality_table(workspace, connection, run=run, attributes=attributes)
     tables["neighbours"] = neighbours.find_nearest(workspace, run)
+    tables["confidence_shift"] = confidence_shift(connection, run, attributes=attributes, selected=selected)
     tables["confusion"] = confusion
     save_tables(workspace, connection, run=run, tables=tables)
     return tables
