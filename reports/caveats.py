@@ -2,9 +2,12 @@
 
 from collections.abc import Collection
 
+import polars as pl
+
 from reports.estimation.labelled_sides import LabelledSides
-from reports.formats import short
+from reports.formats import conjunction, precise_percent, short
 from reports.run_documents import RunDocuments
+from shards.attributes import AttributeTable
 from shards.documents import RunConfig, SamplesDocument, SampleSource
 
 SYNTHETIC_LABELLER = "synthetic-faces"  # how the name of the labeller for synthetic faces begins
@@ -78,6 +81,24 @@ def labelling_warnings(labelling: LabelledSides | None, *, annotated: bool, is_f
             "its error rate is unknown."
         )
     return found
+
+
+def shift_warnings(shifts: pl.DataFrame, attributes: AttributeTable) -> list[str]:
+    """How sure the labeller is of the samples and of photographs, where chance does not explain the difference."""
+    shifted = shifts.filter(pl.col("statistic") > pl.col("floor"))
+    if shifted.is_empty():
+        return []
+    values = conjunction(
+        [
+            f"{attributes[row['attribute']].title.lower()} {precise_percent(row['confidence_generated'])} "
+            f"instead of {precise_percent(row['confidence_held_out'])}"
+            for row in shifted.to_dicts()
+        ]
+    )
+    return [
+        "The labeller is not as sure of the samples as of training images that it was not fitted to (mean probability "
+        f"of its labels: {values}). Its error rates, measured on the latter, may be different on the samples."
+    ]
 
 
 def training_warnings(config: RunConfig) -> list[str]:

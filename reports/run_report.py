@@ -13,6 +13,7 @@ import sql
 from reports.caveats import (
     is_foreign_labeller,
     sampling_requests,
+    shift_warnings,
     training_weights,
     warnings,
 )
@@ -74,6 +75,7 @@ class RunReport(Document):
     distances: Rows
     quality: Rows
     labellers: Rows
+    confidence_shift: Rows  # of the classifier and the probe, between held-out photographs and samples
     selected_methods: dict[str, str]  # attribute -> the method whose labels count
     confusion: dict[str, ConfusionMatrix]  # by attribute
     counts: dict[str, Rows]  # by attribute, of a run without estimates
@@ -151,7 +153,9 @@ def gather_run(
         missing=missing,
         verdict=answer,
         verdict_counts=dict(headline["verdict"].drop_nulls().value_counts().iter_rows()),
-        warnings=warnings(documents, labelling, annotated=bool(matrices), is_foreign=is_foreign) + requests,
+        warnings=warnings(documents, labelling, annotated=bool(matrices), is_foreign=is_foreign)
+        + shift_warnings(sql.ask(connection, "confidence_shift", run=run), attributes)
+        + requests,
         labelling=labelling,
         is_constant=is_constant,
         estimates=estimates.to_dicts(),
@@ -194,7 +198,7 @@ def _origin(documents: RunDocuments) -> dict[str, Any]:
 
 def _answers(connection: duckdb.DuckDBPyConnection, run: str) -> dict[str, Any]:
     """The answers, by question, that the report contains unchanged."""
-    of_run, of_all = ("method_estimates", "distances", "quality"), ("composition", "rejects")
+    of_run, of_all = ("method_estimates", "distances", "quality", "confidence_shift"), ("composition", "rejects")
     answers = {name: sql.ask(connection, name, run=run) for name in of_run}
     answers |= {name: sql.ask(connection, name) for name in of_all}
     return {name: table.to_dicts() for name, table in answers.items()}

@@ -15,6 +15,7 @@ REPORT_TABLES = (
     "distances",
     "quality",
     "neighbours",
+    "confidence_shift",
     "confusion",
 )
 RESERVED_NAMES = ("all", "newest")  # `--model all` and `--param run=newest` would otherwise be ambiguous

@@ -8,6 +8,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from models import clip
+from pipeline.bench.classifier import bench_classifier
 from pipeline.bench.context import SIZE, BenchContext
 from pipeline.bench.measure import Row, compare
 from pipeline.labelling import embedded, embedded_model
@@ -19,7 +20,7 @@ BATCH_SIZE = 256
 
 
 def bench_label(context: BenchContext) -> Iterator[Row]:
-    """Measure the embedded labeller and a CLIP with the original's prompts."""
+    """Measure the embedded labeller, a CLIP with the original's prompts, and the classifier."""
     yield bench_labeller(
         context,
         "embedded labeller, vs one image at a time",
@@ -39,6 +40,7 @@ def bench_label(context: BenchContext) -> Iterator[Row]:
         images=256,
         plain_images=8,
     )
+    yield from bench_classifier(context)
 
 
 def bench_labeller(

@@ -95,9 +95,7 @@ def load_classifier(data: ClassifierData, device: torch.device, *, progress: boo
     files = data.shards.label_files
     if not is_current(files, data.fingerprint):
         fit(data, annotated, device, progress=progress)
-    document = read_document(files.classifier_document, ClassifierDocument)
-    if document is None:
-        raise FileNotFoundError(files.classifier_document)
+    document = read_classifier(files)
     model = FaceClassifier({name: len(names) for name, names in annotated.names.items()})
     try:
         model.load_state_dict(load(read_bytes(files.classifier_weights)))
@@ -105,6 +103,14 @@ def load_classifier(data: ClassifierData, device: torch.device, *, progress: boo
         raise FairfaceError(f"{files.classifier_weights} is damaged: {ClassifierDocument.REDO}") from error
     labeller = make_labeller(model, data, annotated, thresholds=document.thresholds, device=device)
     return FittedClassifier(labeller, annotated.keys.filter(pl.Series(annotated.in_fit_half.numpy())))
+
+
+def read_classifier(files: LabelFiles) -> ClassifierDocument:
+    """Read the document of a fitted classifier."""
+    document = read_document(files.classifier_document, ClassifierDocument)
+    if document is None:
+        raise FileNotFoundError(files.classifier_document)
+    return document
 
 
 def make_labeller(

@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 import sql
 from reports.estimation import group_counts, neighbours, quality
 from reports.estimation.attribute_estimate import AttributeCounts, AttributeEstimate, estimate_attribute
+from reports.estimation.confidence_shift import SHIFT_SCHEMA, confidence_shift
 from reports.estimation.embeddings import read_embeddings
 from reports.estimation.estimate_rows import Rows, distance_rows, estimate_rows, method_estimate_rows
 from reports.estimation.external_reference import REFERENCE_SCHEMA, equal_shares, find_reference, reference_rows
@@ -71,6 +72,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {  # of the tables of a run; `confusion` is
     "distances": DISTANCE_SCHEMA,
     "quality": QUALITY_SCHEMA,
     "neighbours": neighbours.NEIGHBOUR_SCHEMA,
+    "confidence_shift": SHIFT_SCHEMA,
 }
 WITHOUT_TRAINING = {  # fields of `estimates` where no training images are packed
     **dict.fromkeys(("reference_low", "reference_high", "best_reference_low", "best_reference_high")),
@@ -140,6 +142,8 @@ def estimate_tables(
     estimates = estimate_attributes(connection, run, config=config, confusion=confusion, attributes=attributes)
     for seed, estimate in enumerate(estimates):
         counts = estimate.counts
+        if counts.method not in labellers:  # CLIP, for an attribute that only the pixels speak of
+            continue
         is_selected = selected[counts.attribute] == counts.method
         rows["method_estimates"] += method_estimate_rows(
             estimate, run, labeller=labellers[counts.method], is_selected=is_selected
@@ -156,7 +160,9 @@ def estimate_tables(
         rows[name] = add_significance(rows[name], attributes)
     if not has_training:
         rows["estimates"] = [row | WITHOUT_TRAINING for row in rows["estimates"]]
-    return {name: pl.DataFrame(rows[name], schema=SCHEMAS[name]) for name in rows} | {"confusion": confusion}
+    tables = {name: pl.DataFrame(rows[name], schema=SCHEMAS[name]) for name in rows}
+    tables["confidence_shift"] = confidence_shift(connection, run, attributes=attributes, selected=selected)
+    return tables | {"confusion": confusion}
 
 
 def discard_estimates(workspace: Workspace, connection: duckdb.DuckDBPyConnection, *, run: str) -> None:

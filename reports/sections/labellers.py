@@ -36,6 +36,7 @@ class Labellers:
     is_labelled: bool  # on both sides
     accuracy: Table | None  # None without annotations
     matrices: list[HeatMap]
+    confidence: Table | None = None  # on samples and on training images; None if neither classifier nor probe counts
 
 
 def labellers_section(report: RunReport, attributes: AttributeTable) -> Labellers:
@@ -45,7 +46,7 @@ def labellers_section(report: RunReport, attributes: AttributeTable) -> Labeller
     matrices = [
         heat_map(item, report.confusion[item.name], is_collapsed=item.name not in expanded(shown)) for item in shown
     ]
-    return Labellers(True, accuracy_table(report, attributes), matrices)
+    return Labellers(True, accuracy_table(report, attributes), matrices, confidence_table(report, attributes))
 
 
 def accuracy_table(report: RunReport, attributes: AttributeTable) -> Table:
@@ -66,6 +67,26 @@ def accuracy_table(report: RunReport, attributes: AttributeTable) -> Table:
                 ]
             )
     return Table(columns, rows)
+
+
+def confidence_table(report: RunReport, attributes: AttributeTable) -> Table | None:
+    """How sure the labellers are of samples and of training images that they were not fitted to."""
+    columns = ["attribute", "labeller", "mean probability: samples", "training", "distance", "floor"]
+    columns += ["unsure: samples", "training"]
+    rows = [
+        [
+            Cell(attributes[row["attribute"]].title),
+            Cell(row["method"]),
+            Cell(precise_percent(row["confidence_generated"])),
+            Cell(precise_percent(row["confidence_held_out"])),
+            Cell(number(row["statistic"], 3), bold=row["statistic"] > row["floor"]),
+            Cell(number(row["floor"], 3)),
+            Cell(percent(row["unsure_generated"])),
+            Cell(percent(row["unsure_held_out"])),
+        ]
+        for row in report.confidence_shift
+    ]
+    return Table(columns, rows, title="How sure is the labeller of the samples?") if rows else None
 
 
 def heat_map(attribute: Attribute, matrix: ConfusionMatrix, *, is_collapsed: bool) -> HeatMap:

@@ -29,6 +29,9 @@ create table confusion_columns (method varchar, labeller varchar, attribute varc
     count bigint);
 create table quality_columns (run varchar, attribute varchar, "group" varchar, n bigint, kernel_distance double,
     kernel_low double, kernel_high double, kernel_floor double, coverage double, coverage_floor double);
+create table confidence_shift_columns (run varchar, attribute varchar, method varchar, held_out bigint, generated bigint,
+    confidence_held_out double, confidence_generated double, statistic double, floor double, unsure_held_out double,
+    unsure_generated double);
 create table neighbours_columns (run varchar, source varchar, key varchar, nearest varchar, similarity double, images_searched bigint);
 create table predictions_columns (key varchar, detector varchar, part varchar, source varchar, run varchar, perturbation varchar,
     grouped_by varchar, target varchar, logit double, {stored});

@@ -36,6 +36,8 @@ create view quality as
     from quality_columns union all by name from {quality};
 create view neighbours as
     from neighbours_columns union all by name from {neighbours};
+create view confidence_shift as
+    from confidence_shift_columns union all by name from {confidence_shift};
 create view estimates as
     from estimates_columns union all by name from {estimates};
 create view reference_estimates as

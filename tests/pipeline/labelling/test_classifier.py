@@ -1,17 +1,35 @@
 """The classifier: what it is fitted to, when it is fitted again, what it labels, and where it takes CLIP's place."""
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from models import clip
+from pipeline.data.shard_set import ShardSet
 from pipeline.labelling import classifier, classifier_fit
+from pipeline.labelling.accuracy import agreement
+from pipeline.labelling.classifier import ClassifierData, load_classifier
 from pipeline.labelling.label import LabelConfig, label
+from pipeline.labelling.side import LabelKinds, label_images
+from pipeline.labelling.tables import most_probable
+from pipeline.verify import verify
+from shards import pack
+from shards.attributes import built_in_attributes
 from shards.documents import ClassifierDocument, file_hashes, load_shards_json, read_document, write_document
 from shards.errors import WeightsUnavailable
+from shards.plan import PackConfig
+from shards.workspace import Workspace
 
+PHOTOGRAPHS = Path(__file__).parents[4] / "shared/reference/annotated-faces"
+CPU = torch.device("cpu")
 QUIET = LabelConfig(progress=False)
 IN_ADDITION = replace(QUIET, classifier=True)
 
@@ -195,3 +213,48 @@ def test_rare_classes_are_never_assigned(real):
     assert np.allclose(probabilities.sum(1), 1, atol=1e-5)
     document = read_document(real.shards.label_files.classifier_document, ClassifierDocument)
     assert document.classes["age"] == ["child", "young"]
+
+
+def test_two_processes_label_like_one(real, tmp_path):
+    label(real, QUIET)
+    sides = [real.shards.label_files, real.run("mine").label_files]
+    before = [pl.read_parquet(files.labels) for files in sides]
+    for files in sides:
+        files.document.unlink()
+    fitted_at = sides[0].classifier_weights.stat().st_mtime_ns
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
+    words += ["tests.torchrun_commands", json.dumps([["label", "--out", str(real.root), "--device", "cpu"]])]
+    offline = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "no weights")}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, env=offline)
+    assert done.returncode == 0, done.stderr
+    assert sides[0].classifier_weights.stat().st_mtime_ns == fitted_at
+    for files, expected in zip(sides, before, strict=True):
+        labels = pl.read_parquet(files.labels)
+        assert labels.select("key", "labeller").equals(expected.select("key", "labeller"))
+        assert np.allclose(labels["p_gender"].list.max(), expected["p_gender"].list.max(), atol=1e-3)
+
+
+def test_verify_finds_damaged_weights(real):
+    label(real, QUIET)
+    path = real.shards.label_files.classifier_weights
+    path.write_bytes(path.read_bytes()[:-1])
+    faults = [line for lines in verify(real, progress=False).faults.values() for line in lines]
+    assert any("classifier.safetensors" in line and "fairface label" in line for line in faults)
+
+
+@pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="no annotated photographs next to the checkout")
+def test_photographs_are_labelled_better_than_by_chance(tmp_path, monkeypatch):
+    monkeypatch.setattr(classifier_fit, "MAX_EPOCHS", 6)
+    shards = Workspace(tmp_path).shards
+    packed = pack.pack(PHOTOGRAPHS, shards, PackConfig(limit=1500), progress=False).document
+    data = ClassifierData(shards, packed, ShardSet.open(shards), built_in_attributes(), 64)
+    fitted = load_classifier(data, CPU, progress=False)
+    assert {"gender", "age", "race"} <= set(fitted.labeller.attributes)
+    images = pl.read_parquet(shards.images).filter(status="packed")
+    kinds = LabelKinds(fitted.labeller, has_skin_tones=False)
+    labels = label_images(data.tars, images["key"], labels=kinds, size=64, device=CPU, batch_size=256)
+    decided = most_probable(labels, fitted.labeller.attributes)
+    held_out = ~images["key"].is_in(fitted.set_aside.implode())
+    for name, chance in (("gender", 0.5), ("race", 0.25)):
+        _, _, balanced = agreement(images[name].filter(held_out), decided[name].filter(held_out))
+        assert balanced > chance + 0.08
