@@ -1,8 +1,10 @@
 """Confusion matrices of the selected labellers, for the page."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import duckdb
+import polars as pl
 
 import sql
 from shards.attributes import AttributeTable
@@ -27,15 +29,20 @@ class ConfusionMatrix:
 
 def confusion_matrices(connection: duckdb.DuckDBPyConnection, attributes: AttributeTable) -> dict[str, ConfusionMatrix]:
     """The confusion matrix of every attribute that images are annotated with."""
-    matrices = {attribute: confusion_matrix(connection, attribute) for attribute in attributes.tabulated}
-    return {attribute: matrix for attribute, matrix in matrices.items() if any(row.n for row in matrix.rows)}
+    text = (
+        """select attribute, annotated, labelled, count from confusion join selected_method using (attribute, method)"""
+    )
+    tables = sql.select(connection, text).partition_by("attribute", as_dict=True)
+    return {
+        name: confusion_matrix(tables[name,], attribute.names)
+        for name, attribute in attributes.tabulated.items()
+        if (name,) in tables
+    }
 
 
-def confusion_matrix(connection: duckdb.DuckDBPyConnection, attribute: str) -> ConfusionMatrix:
+def confusion_matrix(table: pl.DataFrame, names: Sequence[str]) -> ConfusionMatrix:
     """An attribute's confusion matrix, absent groups included and unexpected ones last."""
-    table = sql.ask(connection, "confusion", attribute=attribute)
-    vocabulary = 'select "group" from vocabulary where attribute = $attribute order by rank'
-    groups = sql.select(connection, vocabulary, {"attribute": attribute})["group"].to_list()
+    groups = list(names)
     groups += sorted({*table["annotated"], *table["labelled"]} - set(groups))
     cells = {(row["annotated"], row["labelled"]): row["count"] for row in table.to_dicts()}
     rows = []

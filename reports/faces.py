@@ -10,6 +10,7 @@ import polars as pl
 from PIL import Image
 
 import sql
+from reports.estimation.first_faces import first_faces
 from reports.figures.contact_sheet import contact_sheet
 from reports.run_report import RunReport
 from shards import tar
@@ -146,12 +147,10 @@ class FaceReader:
 
     def _group_keys(self, attributes: list[str]) -> pl.DataFrame:
         """attribute, group, source, rank, key of the first images of every group, in the order of the page."""
-        text = f"""
-            select attribute, "group", source, coalesce(rank, 1000) as rank, min(key, {GROUP_FACES}) as key
-            from selected_labels left join vocabulary using (attribute, "group")
-            where attribute in $attributes and (source <> 'generated' or run = $run) group by all"""
-        rows = sql.select(self.connection, text, {"run": self.run, "attributes": attributes})
-        return rows.explode("key").sort("attribute", "rank", "group", "key")
+        faces = first_faces(self.connection, attributes, run=self.run, faces=GROUP_FACES)
+        ranks = sql.select(self.connection, "from vocabulary")
+        rows = faces.join(ranks, on=["attribute", "group"], how="left").with_columns(pl.col("rank").fill_null(1000))
+        return rows.sort("attribute", "rank", "group", "key")
 
     def _images(self, side: str, keys: pl.Series) -> dict[str, bytes]:
         """The images of a side by their keys."""

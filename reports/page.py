@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TypeVar
 import duckdb
 
 import sql
+from reports.caveats import is_synthetic
 from reports.comparison_page import build_comparison_page
 from reports.comparison_report import ComparisonReport, gather_comparison
 from reports.estimation.detection_metrics import update_metrics
@@ -201,21 +203,26 @@ def build_run(
         discard_estimates(workspace, connection, run=run)
     connection = sql.connect(workspace)  # the tables of estimates exist now
     attributes = workspace_attributes(workspace)
-    report = gather_run(
-        connection,
-        documents,
-        run=run,
-        labelling=labelling,
-        missing=missing,
-        detectors=detectors,
-        attributes=attributes,
-        fingerprint=inputs,
-    )
     files: dict[str, bytes] = {}
-    figures = draw_run_figures(connection, files, run=run, attributes=attributes, synthetic=bool(report.synthetic))
-    faces = collect_faces(connection, workspace, report=report, attributes=attributes)
-    files |= contact_sheets(faces)
-    page = build_run_page(report, attributes, figures=figures, faces=faces)
+    with ThreadPoolExecutor(2) as pool:  # other threads draw and encode, while this one asks questions
+        synthetic = is_synthetic(documents.config, documents.shards)
+        drawing = pool.submit(
+            draw_run_figures, connection.cursor(), files, run=run, attributes=attributes, synthetic=bool(synthetic)
+        )
+        report = gather_run(
+            connection,
+            documents,
+            run=run,
+            labelling=labelling,
+            missing=missing,
+            detectors=detectors,
+            attributes=attributes,
+            fingerprint=inputs,
+        )
+        faces = collect_faces(connection, workspace, report=report, attributes=attributes)
+        sheets = pool.submit(contact_sheets, faces)
+        page = build_run_page(report, attributes, figures=drawing.result(), faces=faces)
+        files |= sheets.result()
     files[folder.page.name] = render_page("run.html.j2", page=page, workspace=workspace)
     publish(folder.document, report, files)
     return BuildResult(folder.page, True, [missing] if missing else [])

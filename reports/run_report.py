@@ -162,13 +162,13 @@ def gather_run(
         confidence=confidence_extremes(connection, run),
         neighbours=sql.ask(connection, "neighbours", run=run, limit=NEAREST_FACES).to_dicts(),
         training_neighbours=sql.ask(connection, "neighbours", source="train", run=run, limit=1).to_dicts(),
-        evaluation_sets=rows_of_detectors(sql.select(connection, EVALUATION_SETS), detectors),
         throughput=sql.ask(connection, "throughput", run=run).row(0, named=True),
         samples=sql.ask(connection, "sampling", run=run).to_dicts(),
         composition_groups=composition_groups(connection, attributes),
         files={},
-        robustness_attribute=(compared := compared_attribute(connection, attributes)),
-        **(_origin(documents) | _answers(connection, run, detectors=detectors, compared=compared)),
+        **_origin(documents),
+        **_answers(connection, run),
+        **_detector_answers(connection, run, detectors=detectors, attributes=attributes),
     )
 
 
@@ -191,22 +191,31 @@ def _origin(documents: RunDocuments) -> dict[str, Any]:
     }
 
 
-def _answers(
-    connection: duckdb.DuckDBPyConnection, run: str, *, detectors: Collection[str], compared: str
-) -> dict[str, Rows]:
-    """The answers, by question, that the report contains unchanged; robustness on the groups of `compared`."""
-    of_run = ("method_estimates", "distances", "quality", "detection_rates")
-    of_all = ("detection_metrics", "composition", "rejects")
+def _answers(connection: duckdb.DuckDBPyConnection, run: str) -> dict[str, Any]:
+    """The answers, by question, that the report contains unchanged."""
+    of_run, of_all = ("method_estimates", "distances", "quality"), ("composition", "rejects")
     answers = {name: sql.ask(connection, name, run=run) for name in of_run}
     answers |= {name: sql.ask(connection, name) for name in of_all}
-    answers["robustness"] = sql.ask(connection, "robustness", attribute=compared)
-    return {name: rows_of_detectors(table, detectors) for name, table in answers.items()}
+    return {name: table.to_dicts() for name, table in answers.items()}
 
 
-def rows_of_detectors(table: pl.DataFrame, detectors: Collection[str]) -> Rows:
-    """The rows of a table without those of other detectors, if it has any."""
-    is_kept = pl.col("detector").is_in(list(detectors)) if "detector" in table.columns else pl.lit(True)
-    return table.filter(is_kept).to_dicts()
+def _detector_answers(
+    connection: duckdb.DuckDBPyConnection, run: str, *, detectors: Collection[str], attributes: AttributeTable
+) -> dict[str, Any]:
+    """The fields of the report that are about detectors, which take long to ask for even if there are none."""
+    if not detectors:
+        names = ("evaluation_sets", "detection_metrics", "detection_rates", "robustness")
+        return {name: [] for name in names} | {"robustness_attribute": next(iter(attributes))}
+    compared = compared_attribute(connection, attributes)
+    answers = {
+        "evaluation_sets": sql.select(connection, EVALUATION_SETS),
+        "detection_metrics": sql.ask(connection, "detection_metrics"),
+        "detection_rates": sql.ask(connection, "detection_rates", run=run),
+        "robustness": sql.ask(connection, "robustness", attribute=compared),
+    }
+    is_named = pl.col("detector").is_in(list(detectors))
+    rows = {name: table.filter(is_named).to_dicts() for name, table in answers.items()}
+    return rows | {"robustness_attribute": compared}
 
 
 def compared_attribute(connection: duckdb.DuckDBPyConnection, attributes: AttributeTable) -> str:

@@ -28,9 +28,10 @@ COLOUR = re.compile("#[0-9a-f]{6}")
 RESERVED_NAMES = {
     "all", "annotated", "attribute", "bytes", "called_fake", "checkpoint", "count", "detector", "disagrees",
     "embedding", "every", "fake", "family", "filename", "group", "grouped_by", "grouping_id", "height", "index",
-    "key", "labelled", "labeller", "logit", "matched", "method", "n", "name", "newest", "orientation", "part", "path",
-    "perturbation", "pixel_tone", "probability", "rank", "reason", "requested", "run", "seed", "sha256", "shard",
-    "size", "source", "split", "status", "stratum", "subset", "target", "test", "typology_angle", "uncoded", "width",
+    "is_annotated", "key", "labelled", "labeller", "logit", "matched", "method", "n", "name", "newest", "orientation",
+    "part", "path", "perturbation", "pixel_tone", "probability", "rank", "reason", "requested", "run", "seed",
+    "sha256", "shard", "size", "source", "split", "status", "stratum", "subset", "target", "test", "typology_angle",
+    "uncoded", "width",
 }  # fmt: skip
 
 
@@ -223,8 +224,19 @@ def parse_attributes(tables: dict[str, Any]) -> AttributeTable:
             _check_parent(attribute, parsed)
     if (labelled := sum(item.is_labelled for item in parsed.values())) > MAX_LABELLED:
         raise FairfaceError(f"{labelled} attributes are labelled directly; at most {MAX_LABELLED} can be")
+    _check_flat_columns(parsed)
     crossed = {name: _with_combinations(item, parsed) if item.cross else item for name, item in parsed.items()}
     return AttributeTable(crossed)
+
+
+def _check_flat_columns(attributes: Mapping[str, Attribute]) -> None:
+    """Raise FairfaceError if a table with a column of probabilities for every class would have two of one name."""
+    named: dict[str, str] = {}  # column -> its attribute
+    for item in attributes.values():
+        for each in item.names if item.is_labelled else ():
+            column = f"{PROBABILITY_PREFIX}{item.name}_{each}"
+            if (other := named.setdefault(column, item.name)) != item.name:
+                raise FairfaceError(f"{other} and {item.name} would both have a column {column[:80]!r}: rename one")
 
 
 def _parse_attribute(name: str, table: Any) -> Attribute:

@@ -59,6 +59,7 @@ def _column_expressions(attributes: AttributeTable) -> dict[str, str]:
         "attributes": ", ".join(map(quote, ["all", *attributes])),
         "classes": ",\n    ".join(f"({', '.join(map(literal, row))})" for row in classes),
         "columns": ", ".join(map(identifier, attributes)),
+        "is_annotated": " or ".join(f"{identifier(name)} is not null" for name in attributes.stored),
         "labelled": ", ".join(types[name] for name in attributes.labelled),
         "stored": ", ".join(types[name] for name in attributes.stored),
         "probabilities": ", ".join(f"{_probabilities(name)} float[]" for name in attributes.labelled),
@@ -92,14 +93,13 @@ def _label_expressions(attributes: AttributeTable) -> dict[str, str]:
 
 def _count_expressions(attributes: AttributeTable) -> dict[str, str]:
     """The parts of view `class_counts`."""
-    branch = """select filename, {text} as attribute, {group}::varchar as "group", n
-    from counts where grouping_id = {grouping_id} and {group} is not null"""
+    counted = '{{attribute: {text}, "group": if(grouping_id = {grouping_id}, {group}::varchar, null)}}'
     sets = dict.fromkeys(grouping_sets(attributes).values())
     return {
         "labelled_columns": ", ".join(map(identifier, attributes.labelled)),
         "grouping_sets": ", ".join(f"(filename, {', '.join(map(identifier, names))})" for names in sets),
-        "counted_branches": UNION.join(
-            branch.format(
+        "counted_classes": ", ".join(
+            counted.format(
                 text=quote(name),
                 group=class_expression(item, attributes),
                 grouping_id=grouping_id(item, attributes),

@@ -6,12 +6,14 @@ faces that could have been collected, so the reference has intervals too.
 """
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
 import duckdb
 import numpy as np
 import polars as pl
+from threadpoolctl import threadpool_limits
 
 import sql
 from reports.estimation import group_counts, neighbours, quality
@@ -24,12 +26,14 @@ from reports.estimation.external_reference import (
     find_reference,
     reference_rows,
 )
+from reports.estimation.first_faces import first_faces
 from reports.estimation.intervals import holm_significant, wilson
 from reports.estimation.labelled_sides import check_labels, has_training_images
 from reports.publish import publish
 from shards import provenance
 from shards.atomic_io import read_parquet, write_parquet
 from shards.attributes import Attribute, AttributeTable, workspace_attributes
+from shards.concurrency import available_cpus
 from shards.documents import RunConfig, TablesDocument, changed_files, read_document
 from shards.errors import FairfaceError
 from shards.provenance import TRAINING
@@ -113,6 +117,25 @@ def write_estimates(
     if config is None:
         raise FairfaceError(f"there is no run {run!r} below {workspace.root}")
     attributes = workspace_attributes(workspace)
+    # more threads of BLAS would spin while they wait for each other
+    with threadpool_limits(max(available_cpus() // 2, 1)), ThreadPoolExecutor(2) as pool:
+        compared = pool.submit(quality_table, workspace, connection.cursor(), run=run, attributes=attributes)
+        nearest = pool.submit(neighbours.find_nearest, workspace, run)
+        tables = estimate_tables(workspace, connection, run=run, config=config, attributes=attributes)
+        tables |= {"quality": compared.result(), "neighbours": nearest.result()}
+    save_tables(workspace, connection, run=run, tables=tables)
+    return tables
+
+
+def estimate_tables(
+    workspace: Workspace,
+    connection: duckdb.DuckDBPyConnection,
+    *,
+    run: str,
+    config: RunConfig,
+    attributes: AttributeTable,
+) -> dict[str, pl.DataFrame]:
+    """A run's tables that are derived from counts of labels, and `confusion`."""
     has_training = has_training_images(workspace, run)
     labellers = check_labels(connection, run, has_training=has_training).methods
     confusion = confusion_table(connection, attributes)
@@ -138,12 +161,7 @@ def write_estimates(
         rows[name] = add_significance(rows[name], attributes)
     if not has_training:
         rows["estimates"] = [row | WITHOUT_TRAINING for row in rows["estimates"]]
-    tables = {name: pl.DataFrame(rows[name], schema=SCHEMAS[name]) for name in rows}
-    tables["quality"] = quality_table(workspace, connection, run=run, attributes=attributes)
-    tables["neighbours"] = neighbours.find_nearest(workspace, run)
-    tables["confusion"] = confusion
-    save_tables(workspace, connection, run=run, tables=tables)
-    return tables
+    return {name: pl.DataFrame(rows[name], schema=SCHEMAS[name]) for name in rows} | {"confusion": confusion}
 
 
 def discard_estimates(workspace: Workspace, connection: duckdb.DuckDBPyConnection, *, run: str) -> None:
@@ -205,9 +223,10 @@ def has_estimates(workspace: Workspace, run: str) -> bool:
 
 
 def comparable_runs(connection: duckdb.DuckDBPyConnection) -> set[str]:
-    """The runs whose estimates are based on the training images' current labellers."""
+    """The runs whose estimates are based on the training images' current labellers, or on none of these images."""
     text = """select run from runs join method_estimates using (run) where used group by run
-        having bool_and(labeller in (select labeller from labels where source = 'train'))"""
+        having bool_and(labeller in (select labeller from labels where source = 'train'))
+            or not exists (from labels where source = 'train')"""
     return set(sql.select(connection, text)["run"])
 
 
@@ -237,7 +256,7 @@ def confusion_table(connection: duckdb.DuckDBPyConnection, attributes: Attribute
 
     text = f"""
         with names as (
-            select method, any_value(labeller) as labeller from labels where source = 'train' group by method
+            select method, any_value(labeller) as labeller from label_rows where source = 'train' group by method
         ), faces as (
             select l.method, {read} from label_rows as l join image_rows as a using (key)
             where l.source = 'train' and a.status = 'packed'
@@ -322,10 +341,7 @@ def quality_table(
     compared = [name for name, item in attributes.items() if item.headline or len(item.cross) == 2]
     groups = sum(len(attributes[name].names) for name in compared)
     images = min(QUALITY_IMAGES, max(LEAST_QUALITY_IMAGES, QUALITY_FACES // max(groups, 1)))
-    text = f"""select source, attribute, "group", min(key, {2 * images}) as key from selected_labels
-        where attribute in $attributes
-            and (source = 'train' or (source = 'generated' and run = $run)) group by all"""
-    keys = sql.select(connection, text, {"run": run, "attributes": compared}).explode("key")
+    keys = first_faces(connection, compared, run=run, faces=2 * images)
     limits = {"train": 2 * images, "generated": images}
     vectors = {
         source: read_embeddings(path, keys.filter(source=source).select("key").unique()["key"])

@@ -109,7 +109,11 @@ def count_groups(
 def count_sides(
     connection: duckdb.DuckDBPyConnection, run: str, *, column: str | None, attributes: AttributeTable
 ) -> pl.DataFrame:
-    """source, method, attribute, group, stratum (the class of `column`), n."""
+    """source, method, attribute, group, stratum (the class of `column`, null without it), n."""
+    if not column:
+        text = """select source, method, attribute, "group", null as stratum, sum(n)::bigint as n from class_counts
+            where source <> 'generated' or run = $run group by all order by all"""
+        return sql.select(connection, text, {"run": run}).cast({"stratum": pl.String})
     # combinations of all labels are counted before they are unpivoted: there are few of them
     names = [sql.identifier(name) for name in attributes]
     combinations = f"""select source, method, {", ".join(names)}, {stratum(column)}, count(*) as n

@@ -2,12 +2,14 @@
 
 -- Every class of every attribute, including those that no image has: its rank, the classes of the parent or the attributes
 -- that it is made of, its faces in a sentence, its colour, and its description for a zero-shot labeller.
-create view attributes as
+create table attribute_classes as  -- planning over a view of so many values would take longer than counting
     from (values
         {classes}
     ) as classes (attribute, title, "group", rank, made_of, faces, colour, prompt);
+create view attributes as
+    from attribute_classes;
 create view vocabulary as
-    select attribute, "group", rank from attributes;
+    select attribute, "group", rank from attribute_classes;
 create macro attribute_rank(name) as array_position([{attributes}], name);
 
 create view image_rows as
@@ -15,7 +17,7 @@ create view image_rows as
 create view label_rows as
     from labels_columns union all by name from {labels};
 create view images as
-    select *, {crosses}
+    select *, {is_annotated} as is_annotated, {crosses}
     from (select * {recompute_derived} from image_rows);
 create view rejects as
     select key, path, family, subset, split, bytes, reason from images where status = 'rejected';
@@ -107,7 +109,8 @@ create view class_counts as
         values ('annotated', 'annotated', null, 'annotated', 'annotated')
     )
     select source, run, method, labeller, attribute, "group", n
-    from ({counted_branches}) join sides using (filename) where source in ('train', 'generated', 'annotated');
+    from (select filename, n, unnest([{counted_classes}], recursive := true) from counts) join sides using (filename)
+    where "group" is not null and source in ('train', 'generated', 'annotated');
 
 -- The number of faces of each class, by side, run and labeller, from the selected method, annotations and imports.
 create view label_counts as

@@ -64,6 +64,14 @@ def test_classes_have_words_and_years(tmp_path):
     assert normalise_word("20 - 29_A") == "20-29a"
 
 
+COINCIDING = (
+    HAIR
+    + "[hair.classes]\ndark_a = {}\nfair = {}\n"
+    + HAIR.replace("hair]", "hair_dark]")
+    + "classes = {a = {}, b = {}}\n"
+)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -94,6 +102,7 @@ def test_classes_have_words_and_years(tmp_path):
         (HAIR + CLASSES.replace("grey = {}", 'grey = { names = ["Fair"] }'), "'fair' is a word for two classes"),
         (HAIR + CLASSES.replace("grey = {}", "grey = { years = [1] }"), "'years' is not a list of two integers"),
         (HAIR + CLASSES.replace("grey = {}", "grey = { years = [2, 1] }"), "in ascending order"),
+        (COINCIDING, "hair and hair_dark would both have a column 'p_hair_dark_a'"),
         (HAIR + CLASSES.replace("grey = {}", "grey = { years = [0, 1000] }"), "from 0 to 150"),
         (HAIR + CLASSES.replace("= {}", "= { years = [1, 9] }"), "the 'years' of two classes overlap"),
         (HAIR + CLASSES + CROSS.replace(', "brightness"', ""), "at least two attributes"),
