@@ -11,7 +11,6 @@ from typing import TypeVar
 import duckdb
 
 import sql
-from reports.caveats import is_synthetic
 from reports.comparison_page import build_comparison_page
 from reports.comparison_report import ComparisonReport, gather_comparison
 from reports.estimation.detection_metrics import update_metrics
@@ -205,9 +204,13 @@ def build_run(
     attributes = workspace_attributes(workspace)
     files: dict[str, bytes] = {}
     with ThreadPoolExecutor(2) as pool:  # other threads draw and encode, while this one asks questions
-        synthetic = is_synthetic(documents.config, documents.shards)
         drawing = pool.submit(
-            draw_run_figures, connection.cursor(), files, run=run, attributes=attributes, synthetic=bool(synthetic)
+            draw_run_figures,
+            connection.cursor(),
+            files,
+            run=run,
+            attributes=attributes,
+            synthetic=bool(documents.synthetic),
         )
         report = gather_run(
             connection,
