@@ -4,6 +4,7 @@ Friedman and Dieng, "The Vendi Score: A Diversity Evaluation Metric for Machine 
 It grows with n, so that only scores of equally many images can be compared.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from reports.estimation.kernel_distance import Array
 
 MAX_IMAGES = 100  # whose kernel is decomposed: eigenvalues take a time that grows with the cube of n
 REAL_SETS = 8  # random sets of real images that the floor is estimated from
-Z_95 = 1.645  # one-sided 95 % of a normal distribution
+T_95 = 1.895  # one-sided 95 % of Student's t with REAL_SETS - 1 degrees of freedom
 
 
 class Diversity(NamedTuple):
@@ -41,11 +42,15 @@ def vendi_score(kernel: Array) -> float:
 def compare_diversity(generated: Array, real: Array, *, generator: np.random.Generator) -> Diversity:
     """The diversity of generated images, and what as many real ones have, from their kernels, [n, n] and [m, m].
 
-    At most MAX_IMAGES, at most half of the real ones, and the first of the generated ones are scored. Raises ValueError
-    as `vendi_score` does, and for fewer than two real images.
+    At most MAX_IMAGES, at most half of the real ones, and the first of the generated ones are scored. Sets that are
+    part f of the same real images vary by 1 - f of the variance of independent ones, and their mean by f of it: the
+    floor allows for both. Raises ValueError as `vendi_score` does, and for fewer than two real images.
     """
     n = min(MAX_IMAGES, len(generated), len(real) // 2)
     sets = (generator.permutation(len(real))[:n] for _ in range(REAL_SETS))
     scores = np.array([vendi_score(real[np.ix_(chosen, chosen)]) for chosen in sets])
-    floor = max(scores.mean() - Z_95 * scores.std(ddof=1), 1.0)
-    return Diversity(vendi_score(generated[:n, :n]), float(scores.mean()), float(floor))
+    part = n / len(real)
+    spread = scores.std(ddof=1) * math.sqrt((1 + part) / (1 - part))
+    return Diversity(
+        vendi_score(generated[:n, :n]), float(scores.mean()), max(float(scores.mean() - T_95 * spread), 1.0)
+    )

@@ -28,7 +28,8 @@ create table distances_columns (run varchar, attribute varchar, estimate varchar
 create table confusion_columns (method varchar, labeller varchar, attribute varchar, annotated varchar, labelled varchar,
     count bigint);
 create table quality_columns (run varchar, attribute varchar, "group" varchar, n bigint, kernel_distance double,
-    kernel_low double, kernel_high double, kernel_floor double, coverage double, coverage_floor double);
+    kernel_low double, kernel_high double, kernel_floor double, coverage double, coverage_floor double,
+    vendi double, vendi_real double, vendi_floor double);
 create table neighbours_columns (run varchar, source varchar, key varchar, nearest varchar, similarity double, images_searched bigint);
 create table predictions_columns (key varchar, detector varchar, part varchar, source varchar, run varchar, perturbation varchar,
     grouped_by varchar, target varchar, logit double, {stored});
