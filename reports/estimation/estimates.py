@@ -224,9 +224,10 @@ def has_estimates(workspace: Workspace, run: str) -> bool:
 
 
 def comparable_runs(connection: duckdb.DuckDBPyConnection) -> set[str]:
-    """The runs whose estimates are based on the training images' current labellers."""
+    """The runs whose estimates are based on the training images' current labellers, or on none of these images."""
     text = """select run from runs join method_estimates using (run) where used group by run
-        having bool_and(labeller in (select labeller from labels where source = 'train'))"""
+        having bool_and(labeller in (select labeller from labels where source = 'train'))
+            or not exists (from labels where source = 'train')"""
     return set(sql.select(connection, text)["run"])
 
 

@@ -195,14 +195,13 @@ def reference_rows(estimate: AttributeEstimate, run: str, given: GivenShares) ->
     q = np.array([given.shares.get(group, 0.0) for group in counts.groups])
     reference = SharesWithInterval(q, *(wilson(q * given.n, given.n) if given.n else (q, q)))
     generated = SharesWithInterval(estimate.shares, *wilson(counts.count, n))
-    # of a group that the reference lacks: half a face keeps its ratio finite
-    least = np.maximum(q, 0.5 / (given.n or max(n, 1)))
+    smallest = 0.5 / (given.n or max(n, 1))  # for a group that the reference lacks: half a face keeps its ratio finite
     if given.n:
         low, high = ratio_interval(counts.count, n, y=q * given.n, m=np.full_like(q, given.n))
-        high = np.where(np.isfinite(high), high, generated.high / least)
+        high = np.where(np.isfinite(high), high, generated.high / np.maximum(q, smallest))
         p = pearson_p(counts.count, np.full_like(q, n), y=q * given.n, m=np.full_like(q, given.n))
     else:
-        low, high = generated.low / least, generated.high / least
+        low, high = (end / np.maximum(q, smallest) for end in (generated.low, generated.high))
         p = two_sided_p(np.nan_to_num(generated.shares - q), np.where(n > 0, q * (1 - q) / max(n, 1), 0))
     ratio = other = divide(generated.shares, q)
     if estimate.corrected:
@@ -212,7 +211,7 @@ def reference_rows(estimate: AttributeEstimate, run: str, given: GivenShares) ->
         replicates = np.tile(q, (count, 1))
         if given.n:
             replicates = resample_shares(np.random.default_rng([SEED, 3]), q, n=given.n, replicates=count)
-        ratios = correction.bootstrap_shares / np.maximum(replicates, least)
+        ratios = correction.bootstrap_shares / np.maximum(replicates, smallest)
         corrected_low, corrected_high = np.quantile(ratios, [0.025, 0.975], axis=0)
         variance = correction.bootstrap_shares.var(0) + replicates.var(0)
         p = np.maximum(p, two_sided_p(correction.shares - q, variance))

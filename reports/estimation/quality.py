@@ -1,7 +1,8 @@
-"""Similarity of each group's generated faces to its real ones, from CLIP embeddings: kernel distance and coverage.
+"""Similarity of each group's generated faces to its real ones, and their diversity, from CLIP embeddings.
 
 A generator can fail a group in two ways: `kernel_distance` measures how far its images are from the group's real ones,
-`coverage` how many of the real ones have a generated image near them. Both depend on the number of images, so real and
+`coverage` how many of the real ones have a generated image near them; `vendi` counts how many different images there
+are, whether or not real ones are like them. All depend on the number of images, so real and
 generated images are compared at equal n, and each value has a floor: what other real images of the group score.
 """
 
@@ -20,13 +21,24 @@ from reports.estimation.kernel_distance import (
     squared_distances,
     unbiased_mmd2,
 )
+from reports.estimation.vendi import compare_diversity
 from shards.errors import FairfaceError
 
 K = 5  # neighbours, as in Naeem et al. 2020: equal distributions then cover 97 % of each other
 MIN_IMAGES = 20  # of a group on either side; below it there are no values
 SPLITS = 400  # of the real images into two halves, for the floors
 CHECKED_ROWS = 16384  # at a time
-QUALITY_COLUMNS = ("kernel_distance", "kernel_low", "kernel_high", "kernel_floor", "coverage", "coverage_floor")
+QUALITY_COLUMNS = (
+    "kernel_distance",
+    "kernel_low",
+    "kernel_high",
+    "kernel_floor",
+    "coverage",
+    "coverage_floor",
+    "vendi",
+    "vendi_real",
+    "vendi_floor",
+)
 
 
 @dataclass(frozen=True)
@@ -103,7 +115,8 @@ def group_quality(
     low, high = mmd2_interval(xx, yy, xy=xy)
     floor, coverage_floor = split_half_floors(within[:even, :even], kernel[:even, :even], n=n, generator=generator)
     share = covered_share(within[:n, :n], across, k=K)
-    values = (unbiased_mmd2(xx, yy, xy=xy), low, high, floor, share, coverage_floor)
+    diversity = compare_diversity(yy, kernel, generator=generator)
+    values = (unbiased_mmd2(xx, yy, xy=xy), low, high, floor, share, coverage_floor, *diversity)
     return dict(zip(QUALITY_COLUMNS, values, strict=True))
 
 

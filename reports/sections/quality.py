@@ -8,7 +8,7 @@ from reports.run_report import RunReport
 from reports.sections.table import Cell, Table
 from shards.attributes import AttributeTable
 
-COLUMNS = ["attribute", "group", "n", "kernel distance, 95 %", "floor", "coverage", "floor"]
+COLUMNS = ["attribute", "group", "n", "kernel distance, 95 %", "floor", "coverage", "floor", "diversity", "floor"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ def quality_cells(row: dict[str, Any], *, title: str) -> list[Cell]:
     """The row of one group of the attribute with this `title`."""
     cells = [Cell(title), Cell(short(row["group"], 40), css="name"), Cell(number(row["n"]))]
     if row["kernel_distance"] is None:
-        return [*cells, Cell("too few"), Cell("–"), Cell("–"), Cell("–")]
+        return [*cells, Cell("too few"), *[Cell("–")] * 5]
     interval = f"{row['kernel_low']:.4f} to {row['kernel_high']:.4f}"
     return [
         *cells,
@@ -33,4 +33,6 @@ def quality_cells(row: dict[str, Any], *, title: str) -> list[Cell]:
         Cell(number(row["kernel_floor"], 4)),
         Cell(percent(row["coverage"]), bold=True),
         Cell(percent(row["coverage_floor"])),
+        Cell(f"{row['vendi']:.1f}", f"real {row['vendi_real']:.1f}", bold=True),
+        Cell(number(row["vendi_floor"], 1)),
     ]

@@ -28,7 +28,8 @@ create table distances_columns (run varchar, attribute varchar, estimate varchar
 create table confusion_columns (method varchar, labeller varchar, attribute varchar, annotated varchar, labelled varchar,
     count bigint);
 create table quality_columns (run varchar, attribute varchar, "group" varchar, n bigint, kernel_distance double,
-    kernel_low double, kernel_high double, kernel_floor double, coverage double, coverage_floor double);
+    kernel_low double, kernel_high double, kernel_floor double, coverage double, coverage_floor double,
+    vendi double, vendi_real double, vendi_floor double);
 create table confidence_shift_columns (run varchar, attribute varchar, method varchar, held_out bigint, generated bigint,
     confidence_held_out double, confidence_generated double, statistic double, floor double, unsure_held_out double,
     unsure_generated double);

@@ -41,11 +41,12 @@ def test_other_real_images_stay_below_the_floors(n, reals):
         row = single_group_row(random_embeddings(generator, reals), random_embeddings(generator, n), seed)
         assert row["kernel_low"] <= row["kernel_distance"] <= row["kernel_high"]
         is_above, is_below = row["kernel_distance"] > row["kernel_floor"], row["coverage"] < row["coverage_floor"]
-        exceeded.append((is_above, is_below, row["kernel_low"] > 0))
-    distance, coverage, interval = np.mean(exceeded, axis=0)
+        exceeded.append((is_above, is_below, row["kernel_low"] > 0, row["vendi"] < row["vendi_floor"]))
+    distance, coverage, interval, diversity = np.mean(exceeded, axis=0)
     assert 0.005 <= distance <= 0.1  # 5 % and three standard errors
     assert coverage <= 0.1
     assert interval <= 0.1
+    assert diversity <= 0.1
 
 
 def test_only_the_shifted_group_is_above_its_floor():
