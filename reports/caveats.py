@@ -96,8 +96,8 @@ def shift_warnings(shifts: pl.DataFrame, attributes: AttributeTable) -> list[str
         ]
     )
     return [
-        "The labeller is not as sure of the samples as of training images that it was not fitted to (mean probability "
-        f"of its labels: {values}). Its error rates, measured on the latter, may be different on the samples."
+        "The labeller's confidence on the samples differs from that on training images that it was not fitted to (mean "
+        f"probability of its labels: {values}). Its error rates, measured on the latter, may differ on the samples."
     ]
 
 

@@ -248,7 +248,7 @@ class ProbeDocument(Document):
 class ClassifierDocument(Document):
     """classifier.json: the classifier fitted to a folder's images, written last."""
 
-    REDO: ClassVar[str] = "fit the classifier again with `fairface label`"
+    REDO: ClassVar[str] = "remove it, and `fairface label` fits the classifier again"
 
     fingerprint: str  # of everything that determines the weights
     images: int  # that it was fitted to

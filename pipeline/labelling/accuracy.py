@@ -14,7 +14,7 @@ SCHEMA = {
     "n": pl.Int64,  # annotated images
     "accuracy": pl.Float64,
     "balanced_accuracy": pl.Float64,
-    "unsure": pl.Float64,  # share of the images whose label is unsure; only the classifier's may be
+    "unsure": pl.Float64,  # share of these images whose label is unsure; only the classifier's may be
 }
 
 
@@ -50,7 +50,8 @@ def accuracy_table(truth: pl.DataFrame, methods: dict[str, pl.DataFrame], attrib
                 continue
             if scores := agreement(own_truth[attribute], decided[attribute]):
                 is_unsure = stated[attribute].is_null() & decided[attribute].is_not_null()
-                rows.append((attribute, method, labels["labeller"][0], *scores, is_unsure.mean()))
+                unsure = is_unsure.filter(own_truth[attribute].is_not_null()).mean()
+                rows.append((attribute, method, labels["labeller"][0], *scores, unsure))
     return select_methods(pl.DataFrame(rows, schema=SCHEMA, orient="row"))
 
 

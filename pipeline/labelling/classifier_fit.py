@@ -103,7 +103,7 @@ def fit_epoch(
     priors = {name: log_priors(classes, data.counts[name]) for name, classes in data.classes.items()}
     order = torch.randperm(len(data.images), generator=seeded_generator("cpu", seed, CLASSIFIER_ORDER, epoch))
     batches = order.split(BATCH) if len(order) < BATCH else order[: len(order) // BATCH * BATCH].split(BATCH)
-    losses = []
+    losses, bf16 = [], bf16_is_fast(device)
     for number, rows in enumerate(batches):
         step = epoch * len(batches) + number
         for group in optimizer.param_groups:
@@ -111,7 +111,7 @@ def fit_epoch(
         rng = seeded_generator("cpu", seed, CLASSIFIER_AUGMENTATION, step)
         rows = rows.to(device)
         pixels = augment(data.images[rows], size, standardise=model.standardise, rng=rng)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16_is_fast(device)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             logits = model(pixels)
         loss = torch.stack(
             [masked_loss(logits[name] + priors[name], classes[rows]) for name, classes in data.classes.items()]
@@ -142,7 +142,8 @@ def log_priors(classes: Tensor, count: int) -> Tensor:
     Added to the logits in the loss, it shifts what is learnt towards equal recalls: Menon et al. 2021
     (arXiv:2007.07314), equation 10.
     """
-    counts = torch.bincount(classes[classes >= 0], minlength=count).float()
+    # at least 1: among many images, the fit half may have none of a class with MIN_CLASS_IMAGES
+    counts = torch.bincount(classes[classes >= 0], minlength=count).clamp(min=1).float()
     return ADJUSTMENT * (counts / counts.sum()).log()
 
 

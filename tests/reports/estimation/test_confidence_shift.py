@@ -52,7 +52,7 @@ def test_a_labeller_that_is_less_sure_of_samples_is_a_warning(world):
     assert row["statistic"] > 3 * row["floor"]
     assert row["unsure_generated"] == pytest.approx(0.4, abs=0.08)
     assert row["unsure_held_out"] == pytest.approx(0.1, abs=0.05)
-    assert "The labeller is not as sure of the samples" in text
+    assert "confidence on the samples differs" in text
     assert re.search(r"mean probability of its labels: gender 7\d\.\d.% instead of 8\d\.\d.%", text)
     assert "How sure is the labeller of the samples?" in text
 
@@ -60,7 +60,7 @@ def test_a_labeller_that_is_less_sure_of_samples_is_a_warning(world):
 def test_equally_sure_labels_are_no_warning(world):
     out = world()
     add_confidence(out, low=0.7)
-    assert "not as sure of the samples" not in page_text(out)
+    assert "confidence on the samples differs" not in page_text(out)
 
 
 def test_labels_of_a_classifier_are_not_foreign_to_real_faces(world):
