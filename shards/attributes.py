@@ -20,8 +20,8 @@ MAX_LABELLED = 60  # SQL's `grouping` takes at most 64 columns
 MAX_TEXT = 200  # characters
 PROBABILITY_PREFIX = "p_"  # and an attribute: its column of probabilities
 MAX_YEARS = 150  # of age
-# The label of a face that a labeller abstains from: no class may have this name. In tables of labels its class is null and
-# its probabilities are not (without probabilities, the labeller has not labelled the attribute at all).
+# The label of a face that a labeller abstains from: no class may have this name. In tables of labels its class is null
+# and its probabilities are not (without probabilities, the labeller has not labelled the attribute at all).
 UNSURE = "unsure"
 ATTRIBUTE_NAME = re.compile("[a-z][a-z0-9_]{0,39}")
 CLASS_NAME = re.compile(r"[^\W_][\w +&./()-]{0,39}")

@@ -43,7 +43,8 @@ class StratifiedCounts:
 
     names: tuple[str, ...]
     confusion: tuple[np.ndarray, ...]  # of each of them: calibration images by all classes and its labels, [K.., L_i]
-    labels: np.ndarray  # generated faces by the labels of all of them, [L..]
+    labels: np.ndarray  # faces of one side by the labels of all of them, [L..]
+    has_unsure: bool = False  # whether the correction has a column for labels of the attribute that are unsure
 
     @property
     def strata(self) -> tuple[str, ...]:
@@ -114,13 +115,15 @@ def dependence(table: np.ndarray) -> float:
     return float(((statistic / df) ** (1 / 3) - 1 + 2 / (9 * df)) / math.sqrt(2 / (9 * df)))
 
 
-def stratify(faces: CalibrationFaces, names: Sequence[str], *, labels: np.ndarray) -> StratifiedCounts:
+def stratify(
+    faces: CalibrationFaces, names: Sequence[str], *, labels: np.ndarray, has_unsure: bool = False
+) -> StratifiedCounts:
     """Count the calibration images in the cross of the attributes `names`, whose `labels`, [K+1..], were counted."""
     sides = (faces.annotated, faces.labelled)
     is_known = np.logical_and.reduce([side[name] >= 0 for side in sides for name in names])
     annotated, labelled = ({name: side[name][is_known] for name in names} for side in sides)
     known = CalibrationFaces(annotated, labelled, faces.classes)
-    return StratifiedCounts(tuple(names), tuple(known.table(names, name) for name in names), labels)
+    return StratifiedCounts(tuple(names), tuple(known.table(names, name) for name in names), labels, has_unsure)
 
 
 def correct_stratified(
@@ -151,7 +154,7 @@ def correct_stratified(
     start *= np.exp(INTERACTION * rates.standard_normal(start.shape)) * weights / cells
     bootstrap = match_labels(normalised(start), bootstrap_rows, list(map(row_shares, labels)), sweeps=SWEEPS)
     bootstrap_matrices = effective_matrix(bootstrap, bootstrap_rows[0], axis=0)
-    shape = (counts.confusion[0].shape[0], counts.confusion[0].shape[-1])
+    size = counts.confusion[0].shape[0]
     return embed(
         Correction(
             solve_shares(matrices[0], observed[0])[0],
@@ -160,7 +163,7 @@ def correct_stratified(
             bootstrap_matrices,
         ),
         classes,
-        shape=shape,
+        shape=(size, size + counts.has_unsure),
     )
 
 
@@ -270,7 +273,7 @@ def smooth_cells(images: np.ndarray) -> np.ndarray:
 def match_labels(
     cells: np.ndarray, rows: Sequence[np.ndarray], labels: Sequence[np.ndarray], *, sweeps: int
 ) -> np.ndarray:
-    """Multiply shares of cells, [R, K..], by a factor for each class so that their labels match `labels`, [R, L_i] each.
+    """Multiply shares of cells, [R, K..], by a factor for each class so that their labels are `labels`, [R, L_i] each.
 
     `rows` are the rates of each attribute's labels in every cell, [R, K.., L_i].
     """

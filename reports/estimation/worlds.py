@@ -13,6 +13,7 @@ import polars as pl
 
 from reports.estimation.correction import Correction, correct_shares
 from reports.estimation.stratified import (
+    REPLICATES,
     CalibrationFaces,
     choose_strata,
     correct_stratified,
@@ -114,10 +115,10 @@ def correct_world(
         population.classes,
     )
     confusion = faces.table([attribute], attribute)
-    is_used = np.arange(confusion.shape[1]) < len(confusion)
     labels = np.bincount(population.labelled[attribute][samples], minlength=confusion.shape[1])
-    is_used |= (confusion.sum(0) > 0) | (labels > 0)
-    one_matrix = correct_shares(labels[is_used], confusion[:, is_used], seed=0, replicates=400)
+    has_unsure = bool(confusion[:, -1].any() or labels[-1])
+    columns = len(confusion) + has_unsure
+    one_matrix = correct_shares(labels[:columns], confusion[:, :columns], seed=0, replicates=REPLICATES)
     candidates = {name: {name} for name in faces.classes if name != attribute}
     strata = choose_strata(faces, attribute, candidates=candidates)
     if not strata:
@@ -126,4 +127,4 @@ def correct_world(
     counts = count_codes(
         [population.labelled[name][samples] for name in names], [faces.classes[name] + 1 for name in names]
     )
-    return correct_stratified(stratify(faces, names, labels=counts), seed=0), one_matrix
+    return correct_stratified(stratify(faces, names, labels=counts, has_unsure=has_unsure), seed=0), one_matrix
