@@ -136,12 +136,13 @@ def count_unsure(
 ) -> list[pl.DataFrame]:
     """The faces that are `UNSURE` in an attribute, in the columns of `count_sides`; a table for each."""
     affected = [item for item in attributes.values() if labelled_parts(item, attributes) & set(unsure)]
+    columns = unsure_labels.label_columns(attributes, unsure=unsure)
     return [
         sql.select(
             connection,
             f"""select source, method, {sql.quote(item.name)} as attribute, {sql.quote(UNSURE)} as "group",
                 {stratum(column)}, count(*)::bigint as n
-            from (select key, source, run, method, {unsure_labels.label_columns(attributes, unsure=unsure)} from label_rows)
+            from (select key, source, run, method, {columns} from label_rows)
                 {join_strata(column)}
             where (source = 'train' or (source = 'generated' and run = $run))
                 and {unsure_labels.class_or_unsure(item, attributes)} = {sql.quote(UNSURE)}

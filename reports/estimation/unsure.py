@@ -1,7 +1,7 @@
 """Labels of faces that a labeller abstains from: the SQL that finds them, and how the estimates count them.
 
-Their class is null and their probabilities are not. They are a label of their own, `UNSURE`, but no class: raw shares are
-those of the sure labels, and a correction has one more column.
+Their class is null and their probabilities are not. They are a label of their own, `UNSURE`, but no class: raw shares
+are those of the sure labels, and a correction has one more column.
 """
 
 from collections.abc import Collection
@@ -14,7 +14,7 @@ from sql.definitions import labelled_parts
 
 
 def unsure_attributes(connection: duckdb.DuckDBPyConnection, attributes: AttributeTable) -> set[str]:
-    """The labelled attributes that a labeller abstains from for some face: the class is null, its probabilities are not."""
+    """The labelled attributes that a labeller abstains from for some face."""
     names = list(attributes.labelled)
     # a column of classes is read much faster than one of lists of probabilities, of which few are needed
     missing = ", ".join(f"count_if({sql.identifier(name)} is null)" for name in names)
