@@ -102,9 +102,7 @@ def class_codes(table: pl.DataFrame, attributes: AttributeTable, *, suffix: str 
     for item in attributes.crosses:
         if all(name in codes for name in item.cross):
             sizes = [len(attributes[name].names) for name in item.cross]
-            codes[item.name] = cross_codes(
-                [codes[name] for name in item.cross], [len(attributes[name].names) for name in item.cross]
-            )
+            codes[item.name] = cross_codes([codes[name] for name in item.cross], sizes)
     return codes
 
 

@@ -62,6 +62,7 @@ def estimate_rows(estimate: AttributeEstimate, run: str) -> Rows:
         "best_estimate": estimate.best_estimate,
         "correction_note": estimate.correction_note,
         "strata": ",".join(counts.strata) if estimate.corrected else "",
+        "unsure": round(counts.unsure),
         **best.columns("best_share"),
         **best_reference.columns("best_reference"),
         "best_reference_n": round(best_reference_n),
