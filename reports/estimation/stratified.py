@@ -27,8 +27,8 @@ REPLICATES = 400  # of the bootstrap
 STRENGTHS = np.array([1, 3, 10, 30, 100, 300, 1000.0])  # of the prior of a cell's row, in images
 SWEEPS, FIRST_SWEEPS = 4, 12  # over the attributes: of replicates, which start at the estimate, and of the estimate
 PAIR_STEPS = 30  # of expectation maximisation
-# Standard deviation of the logarithm of each cell's density ratio around the product of its factors, before the labels of
-# pairs are seen: a generator may make women younger and men older.
+# Standard deviation of the logarithm of each cell's density ratio around the product of its factors, before the labels
+# of pairs are seen: a generator may make women younger and men older.
 INTERACTION = 0.3
 # Calibration images count as this many times fewer in the replicates: pooled rows are not exactly those of each cell,
 # and the samples' error rates are not exactly those of photographs. Without it, intervals in worlds of resampled real

@@ -42,11 +42,11 @@ def label_text(attribute: str, *, unsure: Collection[str], table: str = "label_r
 
 
 def class_or_unsure(attribute: Attribute, attributes: AttributeTable, *, suffix: str = "") -> str:
-    """SQL: an attribute's class as text, from columns of `label_text` whose names end with `suffix`.
+    """SQL: an attribute's class as text, from columns of labels, as text or numbers, whose names end with `suffix`.
 
     It is `UNSURE` if the labeller abstains from one of its parts and has labelled all others.
     """
-    parts = [sql.identifier(name + suffix) for name in sorted(labelled_parts(attribute, attributes))]
+    parts = [f"{sql.identifier(name + suffix)}::varchar" for name in sorted(labelled_parts(attribute, attributes))]
     is_labelled = " and ".join(f"{part} is not null" for part in parts)
     text = sql.class_expression(attribute, attributes, suffix=suffix)
     return f"if({sql.quote(UNSURE)} in ({', '.join(parts)}) and {is_labelled}, {sql.quote(UNSURE)}, {text}::varchar)"
