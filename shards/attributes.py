@@ -20,6 +20,9 @@ MAX_LABELLED = 60  # SQL's `grouping` takes at most 64 columns
 MAX_TEXT = 200  # characters
 PROBABILITY_PREFIX = "p_"  # and an attribute: its column of probabilities
 MAX_YEARS = 150  # of age
+# The label of a face that a labeller abstains from: no class may have this name. In tables of labels its class is null
+# and its probabilities are not (without probabilities, the labeller has not labelled the attribute at all).
+UNSURE = "unsure"
 ATTRIBUTE_NAME = re.compile("[a-z][a-z0-9_]{0,39}")
 CLASS_NAME = re.compile(r"[^\W_][\w +&./()-]{0,39}")
 NUMBER = re.compile("0|[1-9][0-9]{0,2}")
@@ -289,6 +292,8 @@ def _parse_classes(attribute: str, tables: Any, *, is_derived: bool) -> tuple[At
                 f"{place}: a class has at most 40 letters, digits, blanks and _ + & . / ( ) -, the first of them a "
                 "letter or a digit"
             )
+        if normalise_word(name) == UNSURE:
+            raise FairfaceError(f"{place}: {UNSURE!r} is the label of faces that a labeller abstains from")
         if not isinstance(table, dict):
             raise FairfaceError(f"{place} is not a table; write {{}} for a class without keys")
         own = ["of"] if is_derived else ["names", "years"]

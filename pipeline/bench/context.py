@@ -21,6 +21,7 @@ class BenchContext:
 
     root: Path
     device: "torch.device"
+    labelled_faces: Path | None = None  # a CSV of real faces' classes and labels, for the worlds of `estimates`
 
     @property
     def faces(self) -> Path:

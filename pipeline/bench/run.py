@@ -43,18 +43,26 @@ STAGES: dict[str, Callable[[BenchContext], Iterator[Row]]] = {
 }
 
 
-def run(stages: Sequence[str], *, device: str, images: int, json_file: Path | None, markdown: Path | None) -> None:
+def run(
+    stages: Sequence[str],
+    *,
+    device: str,
+    images: int,
+    json_file: Path | None,
+    markdown: Path | None,
+    labelled_faces: Path | None = None,
+) -> None:
     """Run the named stages, or all of them, on `images` synthetic JPEGs, and print their rows.
 
-    The rows are also written to `json_file`, and into this machine's section of the file `markdown`. Raises
-    FairfaceError for an unknown stage.
+    The rows are also written to `json_file`, and into this machine's section of the file `markdown`; `labelled_faces`
+    is a CSV for `estimates`. Raises FairfaceError for an unknown stage.
     """
     if unknown := set(stages) - set(STAGES):
         raise FairfaceError(f"there is no stage {', '.join(sorted(unknown))}: choose from {', '.join(STAGES)}")
     target = resolve_device(device)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="fairface-bench-") as folder:
-        context = BenchContext(Path(folder), target)
+        context = BenchContext(Path(folder), target, labelled_faces)
         write_dataset(context.faces, SyntheticConfig(count=images, size=256, quality=95))
         kilobytes = statistics.mean(path.stat().st_size for path in context.faces.rglob("*.jpg")) / 1000
         for name in stages or STAGES:

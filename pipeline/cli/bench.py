@@ -18,8 +18,20 @@ from pipeline.cli.options import FILE, device_option
 )
 @click.option("--json", "json_file", type=FILE, help="Also write the rows to this file.")
 @click.option("--markdown", type=FILE, help="Also write the table into this machine's section of this file.")
+@click.option(
+    "--labelled-faces",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A CSV with columns such as age and labelled_age of real faces; `estimates` resamples worlds from it.",
+)
 @device_option
-def bench(stages: tuple[str, ...], images: int, json_file: Path | None, markdown: Path | None, device: str) -> None:
+def bench(
+    stages: tuple[str, ...],
+    images: int,
+    json_file: Path | None,
+    markdown: Path | None,
+    labelled_faces: Path | None,
+    device: str,
+) -> None:
     """Measure speed next to plain baselines.
 
     Each rate and its baseline are measured in the same run. STAGES are pack, verify, scale, join, feed, train, sample,
@@ -27,4 +39,11 @@ def bench(stages: tuple[str, ...], images: int, json_file: Path | None, markdown
     """
     from pipeline.bench import run as benchmarks
 
-    benchmarks.run(stages, device=device, images=images, json_file=json_file, markdown=markdown)
+    benchmarks.run(
+        stages,
+        device=device,
+        images=images,
+        json_file=json_file,
+        markdown=markdown,
+        labelled_faces=labelled_faces,
+    )

@@ -13,6 +13,7 @@ from reports.estimation.correction import (
     resample_shares,
 )
 from reports.estimation.intervals import Z, pearson_p, ratio_interval, two_sided_p
+from reports.estimation.stratified import StratifiedCounts, correct_stratified
 
 PRESERVED = (0.8, 1.25)  # ratios that count as "preserved": the four-fifths rule (29 CFR 1607.4 D) and its inverse
 SEED = 1  # of every bootstrap
@@ -34,8 +35,39 @@ class AttributeCounts:
     count: np.ndarray  # generated faces
     reference: np.ndarray  # training faces, by the same labeller; effective numbers if they are weighted
     annotated: np.ndarray  # training faces, as annotated
-    confusion: np.ndarray  # [K, K], of training faces, annotated by labelled
+    confusion: np.ndarray  # [K, L], of training faces, annotated by labelled; L = K + 1 if some labels are unsure
     is_fully_annotated: bool = True  # whether nearly all training faces are annotated
+    unsure: float = 0.0  # generated faces without a sure label, which raw shares leave out
+    reference_unsure: float = 0.0  # training faces without a sure label
+    stratified: StratifiedCounts | None = None  # of the generated faces, if error rates depend on other attributes
+    stratified_reference: StratifiedCounts | None = None  # of the training faces, where these are corrected as well
+
+    @property
+    def strata(self) -> tuple[str, ...]:
+        """The attributes that the correction is stratified by."""
+        return self.stratified.strata if self.stratified else ()
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Generated faces by label, [L]."""
+        return np.append(self.count, self.unsure)[: self.confusion.shape[1]]
+
+    @property
+    def reference_labels(self) -> np.ndarray:
+        """Training faces by label, [L]."""
+        return np.append(self.reference, self.reference_unsure)[: self.confusion.shape[1]]
+
+    def correct(self) -> Correction:
+        """Correct the labels of the generated faces."""
+        if self.stratified:
+            return correct_stratified(self.stratified, seed=SEED)
+        return correct_shares(self.labels, self.confusion, seed=SEED)
+
+    def correct_reference(self) -> Correction:
+        """Correct the labels of the training faces, with the replicates of the error rates of `correct`."""
+        if self.stratified_reference:
+            return correct_stratified(self.stratified_reference, seed=SEED, side=1)
+        return correct_shares(self.reference_labels, self.confusion, seed=SEED, side=1)
 
 
 @dataclass(frozen=True)
@@ -91,7 +123,7 @@ class AttributeEstimate:
     @cached_property
     def best_estimate(self) -> str:
         """The estimate that verdicts are based on: raw or corrected."""
-        if self.corrected and not raw_is_better(self.counts.count, self.corrected.generated):
+        if self.corrected and not raw_is_better(self.counts.labels, self.corrected.generated):
             return "corrected"
         return "raw"
 
@@ -161,7 +193,7 @@ class AttributeEstimate:
             return generated, (1 - self.reference_shares[group]) / self.counts.reference[group]
         correction, reference = self.corrected.generated, self.corrected.reference
         share = max(correction.shares[group], 1e-9)
-        generated = correction.sampling_variance(self.counts.count)[group] / share**2
+        generated = correction.sampling_variance(self.counts.labels)[group] / share**2
         rest = max(correction.bootstrap_shares.var(0)[group] / share**2 - generated, 0)
         rest += reference.bootstrap_shares.var(0)[group] / max(reference.shares[group], 1e-9) ** 2
         return generated, rest
@@ -171,7 +203,7 @@ def estimate_attribute(counts: AttributeCounts) -> AttributeEstimate:
     """Estimate an attribute's shares from a labeller's counts, corrected where its errors are known well enough."""
     if note := missing_for_correction(counts):
         return AttributeEstimate(counts, None, note)
-    correction = correct_shares(counts.count, counts.confusion, seed=SEED)
+    correction = counts.correct()
     if correction.condition > MAX_CONDITION:
         condition = f"{correction.condition:.0f}" if correction.condition < 1e6 else "over 1,000,000"
         note = f"the labels hardly tell the groups apart (condition number {condition})"
@@ -182,7 +214,8 @@ def estimate_attribute(counts: AttributeCounts) -> AttributeEstimate:
 def missing_for_correction(counts: AttributeCounts) -> str | None:
     """What is missing to correct the labels; None if nothing is."""
     confusion = counts.confusion
-    total = counts.count + counts.reference + counts.annotated + confusion.sum(0) + confusion.sum(1)
+    sure = confusion[:, : len(confusion)]
+    total = counts.count + counts.reference + counts.annotated + sure.sum(0) + confusion.sum(1)
     has_faces = total > 0
     if not counts.count.sum() or not counts.reference.sum():
         return "no labels of either side"
@@ -203,10 +236,10 @@ def corrected_reference(counts: AttributeCounts, correction: Correction) -> Refe
     """The training shares that corrected shares are compared with: those of the annotations.
 
     If only some training faces are annotated, these may differ from the others; the reference is then the labels of
-    all training faces, corrected with the same matrix.
+    all training faces, corrected with the same error rates.
     """
     if not counts.is_fully_annotated:
-        reference = correct_shares(counts.reference, counts.confusion, seed=SEED, side=1)
+        reference = counts.correct_reference()
         return ReferenceShares(reference.shares, reference.bootstrap_shares)
     shares, n = normalize(counts.annotated), round(counts.annotated.sum())
     generator = np.random.default_rng([SEED, 2])

@@ -3,7 +3,10 @@
 A labeller that labels a face of class i as class j with probability C[i, j] turns true shares p into p C. Solving for p
 is the "adjusted count" of quantification (Forman, Data Min. Knowl. Discov. 17 (2008) 164-206) and of CLEAM (Teo et al.,
 NeurIPS 2023), here for K classes at once, on the simplex, and with C known only from a sample of calibration images:
-annotated images that were labelled as well.
+annotated images that were labelled as well. A labeller may also abstain: its label "unsure" is one more column of C.
+
+One C is right as long as the mix of other attributes within each class is that of the calibration images;
+`reports.estimation.stratified` corrects where it is not.
 """
 
 from dataclasses import dataclass
@@ -21,11 +24,16 @@ class Correction:
 
     shares: np.ndarray  # float64 [K]
     bootstrap_shares: np.ndarray  # float64 [replicates, K]
-    matrix: np.ndarray  # float64 [K, K], the estimate of C
-    condition: float  # its condition number
+    matrix: np.ndarray  # float64 [K, L], the estimate of C
+    bootstrap_matrices: np.ndarray  # float64 [replicates, K, L]
+
+    @property
+    def condition(self) -> float:
+        """The condition number of C."""
+        return float(np.linalg.cond(self.matrix))
 
     def sampling_variance(self, counts: np.ndarray) -> np.ndarray:
-        """The part of the variance of the shares, [K], that comes from the finite number of labels `counts`, [K]."""
+        """The part of the variance of the shares, [K], that comes from the finite number of labels `counts`, [L]."""
         n, inverse = counts.sum(), np.linalg.pinv(self.matrix.T)
         observed = counts / n
         return np.diag(inverse @ (np.diag(observed) - np.outer(observed, observed)) @ inverse.T) / n
@@ -39,15 +47,16 @@ class Correction:
 def correct_shares(
     counts: np.ndarray, confusion: np.ndarray, *, seed: int, replicates: int = REPLICATES, side: int = 0
 ) -> Correction:
-    """Estimate the true shares behind label counts [K].
+    """Estimate the true shares behind label counts [L].
 
-    `confusion`, [K, K], counts calibration images, annotated by labelled. The intervals are those of a joint parametric
+    `confusion`, [K, L], counts calibration images, annotated by labelled; L is K, or K + 1 with a last column of images
+    without a sure label. The intervals are those of a joint parametric
     bootstrap: labels are resampled from p C, and every row of C from its distribution given the calibration images.
     Calls with one seed and different `side`s share the replicates of C.
 
     Raises ValueError if `counts` is all 0, or if a class has labels but no calibration image.
     """
-    if not counts.sum() or (counts[confusion.sum(1) == 0]).any():
+    if not counts.sum() or counts[: len(confusion)][confusion.sum(1) == 0].any():
         raise ValueError("no labels to correct, or a class without calibration images")
     matrix = estimate_matrix(confusion)
     shares = solve_shares(matrix, counts / counts.sum())
@@ -55,51 +64,55 @@ def correct_shares(
     n = round(counts.sum())
     observed = resample_shares(np.random.default_rng([seed, side]), shares @ matrix, n=n, replicates=replicates)
     bootstrap_shares = solve_shares(bootstrap_matrices, observed)
-    return Correction(shares, bootstrap_shares, matrix, float(np.linalg.cond(matrix)))
+    return Correction(shares, bootstrap_shares, matrix, bootstrap_matrices)
 
 
 def raw_is_better(counts: np.ndarray, correction: Correction) -> bool:
     """Whether the raw shares have a smaller mean squared error than the corrected ones, summed over the classes.
 
     The squared bias of the raw shares is their squared distance from the corrected shares, less the part of it that
-    is due to chance.
+    is due to chance. Raw shares are those among the sure labels.
     """
-    raw, variance = counts / counts.sum(), correction.bootstrap_shares.var(0).sum()
-    raw_variance = (raw * (1 - raw)).sum() / counts.sum()
+    sure = counts[: len(correction.shares)]
+    raw, variance = sure / sure.sum(), correction.bootstrap_shares.var(0).sum()
+    raw_variance = (raw * (1 - raw)).sum() / sure.sum()
     squared_bias = max(((raw - correction.shares) ** 2).sum() - variance, 0.0)
     return bool(squared_bias + raw_variance <= variance)
 
 
 def estimate_matrix(confusion: np.ndarray) -> np.ndarray:
-    """C, float64 [K, K], from counts of annotated (rows) by labelled (columns) images; rows sum to 1.
+    """C, float64 [K, L], from counts of annotated (rows) by labelled (columns) images; rows sum to 1.
 
     A class without any image gets a row of the identity: it is assumed never to be confused with another.
     """
     total = confusion.sum(1, keepdims=True)
-    smoothed = (confusion + CALIBRATION_PRIOR / len(confusion)) / (total + CALIBRATION_PRIOR)
-    return np.where(total > 0, smoothed, np.eye(len(confusion)))
+    smoothed = (confusion + CALIBRATION_PRIOR / confusion.shape[1]) / (total + CALIBRATION_PRIOR)
+    return np.where(total > 0, smoothed, np.eye(*confusion.shape))
 
 
 def solve_shares(matrix: np.ndarray, observed: np.ndarray, *, max_steps: int = 150) -> np.ndarray:
-    """The shares p on the simplex whose p C is nearest to the `observed` shares; [..., K] each, with C [..., K, K].
+    """The shares p on the simplex, [..., K], whose p C is nearest to the `observed` shares, [..., L].
 
-    Where the inverse of C leads out of the simplex, accelerated projected gradients find the best point on its border
-    (Beck and Teboulle, SIAM J. Imaging Sci. 2 (2009) 183-202).
+    C is [..., K, L] with L >= K. Where the least squares solution lies outside of the simplex, accelerated projected
+    gradients find the best point on its border (Beck and Teboulle, SIAM J. Imaging Sci. 2 (2009) 183-202).
     """
-    shape = np.broadcast_shapes(matrix.shape[:-1], observed.shape)
-    observed, matrix = np.broadcast_to(observed, shape), np.broadcast_to(matrix, (*shape, shape[-1]))
-    transposed = np.swapaxes(matrix, -1, -2)
-    shares = np.full(shape, np.nan)
+    size = np.broadcast_shapes(matrix.shape[:-2], observed.shape[:-1])
+    observed = np.broadcast_to(observed, (*size, observed.shape[-1]))
+    matrix = np.broadcast_to(matrix, (*size, *matrix.shape[-2:]))
+    equations, target = np.swapaxes(matrix, -1, -2), observed
+    if matrix.shape[-1] > matrix.shape[-2]:  # normal equations
+        equations, target = matrix @ equations, (matrix @ observed[..., None])[..., 0]
+    shares = np.full(matrix.shape[:-1], np.nan)
     is_regular = np.linalg.cond(matrix) < 1e12
-    shares[is_regular] = np.linalg.solve(transposed[is_regular], observed[is_regular][..., None])[..., 0]
+    shares[is_regular] = np.linalg.solve(equations[is_regular], target[is_regular][..., None])[..., 0]
     outside = ~(shares >= 0).all(-1)
-    start = np.where(np.isfinite(shares[outside]), shares[outside], observed[outside])
+    start = np.where(np.isfinite(shares[outside]), shares[outside], 1 / matrix.shape[-2])
     shares[outside] = descend(matrix[outside], observed[outside], start=project_to_simplex(start), max_steps=max_steps)
     return shares / shares.sum(-1, keepdims=True)
 
 
 def descend(matrix: np.ndarray, observed: np.ndarray, *, start: np.ndarray, max_steps: int) -> np.ndarray:
-    """Minimise |p C - observed|^2 over the simplex by accelerated projected gradients from `start`; all [N, K]."""
+    """Minimise |p C - observed|^2 over the simplex by accelerated projected gradients from `start`, [N, K]."""
     hessian = matrix @ np.swapaxes(matrix, -1, -2)
     target = (matrix @ observed[..., None])[..., 0]
     step_size = 1 / np.linalg.norm(hessian, 2, axis=(-2, -1))[..., None]
@@ -129,7 +142,7 @@ def resample_shares(generator: np.random.Generator, shares: np.ndarray, *, n: in
 
 
 def resample_matrices(generator: np.random.Generator, confusion: np.ndarray, *, replicates: int) -> np.ndarray:
-    """Replicates of C given the calibration images, float64 [replicates, K, K]: each row has a Dirichlet distribution.
+    """Replicates of C given the calibration images, float64 [replicates, K, L]: each row has a Dirichlet distribution.
 
     Resampling the calibration images instead never varies a cell without images: intervals covered only 8 % of the true
     shares for a labeller of accuracy 0.999 with 50 images per class.
@@ -137,7 +150,7 @@ def resample_matrices(generator: np.random.Generator, confusion: np.ndarray, *, 
     rows = [
         generator.dirichlet(row + CALIBRATION_PRIOR / len(row), size=replicates)
         if row.any()
-        else np.tile(np.eye(len(row))[i], (replicates, 1))
+        else np.tile(np.eye(*confusion.shape)[i], (replicates, 1))
         for i, row in enumerate(confusion)
     ]
     return np.stack(rows, 1)

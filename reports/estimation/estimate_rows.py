@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from reports.estimation import distances
-from reports.estimation.attribute_estimate import AttributeCounts, AttributeEstimate, divide, normalize
-from reports.estimation.correction import estimate_matrix, resample_matrices, resample_shares, solve_shares
+from reports.estimation.attribute_estimate import AttributeEstimate, divide, normalize
+from reports.estimation.correction import Correction, resample_shares, solve_shares
 from reports.estimation.intervals import wilson
 
 Rows = list[dict[str, Any]]
@@ -61,6 +61,8 @@ def estimate_rows(estimate: AttributeEstimate, run: str) -> Rows:
         "annotated": normalize(counts.annotated),
         "best_estimate": estimate.best_estimate,
         "correction_note": estimate.correction_note,
+        "strata": ",".join(counts.strata) if estimate.corrected else "",
+        "unsure": round(counts.unsure),
         **best.columns("best_share"),
         **best_reference.columns("best_reference"),
         "best_reference_n": round(best_reference_n),
@@ -130,8 +132,9 @@ def distance_rows(estimate: AttributeEstimate, run: str, *, seed: int) -> Rows:
                 continue
             generator = np.random.default_rng(seed)
             sampler, replicates = distances.count_sampler(n, size, generator=generator), distances.REPLICATES
-            if name == "corrected":
-                sampler = corrected_sampler(counts, size, generator=generator)
+            if name == "corrected" and estimate.corrected:
+                correction = estimate.corrected.generated
+                sampler = corrected_sampler(correction, round(counts.labels.sum()), size, generator=generator)
                 replicates = distances.CORRECTED_REPLICATES
             about = {"run": run, "attribute": counts.attribute, "estimate": name, "baseline": baseline}
             measured = distances.distance_rows(shares, q, sampler=sampler, replicates=replicates)
@@ -140,17 +143,19 @@ def distance_rows(estimate: AttributeEstimate, run: str, *, seed: int) -> Rows:
 
 
 def corrected_sampler(
-    counts: AttributeCounts, reference_n: int | None, *, generator: np.random.Generator
+    correction: Correction, n: int, reference_n: int | None, *, generator: np.random.Generator
 ) -> distances.Sampler:
-    """Resamples corrected shares: as many labels, with as much calibration, and `reference_n` reference faces."""
-    n, matrix = round(counts.count.sum()), estimate_matrix(counts.confusion)
+    """Resamples corrected shares of `n` labels, and `reference_n` reference faces.
+
+    Error rates are replicates of C; those of a stratified correction include the chance in the mix of the strata.
+    """
 
     def sample(mixtures: np.ndarray, replicates: int) -> tuple[np.ndarray, np.ndarray]:
         shares = np.empty((len(mixtures), replicates, mixtures.shape[1]))
         for i, mixture in enumerate(mixtures):
-            matrices = resample_matrices(generator, counts.confusion, replicates=replicates)
-            observed = resample_shares(generator, mixture @ matrix, n=n, replicates=replicates)
-            shares[i] = solve_shares(matrices, observed)
+            chosen = generator.integers(len(correction.bootstrap_matrices), size=replicates)
+            observed = resample_shares(generator, mixture @ correction.matrix, n=n, replicates=replicates)
+            shares[i] = solve_shares(correction.bootstrap_matrices[chosen], observed)
         if reference_n is None:
             return shares, mixtures[0]
         return shares, generator.multinomial(reference_n, mixtures[0], size=shares.shape[:2]) / reference_n

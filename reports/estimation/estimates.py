@@ -17,8 +17,10 @@ from threadpoolctl import threadpool_limits
 
 import sql
 from reports.estimation import group_counts, neighbours, quality
+from reports.estimation import unsure as unsure_labels
 from reports.estimation.attribute_estimate import AttributeCounts, AttributeEstimate, estimate_attribute
 from reports.estimation.confidence_shift import SHIFT_SCHEMA, confidence_shift
+from reports.estimation.cross_counts import CrossCounter
 from reports.estimation.embeddings import read_embeddings
 from reports.estimation.estimate_rows import Rows, distance_rows, estimate_rows, method_estimate_rows
 from reports.estimation.external_reference import REFERENCE_SCHEMA, equal_shares, find_reference, reference_rows
@@ -28,12 +30,13 @@ from reports.estimation.labelled_sides import check_labels, has_training_images
 from reports.publish import publish
 from shards import provenance
 from shards.atomic_io import read_parquet, write_parquet
-from shards.attributes import Attribute, AttributeTable, workspace_attributes
+from shards.attributes import UNSURE, Attribute, AttributeTable, workspace_attributes
 from shards.concurrency import available_cpus
 from shards.documents import RunConfig, TablesDocument, changed_files, read_document
 from shards.errors import FairfaceError
 from shards.provenance import TRAINING
 from shards.workspace import REPORT_TABLES, Workspace
+from sql.definitions import labelled_parts
 
 ESTIMATE_SCHEMA = {
     **dict.fromkeys(("run", "attribute", "group", "method"), pl.String),
@@ -42,7 +45,8 @@ ESTIMATE_SCHEMA = {
     **dict.fromkeys(("reference_n", "reference_count"), pl.Int64),
     **dict.fromkeys(("reference", "reference_low", "reference_high"), pl.Float64),
     **dict.fromkeys(("corrected", "corrected_low", "corrected_high", "annotated"), pl.Float64),
-    **dict.fromkeys(("best_estimate", "correction_note"), pl.String),
+    **dict.fromkeys(("best_estimate", "correction_note", "strata"), pl.String),
+    "unsure": pl.Int64,
     **dict.fromkeys(("best_share", "best_share_low", "best_share_high"), pl.Float64),
     **dict.fromkeys(("best_reference", "best_reference_low", "best_reference_high"), pl.Float64),
     "best_reference_n": pl.Int64,
@@ -232,14 +236,22 @@ def comparable_runs(connection: duckdb.DuckDBPyConnection) -> set[str]:
 
 
 def confusion_table(connection: duckdb.DuckDBPyConnection, attributes: AttributeTable) -> pl.DataFrame:
-    """method, labeller, attribute, annotated, labelled, count over the training images that have both."""
+    """method, labeller, attribute, annotated, labelled, count over the training images that have both.
+
+    `labelled` is `UNSURE` where the labeller abstains.
+    """
+    unsure = unsure_labels.unsure_attributes(connection, attributes)
     # as in view `class_counts`: a few sets of combinations are counted, from which those of every attribute follow
-    sides = {"annotated": "a", "labelled": "l"}
+    sides = ("annotated", "labelled")
     columns = {name: [sql.identifier(f"{name}_{side}") for side in sides] for name in attributes.labelled}
+
+    def read_label(name: str) -> str:
+        is_certain = name not in unsure
+        return f"l.{sql.identifier(name)}" if is_certain else unsure_labels.label_text(name, unsure=unsure, table="l")
+
     read = ", ".join(
-        f"{table}.{sql.identifier(name)} as {column}"
-        for name, both in columns.items()
-        for table, column in zip(sides.values(), both, strict=True)
+        f"a.{sql.identifier(name)} as {annotated}, {read_label(name)} as {labelled}"
+        for name, (annotated, labelled) in columns.items()
     )
     sets = sql.grouping_sets(attributes)
     counted = ", ".join(
@@ -251,6 +263,8 @@ def confusion_table(connection: duckdb.DuckDBPyConnection, attributes: Attribute
 
     def pairs(attribute: Attribute) -> str:
         classes = [sql.class_expression(attribute, attributes, suffix=f"_{side}") for side in sides]
+        if labelled_parts(attribute, attributes) & unsure:
+            classes[1] = unsure_labels.class_or_unsure(attribute, attributes, suffix="_labelled")
         grouping_id = sql.grouping_id(attribute, attributes)
         return f"""select method, {sql.quote(attribute.name)} as attribute, {classes[0]}::varchar as annotated,
             {classes[1]}::varchar as labelled, n from counts where grouping_id = {grouping_id}"""
@@ -272,7 +286,11 @@ def confusion_table(connection: duckdb.DuckDBPyConnection, attributes: Attribute
 
 
 def labeller_accuracy(confusion: pl.DataFrame) -> pl.DataFrame:
-    """method, attribute, n, accuracy, low, high, balanced_accuracy (mean recall) from a table of `confusion_table`."""
+    """method, attribute, n, accuracy, low, high, balanced_accuracy (mean recall) from a table of `confusion_table`.
+
+    All of them are of sure labels.
+    """
+    confusion = confusion.filter(pl.col("labelled") != UNSURE)
     is_correct, by = pl.col("annotated") == pl.col("labelled"), ["method", "attribute"]
     correct = pl.col("count").filter(is_correct).sum()
     recalls = confusion.group_by(*by, "annotated").agg(recall=correct / pl.col("count").sum())
@@ -295,26 +313,38 @@ def estimate_attributes(
     attributes: AttributeTable,
 ) -> list[AttributeEstimate]:
     """The estimate of every attribute by every labelling method, absent groups included."""
+    counter = CrossCounter(connection, run, config=config, attributes=attributes)
     counts = group_counts.count_groups(connection, run, config=config, attributes=attributes)
-    estimates = []
-    for (attribute, method), table in counts.group_by("attribute", "method", maintain_order=True):
-        groups = table["group"].to_list()
-        index = {name: i for i, name in enumerate(groups)}
-        matrix = np.zeros((len(groups), len(groups)), int)
-        for row in confusion.filter(attribute=attribute, method=method).iter_rows(named=True):
-            matrix[index[row["annotated"]], index[row["labelled"]]] = row["count"]
-        attribute_counts = AttributeCounts(
-            attribute=str(attribute),
-            method=str(method),
-            groups=groups,
-            count=table["count"].to_numpy(),
-            reference=table["reference_count"].to_numpy(),
-            annotated=table["annotated_count"].to_numpy(),
-            confusion=matrix,
-            is_fully_annotated=bool(table["is_fully_annotated"][0]),
+    return [
+        estimate_attribute(
+            counter.with_strata(attribute_counts(str(attribute), str(method), table, confusion=confusion))
         )
-        estimates.append(estimate_attribute(attribute_counts))
-    return estimates
+        for (attribute, method), table in counts.group_by("attribute", "method", maintain_order=True)
+    ]
+
+
+def attribute_counts(attribute: str, method: str, table: pl.DataFrame, *, confusion: pl.DataFrame) -> AttributeCounts:
+    """One labeller's counts of one attribute, from rows of `count_groups` and the table of `confusion_table`."""
+    is_unsure = table["group"] == UNSURE
+    sure, unsure = table.filter(~is_unsure), table.filter(is_unsure)
+    cells = confusion.filter(attribute=attribute, method=method)
+    labels = [*sure["group"], *([UNSURE] if len(unsure) or (cells["labelled"] == UNSURE).any() else [])]
+    index = {name: i for i, name in enumerate(labels)}
+    matrix = np.zeros((len(sure), len(labels)), int)
+    for row in cells.iter_rows(named=True):
+        matrix[index[row["annotated"]], index[row["labelled"]]] = row["count"]
+    return AttributeCounts(
+        attribute=attribute,
+        method=method,
+        groups=sure["group"].to_list(),
+        count=sure["count"].to_numpy(),
+        reference=sure["reference_count"].to_numpy(),
+        annotated=sure["annotated_count"].to_numpy(),
+        confusion=matrix,
+        is_fully_annotated=bool(table["is_fully_annotated"][0]),
+        unsure=float(unsure["count"].sum()),
+        reference_unsure=float(unsure["reference_count"].sum()),
+    )
 
 
 def add_significance(rows: Rows, attributes: AttributeTable) -> Rows:

@@ -1,15 +1,18 @@
 """Counts of faces by group on each side, with the training side weighted as a run sampled it."""
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 import duckdb
 import polars as pl
 
 import sql
-from shards.attributes import AttributeTable
+from reports.estimation import unsure as unsure_labels
+from shards.attributes import UNSURE, AttributeTable
 from shards.documents import RunConfig
 from shards.errors import FairfaceError
+from sql.definitions import labelled_parts
 
 FULLY_ANNOTATED = 0.98  # share of the images above which the remaining ones can't matter much
 SUBSET_COLUMNS = ("target", "family", "subset")  # that a run can be balanced by, in addition to the attributes
@@ -110,19 +113,47 @@ def count_sides(
     connection: duckdb.DuckDBPyConnection, run: str, *, column: str | None, attributes: AttributeTable
 ) -> pl.DataFrame:
     """source, method, attribute, group, stratum (the class of `column`, null without it), n."""
-    if not column:
-        text = """select source, method, attribute, "group", null as stratum, sum(n)::bigint as n from class_counts
-            where source <> 'generated' or run = $run group by all order by all"""
-        return sql.select(connection, text, {"run": run}).cast({"stratum": pl.String})
-    # combinations of all labels are counted before they are unpivoted: there are few of them
-    names = [sql.identifier(name) for name in attributes]
-    combinations = f"""select source, method, {", ".join(names)}, {stratum(column)}, count(*) as n
-        from labels_wide {join_strata(column)} where source <> 'generated' or run = $run group by all"""
-    as_text = ", ".join(f"{name}::varchar as {name}" for name in names)
-    text = f"""select source, method, attribute, "group", stratum, sum(n)::bigint as n
-        from (select * replace ({as_text}) from ({combinations}))
-        unpivot ("group" for attribute in ({", ".join(names)})) group by all order by all"""
-    return sql.select(connection, text, {"run": run}).cast({"stratum": pl.String})
+    text = """select source, method, attribute, "group", null as stratum, sum(n)::bigint as n from class_counts
+        where source <> 'generated' or run = $run group by all order by all"""
+    if column:
+        # combinations of all labels are counted before they are unpivoted: there are few of them
+        names = [sql.identifier(name) for name in attributes]
+        combinations = f"""select source, method, {", ".join(names)}, {stratum(column)}, count(*) as n
+            from labels_wide {join_strata(column)} where source <> 'generated' or run = $run group by all"""
+        as_text = ", ".join(f"{name}::varchar as {name}" for name in names)
+        text = f"""select source, method, attribute, "group", stratum, sum(n)::bigint as n
+            from (select * replace ({as_text}) from ({combinations}))
+            unpivot ("group" for attribute in ({", ".join(names)})) group by all order by all"""
+    counts = sql.select(connection, text, {"run": run}).cast({"stratum": pl.String})
+    unsure = unsure_labels.unsure_attributes(connection, attributes)
+    return pl.concat([counts, *count_unsure(connection, run, column=column, attributes=attributes, unsure=unsure)])
+
+
+def count_unsure(
+    connection: duckdb.DuckDBPyConnection,
+    run: str,
+    *,
+    column: str | None,
+    attributes: AttributeTable,
+    unsure: Collection[str],
+) -> list[pl.DataFrame]:
+    """The faces that are `UNSURE` in an attribute, in the columns of `count_sides`; a table for each."""
+    affected = [item for item in attributes.values() if labelled_parts(item, attributes) & set(unsure)]
+    columns = unsure_labels.label_columns(attributes, unsure=unsure)
+    return [
+        sql.select(
+            connection,
+            f"""select source, method, {sql.quote(item.name)} as attribute, {sql.quote(UNSURE)} as "group",
+                {stratum(column)}, count(*)::bigint as n
+            from (select key, source, run, method, {columns} from label_rows)
+                {join_strata(column)}
+            where (source = 'train' or (source = 'generated' and run = $run))
+                and {unsure_labels.class_or_unsure(item, attributes)} = {sql.quote(UNSURE)}
+            group by all order by all""",
+            {"run": run},
+        ).cast({"stratum": pl.String})
+        for item in affected
+    ]
 
 
 def count_packed(connection: duckdb.DuckDBPyConnection, *, column: str | None) -> pl.DataFrame:

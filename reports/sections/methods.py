@@ -35,6 +35,7 @@ def methods_section(report: RunReport, attributes: AttributeTable) -> Methods | 
             estimates[item.name],
             pixels=pixels.get(item.name, {}),
             is_collapsed=item.name not in expanded(shown),
+            note=correction_note(estimates[item.name][0], attributes),
         )
         for item in shown
     ]
@@ -42,7 +43,12 @@ def methods_section(report: RunReport, attributes: AttributeTable) -> Methods | 
 
 
 def attribute_table(
-    attribute: Attribute, rows: list[dict[str, Any]], *, pixels: dict[str, dict[str, Any]], is_collapsed: bool
+    attribute: Attribute,
+    rows: list[dict[str, Any]],
+    *,
+    pixels: dict[str, dict[str, Any]],
+    is_collapsed: bool,
+    note: str,
 ) -> Table:
     """The estimates of one attribute's groups; `pixels` are those from the pixels, by group, if there are any."""
     best = rows[0]["best_estimate"]
@@ -50,10 +56,27 @@ def attribute_table(
     columns += [f"{USED if best == 'corrected' else ''}corrected, 95 %", "annotated"]
     columns += ["pixels", "training"] if pixels else []
     columns += ["ratio, 95 %", "verdict", "samples needed"]
-    note = f"Not corrected: {rows[0]['correction_note']}." if rows[0]["correction_note"] else ""
     table_rows = [group_cells(row, pixels.get(row["group"]) if pixels else None, bool(pixels)) for row in rows]
     title = f"{attribute.title}, labelled by {rows[0]['method']}"
     return Table(columns, table_rows, title=title, note=note, is_collapsed=is_collapsed)
+
+
+def correction_note(row: dict[str, Any], attributes: AttributeTable) -> str:
+    """How an attribute was corrected, from one of its rows, and how many labels are unsure."""
+    notes = []
+    if row["correction_note"]:
+        notes.append(f"Not corrected: {row['correction_note']}.")
+    if row["strata"]:
+        titles = [attributes[name].title.lower() for name in row["strata"].split(",")]
+        notes.append(
+            f"The labeller's error rates depend on {conjunction(titles)}: the correction measures them within these "
+            "strata, whose mix may differ between samples and annotated images."
+        )
+    if row["unsure"]:
+        notes.append(
+            f"{number(row['unsure'])} samples have no sure label: raw shares leave them out, corrected ones do not."
+        )
+    return " ".join(notes)
 
 
 def group_cells(row: dict[str, Any], pixels: dict[str, Any] | None, has_pixels: bool) -> list[Cell]:

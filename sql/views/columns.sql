@@ -14,7 +14,7 @@ create table labellers_columns (attribute varchar, method varchar, labeller varc
 create table estimates_columns (run varchar, attribute varchar, "group" varchar, method varchar, n bigint, count bigint,
     share double, share_low double, share_high double, reference_n bigint, reference_count bigint, reference double,
     reference_low double, reference_high double, corrected double, corrected_low double, corrected_high double,
-    annotated double, best_estimate varchar, correction_note varchar, best_share double, best_share_low double, best_share_high double,
+    annotated double, best_estimate varchar, correction_note varchar, strata varchar, unsure bigint, best_share double, best_share_low double, best_share_high double,
     best_reference double, best_reference_low double, best_reference_high double,
     best_reference_n bigint, ratio double, ratio_low double, ratio_high double, verdict varchar, inconclusive_reason varchar,
     significant boolean, n_needed bigint);

@@ -12,7 +12,7 @@ from shards.attributes import built_in_attributes
 from shards.documents import write_document
 from shards.errors import FairfaceError
 from shards.workspace import Workspace
-from tests.reports.fake_workspace import edit_config, labels_document, replace_table
+from tests.reports.fake_workspace import build, edit_config, labels_document, page_text, replace_table
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +108,59 @@ def test_a_labellers_known_errors_are_corrected(world):
     assert (row["best_estimate"], row["verdict"]) == ("corrected", "amplified")
     assert row["best_reference"] == row["annotated"]
     assert row["ratio"] == pytest.approx(row["corrected"] / row["annotated"])
+
+
+def test_an_attribute_is_corrected_in_the_strata_that_its_error_rates_depend_on(world):
+    """Half of the girls are labelled as boys, on both sides; the samples are 0.5 children instead of 0.2."""
+    out, generator = world(n=400, m=3000, women=0.6), np.random.default_rng(1)
+    samples = pl.read_parquet(out / "runs" / "first" / "labels.parquet")
+    ages = np.where(generator.random(400) < 0.4, "child", samples["age"].to_numpy())
+    replace_table(out / "runs" / "first" / "labels.parquet", samples.with_columns(age=pl.Series(ages)))
+    truth = (samples["gender"] == "female").mean()
+    for path in (out / "shards" / "labels.parquet", out / "runs" / "first" / "labels.parquet"):
+        labels = pl.read_parquet(path)
+        is_wrong = pl.Series(generator.random(len(labels)) < 0.5) & (labels["age"] == "child")
+        mistaken = pl.when(is_wrong & (pl.col("gender") == "female")).then(pl.lit("male")).otherwise("gender")
+        replace_table(path, labels.with_columns(gender=mistaken))
+    rows = estimate(out)["estimates"]
+    row = rows.filter(attribute="gender", group="female").to_dicts()[0]
+    assert row["strata"].split(",")[0] == "age"
+    assert row["corrected"] == pytest.approx(truth, abs=0.06)
+    assert row["corrected_low"] < truth < row["corrected_high"]
+    assert set(rows.filter(attribute="skin_tone")["strata"]) == {""}
+    assert set(rows["unsure"]) == {0}
+    assert "error rates depend on age" in page_text_of(out)
+
+
+def page_text_of(out):
+    """The text of the page of an OUT folder."""
+    build(out)
+    return page_text(out)
+
+
+def test_faces_without_a_sure_label_are_a_label_of_their_own(world):
+    """A labeller abstains from half of the women: the class is null, the probabilities are not."""
+    out, generator = world(n=400, m=2000), np.random.default_rng(2)
+    women = {}
+    for path in (out / "shards" / "labels.parquet", out / "runs" / "first" / "labels.parquet"):
+        labels = pl.read_parquet(path)
+        women[path.parent.name] = (labels["gender"] == "female").mean()
+        is_unsure = pl.Series(generator.random(len(labels)) < 0.5) & (labels["gender"] == "female")
+        gender = pl.when(~is_unsure).then("gender")
+        replace_table(path, labels.with_columns(gender=gender, p_gender=pl.lit([0.5, 0.5], pl.List(pl.Float32))))
+    tables = estimate(out)
+    row = tables["estimates"].filter(attribute="gender", group="female").to_dicts()[0]
+    assert row["share"] < 0.5
+    assert row["n"] + row["unsure"] == 400
+    assert row["corrected"] == pytest.approx(women["first"], abs=0.05)
+    assert row["best_estimate"] == "corrected"
+    assert tables["estimates"].filter(attribute="gender")["group"].to_list() == ["female", "male"]
+    confusion = tables["confusion"].filter(labelled="unsure")
+    assert set(confusion["attribute"]) == {"gender", "intersection", "intersection_age"}
+    assert set(confusion.filter(attribute="gender")["annotated"]) == {"female"}
+    crossed = tables["estimates"].filter(attribute="intersection")
+    assert set(crossed["unsure"]) == {row["unsure"]}
+    assert "have no sure label" in page_text_of(out)
 
 
 def test_the_note_says_why_nothing_was_corrected(world):

@@ -1,0 +1,130 @@
+"""Worlds in which the mix of several attributes shifts at once, which test the coverage of the corrected shares.
+
+The faces of a population have classes and labels of several attributes. Calibration images are drawn from it at random;
+samples are drawn with weights, the product of a random share (Dirichlet) of each shifted attribute's class.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from reports.estimation.correction import Correction, correct_shares
+from reports.estimation.stratified import (
+    REPLICATES,
+    CalibrationFaces,
+    choose_strata,
+    correct_stratified,
+    count_codes,
+    stratify,
+)
+from shards.errors import FairfaceError
+
+SAMPLES = 2000
+LABELLED_PREFIX = "labelled_"
+SIMULATED_FACES = 20_000
+SIMULATED_CLASSES = {"gender": 2, "age": 4, "race": 3}
+
+
+@dataclass(frozen=True)
+class WorldCoverage:
+    """How often 95 % intervals cover true shares, averaged over the classes, and their mean width."""
+
+    stratified: float
+    one_matrix: float
+    width: float  # of the stratified intervals
+    one_matrix_width: float
+
+
+def read_population(path: Path) -> CalibrationFaces:
+    """Read a CSV with a column for each attribute's class, and one with the prefix `labelled_` for its label.
+
+    Raises FairfaceError if it has no such pair of columns.
+    """
+    table = pl.read_csv(path, infer_schema=False)
+    names = [name for name in table.columns if LABELLED_PREFIX + name in table.columns]
+    if not names:
+        raise FairfaceError(f"{path} has no attribute with its labels: columns such as gender and labelled_gender")
+    groups = {name: sorted(table[name].drop_nulls().unique()) for name in names}
+
+    def codes(column: str, name: str) -> np.ndarray:
+        index = {group: code for code, group in enumerate(groups[name])}
+        return table[column].replace_strict(index, default=-1, return_dtype=pl.Int64).to_numpy()
+
+    return CalibrationFaces(
+        {name: codes(name, name) for name in names},
+        {name: codes(LABELLED_PREFIX + name, name) for name in names},
+        {name: len(groups[name]) for name in names},
+    )
+
+
+def simulate_population(seed: int) -> CalibrationFaces:
+    """Faces whose labeller's error rates depend on the other attributes: on age most of all."""
+    rng = np.random.default_rng(seed)
+    names = list(SIMULATED_CLASSES)
+    codes = {
+        name: rng.choice(size, SIMULATED_FACES, p=rng.dirichlet(np.full(size, 5)))
+        for name, size in SIMULATED_CLASSES.items()
+    }
+    labels = {}
+    for name in names:
+        size = SIMULATED_CLASSES[name]
+        error = 0.05 + 0.3 * (codes["age"] == 0) if name != "age" else 0.1 + 0.25 * (codes["race"] == 0)
+        other = (codes[name] + rng.integers(1, size, SIMULATED_FACES)) % size
+        labels[name] = np.where(rng.random(SIMULATED_FACES) < error, other, codes[name])
+    return CalibrationFaces(codes, labels, dict(SIMULATED_CLASSES))
+
+
+def measure_coverage(
+    population: CalibrationFaces, attribute: str, *, shifted: Sequence[str], calibration: int, worlds: int
+) -> WorldCoverage:
+    """Coverage of the attribute's corrected shares, while it and the attributes `shifted` shift."""
+    covered, widths = [], []
+    for number in range(worlds):
+        rng = np.random.default_rng([number, calibration, len(shifted)])
+        truth, corrections = simulate_world(rng, population, attribute, shifted=shifted, calibration=calibration)
+        ends = [correction.interval() for correction in corrections]
+        covered.append([((low <= truth) & (truth <= high)).mean() for low, high in ends])
+        widths.append([(high - low).mean() for low, high in ends])
+    return WorldCoverage(*np.mean(covered, 0).tolist(), *np.mean(widths, 0).tolist())
+
+
+def simulate_world(
+    rng: np.random.Generator, population: CalibrationFaces, attribute: str, *, shifted: Sequence[str], calibration: int
+) -> tuple[np.ndarray, tuple[Correction, Correction]]:
+    """The true shares of a world's samples, and their correction: stratified, and by one matrix."""
+    weights = np.ones(len(population.annotated[attribute]))
+    for name in (attribute, *shifted):
+        weights *= rng.dirichlet(np.ones(population.classes[name]))[population.annotated[name]]
+    weights /= weights.sum()
+    images = rng.integers(0, len(weights), calibration)
+    samples = rng.choice(len(weights), SAMPLES, p=weights)
+    truth = np.bincount(population.annotated[attribute], weights, minlength=population.classes[attribute])
+    return truth, correct_world(population, attribute, images=images, samples=samples)
+
+
+def correct_world(
+    population: CalibrationFaces, attribute: str, *, images: np.ndarray, samples: np.ndarray
+) -> tuple[Correction, Correction]:
+    """The corrections of the labels of `samples` by the calibration `images`: stratified, and by one matrix."""
+    faces = CalibrationFaces(
+        {name: codes[images] for name, codes in population.annotated.items()},
+        {name: codes[images] for name, codes in population.labelled.items()},
+        population.classes,
+    )
+    confusion = faces.table([attribute], attribute)
+    labels = np.bincount(population.labelled[attribute][samples], minlength=confusion.shape[1])
+    has_unsure = bool(confusion[:, -1].any() or labels[-1])
+    columns = len(confusion) + has_unsure
+    one_matrix = correct_shares(labels[:columns], confusion[:, :columns], seed=0, replicates=REPLICATES)
+    candidates = {name: {name} for name in faces.classes if name != attribute}
+    strata = choose_strata(faces, attribute, candidates=candidates)
+    if not strata:
+        return one_matrix, one_matrix
+    names = (attribute, *strata)
+    counts = count_codes(
+        [population.labelled[name][samples] for name in names], [faces.classes[name] + 1 for name in names]
+    )
+    return correct_stratified(stratify(faces, names, labels=counts, has_unsure=has_unsure), seed=0), one_matrix
