@@ -36,6 +36,9 @@ class Labeller:
     model's input in pixels, `dim` the width D of its embeddings, `bf16` whether images are encoded in bfloat16.
     """
 
+    method = "clip"  # the name of its method in tables of labels
+    thresholds: Mapping[str, float] = {}  # it is never unsure: its probabilities are not those of being right
+
     def __init__(
         self,
         model: open_clip.CLIP,

@@ -17,6 +17,7 @@ from shards import verify as pack_verification
 from shards.atomic_io import check_regular, file_sha256, read_json
 from shards.concurrency import available_cpus, map_in_order
 from shards.documents import (
+    ClassifierDocument,
     DetectorConfig,
     Document,
     LabelsDocument,
@@ -174,9 +175,10 @@ def synthetic_checks(faces: SyntheticFolder) -> Iterator[Check]:
 
 
 def label_checks(files: LabelFiles, stale: Callable[[], str | None]) -> Iterator[Check]:
-    """The labels of one folder of images, those of the probe, and whether they are of these images."""
+    """The labels of one folder of images, the probe and the classifier, and whether they are of these images."""
     yield from described_checks(files.document, LabelsDocument)
     yield from described_checks(files.probe_document, ProbeDocument)
+    yield from described_checks(files.classifier_document, ClassifierDocument)
     if reason := stale():
         yield Check(files.labels, lambda: f"is out of date ({reason})", "")
 

@@ -1,5 +1,7 @@
 """The page's warnings, and how the training images and samples were chosen."""
 
+from collections.abc import Collection
+
 from reports.estimation.labelled_sides import LabelledSides
 from reports.formats import short
 from reports.run_documents import RunDocuments
@@ -8,9 +10,13 @@ from shards.documents import RunConfig, SamplesDocument, SampleSource
 SYNTHETIC_LABELLER = "synthetic-faces"  # how the name of the labeller for synthetic faces begins
 
 
-def is_foreign_labeller(labelling: LabelledSides | None, *, synthetic: bool | None) -> bool:
-    """Whether faces that are not known to be synthetic were labelled by the labeller made for synthetic ones."""
-    return labelling is not None and not synthetic and labelling.labeller.startswith(SYNTHETIC_LABELLER)
+def is_foreign_labeller(labelling: LabelledSides | None, *, synthetic: bool | None, methods: Collection[str]) -> bool:
+    """Whether faces that are not known to be synthetic were labelled by the labeller made for synthetic ones.
+
+    `methods` are those whose labels count. A classifier that was fitted to the training images is not foreign.
+    """
+    is_synthetic_labeller = labelling is not None and labelling.labeller.startswith(SYNTHETIC_LABELLER)
+    return is_synthetic_labeller and not synthetic and not set(methods) <= {"classifier"}
 
 
 def warnings(

@@ -204,13 +204,9 @@ def build_run(
     attributes = workspace_attributes(workspace)
     files: dict[str, bytes] = {}
     with ThreadPoolExecutor(2) as pool:  # other threads draw and encode, while this one asks questions
+        is_synthetic = bool(documents.synthetic)
         drawing = pool.submit(
-            draw_run_figures,
-            connection.cursor(),
-            files,
-            run=run,
-            attributes=attributes,
-            synthetic=bool(documents.synthetic),
+            draw_run_figures, connection.cursor(), files, run=run, attributes=attributes, synthetic=is_synthetic
         )
         report = gather_run(
             connection,

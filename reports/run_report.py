@@ -132,7 +132,8 @@ def gather_run(
     headline = best_estimates(estimates, attributes)
     matrices = confusion_matrices(connection, attributes) if labelling else {}
     answer, is_constant = NOT_ANSWERED, samples is not None and samples.is_constant
-    is_foreign = is_foreign_labeller(labelling, synthetic=documents.synthetic)
+    methods = headline.filter(pl.col("n") > 0)["method"].unique()
+    is_foreign = is_foreign_labeller(labelling, synthetic=documents.synthetic, methods=methods)
     if labelling:
         answer = run_verdict(
             headline,

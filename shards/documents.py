@@ -229,6 +229,7 @@ class LabelsDocument(Document):
     images_hash: str | None = None  # manifest of the shards, or fingerprint of the samples; None without samples
     command: str | None = None
     evaluated: bool = False  # whether the labellers were compared after it was written
+    method: str = "clip"  # of labels.parquet: clip, classifier or imported
 
 
 @dataclass(kw_only=True)
@@ -241,6 +242,23 @@ class ProbeDocument(Document):
     fingerprint: str  # of the labels that the probe was fitted to, or of the probe and the samples' labels
     hash: str  # of the probe
     files: dict[str, str]  # the probe's labels and, of the training images, its weights and the accuracies -> SHA-256
+
+
+@dataclass(kw_only=True)
+class ClassifierDocument(Document):
+    """classifier.json: the classifier fitted to a folder's images, written last."""
+
+    REDO: ClassVar[str] = "fit the classifier again with `fairface label`"
+
+    fingerprint: str  # of everything that determines the weights
+    images: int  # that it was fitted to
+    held_out: int  # that the thresholds were set on
+    classes: dict[str, list[str]]  # fitted classes by attribute
+    thresholds: dict[str, float]  # by attribute: a label of lower probability is unsure
+    seed: int
+    epochs: int
+    seconds: float
+    files: dict[str, str]  # the weights -> SHA-256
 
 
 @dataclass(kw_only=True)

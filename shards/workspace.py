@@ -128,6 +128,24 @@ class LabelFiles:
         return self.folder / "probe.safetensors"
 
     @property
+    def classifier_labels(self) -> Path:
+        """The classifier's labels where they are in addition to those of another labeller."""
+        return self.folder / "classifier.parquet"
+
+    @property
+    def classifier_document(self) -> Path:
+        return self.folder / "classifier.json"
+
+    @property
+    def classifier_weights(self) -> Path:
+        return self.folder / "classifier.safetensors"
+
+    @property
+    def classifier_checkpoints(self) -> Path:
+        """The state of an unfinished fit, in a folder named by its fingerprint."""
+        return self.folder / ".classifier"
+
+    @property
     def labellers(self) -> Path:
         return self.folder / "labellers.parquet"
 
@@ -136,11 +154,16 @@ class LabelFiles:
         """Labels of single shards until all of them are finished."""
         return self.folder / ".labels"
 
-    def all(self) -> list[Path]:
-        """Every file that describes the images, the document first; they are removed when the images change."""
+    def methods(self) -> list[Path]:
+        """The labels of every method."""
+        return [self.labels, self.classifier_labels, self.probe_labels, self.pixels]
+
+    def label_tables(self) -> list[Path]:
+        """Every file that is replaced when the images are labelled again, the document first."""
         return [
             self.document,
             self.labels,
+            self.classifier_labels,
             self.pixels,
             self.embeddings,
             self.probe_document,
@@ -148,6 +171,10 @@ class LabelFiles:
             self.probe_weights,
             self.labellers,
         ]
+
+    def all(self) -> list[Path]:
+        """Every file that describes the images, a document first; they are removed when the images change."""
+        return [*self.label_tables(), self.classifier_document, self.classifier_weights]
 
 
 @dataclass(frozen=True)
@@ -452,7 +479,7 @@ class Workspace:
         files = {
             "images": [self.shards.images],
             "unmatched": [self.shards.unmatched],
-            "labels": [path for one in labels for path in (one.labels, one.probe_labels, one.pixels)],
+            "labels": [path for one in labels for path in one.methods()],
             "labellers": [self.shards.label_files.labellers],
             "samples": [run.samples_table for run in runs],
             "steps": [run.steps for run in runs],

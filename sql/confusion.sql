@@ -1,6 +1,6 @@
 -- Labels of the training images of each annotated class: counts, and shares of that class.
 -- param attribute (default gender): one of @attributes
--- param method (default selected): one of selected, clip, probe, pixels
+-- param method (default selected): one of selected, clip, probe, classifier, pixels
 select annotated, labelled, count, count / sum(count) over (partition by annotated) as share
 from confusion
 left join (select "group" as annotated, rank as annotated_rank from vocabulary where attribute = $attribute) using (annotated)

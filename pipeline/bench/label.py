@@ -11,7 +11,7 @@ from models import clip
 from pipeline.bench.context import SIZE, BenchContext
 from pipeline.bench.measure import Row, compare
 from pipeline.labelling import embedded, embedded_model
-from pipeline.labelling.side import label_images
+from pipeline.labelling.side import LabelKinds, label_images
 from shards.atomic_io import read_parquet
 
 CLIP_MODEL = "ViT-B-32-quickgelu"
@@ -54,11 +54,10 @@ def bench_labeller(
     shards, paths = context.shards(), sorted(context.faces.rglob("*.jpg"))[:plain_images]
     keys = read_parquet(context.workspace.shards.images)["key"][:images]
     subset, _ = shards.covering(range(len(keys)))
+    labels = LabelKinds(labeller, has_skin_tones=False)
 
     def ours() -> int:
-        return len(
-            label_images(subset, keys, labeller=labeller, size=SIZE, device=context.device, batch_size=BATCH_SIZE)
-        )
+        return len(label_images(subset, keys, labels=labels, size=SIZE, device=context.device, batch_size=BATCH_SIZE))
 
     def baseline() -> int:
         for path in paths:

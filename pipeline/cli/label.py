@@ -43,6 +43,12 @@ from shards.workspace import Workspace
     "--clip-pretrained", "pretrained", help="Tag of the model's weights, or a checkpoint file.  [default: openai]"
 )
 @click.option("--prompts", help="A prompt set of models/prompts.toml, or a file in the same format.  [default: faces]")
+@click.option(
+    "--classifier/--no-classifier",
+    default=None,
+    help="Fit a classifier to half of the annotated training images, and label with it, too.  "
+    "[default: unless the faces are synthetic]",
+)
 @attributes_option
 @click.option("--limit", type=IMAGES, help="Label only a random sample of this many training images.")
 @click.option(
@@ -60,7 +66,8 @@ def label(
 ) -> None:
     """Label a run's samples and the training images.
 
-    Both are labelled by the same methods: CLIP, a probe on its embeddings, and the colour of skin pixels.
+    Both are labelled by the same methods: CLIP, a probe on its embeddings, a classifier fitted to the annotated
+    images, and the colour of skin pixels. Without CLIP's weights, the classifier takes its place.
     """
     check_label_options(csv, input_dir, out_csv=out_csv, attributes=attributes, **options)
     if csv:
@@ -91,8 +98,10 @@ def check_label_options(csv: Path | None, input_dir: Path | None, *, out_csv: Pa
         refuse_torchrun("--import")
     if bool(input_dir) != bool(out_csv):
         raise click.UsageError("--input-dir and --out-csv go together")
-    if input_dir and (options["run"] or options["limit"] or options["attributes"]):
-        raise click.UsageError("--run, --limit and --attributes apply to the labels of a run, not to --input-dir")
+    if input_dir and given_options() & {"run", "limit", "classifier", "attributes"}:
+        raise click.UsageError(
+            "--run, --limit, --classifier and --attributes apply to the labels of a run, not to --input-dir"
+        )
     if input_dir:
         refuse_torchrun("--input-dir")
 

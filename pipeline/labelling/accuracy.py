@@ -2,6 +2,8 @@
 
 import polars as pl
 
+from models.classifier import NAME as CLASSIFIER
+from pipeline.labelling.tables import most_probable
 from shards.annotations import derived_class
 from shards.attributes import AttributeTable
 
@@ -12,6 +14,7 @@ SCHEMA = {
     "n": pl.Int64,  # annotated images
     "accuracy": pl.Float64,
     "balanced_accuracy": pl.Float64,
+    "unsure": pl.Float64,  # share of the images whose label is unsure; only the classifier's may be
 }
 
 
@@ -33,17 +36,21 @@ def all_attributes(table: pl.DataFrame, attributes: AttributeTable) -> pl.DataFr
 def accuracy_table(truth: pl.DataFrame, methods: dict[str, pl.DataFrame], attributes: AttributeTable) -> pl.DataFrame:
     """Accuracy and balanced accuracy (mean recall) by attribute and method, on images that none was fitted to.
 
-    Returns the columns of SCHEMA and `selected`. For each attribute, CLIP or the probe is selected, whichever has the
-    higher balanced accuracy (CLIP on a tie); the pixels are only a check.
+    Returns the columns of SCHEMA and `selected`. For each attribute, CLIP, the probe or the classifier is selected,
+    whichever has the highest balanced accuracy (CLIP on a tie); the pixels are only a check. What the classifier is
+    unsure of counts as the most probable class here, so that all methods are compared on the same images.
     """
     rows = []
     for method, labels in methods.items():
-        predicted = all_attributes(labels, attributes)
+        own_truth = labels.select("key").join(truth, on="key", how="left", maintain_order="left")
+        decided = all_attributes(most_probable(labels, attributes.labelled), attributes)
+        stated = all_attributes(labels, attributes) if method == CLASSIFIER else decided
         for attribute in attributes:
-            if predicted[attribute].null_count() == len(predicted):
+            if decided[attribute].null_count() == len(decided):
                 continue
-            if scores := agreement(truth[attribute], predicted[attribute]):
-                rows.append((attribute, method, labels["labeller"][0], *scores))
+            if scores := agreement(own_truth[attribute], decided[attribute]):
+                is_unsure = stated[attribute].is_null() & decided[attribute].is_not_null()
+                rows.append((attribute, method, labels["labeller"][0], *scores, is_unsure.mean()))
     return select_methods(pl.DataFrame(rows, schema=SCHEMA, orient="row"))
 
 
@@ -59,10 +66,10 @@ def agreement(truth: pl.Series, predicted: pl.Series) -> tuple[int, float, float
 
 
 def select_methods(accuracies: pl.DataFrame) -> pl.DataFrame:
-    """Add the column `selected` to `accuracies`: true for the better of CLIP and the probe, by attribute."""
+    """Add the column `selected` to `accuracies`: true for the best method of each attribute but the pixels."""
     best = (
         accuracies.filter(pl.col("method") != "pixels")
-        .sort("balanced_accuracy", "method", descending=[True, False])
+        .sort("balanced_accuracy", pl.col("method") != "clip", "method", descending=[True, False, False])
         .unique("attribute", keep="first", maintain_order=True)
     )
     return accuracies.join(

@@ -12,7 +12,8 @@ from models import skin
 from models.clip import MAX_INPUT_PIXELS
 from pipeline.data.shard_set import ShardSet
 from pipeline.labelling import probe
-from pipeline.labelling.labeller_choice import LabelConfig, check_overwrite, choose_labeller, choose_same_labeller
+from pipeline.labelling.classifier import ClassifierData
+from pipeline.labelling.labeller_choice import LabelConfig, check_overwrite, choose_labeller, choose_same_labellers
 from pipeline.labelling.side import LabelKinds, Side, SideResult, label_images, new_document
 from pipeline.labelling.tables import flat_probabilities
 from pipeline.runtime import resolve_device
@@ -48,11 +49,12 @@ class FolderResult:
 def label(workspace: Workspace, config: LabelConfig | None = None) -> LabelResult:
     """Label the training images and a run's samples in the same way, at the run's image size, and evaluate the labels.
 
-    Imported samples are labelled alone if nothing was packed.
-    The methods are CLIP with prompts, a probe on its embeddings if images are annotated, and the colour of skin
-    pixels. With `limit`, only the first training images are labelled, which are a random sample because packing
-    shuffles them. Several processes (torchrun) share the shards. Raises FairfaceError if samples are missing, if the
-    labels of another labeller would be replaced, or if another process is using these labels or replacing the images.
+    The methods are CLIP with prompts, if images are annotated a probe on its embeddings and a classifier fitted to
+    them, and the colour of skin pixels. Without CLIP's weights, the classifier takes its place. With `limit`, only the
+    first training images are labelled, which are a random sample because packing shuffles them. Imported samples are
+    labelled alone if nothing was packed. Several processes (torchrun) share the shards. Raises FairfaceError if samples
+    are missing, if the labels of another labeller would be replaced, or if another process is using these labels or
+    replacing the images.
     """
     config, shards = config or LabelConfig(), workspace.shards
     with distributed.process_group(), ExitStack() as stack:
@@ -72,15 +74,17 @@ def label(workspace: Workspace, config: LabelConfig | None = None) -> LabelResul
         keys = training_keys(shards, packed, limit=config.limit), sample_keys(run, samples)
         progress = config.progress and distributed.rank() == 0
         attributes = workspace_attributes(workspace)
-        labeller = choose_same_labeller(
-            config, device, synthetic=packed.synthetic, progress=progress, attributes=attributes
-        )
+        data = ClassifierData(shards, packed, training_tars, attributes, samples.image_size)
+        chosen = choose_same_labellers(config, device, data=data, progress=progress)
         if not config.force:
             for files in (shards.label_files, run.label_files):
-                check_overwrite(files, labeller.name, requested=config.names_labeller)
-        labels = LabelKinds(labeller, has_skin_tones=skin.has_monk_tones(attributes))
+                check_overwrite(files, chosen.labeller.name, requested=config.names_labeller)
+        labels = LabelKinds(
+            chosen.labeller, has_skin_tones=skin.has_monk_tones(attributes), classifier=chosen.additional
+        )
+        set_aside = chosen.classifier.set_aside if chosen.classifier else None
         sides = [
-            training_side(shards, packed, tars=training_tars, keys=keys[0], labels=labels, size=samples.image_size),
+            training_side(data, keys=keys[0], labels=labels, set_aside=set_aside),
             samples_side(run, samples, tars=sample_tars, keys=keys[1], labels=labels),
         ]
         results = [
@@ -144,14 +148,17 @@ def sample_keys(run: RunFolder, samples: SamplesDocument) -> pl.Series:
     return keys
 
 
-def training_side(
-    shards: ShardsFolder, packed: ShardsDocument, *, tars: ShardSet, keys: pl.Series, labels: LabelKinds, size: int
-) -> Side:
-    """The training images, all or the first ones, to be labelled at `size` x `size` pixels."""
+def training_side(data: ClassifierData, *, keys: pl.Series, labels: LabelKinds, set_aside: pl.Series | None) -> Side:
+    """The training images, all or the first ones, to be labelled at the size of the samples."""
     document = new_document(
-        source="train", run=None, labels=labels, size=size, images=len(keys), images_hash=packed.manifest
+        source="train",
+        run=None,
+        labels=labels,
+        size=data.image_size,
+        images=len(keys),
+        images_hash=data.packed.manifest,
     )
-    return Side(shards.label_files, tars, keys, document, labels)
+    return Side(data.shards.label_files, data.tars, keys, document, labels, set_aside)
 
 
 def samples_side(
@@ -186,7 +193,7 @@ def label_folder(folder: Path, csv: Path, config: LabelConfig | None = None) -> 
         labels = label_images(
             ShardSet.open(shards),
             images["key"],
-            labeller=labeller,
+            labels=LabelKinds(labeller, has_skin_tones=False),
             size=labeller.size,
             device=device,
             batch_size=config.batch_size,

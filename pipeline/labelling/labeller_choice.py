@@ -1,13 +1,19 @@
 """Chooses the labeller, and refuses one that would silently replace another's labels."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import click
 import torch
 
 from models import clip
+from models.classifier import NAME as CLASSIFIER
+from models.classifier import ClassifierLabeller
 from pipeline.labelling import embedded
+from pipeline.labelling.classifier import ClassifierData, FittedClassifier, load_classifier
 from pipeline.labelling.embedded_model import NAME as EMBEDDED_NAME
+from pipeline.labelling.side import Labeller
 from shards import distributed
 from shards.attributes import AttributeTable, built_in_attributes
 from shards.documents import LabelsDocument, read_document
@@ -28,6 +34,7 @@ class LabelConfig:
     device: str = "auto"
     batch_size: int = 256  # images of a forward pass
     limit: int | None = None  # training images that are labelled; None is all
+    classifier: bool | None = None  # whether to fit one to the annotated images; None: unless they are synthetic
     force: bool = False  # label again, and replace other labels
     progress: bool = True  # show a progress bar
 
@@ -44,14 +51,16 @@ def choose_labeller(
     synthetic: bool,
     progress: bool,
     attributes: AttributeTable | None = None,
-) -> clip.Labeller:
+    load_classifier: Callable[[], FittedClassifier | None] = lambda: None,
+) -> Labeller:
     """Load the labeller that `config` names; by default the embedded one for synthetic faces, OpenAI's CLIP for others.
 
     It labels those of `attributes`, by default the built-in ones, that it has prompts for.
 
-    If CLIP's weights are unavailable and no option names a labeller, the embedded one labels real faces as well, with
-    a warning that the report repeats: its labels of real faces are hardly meaningful. Raises FairfaceError for options
-    that contradict each other, WeightsUnavailable if a named labeller's weights are not available.
+    If CLIP's weights are unavailable and no option names a labeller, the classifier is used. Without one, the embedded
+    labeller labels real faces as well, with a warning that the report repeats: its labels of real faces are hardly
+    meaningful. Raises FairfaceError for options that contradict each other, WeightsUnavailable if a named
+    labeller's weights are not available.
     """
     if config.model == "embedded" or (synthetic and not (config.model or config.pretrained)):
         if config.pretrained or config.prompts:
@@ -70,6 +79,9 @@ def choose_labeller(
     except WeightsUnavailable as error:
         if config.names_labeller:
             raise
+        if classifier := load_classifier():
+            click.echo(f"Note: {error}. Until then the classifier labels in place of CLIP.", err=True)
+            return classifier.labeller
         click.echo(
             f"Warning: {error}. Until then the embedded labeller is used, which was fitted to synthetic faces: "
             "do not rely on its labels of real faces.",
@@ -83,27 +95,61 @@ def load_embedded(device: torch.device, attributes: AttributeTable | None, *, pr
     return embedded.load_embedded(device, progress=progress).restrict_to(attributes or built_in_attributes())
 
 
-def choose_same_labeller(
-    config: LabelConfig, device: torch.device, *, synthetic: bool, progress: bool, attributes: AttributeTable
-) -> clip.Labeller:
-    """Load the same labeller on every rank. Raises FairfaceError if the ranks have different ones."""
+@dataclass(frozen=True)
+class ChosenLabellers:
+    """The labeller of both sides, and the classifier that it may be, or that labels in addition to it."""
 
-    def choose() -> clip.Labeller:
-        return choose_labeller(config, device, synthetic=synthetic, progress=progress, attributes=attributes)
+    labeller: Labeller
+    classifier: FittedClassifier | None
 
-    # rank 0 goes first: it may fit the labeller or download weights, which the others then find in the cache
-    first: clip.Labeller | None = distributed.run_on_rank0(choose, share=lambda _: None)
-    labeller = first or choose()
-    name = distributed.run_on_rank0(lambda: labeller.name)
-    distributed.run_on_all_ranks(lambda: check_same_labeller(labeller.name, name))
-    return labeller
+    @property
+    def additional(self) -> ClassifierLabeller | None:
+        """The classifier, if it is not the labeller itself."""
+        classifier = self.classifier.labeller if self.classifier else None
+        return None if classifier is self.labeller else classifier
+
+    @property
+    def names(self) -> list[str]:
+        """The name of every labeller."""
+        return [self.labeller.name, *([self.additional.name] if self.additional else [])]
 
 
-def check_same_labeller(name: str, first: str) -> None:
+def choose_same_labellers(
+    config: LabelConfig, device: torch.device, *, data: ClassifierData, progress: bool
+) -> ChosenLabellers:
+    """Load the same labellers on every rank. Raises FairfaceError if the ranks have different ones."""
+    synthetic = data.packed.synthetic
+    wants_classifier = not synthetic if config.classifier is None else config.classifier
+
+    @functools.cache
+    def load() -> FittedClassifier | None:
+        return load_classifier(data, device, progress=progress) if wants_classifier else None
+
+    def choose() -> ChosenLabellers:
+        labeller = choose_labeller(
+            config,
+            device,
+            synthetic=synthetic,
+            progress=progress,
+            attributes=data.attributes,
+            load_classifier=load,
+        )
+        return ChosenLabellers(labeller, load())
+
+    # rank 0 goes first: it may fit a labeller or download weights, which the others then find in the cache
+    first: ChosenLabellers | None = distributed.run_on_rank0(choose, share=lambda _: None)
+    chosen = first or choose()
+    names = distributed.run_on_rank0(lambda: chosen.names)
+    distributed.run_on_all_ranks(lambda: check_same_labellers(chosen.names, names))
+    return chosen
+
+
+def check_same_labellers(names: list[str], first: list[str]) -> None:
     """Raise FairfaceError if this process would label differently from the first one."""
-    if name != first:
+    if names != first:
         raise FairfaceError(
-            f"this process has the labeller {name}, and rank 0 has {first}: give all processes the same cache"
+            f"this process has the labeller {' and '.join(names)}, and rank 0 has {' and '.join(first)}: give all "
+            "processes the same cache"
         )
 
 
@@ -111,7 +157,7 @@ def check_overwrite(files: LabelFiles, labeller: str, *, requested: bool) -> Non
     """Raise FairfaceError if another labeller's labels would be replaced unintentionally.
 
     Another model's labels are replaced only if the new labeller was `requested`, and imported labels never, because
-    they cannot be computed again. Labels of an older embedded labeller are always replaced.
+    they cannot be computed again. Labels of an embedded labeller or of a classifier are replaced by those of another.
     """
     document = read_document(files.document, LabelsDocument)
     if document is None:
@@ -119,8 +165,8 @@ def check_overwrite(files: LabelFiles, labeller: str, *, requested: bool) -> Non
     old = document.labeller
     if old.startswith("imported "):
         raise FairfaceError(f"{files.folder} has labels {old}: choose another --run, or replace them with --force")
-    both_embedded = old.startswith(EMBEDDED_NAME) and labeller.startswith(EMBEDDED_NAME)
-    if old != labeller and not both_embedded and not requested:
+    both_fitted_here = all(name.startswith((EMBEDDED_NAME, CLASSIFIER)) for name in (old, labeller))
+    if old != labeller and not both_fitted_here and not requested:
         raise FairfaceError(
             f"{files.folder} has labels of {old}: name that model again (--clip-model, --clip-pretrained, --prompts), "
             f"or replace them with labels of {labeller} with --force"

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from models.classifier import NAME as CLASSIFIER
 from models.probe import VERSION, Probe
 from pipeline.labelling import tables
 from pipeline.labelling.accuracy import SCHEMA, accuracy_table, annotations_of
@@ -43,7 +44,8 @@ def evaluate_labellers(
 ) -> pl.DataFrame | None:
     """Label the training images and a run's samples with the probe, and evaluate the labellers.
 
-    The probe labels every annotated attribute with at least two classes of at least MIN_CLASS_IMAGES images each.
+    The probe labels every annotated attribute with at least two classes of at least MIN_CLASS_IMAGES images each. There
+    is none on the embeddings of the classifier, which is fitted to the same annotations itself.
 
     Writes labellers.parquet and the probe's weights for the training side, and the probe's labels for both sides.
     Returns the rows of labellers.parquet: attribute, method, labeller, n, accuracy, balanced_accuracy, selected. If too
@@ -54,7 +56,14 @@ def evaluate_labellers(
     packed, labels = load_shards_json(shards), load_labels_document(files, training_images_hash(shards))
     sample_labels = load_labels_document(samples, samples_images_hash(run))
     classes = [[name, *attribute.names] for name, attribute in attributes.labelled.items()]
-    key = fingerprint([VERSION, labels.fingerprint, packed.manifest, classes])
+    key = fingerprint([VERSION, *SCHEMA, labels.fingerprint, packed.manifest, classes])
+    if labels.method == CLASSIFIER:
+        if force or not is_evaluated(files, key):
+            images = read_images(shards.images, sha256=packed.files.get(shards.images.name, "")).filter(status="packed")
+            evaluate_classifier(files, images, attributes=attributes, labels=labels, key=key)
+        for side, document in ((files, labels), (samples, sample_labels)):
+            mark_evaluated(side, document)
+        return read_accuracies(files)
     probe = None if force else load_current_probe(files, key)
     if probe is None:
         images = read_images(shards.images, sha256=packed.files.get(shards.images.name, "")).filter(status="packed")
@@ -109,6 +118,30 @@ def load_current_probe(files: LabelFiles, key: str) -> Probe | None:
     return probe if probe.hash == document.hash else None
 
 
+def is_evaluated(files: LabelFiles, key: str) -> bool:
+    """Whether labellers.parquet alone was written for these labels, and is intact."""
+    document = read_document(files.probe_document, ProbeDocument)
+    return (
+        document is not None
+        and document.fingerprint == key
+        and document.files.keys() == {files.labellers.name}
+        and not changed_files(files.folder, document.files)
+    )
+
+
+def evaluate_classifier(
+    files: LabelFiles, images: pl.DataFrame, *, attributes: AttributeTable, labels: LabelsDocument, key: str
+) -> None:
+    """Write labellers.parquet: the accuracy of a classifier that labels alone, and of the pixels."""
+    classified = read_labels(files.labels, labels, attributes)
+    pixels = read_labels(files.pixels, labels, attributes).join(classified, on="key", how="semi", maintain_order="left")
+    truth = annotations_of(images, classified["key"], attributes)
+    accuracies = accuracy_table(truth, {CLASSIFIER: classified, "pixels": pixels}, attributes)
+    tables.replace_tables(
+        files.probe_document, {files.labellers: accuracies}, ProbeDocument(fingerprint=key, hash="", files={})
+    )
+
+
 def fit(
     files: LabelFiles, images: pl.DataFrame, *, attributes: AttributeTable, labels: LabelsDocument, key: str
 ) -> Probe | None:
@@ -144,6 +177,8 @@ def fit(
         ),
         "pixels": read_labels(files.pixels, labels, attributes).filter(held_out),
     }
+    if files.classifier_labels.name in labels.files:
+        methods[CLASSIFIER] = read_labels(files.classifier_labels, labels, attributes)
     tables.replace_tables(
         files.probe_document,
         {
@@ -171,12 +206,12 @@ def read_embeddings(files: LabelFiles, labels: LabelsDocument) -> pl.DataFrame:
 def read_labels(path: Path, labels: LabelsDocument, attributes: AttributeTable) -> pl.DataFrame:
     """Read the labels of one method. Raises FairfaceError if they are damaged."""
     table = read_parquet(path, sha256=labels.files.get(path.name, ""))
-    types = {"key": pl.String, "labeller": pl.String} | {
+    types = {"key": pl.String, "method": pl.String, "labeller": pl.String} | {
         name: kind for name, kind in class_types(attributes.labelled).items() if name in table.columns
     }
     if wrong := [name for name, kind in types.items() if table.schema.get(name) != kind]:
         raise FairfaceError(f"{path} has no valid column {wrong[0]}: {labels.REDO}")
-    if len(table) != labels.images:
+    if len(table) != labels.images and table["method"].unique().to_list() != [CLASSIFIER]:
         raise FairfaceError(f"{path} has {len(table):,} labels of {labels.images:,} images: {labels.REDO}")
     return table
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -12,6 +11,8 @@ import torch
 from tqdm import tqdm
 
 from models import clip, skin
+from models.classifier import NAME as CLASSIFIER
+from models.classifier import ClassifierLabeller
 from pipeline.data.decoder import decode_all
 from pipeline.data.shard_set import ShardSet
 from pipeline.labelling import tables
@@ -35,18 +36,23 @@ from shards.workspace import LabelFiles
 IMAGE_SCHEMA = {"pixel_tone": pl.Int8, "typology_angle": pl.Float32}  # of the skin pixels
 
 
+Labeller = clip.Labeller | ClassifierLabeller
+
+
 @dataclass(frozen=True)
 class LabelKinds:
     """The labels of every image, by the labeller and from its pixels."""
 
-    labeller: clip.Labeller
+    labeller: Labeller
     has_skin_tones: bool  # whether the Monk tones are an attribute; if not, skin pixels give angles alone
+    classifier: ClassifierLabeller | None = None  # in addition to another labeller
 
     @property
     def fingerprint(self) -> str:
         """A hash of what the labels are, in addition to the images."""
         classes = [[name, *attribute.names] for name, attribute in self.labeller.attributes.items()]
-        return fingerprint([self.labeller.name, skin.VERSION, self.has_skin_tones, classes])
+        names = [self.labeller.name, *([self.classifier.name] if self.classifier else [])]
+        return fingerprint([*names, skin.VERSION, self.has_skin_tones, classes])
 
 
 @dataclass
@@ -66,9 +72,10 @@ class Side:
     keys: pl.Series  # of the first images in tar order
     document: LabelsDocument  # that is written with the labels
     labels: LabelKinds
+    set_aside: pl.Series | None = None  # keys of the images that the classifier was fitted to: it does not label them
 
     def label(self, device: torch.device, *, batch_size: int, force: bool, progress: bool) -> SideResult:
-        """Write labels.parquet, pixels.parquet, embeddings.parquet and labels.json, unless they are up to date.
+        """Write the tables of labels and embeddings and labels.json, unless they are up to date.
 
         The labels of every shard are saved as soon as they are complete; a later call labels only the missing ones.
         """
@@ -123,7 +130,12 @@ class Side:
                 if is_mine and not find_part(parts, number):
                     shard, _ = self.shards.covering(range(first, first + len(keys)))
                     labels = label_images(
-                        shard, keys, labeller=labeller, size=self.document.size, device=device, batch_size=batch_size
+                        shard,
+                        keys,
+                        labels=self.labels,
+                        size=self.document.size,
+                        device=device,
+                        batch_size=batch_size,
                     )
                     write_part(parts, number, labels)
                 bar.update(len(keys))
@@ -134,9 +146,11 @@ class Side:
         labels.json is removed first and written last, so that it exists only if everything is complete.
         """
         found = [find_part(parts, number) for number, _, _ in self.shard_keys()]
-        labeller = self.labels.labeller
+        labeller, classifier = self.labels.labeller, self.labels.classifier
         label_schema = tables.label_schema(labeller.attributes)
         schema = label_schema | IMAGE_SCHEMA | {"embedding": pl.Array(pl.Float16, labeller.dim)}
+        if classifier:
+            schema[CLASSIFIER] = pl.Struct(tables.label_schema(classifier.attributes))
         table = pl.concat([read_parquet(path, schema) for path in found if path] or [pl.DataFrame(schema=schema)])
         if not table["key"].equals(self.keys, check_dtypes=False, null_equal=True):
             raise FairfaceError(
@@ -145,20 +159,24 @@ class Side:
             )
         tones = [pl.col("pixel_tone").alias(skin.ATTRIBUTE)] if self.labels.has_skin_tones else []
         pixels = table.select("key", *tones, "typology_angle")
-        provenance = partial(tables.label_table, document=self.document)
-        tables.replace_tables(
-            self.files.document,
-            {
-                self.files.embeddings: table.select("key", "embedding"),
-                self.files.pixels: provenance(pixels, method="pixels", labeller=f"pixels-{skin.VERSION}"),
-                self.files.labels: provenance(
-                    table.select(list(label_schema)), method="clip", labeller=self.document.labeller
-                ),
-            },
-            self.document,
-            obsolete=self.files.all(),
-        )
+        written = {
+            self.files.embeddings: table.select("key", "embedding"),
+            self.files.pixels: self.method_table(pixels, "pixels", labeller=f"pixels-{skin.VERSION}"),
+            self.files.labels: self.method_table(
+                table.select(list(label_schema)), labeller.method, labeller=labeller.name
+            ),
+        }
+        if classifier:
+            labels = table[CLASSIFIER].struct.unnest()
+            written[self.files.classifier_labels] = self.method_table(labels, CLASSIFIER, labeller=classifier.name)
+        tables.replace_tables(self.files.document, written, self.document, obsolete=self.files.label_tables())
         remove_tree(self.files.parts)
+
+    def method_table(self, labels: pl.DataFrame, method: str, *, labeller: str) -> pl.DataFrame:
+        """The rows of one method's table of labels."""
+        if method == CLASSIFIER and self.set_aside is not None:
+            labels = labels.filter(~pl.col("key").is_in(self.set_aside.implode()))
+        return tables.label_table(labels, document=self.document, method=method, labeller=labeller)
 
 
 def write_part(parts: Path, number: int, labels: pl.DataFrame) -> None:
@@ -187,6 +205,7 @@ def new_document(
         source=source,
         run=run,
         labeller=labels.labeller.name,
+        method=labels.labeller.method,
         size=size,
         images=images,
         images_hash=images_hash,
@@ -198,21 +217,22 @@ def new_document(
 
 
 def label_images(
-    shards: ShardSet, keys: pl.Series, *, labeller: clip.Labeller, size: int, device: torch.device, batch_size: int
+    shards: ShardSet, keys: pl.Series, *, labels: LabelKinds, size: int, device: torch.device, batch_size: int
 ) -> pl.DataFrame:
     """Label the first len(keys) images in tar order, decoded at `size` x `size` pixels.
 
-    Returns the columns of `tables.label_schema`, and `embedding` (float16 [D]), `pixel_tone` (Monk 1-10) and
-    `typology_angle` (degrees).
+    Returns the columns of `tables.label_schema`, and `embedding` (float16 [D]), `pixel_tone` (Monk 1-10),
+    `typology_angle` (degrees) and, if there is a classifier in addition, a structure `classifier` of its labels.
     """
-    probabilities: dict[str, list[torch.Tensor]] = {name: [] for name in labeller.attributes}
+    labellers: list[Labeller] = [labels.labeller, *([labels.classifier] if labels.classifier else [])]
+    batches: list[list[dict[str, torch.Tensor]]] = [[] for _ in labellers]
     embeddings, tones, angles, remaining = [], [], [], len(keys)
     for batch in decode_all(shards, size, device=device, batch_size=batch_size):
         images = batch[:remaining]
-        by_attribute, embedding = labeller.label(images.permute(0, 3, 1, 2))
-        for name, values in by_attribute.items():
-            probabilities[name].append(values.float().cpu())
-        embeddings.append(embedding.cpu())
+        results = [labeller.label(images.permute(0, 3, 1, 2)) for labeller in labellers]
+        for by_batch, (by_attribute, _) in zip(batches, results, strict=True):
+            by_batch.append({name: values.float().cpu() for name, values in by_attribute.items()})
+        embeddings.append(results[0][1].cpu())
         tone, angle = skin.read_skin(images)
         tones.append(tone.cpu())
         angles.append(angle.cpu())
@@ -220,9 +240,16 @@ def label_images(
         if not remaining:
             break
     stacked = torch.cat(embeddings).numpy()
-    stacked_probabilities = {name: torch.cat(values).numpy() for name, values in probabilities.items()}
-    return tables.label_frame(keys, stacked_probabilities, labeller.attributes).with_columns(
+    frame, *others = (stack_labels(keys, labeller, found) for labeller, found in zip(labellers, batches, strict=True))
+    return frame.with_columns(
         pl.Series("embedding", stacked, dtype=pl.Array(pl.Float16, stacked.shape[1])),
         pl.Series("pixel_tone", torch.cat(tones).numpy(), dtype=pl.Int8),
         pl.Series("typology_angle", torch.cat(angles).numpy(), dtype=pl.Float32),
+        *(other.to_struct(CLASSIFIER) for other in others),
     )
+
+
+def stack_labels(keys: pl.Series, labeller: Labeller, batches: list[dict[str, torch.Tensor]]) -> pl.DataFrame:
+    """The columns of `tables.label_schema`, from the probabilities of every batch by attribute."""
+    probabilities = {name: torch.cat([batch[name] for batch in batches]).numpy() for name in labeller.attributes}
+    return tables.label_frame(keys, probabilities, labeller.attributes, thresholds=labeller.thresholds)

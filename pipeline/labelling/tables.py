@@ -27,20 +27,37 @@ def probabilities_column(attribute: str) -> str:
 
 
 def label_frame(
-    keys: pl.Series, probabilities: Mapping[str, np.ndarray], attributes: Mapping[str, Attribute]
+    keys: pl.Series,
+    probabilities: Mapping[str, np.ndarray],
+    attributes: Mapping[str, Attribute],
+    *,
+    thresholds: Mapping[str, float] | None = None,
 ) -> pl.DataFrame:
     """The columns of `label_schema`, from the probabilities [N, K] of every attribute's classes.
 
-    The class is the most probable one.
+    The class is the most probable one; null, for unsure, if its probability is below the attribute's threshold.
     """
     classes, lists = [], []
     for name, attribute in attributes.items():
         values = np.ascontiguousarray(probabilities[name], np.float32)
-        best = pl.Series(name, values.argmax(1))
-        classes.append(best.replace_strict(dict(enumerate(attribute.names)), return_dtype=pl.String))
+        is_sure = values.max(1) >= (thresholds or {}).get(name, 0.0)
+        best = pl.Series(name, np.where(is_sure, values.argmax(1), -1))
+        classes.append(best.replace_strict(dict(enumerate(attribute.names)), default=None, return_dtype=pl.String))
         kind = pl.Array(pl.Float32, len(attribute.names))
         lists.append(pl.Series(probabilities_column(name), values, dtype=kind))
     return pl.DataFrame([keys.alias("key"), *classes, *lists]).cast(label_schema(attributes))  # type: ignore[arg-type]
+
+
+def most_probable(labels: pl.DataFrame, attributes: Mapping[str, Attribute]) -> pl.DataFrame:
+    """`labels` with the most probable class in place of unsure ones."""
+    classes = []
+    for name, attribute in attributes.items():
+        if probabilities_column(name) in labels.columns:
+            best = pl.col(probabilities_column(name)).list.arg_max()
+            names = dict(enumerate(attribute.names))
+            likely = best.replace_strict(names, default=None, return_dtype=pl.String)
+            classes.append(pl.col(name).fill_null(likely.cast(labels.schema[name])))
+    return labels.with_columns(classes)
 
 
 def flat_probabilities(labels: pl.DataFrame, attributes: Mapping[str, Attribute]) -> pl.DataFrame:

@@ -20,12 +20,7 @@ from reports.estimation import group_counts, neighbours, quality
 from reports.estimation.attribute_estimate import AttributeCounts, AttributeEstimate, estimate_attribute
 from reports.estimation.embeddings import read_embeddings
 from reports.estimation.estimate_rows import Rows, distance_rows, estimate_rows, method_estimate_rows
-from reports.estimation.external_reference import (
-    REFERENCE_SCHEMA,
-    equal_shares,
-    find_reference,
-    reference_rows,
-)
+from reports.estimation.external_reference import REFERENCE_SCHEMA, equal_shares, find_reference, reference_rows
 from reports.estimation.first_faces import first_faces
 from reports.estimation.intervals import holm_significant, wilson
 from reports.estimation.labelled_sides import check_labels, has_training_images

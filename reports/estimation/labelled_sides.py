@@ -20,7 +20,7 @@ class MissingLabels(FairfaceError):
 class LabelledSides:
     """The labellers of both sides, and the number of images they labelled."""
 
-    labeller: str  # of clip, or of imported labels
+    labeller: str  # of clip, of a classifier that labels in its place, or of imported labels
     methods: dict[str, str]  # method -> labeller
     sizes: list[int]  # pixels that images were labelled at
     train: int
@@ -52,6 +52,8 @@ def check_labels(connection: duckdb.DuckDBPyConnection, run: str, *, has_trainin
                 f"run `fairface label --run {run}` again"
             )
     primary = sides.filter(pl.col("method").is_in(["clip", "imported"]))
+    if primary.is_empty():
+        primary = sides.filter(method="classifier")
     return LabelledSides(
         labeller=primary["labeller"][0],
         methods=dict(sides.select("method", "labeller").unique().sort("method").iter_rows()),

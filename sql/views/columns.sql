@@ -10,7 +10,7 @@ create table samples_columns (key varchar, run varchar, checkpoint varchar, seed
 create table labels_columns (key varchar, source varchar, run varchar, method varchar, labeller varchar, size integer,
     {labelled}, typology_angle float, {probabilities}, filename varchar);
 create table labellers_columns (attribute varchar, method varchar, labeller varchar, n bigint, accuracy double,
-    balanced_accuracy double, selected boolean);
+    balanced_accuracy double, unsure double, selected boolean);
 create table estimates_columns (run varchar, attribute varchar, "group" varchar, method varchar, n bigint, count bigint,
     share double, share_low double, share_high double, reference_n bigint, reference_count bigint, reference double,
     reference_low double, reference_high double, corrected double, corrected_low double, corrected_high double,

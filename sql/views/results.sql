@@ -81,7 +81,8 @@ create view labels_long as
 create view confidence as
     {confidence};
 
--- The method whose labels are used for an attribute: the probe if it is more accurate on held-out images, else CLIP.
+-- The method whose labels are used for an attribute: that of the highest balanced accuracy on held-out
+-- images, by default CLIP.
 create view selected_method as
     select attribute, coalesce(max(method) filter (selected), 'clip') as method
     from (select distinct attribute from vocabulary) left join labellers using (attribute) group by attribute;

@@ -1,0 +1,175 @@
+"""Fits the classifier to annotated images."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from models.classifier import FaceClassifier
+from models.precision import bf16_is_fast
+from pipeline.data.random_streams import CLASSIFIER_AUGMENTATION, CLASSIFIER_ORDER, seeded_generator
+from pipeline.training import checkpoint
+
+BATCH, LR, WARM_UP, DECAY = 64, 4e-3, 0.2, 0.05  # WARM_UP is a share of the steps
+SMOOTHING = 0.1  # of the labels
+ADJUSTMENT = 0.5  # of the logits by the logarithm of the classes' shares: 0 for accuracy, 1 for balanced accuracy
+SHOWN_IMAGES = 96_000  # in all epochs together
+MIN_EPOCHS, MAX_EPOCHS = 4, 40
+REDUCED_SIZES = (0.5, 0.75, 1.0)  # of the images, in successive thirds of the epochs
+MAX_SHIFT, MAX_ZOOM = 4 / 64, 0.1  # shares of the side
+CONTRAST, LIGHT, TINT = 0.3, 0.3, 0.1  # largest changes, in standard deviations of the pixels
+
+RECIPE = [BATCH, LR, WARM_UP, DECAY, SMOOTHING, ADJUSTMENT, SHOWN_IMAGES, MIN_EPOCHS, MAX_EPOCHS, *REDUCED_SIZES]
+
+
+@dataclass(frozen=True)
+class FitImages:
+    """Images on the device that a classifier is fitted on, and their classes."""
+
+    images: Tensor  # uint8 [N, 3, S, S]
+    classes: Mapping[str, Tensor]  # int64 [N], below the number of classes; -1 where an image has no annotation
+    counts: Mapping[str, int]  # of the classes of each attribute
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How a classifier is fitted."""
+
+    seed: int = 0
+    epochs: int | None = None  # None: as many as SHOWN_IMAGES allow
+    checkpoints: Path | None = None  # folder of the state after every epoch
+    progress: bool = True
+
+    def count_epochs(self, images: int) -> int:
+        return self.epochs or min(max(round(SHOWN_IMAGES / images), MIN_EPOCHS), MAX_EPOCHS)
+
+
+def fit_classifier(data: FitImages, config: FitConfig) -> FaceClassifier:
+    """Fit a classifier to images; an interrupted fit continues after the last epoch in `config.checkpoints`.
+
+    Its weights are a function of the images and the seed, bit by bit on a CPU of the same kind, however often the fit
+    was interrupted.
+    """
+    device, epochs = data.images.device, config.count_epochs(len(data.images))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = FaceClassifier(data.counts)
+    model.fit_standardisation(data.images)
+    model = model.to(device).to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.AdamW(parameter_groups(model), LR, fused=True)
+    first = resume(config.checkpoints, model, optimizer=optimizer)
+    total = epochs * len(data.images)
+    with tqdm(total=total, desc="fitting classifier", unit="img", disable=not config.progress, leave=False) as bar:
+        bar.update(first * len(data.images))
+        for epoch in range(first, epochs):
+            loss = fit_epoch(model, optimizer, data=data, epoch=epoch, epochs=epochs, seed=config.seed)
+            bar.set_postfix(loss=f"{loss:.2f}", refresh=False)
+            bar.update(len(data.images))
+            if config.checkpoints:
+                state = {"networks": dict(model.state_dict()), "optimizer": optimizer.state_dict()}
+                checkpoint.save(config.checkpoints, epoch + 1, state, keep=1)
+    return model.eval()
+
+
+def parameter_groups(model: FaceClassifier) -> list[dict[str, Any]]:
+    """The parameters in two groups: matrices, whose weights decay, and scales and biases, which don't."""
+    matrices = [weights for weights in model.parameters() if weights.ndim > 1]
+    others = [weights for weights in model.parameters() if weights.ndim <= 1]
+    return [{"params": matrices, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
+
+
+def resume(folder: Path | None, model: FaceClassifier, *, optimizer: torch.optim.Optimizer) -> int:
+    """Load the newest intact state in a folder; returns the number of finished epochs, 0 without a state."""
+    for path in reversed(checkpoint.list_checkpoints(folder) if folder else []):
+        if checkpoint.find_fault(path) is None:
+            state = checkpoint.load(path, next(model.parameters()).device)
+            model.load_state_dict(state["networks"])
+            optimizer.load_state_dict(state["optimizer"])
+            return int(state["step"])
+    return 0
+
+
+def fit_epoch(
+    model: FaceClassifier, optimizer: torch.optim.Optimizer, *, data: FitImages, epoch: int, epochs: int, seed: int
+) -> float:
+    """Fit to every image once; returns the mean loss of the last batches."""
+    device, size = data.images.device, reduced_size(data.images.shape[2], epoch, epochs=epochs)
+    priors = {name: log_priors(classes, data.counts[name]) for name, classes in data.classes.items()}
+    order = torch.randperm(len(data.images), generator=seeded_generator("cpu", seed, CLASSIFIER_ORDER, epoch))
+    batches = order.split(BATCH) if len(order) < BATCH else order[: len(order) // BATCH * BATCH].split(BATCH)
+    losses = []
+    for number, rows in enumerate(batches):
+        step = epoch * len(batches) + number
+        for group in optimizer.param_groups:
+            group["lr"] = LR * one_cycle(step / (epochs * len(batches)))
+        rng = seeded_generator("cpu", seed, CLASSIFIER_AUGMENTATION, step)
+        rows = rows.to(device)
+        pixels = augment(data.images[rows], size, standardise=model.standardise, rng=rng)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16_is_fast(device)):
+            logits = model(pixels)
+        loss = torch.stack(
+            [masked_loss(logits[name] + priors[name], classes[rows]) for name, classes in data.classes.items()]
+        ).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return torch.stack(losses[-20:]).mean().item()
+
+
+def one_cycle(position: float) -> float:
+    """The share of the highest learning rate at a position of the fit, 0-1: a linear rise, then half a cosine."""
+    if position < WARM_UP:
+        return 0.05 + 0.95 * position / WARM_UP
+    return (1 + math.cos(math.pi * (position - WARM_UP) / (1 - WARM_UP))) / 2
+
+
+def reduced_size(size: int, epoch: int, *, epochs: int) -> int:
+    """The side of the images in an epoch, a multiple of 8: the first epochs see smaller images, which costs less."""
+    share = REDUCED_SIZES[epoch * len(REDUCED_SIZES) // epochs]
+    return max(round(size * share / 8) * 8, min(size, 16))
+
+
+def log_priors(classes: Tensor, count: int) -> Tensor:
+    """ADJUSTMENT times the logarithms of the classes' shares, float32 [count].
+
+    Added to the logits in the loss, it shifts what is learnt towards equal recalls: Menon et al. 2021
+    (arXiv:2007.07314), equation 10.
+    """
+    counts = torch.bincount(classes[classes >= 0], minlength=count).float()
+    return ADJUSTMENT * (counts / counts.sum()).log()
+
+
+def masked_loss(logits: Tensor, classes: Tensor) -> Tensor:
+    """Cross-entropy with smoothed labels over logits [B, K] and classes [B], -1 of which count as a loss of 0."""
+    loss = F.cross_entropy(logits, classes, ignore_index=-1, label_smoothing=SMOOTHING, reduction="sum")
+    return loss / len(classes)
+
+
+def augment(images: Tensor, size: int, *, standardise: Callable[[Tensor], Tensor], rng: torch.Generator) -> Tensor:
+    """Flip, shift, zoom, light and tint uint8 images [B, 3, S, S] at random: float32 [B, 3, size, size], standardised.
+
+    What a face shifts out of the image is filled by its reflection.
+    """
+    count, device = len(images), images.device
+
+    def random(*shape: int) -> Tensor:
+        return (2 * torch.rand(*shape, generator=rng) - 1).to(device)
+
+    pixels = images.float()
+    if size < pixels.shape[2]:
+        pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
+    zoom = 1 + MAX_ZOOM * random(count)
+    affine = torch.zeros(count, 2, 3, device=device)
+    affine[:, 0, 0], affine[:, 1, 1] = zoom * random(count).sign(), zoom
+    affine[:, :, 2] = 2 * MAX_SHIFT * random(count, 2)  # a side is 2 long in these coordinates
+    grid = F.affine_grid(affine, [count, 3, size, size], align_corners=False)
+    pixels = standardise(F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False))
+    light = LIGHT * random(count, 1, 1, 1) + TINT * random(count, 3, 1, 1)
+    return pixels * (1 + CONTRAST * random(count, 1, 1, 1)) + light
