@@ -284,6 +284,8 @@ def test_an_imported_run_is_neither_sampled_nor_trained(faces, workspace, packed
         sample(workspace, SampleConfig(run="ext", device="cpu", progress=False))
     with pytest.raises(FairfaceError, match="holds samples imported from"):
         train_run(workspace, 5, run="ext")
+    with pytest.raises(FairfaceError, match="has imported samples and no generator"):
+        sample(workspace, SampleConfig(device="cpu", progress=False))
     assert len(read_samples(workspace)) == 40
 
 
