@@ -239,7 +239,7 @@ def check_train_options(*, preset: str, resume: bool, **options: Any) -> None:
 @device_option
 @force_option
 def sample(workspace: Workspace, source: str | None, size: int | None, as_is: bool, **options: Any) -> None:
-    """Generate samples with a trained generator, or import those of another program.
+    """Generate samples, or import those of another program.
 
     Writes tar shards and samples.parquet into the folder of the run and, with --png-dir, PNG files.
     """

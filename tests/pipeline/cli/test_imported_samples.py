@@ -157,6 +157,20 @@ def test_labels_made_elsewhere_serve_without_training_images(women, tmp_path):
     assert "replace them with --force" in error_line("sample", "--out", out, "--from", women, "--run", "theirs")
 
 
+@pytest.mark.parametrize("prefix", ["", "absolute"])
+def test_labels_made_elsewhere_may_name_the_imported_files(prefix, women, tmp_path):
+    out, csv = tmp_path / "out", tmp_path / "labels.csv"
+    fairface("sample", "--out", out, "--from", women, "--run", "theirs", "--num-samples", 40)
+    table = pl.read_parquet(out / "runs" / "theirs" / "samples.parquet")
+    paths = [str(women / path) if prefix else path for path in table["path"]]
+    genders = ["female"] * 30 + ["male"] * 10
+    pl.DataFrame({"Image Path": paths[::-1], "gender": genders[::-1]}).write_csv(csv)
+    fairface("label", "--out", out, "--import", csv, "--run", "theirs")
+    labels = pl.read_parquet(out / "runs" / "theirs" / "labels.parquet").sort("key")
+    assert labels["key"].to_list() == table["key"].to_list()
+    assert labels["gender"].to_list() == genders
+
+
 def test_rejected_images_are_printed_and_shown(tmp_path, embedded_labeller):
     folder, out = tmp_path / "faces", tmp_path / "out"
     folder.mkdir()
