@@ -118,6 +118,7 @@ def test_a_reference_is_shown_next_to_the_training_images(women, packed, tmp_pat
     assert "No: " in text
     assert "This page calls the images in the shards training images" in text
     assert "The samples against another reference" in text
+    assert "Against census.csv, 2 of 2 groups are over- or under-represented." in text
 
 
 def test_imported_and_trained_runs_are_compared(finished, women, tmp_path, embedded_labeller):
