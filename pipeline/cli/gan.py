@@ -202,8 +202,8 @@ def check_train_options(*, preset: str, resume: bool, **options: Any) -> None:
 @click.option(
     "--size",
     type=click.IntRange(16, 1024),
-    help="With --from: crop and resize to this size (side) in pixels.  [default: that of the labels of the training "
-    "images, or 64]",
+    help="With --from: crop and resize to this size (side) in pixels.  [default: that of the run's samples or of the "
+    "labels of the training images, or 64]",
 )
 @click.option("--as-is", is_flag=True, help="With --from: neither crop nor resize; all images must be of one size.")
 @click.option(

@@ -194,6 +194,8 @@ def test_the_size_is_that_of_the_labelled_training_images(faces, workspace):
     about = {"source": "train", "run": None, "labeller": "l", "images": 1, "fingerprint": "", "files": {}}
     write_document(workspace.shards.label_files.document, LabelsDocument(size=48, **about))
     assert import_samples(workspace, config_of(faces)).document.image_size == 48
+    write_document(workspace.shards.label_files.document, LabelsDocument(size=32, **about))
+    assert import_samples(workspace, config_of(faces)).unchanged
 
 
 def test_a_count_takes_a_seeded_sample(faces, workspace):
