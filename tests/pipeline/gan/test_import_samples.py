@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import tarfile
+import warnings
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from PIL import Image
 
 from pipeline.gan import import_samples as import_module
@@ -24,6 +26,7 @@ from shards.errors import FairfaceError
 from shards.locks import LockHeld, exclusive_lock
 from shards.workspace import Workspace
 from tests.pipeline.gan.helpers import train_run
+from tests.pipeline.gan.test_external_generator import Net
 from tests.shards.sample_images import encoded_image
 
 GENERATOR = """
@@ -236,6 +239,19 @@ def test_a_function_is_drawn_from_by_batches(module, workspace):
     import_samples(workspace, replace(config, as_is=True))
     assert read_samples(workspace).shape == (100, 40, 40, 3)
     assert import_samples(workspace, replace(config, run=None)).folder.name == f"{module}-draw"
+
+
+def test_a_torchscript_file_is_drawn_from(workspace, tmp_path):
+    with warnings.catch_warnings(action="ignore"):
+        torch.jit.script(Net()).save(tmp_path / "net.ts")
+    config = config_of(tmp_path / "net.ts", run=None, count=20, size=32)
+    result = import_samples(workspace, config)
+    assert (result.folder.name, result.document.count) == ("net", 20)
+    assert result.document.source
+    assert result.document.source.kind == "torchscript"
+    assert read_samples(workspace, "net").shape == (20, 32, 32, 3)
+    assert import_samples(workspace, config).unchanged
+    assert not import_samples(workspace, replace(config, batch_size=16)).unchanged  # which gives other images
 
 
 def test_a_failing_function_leaves_the_samples_as_they_are(module, workspace, faces):
