@@ -104,7 +104,9 @@ def build_comparison_page(
             Difference(run, short(run, 60), difference_tables(rows, attributes, baseline_run=baseline_run, run=run))
             for run, rows in report.differences.items()
         ],
-        distances=[distance_table(report, attributes, baseline=baseline) for baseline in BASELINES]
+        distances=[
+            table for baseline in BASELINES if (table := distance_table(report, attributes, baseline=baseline)).rows
+        ]
         if report.distances
         else [],
         built=report.built,

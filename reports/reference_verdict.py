@@ -24,11 +24,28 @@ def reference_verdict(rows: pl.DataFrame, attributes: AttributeTable) -> Verdict
     )
 
 
+def reference_sentence(rows: pl.DataFrame, attributes: AttributeTable) -> str:
+    """How the samples differ from given shares, where they are compared with training images in the first place."""
+    rows = rows.filter(pl.col("attribute").is_in(list(attributes.tabulated)))
+    return (
+        f"Against {baseline_names(rows)}, {count_changed(rows)} of {len(rows)} groups are over- or under-represented."
+    )
+
+
+def baseline_names(rows: pl.DataFrame) -> str:
+    """The references, in words."""
+    return conjunction([short(name, 60) for name in rows["baseline"].unique().sort()])
+
+
+def count_changed(rows: pl.DataFrame) -> int:
+    """The number of groups that differ by more than chance explains."""
+    return int((rows["significant"] & rows["verdict"].is_in(DIFFERENT)).sum())
+
+
 def answer_sentence(rows: pl.DataFrame) -> str:
     """The answer in one sentence; "no" only for differences that chance does not explain."""
-    baselines = conjunction([short(name, 60) for name in rows["baseline"].unique().sort()])
-    changed = int((rows["significant"] & rows["verdict"].is_in(DIFFERENT)).sum())
-    if changed:
+    baselines = baseline_names(rows)
+    if changed := count_changed(rows):
         return (
             f"No, by uncorrected labels: the samples have {changed} of {len(rows)} groups more or less often than "
             f"{baselines}."

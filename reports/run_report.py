@@ -1,7 +1,7 @@
 """The numbers of the page of one run, as stored in `report.json`."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, ClassVar
@@ -21,7 +21,7 @@ from reports.confusion import ConfusionMatrix, confusion_matrices
 from reports.estimation.estimates import labeller_accuracy
 from reports.estimation.group_counts import selected_methods
 from reports.estimation.labelled_sides import LabelledSides
-from reports.reference_verdict import reference_verdict
+from reports.reference_verdict import reference_sentence, reference_verdict
 from reports.run_documents import RunDocuments
 from reports.verdict import CONSTANT, NOT_ANSWERABLE, NOT_ANSWERED, Verdict, run_verdict
 from shards.attributes import AttributeTable
@@ -145,8 +145,11 @@ def gather_run(
             is_constant=is_constant,
         )
     given = sql.ask(connection, "reference", run=run)
-    if labelling and not labelling.train and answer not in (CONSTANT, NOT_ANSWERABLE):
-        answer = reference_verdict(given, attributes)  # there is nothing else to compare the samples with
+    if labelling and answer not in (CONSTANT, NOT_ANSWERABLE):
+        if not labelling.train:
+            answer = reference_verdict(given, attributes)  # there is nothing else to compare the samples with
+        elif given["attribute"].is_in(list(attributes.tabulated)).any():
+            answer = replace(answer, sentences=[*answer.sentences, reference_sentence(given, attributes)])
     return RunReport(
         fingerprint=fingerprint,
         run=run,

@@ -202,8 +202,8 @@ def check_train_options(*, preset: str, resume: bool, **options: Any) -> None:
 @click.option(
     "--size",
     type=click.IntRange(16, 1024),
-    help="With --from: crop and resize to this size (side) in pixels.  [default: that of the labels of the training "
-    "images, or 64]",
+    help="With --from: crop and resize to this size (side) in pixels.  [default: that of the run's samples or of the "
+    "labels of the training images, or 64]",
 )
 @click.option("--as-is", is_flag=True, help="With --from: neither crop nor resize; all images must be of one size.")
 @click.option(
@@ -239,7 +239,7 @@ def check_train_options(*, preset: str, resume: bool, **options: Any) -> None:
 @device_option
 @force_option
 def sample(workspace: Workspace, source: str | None, size: int | None, as_is: bool, **options: Any) -> None:
-    """Generate samples with a trained generator, or import those of another program.
+    """Generate samples, or import those of another program.
 
     Writes tar shards and samples.parquet into the folder of the run and, with --png-dir, PNG files.
     """

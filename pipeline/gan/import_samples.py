@@ -115,7 +115,7 @@ def import_samples(workspace: Workspace, config: ImportConfig) -> SampleResult:
     source = find_source(config.source)
     folder = run_folder(workspace, source, run=config.run)
     check_outside(workspace, source)
-    size = config.size or default_size(workspace)
+    size = config.size or default_size(workspace, folder)
     identity = source_identity(source, config, size=size)
     with ExitStack() as stack:
         stack.enter_context(exclusive_lock(folder.lock, "importing samples"))
@@ -125,7 +125,7 @@ def import_samples(workspace: Workspace, config: ImportConfig) -> SampleResult:
         previous = check_replaceable(folder, source, force=config.force)
         if config.png_dir and config.count:
             check_png_folder(config.png_dir, config.count)
-        is_same = previous and previous.source and previous.source.identity == identity and not config.force
+        is_same = previous and previous.source and previous.source.identity == identity
         if previous and is_same and samples_are_complete(folder, previous):
             return finish(folder, previous, config, unchanged=True)
         stack.callback(remove_tree, folder.imported.root)
@@ -134,11 +134,8 @@ def import_samples(workspace: Workspace, config: ImportConfig) -> SampleResult:
         if images is None:
             images = packed_images(folder.imported, source, config, size=size)
         document = describe(folder, source, images, config=config, identity=identity)
-        is_same = previous and previous.fingerprint == document.fingerprint and not config.force
-        if (
-            previous and is_same and samples_are_complete(folder, previous)
-        ):  # the same images elsewhere, or with new times
-            previous = replace(previous, source=document.source)
+        if previous and previous.fingerprint == document.fingerprint and samples_are_complete(folder, previous):
+            previous = replace(previous, source=document.source)  # the same images elsewhere, or with new times
             write_document(folder.samples_document, previous)
             return finish(folder, previous, config, unchanged=True)
         table = partial(samples_table, folder.name, checkpoint=source.name, seed=config.seed, paths=images.paths)
@@ -202,8 +199,13 @@ def check_outside(workspace: Workspace, source: Source) -> None:
         )
 
 
-def default_size(workspace: Workspace) -> int:
-    """The size at which the training images are labelled, so that they need not be labelled again; or DEFAULT_SIZE."""
+def default_size(workspace: Workspace, folder: RunFolder) -> int:
+    """The size of the run's present samples, so that the same command finds them.
+
+    Otherwise that at which the training images are labelled, so that they need not be labelled again, or DEFAULT_SIZE.
+    """
+    if samples := read_document(folder.samples_document, SamplesDocument):
+        return samples.image_size
     labels = read_document(workspace.shards.label_files.document, LabelsDocument)
     return labels.size if labels and labels.size else DEFAULT_SIZE
 
@@ -214,7 +216,7 @@ def source_identity(source: Source, config: ImportConfig, *, size: int) -> str:
     Of a folder, the names, sizes and times of its images count; of a file, its content. Raises FairfaceError for a
     folder without images.
     """
-    options = [source.kind, source.path, config.count, config.seed, size, config.as_is]
+    options = [source.kind, source.path, config.count, config.seed, "as is" if config.as_is else size]
     if source.kind == "folder":
         return fingerprint([*options, survey(Path(source.path), PackConfig(), tables=[]).fingerprint])
     if source.kind == "function":

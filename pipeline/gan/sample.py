@@ -99,7 +99,7 @@ def sample(workspace: Workspace, config: SampleConfig) -> SampleResult:
                 stack.enter_context(exclusive_lock(folder.lock, "sampling"))
                 write_run_config(folder, path, state=state)
         else:
-            folder = run_directory.find_run(workspace, config.run)
+            folder = run_directory.find_run(workspace, config.run, with_generator=True)
         stack.enter_context(exclusive_lock(folder.samples_lock, "sampling"))
         stack.enter_context(exclusive_lock(folder.label_files.lock, "sampling"))  # labels of other samples are removed
         if not config.checkpoint:

@@ -84,7 +84,7 @@ def load_resumable(workspace: Workspace, run: str | None) -> ResumableRun:
 
     Raises FairfaceError if there is no such run, if it was not trained here, or if it has no checkpoint.
     """
-    folder = run_directory.find_run(workspace, run)
+    folder = run_directory.find_run(workspace, run, with_generator=True)
     config = run_directory.read_run(folder)
     if config.requested_options is None or config.preset is None or config.steps is None:
         raise FairfaceError(f"{origin(folder, config)}: it can't be resumed")

@@ -42,7 +42,8 @@ def import_labels(workspace: Workspace, csv: Path, *, run: str | None = None, fo
     if run is None and not is_valid_name(csv.stem):
         raise FairfaceError(f"--import {csv}: {csv.stem!r} can't be the name of a run: choose one with --run")
     folder, labeller = workspace.run(run or csv.stem), f"imported {csv.name}@{file_sha256(csv)[:8]}"
-    labels = add_keys(read_labels_csv(csv, workspace_attributes(workspace).labelled))
+    read = read_labels_csv(csv, workspace_attributes(workspace).labelled)
+    labels = add_keys(read)
     files = folder.label_files
     with (
         exclusive_lock(folder.lock, "importing labels"),
@@ -51,6 +52,7 @@ def import_labels(workspace: Workspace, csv: Path, *, run: str | None = None, fo
     ):
         samples = read_document(folder.samples_document, SamplesDocument)
         if samples:
+            labels = add_keys(read, keys=keys_by_path(folder, samples))
             check_keys(labels["key"], folder, samples)
         images_hash = samples.fingerprint if samples else None
         document = LabelsDocument(
@@ -185,15 +187,28 @@ def _are_probabilities(values: pl.Series) -> bool:
     return values.is_between(0, MAX_PROBABILITY).all()
 
 
-def add_keys(labels: pl.DataFrame) -> pl.DataFrame:
+def keys_by_path(folder: RunFolder, samples: SamplesDocument) -> dict[str, str]:
+    """The keys of imported samples by the paths that a file of labels may give them; none for other samples."""
+    if not samples.source:
+        return {}
+    rows = read_parquet(folder.samples_table, ("key", "path"), sha256=samples.files.get(folder.samples_table.name, ""))
+    paths = {path: key for key, path in rows.iter_rows() if path is not None}
+    return paths | {str(Path(samples.source.path, path)): key for path, key in paths.items()}
+
+
+def add_keys(labels: pl.DataFrame, *, keys: Mapping[str, str] | None = None) -> pl.DataFrame:
     """`labels` with the keys of the samples instead of paths.
 
-    The key is the number in a file name such as sample_00012.png if all have one, otherwise the path itself. Raises
-    FairfaceError for keys that occur twice.
+    They are looked up in `keys` if it has all paths. Otherwise the key is the number in a file name such as
+    sample_00012.png if all have one, or else the path itself. Raises FairfaceError for keys that occur twice.
     """
     numbers = labels["path"].str.extract(SAMPLE_NAME).str.strip_chars_start("0").str.zfill(8)
-    keys = labels["path"] if numbers.null_count() else numbers
-    labels = labels.drop("path").insert_column(0, keys.alias("key"))
+    found = labels["path"] if numbers.null_count() else numbers
+    if keys:
+        paths = [path if path in keys else str(Path(path).absolute()) for path in labels["path"]]
+        if all(path in keys for path in paths):
+            found = pl.Series([keys[path] for path in paths], dtype=pl.String)
+    labels = labels.drop("path").insert_column(0, found.alias("key"))
     if labels["key"].n_unique() < len(labels):
         raise FairfaceError("the file names an image twice")
     return labels

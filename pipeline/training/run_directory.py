@@ -10,11 +10,12 @@ from shards.errors import FairfaceError
 from shards.workspace import RunFolder, Workspace
 
 
-def find_run(workspace: Workspace, name: str | None) -> RunFolder:
+def find_run(workspace: Workspace, name: str | None, *, with_generator: bool = False) -> RunFolder:
     """Find the folder of the run `name`, or of the newest run if the name is None.
 
-    The newest run is the one that was started last, among those with a checkpoint or samples if there are any. Runs
-    with an unreadable config.json are passed over with a warning. Raises FairfaceError if there is no such run.
+    The newest run is the one that was started last, among those with a checkpoint or samples if there are any; with
+    `with_generator`, not one whose samples were imported. Runs with an unreadable config.json are passed over with a
+    warning. Raises FairfaceError if there is no such run.
     """
     runs = {folder.name: folder for folder in workspace.runs()}
     if name and name not in runs:
@@ -29,11 +30,19 @@ def find_run(workspace: Workspace, name: str | None) -> RunFolder:
     started, faults = {}, []
     for folder in runs.values():
         try:
-            started[folder] = read_run(folder).started
+            config = read_run(folder)
+            if config.source is None or not with_generator:
+                started[folder] = config.started
         except FairfaceError as error:
             faults.append(error)
     if not started:
-        raise faults[0]
+        raise (
+            faults[0]
+            if faults
+            else FairfaceError(
+                f"every run in {workspace.runs_folder} has imported samples and no generator: run `fairface train`"
+            )
+        )
     for fault in faults:
         if distributed.rank() == 0:
             print(f"Warning: {fault}", file=sys.stderr)

@@ -118,6 +118,7 @@ def test_a_reference_is_shown_next_to_the_training_images(women, packed, tmp_pat
     assert "No: " in text
     assert "This page calls the images in the shards training images" in text
     assert "The samples against another reference" in text
+    assert "Against census.csv, 2 of 2 groups are over- or under-represented." in text
 
 
 def test_imported_and_trained_runs_are_compared(finished, women, tmp_path, embedded_labeller):
@@ -155,6 +156,20 @@ def test_labels_made_elsewhere_serve_without_training_images(women, tmp_path):
     assert rows["female"]["share"] == 0.75
     assert rows["female"]["verdict"] == "over"
     assert "replace them with --force" in error_line("sample", "--out", out, "--from", women, "--run", "theirs")
+
+
+@pytest.mark.parametrize("prefix", ["", "absolute"])
+def test_labels_made_elsewhere_may_name_the_imported_files(prefix, women, tmp_path):
+    out, csv = tmp_path / "out", tmp_path / "labels.csv"
+    fairface("sample", "--out", out, "--from", women, "--run", "theirs", "--num-samples", 40)
+    table = pl.read_parquet(out / "runs" / "theirs" / "samples.parquet")
+    paths = [str(women / path) if prefix else path for path in table["path"]]
+    genders = ["female"] * 30 + ["male"] * 10
+    pl.DataFrame({"Image Path": paths[::-1], "gender": genders[::-1]}).write_csv(csv)
+    fairface("label", "--out", out, "--import", csv, "--run", "theirs")
+    labels = pl.read_parquet(out / "runs" / "theirs" / "labels.parquet").sort("key")
+    assert labels["key"].to_list() == table["key"].to_list()
+    assert labels["gender"].to_list() == genders
 
 
 def test_rejected_images_are_printed_and_shown(tmp_path, embedded_labeller):

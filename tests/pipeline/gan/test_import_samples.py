@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import tarfile
+import warnings
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from PIL import Image
 
 from pipeline.gan import import_samples as import_module
@@ -24,6 +26,7 @@ from shards.errors import FairfaceError
 from shards.locks import LockHeld, exclusive_lock
 from shards.workspace import Workspace
 from tests.pipeline.gan.helpers import train_run
+from tests.pipeline.gan.test_external_generator import Net
 from tests.shards.sample_images import encoded_image
 
 GENERATOR = """
@@ -194,6 +197,8 @@ def test_the_size_is_that_of_the_labelled_training_images(faces, workspace):
     about = {"source": "train", "run": None, "labeller": "l", "images": 1, "fingerprint": "", "files": {}}
     write_document(workspace.shards.label_files.document, LabelsDocument(size=48, **about))
     assert import_samples(workspace, config_of(faces)).document.image_size == 48
+    write_document(workspace.shards.label_files.document, LabelsDocument(size=32, **about))
+    assert import_samples(workspace, config_of(faces)).unchanged
 
 
 def test_a_count_takes_a_seeded_sample(faces, workspace):
@@ -234,6 +239,19 @@ def test_a_function_is_drawn_from_by_batches(module, workspace):
     import_samples(workspace, replace(config, as_is=True))
     assert read_samples(workspace).shape == (100, 40, 40, 3)
     assert import_samples(workspace, replace(config, run=None)).folder.name == f"{module}-draw"
+
+
+def test_a_torchscript_file_is_drawn_from(workspace, tmp_path):
+    with warnings.catch_warnings(action="ignore"):
+        torch.jit.script(Net()).save(tmp_path / "net.ts")
+    config = config_of(tmp_path / "net.ts", run=None, count=20, size=32)
+    result = import_samples(workspace, config)
+    assert (result.folder.name, result.document.count) == ("net", 20)
+    assert result.document.source
+    assert result.document.source.kind == "torchscript"
+    assert read_samples(workspace, "net").shape == (20, 32, 32, 3)
+    assert import_samples(workspace, config).unchanged
+    assert not import_samples(workspace, replace(config, batch_size=16)).unchanged  # which gives other images
 
 
 def test_a_failing_function_leaves_the_samples_as_they_are(module, workspace, faces):
@@ -284,6 +302,8 @@ def test_an_imported_run_is_neither_sampled_nor_trained(faces, workspace, packed
         sample(workspace, SampleConfig(run="ext", device="cpu", progress=False))
     with pytest.raises(FairfaceError, match="holds samples imported from"):
         train_run(workspace, 5, run="ext")
+    with pytest.raises(FairfaceError, match="has imported samples and no generator"):
+        sample(workspace, SampleConfig(device="cpu", progress=False))
     assert len(read_samples(workspace)) == 40
 
 

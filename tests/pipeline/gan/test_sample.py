@@ -136,7 +136,7 @@ def test_another_truncation_gives_other_samples(trained):
     assert again_tar == plain_tar
     assert again.document.fingerprint == plain.document.fingerprint
     rows = pl.read_parquet(folder.samples_table)
-    assert rows.columns == ["key", "run", "checkpoint", "seed", "index", "shard", "requested"]
+    assert rows.columns == ["key", "run", "checkpoint", "seed", "index", "shard", "requested", "path"]
 
 
 def test_the_command_truncates_and_refuses_what_is_not_a_bound(trained):
