@@ -16,7 +16,7 @@ SYNTHETIC_LABELLER = "synthetic-faces"  # how the name of the labeller for synth
 def is_foreign_labeller(labelling: LabelledSides | None, *, synthetic: bool | None, methods: Collection[str]) -> bool:
     """Whether faces that are not known to be synthetic were labelled by the labeller made for synthetic ones.
 
-    `methods` are those whose labels count. A classifier that was fitted to the training images is not foreign.
+    `methods` are those whose labels are used. A classifier that was fitted to the training images is not foreign.
     """
     is_synthetic_labeller = labelling is not None and labelling.labeller.startswith(SYNTHETIC_LABELLER)
     return is_synthetic_labeller and not synthetic and not set(methods) <= {"classifier"}
@@ -41,13 +41,14 @@ def warnings(
 
 
 def source_warnings(samples: SamplesDocument, source: SampleSource, *, has_training: bool) -> list[str]:
-    """What samples of another program mean for the page."""
+    """What imported samples mean for the page."""
     found = [
-        f"Imported samples from {short(source.path, 200)} ({samples.count:,} images), no training by this program."
+        f"The samples ({samples.count:,} images) were imported from {short(source.path, 200)}: their generator was not "
+        "trained by this program."
     ]
     if has_training:
         found[0] += (
-            " This page calls the images in the shards training images, whether or not the generator was trained on "
+            " This page refers to the packed images as training images, whether or not the generator was trained on "
             "them."
         )
     if rejected := sum(source.rejected.values()):
@@ -73,8 +74,8 @@ def labelling_warnings(labelling: LabelledSides | None, *, annotated: bool, is_f
         )
     if not labelling.train:
         found.append(
-            "No training images are packed: there is nothing to measure the labeller's errors on, so the shares are "
-            "its raw labels and cannot be corrected. Pack annotated images with `fairface shards`, and label again."
+            "No training images are packed, so the labeller's error rates are unknown, and its raw shares cannot be "
+            "corrected. Pack annotated images with `fairface shards`, and label again."
         )
     elif not annotated:
         found.append(
@@ -85,7 +86,7 @@ def labelling_warnings(labelling: LabelledSides | None, *, annotated: bool, is_f
 
 
 def shift_warnings(shifts: pl.DataFrame, attributes: AttributeTable) -> list[str]:
-    """How sure the labeller is of the samples and of photographs, where chance does not explain the difference."""
+    """Warn where the labeller's confidence differs between samples and photographs by more than chance explains."""
     shifted = shifts.filter(pl.col("statistic") > pl.col("floor"))
     if shifted.is_empty():
         return []
@@ -98,7 +99,8 @@ def shift_warnings(shifts: pl.DataFrame, attributes: AttributeTable) -> list[str
     )
     return [
         "The labeller's confidence on the samples differs from that on training images that it was not fitted to (mean "
-        f"probability of its labels: {values}). Its error rates, measured on the latter, may differ on the samples."
+        f"probability of its labels: {values}). Its error rates, measured on those images, may not hold for the "
+        "samples."
     ]
 
 

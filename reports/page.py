@@ -203,7 +203,7 @@ def build_run(
     connection = sql.connect(workspace)  # the tables of estimates exist now
     attributes = workspace_attributes(workspace)
     files: dict[str, bytes] = {}
-    with ThreadPoolExecutor(2) as pool:  # other threads draw and encode, while this one asks questions
+    with ThreadPoolExecutor(2) as pool:  # other threads draw and encode while this one runs the queries
         is_synthetic = bool(documents.synthetic)
         drawing = pool.submit(
             draw_run_figures, connection.cursor(), files, run=run, attributes=attributes, synthetic=is_synthetic

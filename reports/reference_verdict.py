@@ -1,4 +1,4 @@
-"""The verdict in sentences where no training images are packed, from rows of `reference_estimates`."""
+"""The verdict in sentences for runs without training images, from rows of `reference_estimates`."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ DIFFERENT = ("over", "under")
 
 
 def reference_verdict(rows: pl.DataFrame, attributes: AttributeTable) -> Verdict:
-    """The verdict on samples against given shares, or against equal ones."""
+    """The verdict on samples compared with an external reference, or with equal shares."""
     rows = rows.filter(pl.col("attribute").is_in(list(attributes.tabulated)))
     of_attributes = [(item, rows.filter(attribute=item.name)) for item in attributes.headlines]
     sentences = [attribute_sentence(item, groups) for item, groups in of_attributes if len(groups)]
@@ -25,15 +25,16 @@ def reference_verdict(rows: pl.DataFrame, attributes: AttributeTable) -> Verdict
 
 
 def reference_sentence(rows: pl.DataFrame, attributes: AttributeTable) -> str:
-    """How the samples differ from given shares, where they are compared with training images in the first place."""
+    """How the samples of a run with training images differ from an external reference as well."""
     rows = rows.filter(pl.col("attribute").is_in(list(attributes.tabulated)))
     return (
-        f"Against {baseline_names(rows)}, {count_changed(rows)} of {len(rows)} groups are over- or under-represented."
+        f"Compared with {baseline_names(rows)}, {count_changed(rows)} of {len(rows)} groups are over- or "
+        "under-represented."
     )
 
 
 def baseline_names(rows: pl.DataFrame) -> str:
-    """The references, in words."""
+    """The names of the references, in words."""
     return conjunction([short(name, 60) for name in rows["baseline"].unique().sort()])
 
 
@@ -47,13 +48,14 @@ def answer_sentence(rows: pl.DataFrame) -> str:
     baselines = baseline_names(rows)
     if changed := count_changed(rows):
         return (
-            f"No, by uncorrected labels: the samples have {changed} of {len(rows)} groups more or less often than "
+            f"No, by uncorrected labels: {changed} of {len(rows)} groups are over- or under-represented compared with "
             f"{baselines}."
         )
     if len(rows) and (rows["verdict"] == "similar").all():
-        return f"Yes, by uncorrected labels: the samples have every group about as often as {baselines}."
+        return f"Yes, by uncorrected labels: the shares of all groups are close to {baselines}."
     return (
-        f"Undecided: there are too few samples, or the labels carry too little information, to tell from {baselines}."
+        "Undecided: there are too few samples, or the labels carry too little information, to compare the shares with "
+        f"{baselines}."
     )
 
 
@@ -73,5 +75,5 @@ def attribute_sentence(attribute: Attribute, rows: pl.DataFrame) -> str:
     if changed:
         return f"Of {attribute.plural}, it generates {conjunction([phrase(row) for row in changed[:3]])}."
     if all(row["verdict"] == "similar" for row in groups):
-        return f"The {attribute.subject} is that of {baseline}."
-    return f"There are too few samples to tell the {attribute.subject} from that of {baseline}."
+        return f"The {attribute.subject} is close to that of {baseline}."
+    return f"There are too few samples to decide whether the {attribute.subject} differs from that of {baseline}."

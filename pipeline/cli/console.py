@@ -180,7 +180,7 @@ def print_label_summary(result: "LabelResult") -> None:
         state = unchanged_suffix(side.unchanged)
         echo(f"{labels.source}: {labels.images:,} images labelled by {labels.labeller}{state}")
     if all(side.document.source == "generated" for side in result.sides):
-        echo("  no training images are packed: there is nothing to measure the labeller's errors on")
+        echo("  no training images are packed, so the labeller's error rates are unknown")
     elif result.accuracies is None:
         echo("  too few annotated images to fit a probe or to measure the labeller's errors")
     else:

@@ -1,7 +1,7 @@
-"""Whether a labeller is as sure of the samples as of photographs that it was not fitted to.
+"""Whether a labeller is as confident on the samples as on photographs that it was not fitted to.
 
-Its error rates are measured on held-out photographs. If its probabilities on the samples are distributed differently,
-so may be its errors.
+Its error rates are measured on held-out photographs. If its probabilities are distributed differently on the samples,
+its error rates may differ as well.
 """
 
 import math
@@ -17,7 +17,7 @@ from shards.attributes import PROBABILITY_PREFIX, AttributeTable
 IMAGES = 20_000  # of either side whose probabilities are compared, at most
 MIN_IMAGES = 20  # of either side; below it there is no row
 LEVEL = 0.05  # how often photographs alone exceed the floor
-METHODS = ("classifier", "probe")  # that are fitted to photographs
+FITTED_METHODS = ("classifier", "probe")  # fitted to training images
 SHIFT_SCHEMA = {
     **dict.fromkeys(("run", "attribute", "method"), pl.String),
     **dict.fromkeys(("held_out", "generated"), pl.Int64),
@@ -31,13 +31,13 @@ def confidence_shift(
 ) -> pl.DataFrame:
     """Compare the labellers' confidence, the probability of the most probable class, on samples and on photographs.
 
-    `selected` is the method that counts for each attribute. Columns: run, attribute, method, held_out and generated
+    `selected` is the selected method of each attribute. Columns: run, attribute, method, held_out and generated
     (numbers of images), confidence_held_out and confidence_generated (means), statistic (the Kolmogorov-Smirnov
-    distance of the two distributions, 0-1), floor (which as many photographs exceed in LEVEL of the cases), and
-    unsure_held_out and unsure_generated (shares of the images). Only attributes that count by one of METHODS have rows.
+    distance of the two distributions, 0-1), floor (which photographs alone exceed in LEVEL of cases), and
+    unsure_held_out and unsure_generated (shares of the images). Only attributes with one of FITTED_METHODS have rows.
     """
     rows = []
-    for method in METHODS:
+    for method in FITTED_METHODS:
         names = [name for name in attributes.labelled if selected.get(name) == method]
         if not names:
             continue
@@ -70,14 +70,14 @@ def read_confidence(
 
 
 def ks_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """The largest difference of the empirical distribution functions of a [N] and b [M] (Smirnov 1939)."""
+    """The largest difference between the empirical distribution functions of a [N] and b [M] (Smirnov 1939)."""
     values = np.concatenate([a, b])
     below = (np.searchsorted(np.sort(side), values, side="right") / len(side) for side in (a, b))
     return float(np.abs(next(below) - next(below)).max())
 
 
 def ks_floor(n: int, m: int) -> float:
-    """The distance that two samples of n and m of the same distribution exceed in LEVEL of the cases.
+    """The distance that two samples of n and m of the same distribution exceed in LEVEL of cases.
 
     From the first term of Kolmogorov's series, whatever the distribution; ties make it conservative.
     """

@@ -6,7 +6,7 @@ NeurIPS 2023), here for K classes at once, on the simplex, and with C known only
 annotated images that were labelled as well. A labeller may also abstain: its label "unsure" is one more column of C.
 
 One C is right as long as the mix of other attributes within each class is that of the calibration images;
-`reports.estimation.stratified` corrects where it is not.
+`reports.estimation.stratified` corrects where it differs.
 """
 
 from dataclasses import dataclass
@@ -50,9 +50,9 @@ def correct_shares(
     """Estimate the true shares behind label counts [L].
 
     `confusion`, [K, L], counts calibration images, annotated by labelled; L is K, or K + 1 with a last column of images
-    without a sure label. The intervals are those of a joint parametric
-    bootstrap: labels are resampled from p C, and every row of C from its distribution given the calibration images.
-    Calls with one seed and different `side`s share the replicates of C.
+    without a sure label. The intervals are those of a joint parametric bootstrap: labels are resampled from p C, and
+    every row of C from its distribution given the calibration images. Calls with one seed and different `side`s share
+    the replicates of C.
 
     Raises ValueError if `counts` is all 0, or if a class has labels but no calibration image.
     """

@@ -147,7 +147,7 @@ def corrected_sampler(
 ) -> distances.Sampler:
     """Resamples corrected shares of `n` labels, and `reference_n` reference faces.
 
-    Error rates are replicates of C; those of a stratified correction include the chance in the mix of the strata.
+    Error rates are replicates of C; those of a stratified correction include the uncertainty of the mix of the strata.
     """
 
     def sample(mixtures: np.ndarray, replicates: int) -> tuple[np.ndarray, np.ndarray]:

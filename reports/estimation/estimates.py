@@ -84,7 +84,7 @@ WITHOUT_TRAINING = {  # fields of `estimates` where no training images are packe
     "verdict": None,
     "inconclusive_reason": None,
     "significant": None,
-    "correction_note": "no training images are packed to measure the labeller's errors on",
+    "correction_note": "no training images are packed, so the labeller's error rates are unknown",
 }
 QUALITY_IMAGES, LEAST_QUALITY_IMAGES = 500, 100  # of a group on either side: at most, and where there are many groups
 QUALITY_FACES = 18_500  # of all groups together, on either side: the time grows with the square of a group's images
@@ -118,7 +118,7 @@ def write_estimates(
     if config is None:
         raise FairfaceError(f"there is no run {run!r} below {workspace.root}")
     attributes = workspace_attributes(workspace)
-    # more threads of BLAS would spin while they wait for each other
+    # more BLAS threads would spin while waiting for each other
     with threadpool_limits(max(available_cpus() // 2, 1)), ThreadPoolExecutor(2) as pool:
         compared = pool.submit(quality_table, workspace, connection.cursor(), run=run, attributes=attributes)
         nearest = pool.submit(neighbours.find_nearest, workspace, run)
@@ -146,7 +146,7 @@ def estimate_tables(
     estimates = estimate_attributes(connection, run, config=config, confusion=confusion, attributes=attributes)
     for seed, estimate in enumerate(estimates):
         counts = estimate.counts
-        if counts.method not in labellers:  # CLIP, for an attribute that only the pixels speak of
+        if counts.method not in labellers:  # CLIP, for an attribute that only the pixels label
             continue
         is_selected = selected[counts.attribute] == counts.method
         rows["method_estimates"] += method_estimate_rows(
@@ -154,11 +154,11 @@ def estimate_tables(
         )
         if is_selected:
             rows["estimates"] += estimate_rows(estimate, run)
-            given = reference.attributes.get(counts.attribute) if reference else None
-            if given is None and not has_training:
-                given = equal_shares(attributes[counts.attribute].names)
-            if given:
-                rows["reference_estimates"] += reference_rows(estimate, run, given)
+            external = reference.attributes.get(counts.attribute) if reference else None
+            if external is None and not has_training:
+                external = equal_shares(attributes[counts.attribute].names)
+            if external:
+                rows["reference_estimates"] += reference_rows(estimate, run, external)
             rows["distances"] += distance_rows(estimate, run, seed=seed)
     for name in ("estimates", "reference_estimates"):
         rows[name] = add_significance(rows[name], attributes)
@@ -228,7 +228,7 @@ def has_estimates(workspace: Workspace, run: str) -> bool:
 
 
 def comparable_runs(connection: duckdb.DuckDBPyConnection) -> set[str]:
-    """The runs whose estimates are based on the training images' current labellers, or on none of these images."""
+    """The runs whose estimates are based on the training images' current labellers, or on no training images."""
     text = """select run from runs join method_estimates using (run) where used group by run
         having bool_and(labeller in (select labeller from labels where source = 'train'))
             or not exists (from labels where source = 'train')"""
@@ -288,7 +288,7 @@ def confusion_table(connection: duckdb.DuckDBPyConnection, attributes: Attribute
 def labeller_accuracy(confusion: pl.DataFrame) -> pl.DataFrame:
     """method, attribute, n, accuracy, low, high, balanced_accuracy (mean recall) from a table of `confusion_table`.
 
-    All of them are of sure labels.
+    Only sure labels count.
     """
     confusion = confusion.filter(pl.col("labelled") != UNSURE)
     is_correct, by = pl.col("annotated") == pl.col("labelled"), ["method", "attribute"]

@@ -1,6 +1,6 @@
-"""Shares of generated faces against given ones: a census, a user base, another data set, or equal shares.
+"""Comparison with an external reference: the shares of a census, a user base or another data set, or equal shares.
 
-Such a reference has not been seen by the labeller, whose errors therefore don't cancel in a ratio: a verdict rests on
+The reference was not labelled by the labeller, whose errors therefore don't cancel in a ratio: verdicts are based on
 corrected shares wherever there are any.
 """
 
@@ -23,9 +23,9 @@ from shards.errors import FairfaceError
 from shards.replacement import replace_described_files
 from shards.workspace import Workspace
 
-COLUMNS = ("attribute", "group", "share")
-TOLERANCE = 0.02  # of the sum of an attribute's shares, for rounded ones: they are scaled to 1
-EQUAL = "equal shares"  # the baseline where nothing else is known
+REFERENCE_COLUMNS = ("attribute", "group", "share")
+TOLERANCE = 0.02  # of the sum of an attribute's shares, which may be rounded: they are scaled to a sum of 1
+EQUAL = "equal shares"  # the baseline if there are neither training images nor a reference
 VERDICTS = {"preserved": "similar", "amplified": "over", "reduced": "under", "inconclusive": "inconclusive"}
 REFERENCE_SCHEMA = {
     **dict.fromkeys(("run", "attribute", "group", "baseline", "estimate"), pl.String),
@@ -40,27 +40,27 @@ REFERENCE_SCHEMA = {
 
 
 @dataclass(frozen=True)
-class GivenShares:
+class ExternalShares:
     """The shares of one attribute's groups in a reference."""
 
     baseline: str  # the name of the file, or EQUAL
     shares: Mapping[str, float]  # by group; a group that is not listed has none
-    n: int | None = None  # faces or people that they are shares of; None: they are known exactly
+    n: int | None = None  # people that the shares are based on; None: the shares are exact
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A file of given shares."""
+    """The shares in a CSV file."""
 
     name: str  # of the file
-    attributes: dict[str, GivenShares]
+    attributes: dict[str, ExternalShares]
     notes: list[str] = field(default_factory=list)  # on attributes whose shares were scaled
 
 
 def keep_reference(workspace: Workspace, path: Path, attributes: AttributeTable) -> Reference:
-    """Copy a CSV of given shares into a workspace, where every later report finds it.
+    """Copy a CSV of reference shares into a workspace, where every later report finds it.
 
-    Raises FairfaceError, and copies nothing, for anything but such a file.
+    Raises FairfaceError, and copies nothing, if the file is not a valid reference.
     """
     reference = parse_reference(read_reference_csv(path), path, attributes)
     content, copy = read_bytes(path), workspace.reference
@@ -73,7 +73,7 @@ def keep_reference(workspace: Workspace, path: Path, attributes: AttributeTable)
 
 
 def discard_reference(workspace: Workspace) -> None:
-    """Remove the copy of a reference, so that later reports do without."""
+    """Remove the copy of a reference, so that later reports do without one."""
     remove_files([workspace.reference_document, workspace.reference])
 
 
@@ -84,12 +84,12 @@ def find_reference(workspace: Workspace, attributes: AttributeTable) -> Referenc
         return None
     check_files(workspace.root, document, document.files)
     reference = parse_reference(read_reference_csv(workspace.reference), workspace.reference, attributes)
-    given = {name: replace(item, baseline=document.name) for name, item in reference.attributes.items()}
-    return Reference(document.name, given, reference.notes)
+    shares = {name: replace(item, baseline=document.name) for name, item in reference.attributes.items()}
+    return Reference(document.name, shares, reference.notes)
 
 
 def read_reference_csv(path: Path) -> pl.DataFrame:
-    """Read a CSV with all values as text. Raises FairfaceError for anything else."""
+    """Read a CSV with all values as text. Raises FairfaceError if that fails."""
     if not path.exists():
         raise FairfaceError(f"--reference {path}: there is no such file")
     try:
@@ -102,16 +102,17 @@ def read_reference_csv(path: Path) -> pl.DataFrame:
 
 
 def parse_reference(table: pl.DataFrame, path: Path, attributes: AttributeTable) -> Reference:
-    """The shares in a table with the columns attribute, group, share and perhaps n.
+    """The shares in a table with the columns attribute, group, share and, optionally, n.
 
     Shares that add up to nearly 1 are scaled. Raises FairfaceError for missing columns, unknown or repeated groups,
-    what is not a share or a number of people, and shares of an attribute that don't add up to 1.
+    invalid shares or numbers of people, and shares of an attribute that don't add up to 1.
     """
     table = table.rename({name: name.strip().lower() for name in table.columns}, strict=False)
-    if missing := [name for name in COLUMNS if name not in table.columns]:
-        raise FairfaceError(f"{path} has no column {missing[0]}: its columns are {', '.join(COLUMNS)} and perhaps n")
+    if missing := [name for name in REFERENCE_COLUMNS if name not in table.columns]:
+        names = ", ".join(REFERENCE_COLUMNS)
+        raise FairfaceError(f"{path} has no column {missing[0]}: the columns are {names} and, optionally, n")
     rows = table.select(pl.col(name).str.strip_chars().fill_null("") for name in table.columns)
-    given: dict[str, dict[str, float]] = {}
+    by_attribute: dict[str, dict[str, float]] = {}
     sizes: dict[str, set[int | None]] = {}
     for number, row in enumerate(rows.iter_rows(named=True), 2):
         place, attribute, group = f"{path}, line {number}", row["attribute"], row["group"]
@@ -122,15 +123,15 @@ def parse_reference(table: pl.DataFrame, path: Path, attributes: AttributeTable)
         if group not in attributes[attribute].names:
             names = ", ".join(attributes[attribute].names[:20])
             raise FairfaceError(f"{place}: {attribute} has no group {group[:80]!r}; choose from {names}")
-        shares = given.setdefault(attribute, {})
+        shares = by_attribute.setdefault(attribute, {})
         if group in shares:
-            raise FairfaceError(f"{place}: the share of {attribute} {group} is given twice")
+            raise FairfaceError(f"{place}: the share of {attribute} {group} is listed twice")
         shares[group] = parse_share(row["share"], place)
         sizes.setdefault(attribute, set()).add(parse_size(row.get("n", ""), place))
-    if not given:
+    if not by_attribute:
         raise FairfaceError(f"{path} has no shares")
     notes = []
-    for attribute, shares in given.items():
+    for attribute, shares in by_attribute.items():
         total = sum(shares.values())
         if abs(total - 1) > TOLERANCE:
             raise FairfaceError(f"{path}: the shares of {attribute} add up to {total:.4g} instead of 1")
@@ -140,15 +141,15 @@ def parse_reference(table: pl.DataFrame, path: Path, attributes: AttributeTable)
             )
         if abs(total - 1) > 1e-9:
             notes.append(
-                f"the shares of {attribute} in {path.name} add up to {total:.4g}, and were scaled to add up to 1"
+                f"the shares of {attribute} in {path.name} add up to {total:.4g} and were scaled to a sum of 1"
             )
     return Reference(
         path.name,
         {
-            name: GivenShares(
+            name: ExternalShares(
                 path.name, {group: share / sum(shares.values()) for group, share in shares.items()}, sizes[name].pop()
             )
-            for name, shares in given.items()
+            for name, shares in by_attribute.items()
         },
         notes,
     )
@@ -161,7 +162,7 @@ def parse_share(text: str, place: str) -> float:
     except ValueError:
         share = math.nan
     if not 0 <= share <= 1 + TOLERANCE:
-        raise FairfaceError(f"{place}: {text[:40]!r} is not a share from 0 to 1")
+        raise FairfaceError(f"{place}: {text[:40]!r} is not a share between 0 and 1")
     return share
 
 
@@ -174,16 +175,16 @@ def parse_size(text: str, place: str) -> int | None:
     except ValueError:
         size = math.nan
     if not (1 <= size < 2**53 and size.is_integer()):
-        raise FairfaceError(f"{place}: n is {text[:40]!r} instead of a number of people of at least 1")
+        raise FairfaceError(f"{place}: n is {text[:40]!r} instead of a whole number of people")
     return int(size)
 
 
-def equal_shares(groups: Sequence[str]) -> GivenShares:
+def equal_shares(groups: Sequence[str]) -> ExternalShares:
     """Equal shares of all groups."""
-    return GivenShares(EQUAL, dict.fromkeys(groups, 1 / len(groups)))
+    return ExternalShares(EQUAL, dict.fromkeys(groups, 1 / len(groups)))
 
 
-def reference_rows(estimate: AttributeEstimate, run: str, given: GivenShares) -> Rows:
+def reference_rows(estimate: AttributeEstimate, run: str, external: ExternalShares) -> Rows:
     """Rows of `reference_estimates`, with `p` instead of `significant`, which depends on all attributes together.
 
     The generated shares are those of the better estimate, and their intervals extend to those of the corrected one. An
@@ -192,14 +193,16 @@ def reference_rows(estimate: AttributeEstimate, run: str, given: GivenShares) ->
     """
     counts = estimate.counts
     n = counts.count.sum()
-    q = np.array([given.shares.get(group, 0.0) for group in counts.groups])
-    reference = SharesWithInterval(q, *(wilson(q * given.n, given.n) if given.n else (q, q)))
+    q = np.array([external.shares.get(group, 0.0) for group in counts.groups])
+    reference = SharesWithInterval(q, *(wilson(q * external.n, external.n) if external.n else (q, q)))
     generated = SharesWithInterval(estimate.shares, *wilson(counts.count, n))
-    smallest = 0.5 / (given.n or max(n, 1))  # for a group that the reference lacks: half a face keeps its ratio finite
-    if given.n:
-        low, high = ratio_interval(counts.count, n, y=q * given.n, m=np.full_like(q, given.n))
+    smallest = 0.5 / (
+        external.n or max(n, 1)
+    )  # of a group that the reference lacks: half a face, which keeps its ratio finite
+    if external.n:
+        low, high = ratio_interval(counts.count, n, y=q * external.n, m=np.full_like(q, external.n))
         high = np.where(np.isfinite(high), high, generated.high / np.maximum(q, smallest))
-        p = pearson_p(counts.count, np.full_like(q, n), y=q * given.n, m=np.full_like(q, given.n))
+        p = pearson_p(counts.count, np.full_like(q, n), y=q * external.n, m=np.full_like(q, external.n))
     else:
         low, high = (end / np.maximum(q, smallest) for end in (generated.low, generated.high))
         p = two_sided_p(np.nan_to_num(generated.shares - q), np.where(n > 0, q * (1 - q) / max(n, 1), 0))
@@ -209,8 +212,8 @@ def reference_rows(estimate: AttributeEstimate, run: str, given: GivenShares) ->
         corrected = SharesWithInterval(correction.shares, *correction.interval())
         count = len(correction.bootstrap_shares)
         replicates = np.tile(q, (count, 1))
-        if given.n:
-            replicates = resample_shares(np.random.default_rng([SEED, 3]), q, n=given.n, replicates=count)
+        if external.n:
+            replicates = resample_shares(np.random.default_rng([SEED, 3]), q, n=external.n, replicates=count)
         ratios = correction.bootstrap_shares / np.maximum(replicates, smallest)
         corrected_low, corrected_high = np.quantile(ratios, [0.025, 0.975], axis=0)
         variance = correction.bootstrap_shares.var(0) + replicates.var(0)
@@ -227,13 +230,13 @@ def reference_rows(estimate: AttributeEstimate, run: str, given: GivenShares) ->
         "run": run,
         "attribute": counts.attribute,
         "group": counts.groups,
-        "baseline": given.baseline,
+        "baseline": external.baseline,
         "estimate": estimate.best_estimate,
         "n": round(n),
         "count": np.round(counts.count),
         **generated.columns("share"),
         **reference.columns("reference"),
-        "reference_n": given.n,
+        "reference_n": external.n,
         "ratio": ratio,
         "ratio_low": low,
         "ratio_high": high,

@@ -28,7 +28,7 @@ class LabelledSides:
 
 
 def has_training_images(workspace: Workspace, run: str) -> bool:
-    """Whether samples are compared with training images: always, unless they were imported where nothing is packed."""
+    """Whether samples are compared with training images: true unless they were imported and nothing is packed."""
     config = read_document(workspace.run(run).config, RunConfig)
     return workspace.shards.document.exists() or config is None or config.source is None
 

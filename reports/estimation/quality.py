@@ -1,8 +1,8 @@
-"""Similarity of each group's generated faces to its real ones, and their diversity, from CLIP embeddings.
+"""Similarity of each group's generated faces to its real ones, and their diversity, from embeddings.
 
 A generator can fail a group in two ways: `kernel_distance` measures how far its images are from the group's real ones,
-`coverage` how many of the real ones have a generated image near them; `vendi` counts how many different images there
-are, whether or not real ones are like them. All depend on the number of images, so real and
+`coverage` how many of the real ones have a generated image near them; `vendi` is the effective number of different
+images, whether or not real ones are like them. All depend on the number of images, so real and
 generated images are compared at equal n, and each value has a floor: what other real images of the group score.
 """
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from reports.estimation.kernel_distance import Array
 
-MAX_IMAGES = 100  # whose kernel is decomposed: eigenvalues take a time that grows with the cube of n
-REAL_SETS = 8  # random sets of real images that the floor is estimated from
+MAX_IMAGES = 100  # of a score: the time of the eigendecomposition grows with the cube of n
+REAL_SETS = 8  # random subsets of real images that the floor is estimated from
 T_95 = 1.895  # one-sided 95 % of Student's t with REAL_SETS - 1 degrees of freedom
 
 
@@ -21,7 +21,7 @@ class Diversity(NamedTuple):
 
     generated: float
     real: float  # the mean of random sets of real images
-    floor: float  # below which 5 % of such sets are
+    floor: float  # that 5 % of such sets score below
 
 
 def vendi_score(kernel: Array) -> float:
@@ -40,11 +40,12 @@ def vendi_score(kernel: Array) -> float:
 
 
 def compare_diversity(generated: Array, real: Array, *, generator: np.random.Generator) -> Diversity:
-    """The diversity of generated images, and what as many real ones have, from their kernels, [n, n] and [m, m].
+    """The diversity of generated images and of equally many real ones, from their kernels, [n, n] and [m, m].
 
-    At most MAX_IMAGES, at most half of the real ones, and the first of the generated ones are scored. Sets that are
-    part f of the same real images vary by 1 - f of the variance of independent ones, and their mean by f of it: the
-    floor allows for both. Raises ValueError as `vendi_score` does, and for fewer than two real images.
+    At most MAX_IMAGES, at most half of the real ones, and the first of the generated ones are scored. Random subsets
+    with a fraction f of the real images vary by 1 - f times the variance of independent sets, and their mean by f times
+    that variance: the floor allows for both. Raises ValueError as `vendi_score` does, and for fewer than two real
+    images.
     """
     n = min(MAX_IMAGES, len(generated), len(real) // 2)
     sets = (generator.permutation(len(real))[:n] for _ in range(REAL_SETS))

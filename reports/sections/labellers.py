@@ -36,7 +36,7 @@ class Labellers:
     is_labelled: bool  # on both sides
     accuracy: Table | None  # None without annotations
     matrices: list[HeatMap]
-    confidence: Table | None = None  # on samples and on training images; None if neither classifier nor probe counts
+    confidence: Table | None = None  # None if neither the classifier nor the probe is used
 
 
 def labellers_section(report: RunReport, attributes: AttributeTable) -> Labellers:
@@ -70,7 +70,7 @@ def accuracy_table(report: RunReport, attributes: AttributeTable) -> Table:
 
 
 def confidence_table(report: RunReport, attributes: AttributeTable) -> Table | None:
-    """How sure the labellers are of samples and of training images that they were not fitted to."""
+    """The labellers' confidence on samples and on training images that they were not fitted to."""
     columns = ["attribute", "labeller", "mean probability: samples", "training", "distance", "floor"]
     columns += ["unsure: samples", "training"]
     rows = [
@@ -86,7 +86,7 @@ def confidence_table(report: RunReport, attributes: AttributeTable) -> Table | N
         ]
         for row in report.confidence_shift
     ]
-    return Table(columns, rows, title="How sure is the labeller of the samples?") if rows else None
+    return Table(columns, rows, title="How confident is the labeller about the samples?") if rows else None
 
 
 def heat_map(attribute: Attribute, matrix: ConfusionMatrix, *, is_collapsed: bool) -> HeatMap:

@@ -69,12 +69,13 @@ def correction_note(row: dict[str, Any], attributes: AttributeTable) -> str:
     if row["strata"]:
         titles = [attributes[name].title.lower() for name in row["strata"].split(",")]
         notes.append(
-            f"The labeller's error rates depend on {conjunction(titles)}: the correction measures them within these "
-            "strata, whose mix may differ between samples and annotated images."
+            f"The labeller's error rates depend on {conjunction(titles)}. The correction measures them within these "
+            "strata, whose mix may differ between the samples and the annotated images."
         )
     if row["unsure"]:
         notes.append(
-            f"{number(row['unsure'])} samples have no sure label: raw shares leave them out, corrected ones do not."
+            f"Samples with an unsure label: {number(row['unsure'])}. Raw shares leave them out; corrected shares "
+            "account for them."
         )
     return " ".join(notes)
 

@@ -19,9 +19,9 @@ class Provenance:
     data: str
     manifest: str  # hash of the packed images
     samples: str
-    checkpoint: str | None  # hash of the checkpoint, or of the images or generator of another program
+    checkpoint: str | None  # hash of the checkpoint, or of the imported images or generator
     checkpoint_weights: str
-    reference: str | None  # the file of given shares
+    reference: str | None  # the file of the external reference
     labellers: str
     training_versions: str
     page_versions: str
@@ -57,9 +57,9 @@ def key_values(values: Mapping[str, object]) -> str:
 
 
 def describe_source(report: RunReport) -> str:
-    """What the hash of the samples' origin is the hash of, in words."""
+    """What the hash in `checkpoint` was computed from, in words."""
     if report.source:
-        return f"{report.source.kind} of another program"
+        return f"imported {report.source.kind}"
     return f"checkpoint, {WEIGHTS.get(report.checkpoint_weights or '', 'last weights')}"
 
 

@@ -1,4 +1,4 @@
-"""Section: the shares of every group against given shares, such as those of a census."""
+"""Section: the shares of every group compared with an external reference, such as a census."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ COLUMNS = ["group", "generated, 95 %", "reference", "ratio, 95 %", "verdict"]
 @dataclass(frozen=True)
 class Reference:
     tables: list[Table]  # of each attribute
-    has_training: bool  # whether they are compared with training images, too
+    has_training: bool  # whether the samples are also compared with training images
 
 
 def reference_section(report: RunReport, attributes: AttributeTable) -> Reference | None:

@@ -21,7 +21,9 @@ def training_section(report: RunReport, figures: RunFigures) -> Training:
         return Training(figures.training, describe_speed(report), "")
     if report.source:
         count = number(sum(row["images"] for row in report.samples))
-        note = f"Imported samples from {short(report.source.path, 200)} ({count} images): no training by this program."
+        path = short(report.source.path, 200)
+        note = f"The samples ({count} images) were imported from {path}: their generator was not trained by this "
+        note += "program."
         return Training([], "", note)
     return Training([], "", "No steps were recorded for this run.")
 

@@ -54,7 +54,7 @@ def test_a_labeller_that_is_less_sure_of_samples_is_a_warning(world):
     assert row["unsure_held_out"] == pytest.approx(0.1, abs=0.05)
     assert "confidence on the samples differs" in text
     assert re.search(r"mean probability of its labels: gender 7\d\.\d.% instead of 8\d\.\d.%", text)
-    assert "How sure is the labeller of the samples?" in text
+    assert "How confident is the labeller about the samples?" in text
 
 
 def test_equally_sure_labels_are_no_warning(world):

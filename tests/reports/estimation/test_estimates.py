@@ -160,7 +160,7 @@ def test_faces_without_a_sure_label_are_a_label_of_their_own(world):
     assert set(confusion.filter(attribute="gender")["annotated"]) == {"female"}
     crossed = tables["estimates"].filter(attribute="intersection")
     assert set(crossed["unsure"]) == {row["unsure"]}
-    assert "have no sure label" in page_text_of(out)
+    assert "Samples with an unsure label" in page_text_of(out)
 
 
 def test_the_note_says_why_nothing_was_corrected(world):

@@ -7,7 +7,7 @@ import pytest
 from reports.estimation.attribute_estimate import AttributeCounts, estimate_attribute
 from reports.estimation.external_reference import (
     EQUAL,
-    GivenShares,
+    ExternalShares,
     equal_shares,
     find_reference,
     keep_reference,
@@ -45,15 +45,15 @@ def counts_of(shares, n, *, generator, confusion=None):
     )
 
 
-def test_given_shares_are_read_and_scaled(tmp_path):
+def test_reference_shares_are_read_and_scaled(tmp_path):
     attributes = built_in_attributes()
     table = pl.read_csv(write(tmp_path, GOOD.replace("0.49", "0.48")), infer_schema=False)
     reference = parse_reference(table, tmp_path / "census.csv", attributes)
     gender = reference.attributes["gender"]
     assert gender.shares == pytest.approx({"female": 0.51 / 0.99, "male": 0.48 / 0.99})
     assert (gender.n, gender.baseline) == (900, "census.csv")
-    assert reference.attributes["age"] == GivenShares("census.csv", {"young": 1.0})
-    assert reference.notes == ["the shares of gender in census.csv add up to 0.99, and were scaled to add up to 1"]
+    assert reference.attributes["age"] == ExternalShares("census.csv", {"young": 1.0})
+    assert reference.notes == ["the shares of gender in census.csv add up to 0.99 and were scaled to a sum of 1"]
 
 
 @pytest.mark.parametrize(
@@ -63,14 +63,14 @@ def test_given_shares_are_read_and_scaled(tmp_path):
         ("share", "shares", "has no column share"),
         ("gender,male", "hat,male", "line 3: there is no attribute 'hat'"),
         ("gender,male", "gender,men", "line 3: gender has no group 'men'"),
-        ("gender,male", "gender,female", "line 3: the share of gender female is given twice"),
+        ("gender,male", "gender,female", "line 3: the share of gender female is listed twice"),
         ("0.49", "-0.1", "line 3: '-0.1' is not a share"),
         ("0.49", "49 %", "line 3: '49 %' is not a share"),
         ("0.49", "nan", "line 3: 'nan' is not a share"),
         ("0.49", "", "line 3: '' is not a share"),
         ("0.49", "0.4", "the shares of gender add up to 0.91 instead of 1"),
         ("0.49", "0.6", "the shares of gender add up to 1.11 instead of 1"),
-        ("male,0.49,900", "male,0.49,0", "line 3: n is '0' instead of a number of people"),
+        ("male,0.49,900", "male,0.49,0", "line 3: n is '0' instead of a whole number of people"),
         ("male,0.49,900", "male,0.49,many", "line 3: n is 'many'"),
         ("male,0.49,900", "male,0.49,2.5", "line 3: n is '2.5'"),
         ("male,0.49,900", "male,0.49,800", "differs between rows"),
@@ -90,7 +90,7 @@ def test_a_mistake_is_named_and_the_old_reference_kept(old, new, message, tmp_pa
 
 
 @pytest.mark.parametrize("content", [b"", b"attribute,group,share\n", b"\xff\xfe\0\0", None])
-def test_what_is_no_table_is_refused(content, tmp_path):
+def test_a_file_that_is_not_a_csv_is_refused(content, tmp_path):
     path = tmp_path / "census.csv"
     if content is not None:
         path.write_bytes(content)
@@ -126,7 +126,7 @@ def test_the_verdict_rests_on_corrected_shares_where_there_are_any():
     generator = np.random.default_rng(1)
     counts = counts_of([0.86, 0.14], 4000, generator=generator, confusion=CONFUSION)
     female = reference_rows(
-        estimate_attribute(counts), "run", GivenShares("census.csv", {"female": 0.66, "male": 0.34})
+        estimate_attribute(counts), "run", ExternalShares("census.csv", {"female": 0.66, "male": 0.34})
     )[0]
     assert female["estimate"] == "corrected"
     assert female["share"] == pytest.approx(0.86, abs=0.04)
@@ -147,7 +147,7 @@ def test_intervals_hold_the_true_ratio(n, corrected):
             counts = counts_of_calibration(counts, confusion)
         given = generator.binomial(n, reference) / n if n else reference
         rows = reference_rows(
-            estimate_attribute(counts), "run", GivenShares("x", {"female": given, "male": 1 - given}, n)
+            estimate_attribute(counts), "run", ExternalShares("x", {"female": given, "male": 1 - given}, n)
         )
         hits += rows[0]["ratio_low"] <= share / reference <= rows[0]["ratio_high"]
     assert hits / worlds >= 0.9
@@ -162,12 +162,12 @@ def test_a_group_that_the_reference_lacks_is_over_only_if_it_is_frequent():
     generator = np.random.default_rng(3)
     for share, verdict in ((0.0, "inconclusive"), (0.001, "inconclusive"), (0.2, "over")):
         estimate = estimate_attribute(counts_of([share, 1 - share], 1000, generator=generator))
-        female = reference_rows(estimate, "run", GivenShares("x", {"male": 1.0}))[0]
+        female = reference_rows(estimate, "run", ExternalShares("x", {"male": 1.0}))[0]
         assert female["ratio"] is None
         assert female["verdict"] == verdict
 
 
 def test_without_labels_nothing_is_decided():
     estimate = estimate_attribute(counts_of([0.5, 0.5], 0, generator=np.random.default_rng(4)))
-    for given in (equal_shares(["female", "male"]), GivenShares("x", {"female": 0.5, "male": 0.5}, 100)):
+    for given in (equal_shares(["female", "male"]), ExternalShares("x", {"female": 0.5, "male": 0.5}, 100)):
         assert [row["verdict"] for row in reference_rows(estimate, "run", given)] == ["inconclusive"] * 2
