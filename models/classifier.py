@@ -1,4 +1,4 @@
-"""A small convolutional network with a head for each annotated attribute, and the labels that it gives."""
+"""A small convolutional network with one head per annotated attribute, and the labeller that uses it."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -11,15 +11,15 @@ from models.clip import weights_hash
 from models.precision import bf16_is_fast
 from shards.attributes import Attribute
 
-NAME = "classifier"  # how the name of every such labeller begins, and the method of its labels
+NAME = "classifier"  # prefix of these labellers' names, and the method of their labels
 WIDTHS = (32, 64, 128, 256)  # channels of the residual blocks; each but the first halves the side of its input
-INPUT_SIZE = 64  # pixels; larger images are reduced to it, so that the time to fit does not depend on the generator
+INPUT_SIZE = 64  # pixels; larger images are downscaled, so that the time to fit does not depend on the generator
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (He et al. 2016, arXiv:1512.03385), which averages where it reduces.
+    """Two 3x3 convolutions and a shortcut (He et al. 2016, arXiv:1512.03385) with average pooling.
 
-    The scale of the last normalisation starts at 0, so that the block starts as its shortcut (Goyal et al. 2017,
+    The scale of the last normalisation starts at 0, so that the block is initially its shortcut (Goyal et al. 2017,
     arXiv:1706.02677, section 5.1).
     """
 
@@ -46,7 +46,7 @@ class ResidualBlock(nn.Module):
 
 
 class FaceClassifier(nn.Module):
-    """Logits of several attributes from images; `classes` are the number of classes of each head."""
+    """Logits of several attributes from images; `classes` maps each attribute to its number of classes."""
 
     mean: Tensor
     std: Tensor
@@ -92,8 +92,8 @@ class FaceClassifier(nn.Module):
 class ClassifierLabeller:
     """A fitted classifier as a labeller, with the interface of `models.clip.Labeller`.
 
-    `thresholds` are the probabilities below which a label is unsure, by attribute. A class that was not fitted has the
-    probability 0.
+    `thresholds` are the probabilities below which a label is unsure, by attribute. A class that is not
+    fitted has probability 0.
     """
 
     method = NAME
@@ -107,7 +107,7 @@ class ClassifierLabeller:
         thresholds: Mapping[str, float],
         device: str | torch.device = "cpu",
     ):
-        """`fitted_classes` are the classes of each head, some of those of its attribute."""
+        """`fitted_classes` are the classes of each head, a subset of its attribute's."""
         self.attributes = {name: attributes[name] for name in fitted_classes}
         self.thresholds = dict(thresholds)
         self.device = torch.device(device)
@@ -128,7 +128,7 @@ class ClassifierLabeller:
         Returns {attribute: float32 [B, K]} for each of its `attributes`, with rows that sum to 1, and embeddings of
         length 1, float16 [B, D]. Both are means over the image and its mirror image.
         """
-        pixels = self.model.standardise(reduce_images(images.to(self.device, non_blocking=True)))
+        pixels = self.model.standardise(downscale_images(images.to(self.device, non_blocking=True)))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             embeddings = (self.model.embed(pixels) + self.model.embed(pixels.flip(3))) / 2
         probabilities = {}
@@ -139,8 +139,8 @@ class ClassifierLabeller:
         return probabilities, F.normalize(embeddings, dim=-1).half()
 
 
-def reduce_images(images: Tensor) -> Tensor:
-    """Uint8 images [B, 3, S, S] as float32 in 0-255, those larger than INPUT_SIZE reduced to it, antialiased."""
+def downscale_images(images: Tensor) -> Tensor:
+    """Uint8 images [B, 3, S, S] as float32 in 0-255; those larger than INPUT_SIZE are downscaled with antialiasing."""
     pixels = images.float()
     if max(pixels.shape[2:]) > INPUT_SIZE:
         pixels = F.interpolate(pixels, (INPUT_SIZE, INPUT_SIZE), mode="bilinear", antialias=True)

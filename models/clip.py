@@ -37,7 +37,7 @@ class Labeller:
     """
 
     method = "clip"  # the name of its method in tables of labels
-    thresholds: Mapping[str, float] = {}  # it is never unsure: its probabilities are not those of being right
+    thresholds: Mapping[str, float] = {}  # no label is unsure: CLIP's probabilities are not calibrated
 
     def __init__(
         self,

@@ -43,25 +43,25 @@ def bench_fit(context: BenchContext) -> Row:
     """Measure decoding once and fitting for some epochs next to a loop that decodes every batch."""
     device, shards = context.device, context.shards()
     images = min(shards.images, 16 * BATCH if device.type == "cuda" else 4 * BATCH)
-    shown = EPOCHS * images
+    images_seen = EPOCHS * images
 
     def fit() -> int:
         decoded = classifier.decode_rows(shards, torch.arange(images), SIZE, device=device, progress=False)
         classes = {name: torch.arange(images, device=device) % classes for name, classes in HEADS.items()}
         fit_classifier(FitImages(decoded, classes, HEADS), FitConfig(epochs=EPOCHS, progress=False))
-        return shown
+        return images_seen
 
     fit()  # grows the allocator's memory
     rounds = []
     for _ in range(ROUNDS):
         ours = measure_rate(fit, device)
-        rounds.append((ours, run_in_process(fit_plainly, str(context.faces), str(device), shown // BATCH)[0]))
+        rounds.append((ours, run_in_process(fit_baseline, str(context.faces), str(device), images_seen // BATCH)[0]))
     precision = "bf16" if bf16_is_fast(device) else "fp32"
     note = f"{precision}, {EPOCHS} epochs of {images:,} images, decoding included"
     return row_of_rounds("label", "fitting the classifier, vs a plain loop", unit="img/s", rounds=rounds, note=note)
 
 
-def fit_plainly(root: str, device_name: str, steps: int) -> float:
+def fit_baseline(root: str, device_name: str, steps: int) -> float:
     """Images per second of a plain loop with the same network: Pillow, DataLoader, eager, fp32, full size."""
     device = resolve_device(device_name)
     net = FaceClassifier(HEADS).to(device).train()
@@ -107,13 +107,13 @@ def bench_labels(context: BenchContext) -> Row:
         return len(label_images(shards, keys, labels=labels, size=SIZE, device=device, batch_size=256))
 
     def baseline() -> int:
-        found = 0
+        labelled = 0
         with torch.no_grad():
             for images in plain_loader(str(context.faces), BATCH, device):
                 for mirrored in (images, images.flip(3)):
                     plain(mirrored.to(device))["gender"].softmax(1).cpu()
-                found += len(images)
-        return found
+                labelled += len(images)
+        return labelled
 
     note = "each image and its mirror image; ours also checks the tars, and labels by pixels"
     title = "labelling by the classifier, vs a plain loop"
@@ -141,7 +141,7 @@ def bench_accuracy(context: BenchContext) -> Iterator[Row]:
         size=SIZE,
         device=context.device,
         batch_size=256,
-    ).filter(~pl.col("key").is_in(fitted.set_aside.implode()))
+    ).filter(~pl.col("key").is_in(fitted.fit_keys.implode()))
     labels = labels.with_columns(labeller=pl.lit(fitted.labeller.name))
     truth = annotations_of(images, labels["key"], attributes)
     for row in accuracy_table(truth, {classifier.network.NAME: labels}, attributes).to_dicts():

@@ -21,7 +21,7 @@ class BenchContext:
 
     root: Path
     device: "torch.device"
-    labelled_faces: Path | None = None  # a CSV of real faces' classes and labels, for the worlds of `estimates`
+    labelled_faces: Path | None = None  # a CSV of real faces' classes and labels, which `estimates` resamples
 
     @property
     def faces(self) -> Path:

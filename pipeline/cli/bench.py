@@ -21,7 +21,7 @@ from pipeline.cli.options import FILE, device_option
 @click.option(
     "--labelled-faces",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="A CSV with columns such as age and labelled_age of real faces; `estimates` resamples worlds from it.",
+    help="CSV of real faces with columns such as age and labelled_age, which `estimates` resamples.",
 )
 @device_option
 def bench(

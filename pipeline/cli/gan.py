@@ -193,24 +193,29 @@ def check_train_options(*, preset: str, resume: bool, **options: Any) -> None:
     "--from",
     "source",
     metavar="PATH|MODULE:FUNCTION",
-    help="Make the images of another program the samples of --run: a folder, a tar, a zip, an .npz of uint8 images, or "
-    "a generator as TorchScript (.pt, .ts) or as a Python function of (count, seed).  [default for --run: its name]",
+    help="Import samples from another program: a folder, a tar, a zip, an .npz of uint8 images, a TorchScript "
+    "generator (.pt, .ts), or a Python function of (count, seed). Without --run, the run is named after the source.",
 )
 @click.option(
-    "--num-samples", "count", type=IMAGES, help="Number of samples.  [default: 2000; all images of a folder or archive]"
+    "--num-samples",
+    "count",
+    type=IMAGES,
+    help="Number of samples.  [default: 2000, or all images of a folder or archive]",
 )
 @click.option(
     "--size",
     type=click.IntRange(16, 1024),
-    help="With --from: crop and resize to this size (side) in pixels.  [default: that of the run's samples or of the "
-    "labels of the training images, or 64]",
+    help="With --from: side, in pixels, to crop and resize images to.  [default: that of the run's existing "
+    "samples, else that of the training images' labels, else 64]",
 )
-@click.option("--as-is", is_flag=True, help="With --from: neither crop nor resize; all images must be of one size.")
+@click.option(
+    "--as-is", is_flag=True, help="With --from: neither crop nor resize; all images must be squares of one size."
+)
 @click.option(
     "--batch-size",
     type=click.IntRange(1, MAX_BATCH),
-    help="Samples generated at a time, in blocks of 64; with --from, images of a call.  [default: one block per core; "
-    "with --from: 64]",
+    help="Samples generated at a time, in blocks of 64; with --from, images per call of the generator.  "
+    "[default: one block per core; with --from: 64]",
 )
 @click.option(
     "--png-dir", "--out-dir", type=FOLDER, help="Also write PNG files to this folder: sample_00000.png and so on."
@@ -265,13 +270,11 @@ def check_sample_options(source: str | None, *, size: int | None, as_is: bool, *
     if options["run"] and options["checkpoint"]:
         raise click.UsageError("--run and --checkpoint are alternatives: use one of them")
     if source is None and (size or as_is):
-        raise click.UsageError(
-            f"--{'size' if size else 'as-is'} needs --from: a trained generator has a size of its own"
-        )
+        raise click.UsageError(f"--{'size' if size else 'as-is'} needs --from: a trained generator has a fixed size")
     if size and as_is:
         raise click.UsageError("--size and --as-is are alternatives: use one of them")
     if source is not None:
-        if given := given_options() & {"checkpoint", "weights", "groups", "truncation"}:
-            name = {"groups": "group"}.get(min(given), min(given))
+        if unsupported := given_options() & {"checkpoint", "weights", "groups", "truncation"}:
+            name = {"groups": "group"}.get(min(unsupported), min(unsupported))
             raise click.UsageError(f"--{name} applies to generators of `fairface train`, not to --from")
         refuse_torchrun("--from")

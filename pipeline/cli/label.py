@@ -46,8 +46,8 @@ from shards.workspace import Workspace
 @click.option(
     "--classifier/--no-classifier",
     default=None,
-    help="Fit a classifier to half of the annotated training images, and label with it, too.  "
-    "[default: unless the faces are synthetic]",
+    help="Also label by a classifier that is fitted to half of the annotated training images.  "
+    "[default: only for faces that are not synthetic]",
 )
 @attributes_option
 @click.option("--limit", type=IMAGES, help="Label only a random sample of this many training images.")
@@ -67,7 +67,7 @@ def label(
     """Label a run's samples and the training images.
 
     Both are labelled by the same methods: CLIP, a probe on its embeddings, a classifier fitted to the annotated
-    images, and the colour of skin pixels. Without CLIP's weights, the classifier takes its place.
+    images, and the colour of skin pixels. Without CLIP's weights, the classifier takes CLIP's place.
     """
     check_label_options(csv, input_dir, out_csv=out_csv, attributes=attributes, **options)
     if csv:

@@ -24,8 +24,8 @@ from shards.workspace import Workspace
 @click.option(
     "--reference",
     type=FILE,
-    help="CSV with the columns attribute, group, share and perhaps n: the shares of a census, of users or of other "
-    "data, to compare those of the samples with; copied to OUT.  [default: the copy in OUT]",
+    help="CSV with the columns attribute, group, share and, optionally, n (number of people): shares of a census, of "
+    "your users or of other data to compare the samples with. Copied to OUT.  [default: the copy in OUT]",
 )
 @click.option("--no-reference", "drop_reference", is_flag=True, help="Remove the copy of --reference from OUT.")
 @force_option

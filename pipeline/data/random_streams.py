@@ -12,7 +12,7 @@ REQUESTS = 6  # classes of a conditional generator's samples
 TEST_SPLIT = 7  # faces that detectors are tested on
 DETECTOR_STEPS = 8  # augmentation and noise in a detector's training
 PERTURBATION_NOISE = 9  # random numbers of image perturbations
-CLASSIFIER_ORDER = 10  # of the images of an epoch that the classifier is fitted to
+CLASSIFIER_ORDER = 10  # order of the images in each epoch of a classifier's fit
 CLASSIFIER_AUGMENTATION = 11
 EXTERNAL_SAMPLES = 12  # seeds of another program's generator
 

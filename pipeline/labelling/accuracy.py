@@ -37,19 +37,19 @@ def accuracy_table(truth: pl.DataFrame, methods: dict[str, pl.DataFrame], attrib
     """Accuracy and balanced accuracy (mean recall) by attribute and method, on images that none was fitted to.
 
     Returns the columns of SCHEMA and `selected`. For each attribute, CLIP, the probe or the classifier is selected,
-    whichever has the highest balanced accuracy (CLIP on a tie); the pixels are only a check. What the classifier is
-    unsure of counts as the most probable class here, so that all methods are compared on the same images.
+    whichever has the highest balanced accuracy (CLIP on a tie); the pixels are only a check. An unsure label
+    of the classifier counts as its most probable class here, so that all methods are compared on the same images.
     """
     rows = []
     for method, labels in methods.items():
         own_truth = labels.select("key").join(truth, on="key", how="left", maintain_order="left")
-        decided = all_attributes(most_probable(labels, attributes.labelled), attributes)
-        stated = all_attributes(labels, attributes) if method == CLASSIFIER else decided
+        predicted = all_attributes(most_probable(labels, attributes.labelled), attributes)
+        sure = all_attributes(labels, attributes) if method == CLASSIFIER else predicted
         for attribute in attributes:
-            if decided[attribute].null_count() == len(decided):
+            if predicted[attribute].null_count() == len(predicted):
                 continue
-            if scores := agreement(own_truth[attribute], decided[attribute]):
-                is_unsure = stated[attribute].is_null() & decided[attribute].is_not_null()
+            if scores := agreement(own_truth[attribute], predicted[attribute]):
+                is_unsure = sure[attribute].is_null() & predicted[attribute].is_not_null()
                 unsure = is_unsure.filter(own_truth[attribute].is_not_null()).mean()
                 rows.append((attribute, method, labels["labeller"][0], *scores, unsure))
     return select_methods(pl.DataFrame(rows, schema=SCHEMA, orient="row"))
@@ -67,7 +67,7 @@ def agreement(truth: pl.Series, predicted: pl.Series) -> tuple[int, float, float
 
 
 def select_methods(accuracies: pl.DataFrame) -> pl.DataFrame:
-    """Add the column `selected` to `accuracies`: true for the best method of each attribute but the pixels."""
+    """Add the column `selected` to `accuracies`: true for the best method of each attribute, pixels excepted."""
     best = (
         accuracies.filter(pl.col("method") != "pixels")
         .sort("balanced_accuracy", pl.col("method") != "clip", "method", descending=[True, False, False])

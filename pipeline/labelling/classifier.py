@@ -32,8 +32,8 @@ from shards.workspace import LabelFiles, ShardsFolder
 
 REVISION = 1  # bumped when the fit changes, so that weights of an older version are not used
 HELD_OUT = 10_000  # annotated images that the thresholds are set on, at most
-UNSURE_SHARE = 0.1  # of the held-out images, at most
-UNSURE_ACCURACY = 0.75  # unsure labels are, all together, right less often
+UNSURE_SHARE = 0.1  # largest share of held-out images whose labels may be unsure
+UNSURE_ACCURACY = 0.75  # upper limit of the accuracy that the unsure labels would have together
 BATCH_SIZE = 256  # images that are decoded or labelled at a time
 
 
@@ -59,10 +59,10 @@ class ClassifierData:
 
 @dataclass(frozen=True)
 class FittedClassifier:
-    """A classifier, and the training images that its labels must not be used of."""
+    """A classifier, and the training images that it was fitted to and therefore does not label."""
 
     labeller: ClassifierLabeller
-    set_aside: pl.Series  # keys of the half that it was fitted to
+    fit_keys: pl.Series  # of the half that it was fitted to
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ def load_classifier(data: ClassifierData, device: torch.device, *, progress: boo
     """Load the classifier of the packed images, which is fitted on first use.
 
     It labels every annotated attribute with at least two classes of at least MIN_CLASS_IMAGES images each; if there is
-    none, one line says so and the result is None. An interrupted fit continues. Raises FairfaceError for weights that
-    are not a classifier's.
+    none, one line says so and the result is None. An interrupted fit continues. Raises FairfaceError for damaged
+    weights.
     """
     annotated = read_annotations(data)
     if not annotated.names:
@@ -164,8 +164,8 @@ def fit(data: ClassifierData, annotated: AnnotatedImages, device: torch.device, 
     start, files = time.monotonic(), data.shards.label_files
     if annotated.left_out:
         click.echo(
-            f"The classifier is not fitted to {', '.join(annotated.left_out)}: fewer than two classes have "
-            f"{MIN_CLASS_IMAGES} annotated images.",
+            f"The classifier is not fitted to {', '.join(annotated.left_out)}: fewer than two classes have at "
+            f"least {MIN_CLASS_IMAGES} annotated images each.",
             err=True,
         )
     fit_rows = (annotated.in_fit_half & annotated.is_annotated).nonzero()[:, 0]
@@ -206,21 +206,21 @@ def fit(data: ClassifierData, annotated: AnnotatedImages, device: torch.device, 
     remove_tree(files.classifier_checkpoints)
 
 
-def choose_threshold(confidence: np.ndarray, is_right: np.ndarray) -> float:
-    """The confidence below which a label is unsure, from held-out confidences [N] and whether the labels are right [N].
+def choose_threshold(confidence: np.ndarray, is_correct: np.ndarray) -> float:
+    """The confidence below which a label is unsure, from confidences [N] and correctness [N] of held-out labels.
 
-    It is the highest one that at most UNSURE_SHARE of the images, whose labels are right in less than UNSURE_ACCURACY,
-    fall below: an accurate classifier is rarely unsure. 0 if there is none.
+    It is the highest threshold with at most UNSURE_SHARE of the images below it, whose labels have an accuracy of less
+    than UNSURE_ACCURACY; 0 if there is none. An accurate classifier is therefore rarely unsure.
     """
     order = np.argsort(confidence, kind="stable")
     candidates = int(UNSURE_SHARE * len(order))
-    accuracy = is_right[order][:candidates].cumsum() / np.arange(1, candidates + 1)
+    accuracy = is_correct[order][:candidates].cumsum() / np.arange(1, candidates + 1)
     unsure = np.flatnonzero(accuracy < UNSURE_ACCURACY)
     return float(confidence[order[unsure[-1] + 1]]) if len(unsure) else 0.0
 
 
 def decode_rows(tars: ShardSet, rows: Tensor, size: int, *, device: torch.device, progress: bool) -> Tensor:
-    """Decode the images `rows`, int64 [N] in tar order, at `size` pixels, and reduce them to the classifier's input.
+    """Decode the images `rows`, int64 [N] in tar order, at `size` pixels, and downscale them to the classifier's input.
 
     Returns uint8 [N, 3, S, S] on `device`. Raises FairfaceError if they don't fit into its memory.
     """
@@ -234,7 +234,7 @@ def decode_rows(tars: ShardSet, rows: Tensor, size: int, *, device: torch.device
         for batch in decode_all(subset, size, device=device, batch_size=BATCH_SIZE):
             wanted = positions[first : first + len(batch)]
             kept = (wanted >= 0).nonzero()[:, 0]
-            reduced = network.reduce_images(batch[kept.to(device)].permute(0, 3, 1, 2))
+            reduced = network.downscale_images(batch[kept.to(device)].permute(0, 3, 1, 2))
             images[wanted[kept].to(device)] = reduced.round().clamp(0, 255).byte()
             first += len(batch)
             bar.update(len(kept))

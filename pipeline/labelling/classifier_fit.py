@@ -18,14 +18,14 @@ from pipeline.training import checkpoint
 
 BATCH, LR, WARM_UP, DECAY = 64, 4e-3, 0.2, 0.05  # WARM_UP is a share of the steps
 SMOOTHING = 0.1  # of the labels
-ADJUSTMENT = 0.5  # of the logits by the logarithm of the classes' shares: 0 for accuracy, 1 for balanced accuracy
-SHOWN_IMAGES = 96_000  # in all epochs together
+ADJUSTMENT = 0.5  # of the logits by the logarithms of the class shares: 0 favours accuracy, 1 balanced accuracy
+IMAGES_SEEN = 96_000  # over all epochs
 MIN_EPOCHS, MAX_EPOCHS = 4, 40
-REDUCED_SIZES = (0.5, 0.75, 1.0)  # of the images, in successive thirds of the epochs
+REDUCED_SIZES = (0.5, 0.75, 1.0)  # shares of the full side, in successive thirds of the epochs
 MAX_SHIFT, MAX_ZOOM = 4 / 64, 0.1  # shares of the side
-CONTRAST, LIGHT, TINT = 0.3, 0.3, 0.1  # largest changes, in standard deviations of the pixels
+CONTRAST, BRIGHTNESS, TINT = 0.3, 0.3, 0.1  # largest changes, in standard deviations of the pixels
 
-RECIPE = [BATCH, LR, WARM_UP, DECAY, SMOOTHING, ADJUSTMENT, SHOWN_IMAGES, MIN_EPOCHS, MAX_EPOCHS, *REDUCED_SIZES]
+RECIPE = [BATCH, LR, WARM_UP, DECAY, SMOOTHING, ADJUSTMENT, IMAGES_SEEN, MIN_EPOCHS, MAX_EPOCHS, *REDUCED_SIZES]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class FitImages:
 
     images: Tensor  # uint8 [N, 3, S, S]
     classes: Mapping[str, Tensor]  # int64 [N], below the number of classes; -1 where an image has no annotation
-    counts: Mapping[str, int]  # of the classes of each attribute
+    counts: Mapping[str, int]  # number of classes of each attribute
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,18 @@ class FitConfig:
     """How a classifier is fitted."""
 
     seed: int = 0
-    epochs: int | None = None  # None: as many as SHOWN_IMAGES allow
-    checkpoints: Path | None = None  # folder of the state after every epoch
+    epochs: int | None = None  # None: as many as IMAGES_SEEN allow
+    checkpoints: Path | None = None  # folder for the state after every epoch
     progress: bool = True
 
     def count_epochs(self, images: int) -> int:
-        return self.epochs or min(max(round(SHOWN_IMAGES / images), MIN_EPOCHS), MAX_EPOCHS)
+        return self.epochs or min(max(round(IMAGES_SEEN / images), MIN_EPOCHS), MAX_EPOCHS)
 
 
 def fit_classifier(data: FitImages, config: FitConfig) -> FaceClassifier:
     """Fit a classifier to images; an interrupted fit continues after the last epoch in `config.checkpoints`.
 
-    Its weights are a function of the images and the seed, bit by bit on a CPU of the same kind, however often the fit
+    The weights depend only on the images and the seed (bit for bit on CPUs of the same kind), however often the fit
     was interrupted.
     """
     device, epochs = data.images.device, config.count_epochs(len(data.images))
@@ -78,7 +78,7 @@ def fit_classifier(data: FitImages, config: FitConfig) -> FaceClassifier:
 
 
 def parameter_groups(model: FaceClassifier) -> list[dict[str, Any]]:
-    """The parameters in two groups: matrices, whose weights decay, and scales and biases, which don't."""
+    """The parameters in two groups: matrices, with weight decay, and scales and biases, without."""
     matrices = [weights for weights in model.parameters() if weights.ndim > 1]
     others = [weights for weights in model.parameters() if weights.ndim <= 1]
     return [{"params": matrices, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
@@ -139,7 +139,7 @@ def reduced_size(size: int, epoch: int, *, epochs: int) -> int:
 def log_priors(classes: Tensor, count: int) -> Tensor:
     """ADJUSTMENT times the logarithms of the classes' shares, float32 [count].
 
-    Added to the logits in the loss, it shifts what is learnt towards equal recalls: Menon et al. 2021
+    Added to the logits in the loss, it shifts the fit towards equal recalls: Menon et al. 2021
     (arXiv:2007.07314), equation 10.
     """
     # at least 1: among many images, the fit half may have none of a class with MIN_CLASS_IMAGES
@@ -148,15 +148,15 @@ def log_priors(classes: Tensor, count: int) -> Tensor:
 
 
 def masked_loss(logits: Tensor, classes: Tensor) -> Tensor:
-    """Cross-entropy with smoothed labels over logits [B, K] and classes [B], -1 of which count as a loss of 0."""
+    """Cross-entropy of logits [B, K] with smoothed labels of classes [B]; a class of -1 counts as a loss of 0."""
     loss = F.cross_entropy(logits, classes, ignore_index=-1, label_smoothing=SMOOTHING, reduction="sum")
     return loss / len(classes)
 
 
 def augment(images: Tensor, size: int, *, standardise: Callable[[Tensor], Tensor], rng: torch.Generator) -> Tensor:
-    """Flip, shift, zoom, light and tint uint8 images [B, 3, S, S] at random: float32 [B, 3, size, size], standardised.
+    """Randomly flip, shift and zoom uint8 images [B, 3, S, S], and change their contrast, brightness and tint.
 
-    What a face shifts out of the image is filled by its reflection.
+    Returns float32 [B, 3, size, size], standardised. Pixels from outside the image are filled by reflection.
     """
     count, device = len(images), images.device
 
@@ -172,5 +172,5 @@ def augment(images: Tensor, size: int, *, standardise: Callable[[Tensor], Tensor
     affine[:, :, 2] = 2 * MAX_SHIFT * random(count, 2)  # a side is 2 long in these coordinates
     grid = F.affine_grid(affine, [count, 3, size, size], align_corners=False)
     pixels = standardise(F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False))
-    light = LIGHT * random(count, 1, 1, 1) + TINT * random(count, 3, 1, 1)
-    return pixels * (1 + CONTRAST * random(count, 1, 1, 1)) + light
+    brightness = BRIGHTNESS * random(count, 1, 1, 1) + TINT * random(count, 3, 1, 1)
+    return pixels * (1 + CONTRAST * random(count, 1, 1, 1)) + brightness

@@ -42,8 +42,8 @@ def import_labels(workspace: Workspace, csv: Path, *, run: str | None = None, fo
     if run is None and not is_valid_name(csv.stem):
         raise FairfaceError(f"--import {csv}: {csv.stem!r} can't be the name of a run: choose one with --run")
     folder, labeller = workspace.run(run or csv.stem), f"imported {csv.name}@{file_sha256(csv)[:8]}"
-    read = read_labels_csv(csv, workspace_attributes(workspace).labelled)
-    labels = add_keys(read)
+    csv_labels = read_labels_csv(csv, workspace_attributes(workspace).labelled)
+    labels = add_keys(csv_labels)
     files = folder.label_files
     with (
         exclusive_lock(folder.lock, "importing labels"),
@@ -52,7 +52,7 @@ def import_labels(workspace: Workspace, csv: Path, *, run: str | None = None, fo
     ):
         samples = read_document(folder.samples_document, SamplesDocument)
         if samples:
-            labels = add_keys(read, keys=keys_by_path(folder, samples))
+            labels = add_keys(csv_labels, keys=keys_by_path(folder, samples))
             check_keys(labels["key"], folder, samples)
         images_hash = samples.fingerprint if samples else None
         document = LabelsDocument(
@@ -188,7 +188,7 @@ def _are_probabilities(values: pl.Series) -> bool:
 
 
 def keys_by_path(folder: RunFolder, samples: SamplesDocument) -> dict[str, str]:
-    """The keys of imported samples by the paths that a file of labels may give them; none for other samples."""
+    """The keys of imported samples by the paths that a CSV of labels may name them by; empty for other samples."""
     if not samples.source:
         return {}
     rows = read_parquet(folder.samples_table, ("key", "path"), sha256=samples.files.get(folder.samples_table.name, ""))
@@ -199,16 +199,16 @@ def keys_by_path(folder: RunFolder, samples: SamplesDocument) -> dict[str, str]:
 def add_keys(labels: pl.DataFrame, *, keys: Mapping[str, str] | None = None) -> pl.DataFrame:
     """`labels` with the keys of the samples instead of paths.
 
-    They are looked up in `keys` if it has all paths. Otherwise the key is the number in a file name such as
+    If `keys` contains all paths, they are looked up in it. Otherwise the key is the number in a file name such as
     sample_00012.png if all have one, or else the path itself. Raises FairfaceError for keys that occur twice.
     """
     numbers = labels["path"].str.extract(SAMPLE_NAME).str.strip_chars_start("0").str.zfill(8)
-    found = labels["path"] if numbers.null_count() else numbers
+    new_keys = labels["path"] if numbers.null_count() else numbers
     if keys:
         paths = [path if path in keys else str(Path(path).absolute()) for path in labels["path"]]
         if all(path in keys for path in paths):
-            found = pl.Series([keys[path] for path in paths], dtype=pl.String)
-    labels = labels.drop("path").insert_column(0, found.alias("key"))
+            new_keys = pl.Series([keys[path] for path in paths], dtype=pl.String)
+    labels = labels.drop("path").insert_column(0, new_keys.alias("key"))
     if labels["key"].n_unique() < len(labels):
         raise FairfaceError("the file names an image twice")
     return labels

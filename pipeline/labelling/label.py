@@ -49,10 +49,10 @@ class FolderResult:
 def label(workspace: Workspace, config: LabelConfig | None = None) -> LabelResult:
     """Label the training images and a run's samples in the same way, at the run's image size, and evaluate the labels.
 
-    The methods are CLIP with prompts, if images are annotated a probe on its embeddings and a classifier fitted to
-    them, and the colour of skin pixels. Without CLIP's weights, the classifier takes its place. With `limit`, only the
-    first training images are labelled, which are a random sample because packing shuffles them. Imported samples are
-    labelled alone if nothing was packed. Several processes (torchrun) share the shards. Raises FairfaceError if samples
+    The methods are CLIP with prompts; if images are annotated, a probe on CLIP's embeddings and a classifier; and the
+    colour of skin pixels. Without CLIP's weights, the classifier takes CLIP's place. With `limit`, only the first
+    training images are labelled, which are a random sample because packing shuffles them. If nothing is packed,
+    imported samples are labelled alone. Several processes (torchrun) share the shards. Raises FairfaceError if samples
     are missing, if the labels of another labeller would be replaced, or if another process is using these labels or
     replacing the images.
     """
@@ -82,9 +82,9 @@ def label(workspace: Workspace, config: LabelConfig | None = None) -> LabelResul
         labels = LabelKinds(
             chosen.labeller, has_skin_tones=skin.has_monk_tones(attributes), classifier=chosen.additional
         )
-        set_aside = chosen.classifier.set_aside if chosen.classifier else None
+        fit_keys = chosen.classifier.fit_keys if chosen.classifier else None
         sides = [
-            training_side(data, keys=keys[0], labels=labels, set_aside=set_aside),
+            training_side(data, keys=keys[0], labels=labels, fit_keys=fit_keys),
             samples_side(run, samples, tars=sample_tars, keys=keys[1], labels=labels),
         ]
         results = [
@@ -100,7 +100,7 @@ def label(workspace: Workspace, config: LabelConfig | None = None) -> LabelResul
 def label_samples_alone(
     workspace: Workspace, run: RunFolder, samples: SamplesDocument, *, config: LabelConfig, device: torch.device
 ) -> LabelResult:
-    """Label samples that were imported where nothing is packed: the labels can be neither evaluated nor corrected."""
+    """Label imported samples without training images: the labels can be neither evaluated nor corrected."""
     tars, keys = ShardSet.from_samples(run.samples, samples.shards), sample_keys(run, samples)
     progress = config.progress and distributed.rank() == 0
     attributes = workspace_attributes(workspace)
@@ -148,7 +148,7 @@ def sample_keys(run: RunFolder, samples: SamplesDocument) -> pl.Series:
     return keys
 
 
-def training_side(data: ClassifierData, *, keys: pl.Series, labels: LabelKinds, set_aside: pl.Series | None) -> Side:
+def training_side(data: ClassifierData, *, keys: pl.Series, labels: LabelKinds, fit_keys: pl.Series | None) -> Side:
     """The training images, all or the first ones, to be labelled at the size of the samples."""
     document = new_document(
         source="train",
@@ -158,7 +158,7 @@ def training_side(data: ClassifierData, *, keys: pl.Series, labels: LabelKinds, 
         images=len(keys),
         images_hash=data.packed.manifest,
     )
-    return Side(data.shards.label_files, data.tars, keys, document, labels, set_aside)
+    return Side(data.shards.label_files, data.tars, keys, document, labels, fit_keys)
 
 
 def samples_side(

@@ -97,7 +97,7 @@ def load_embedded(device: torch.device, attributes: AttributeTable | None, *, pr
 
 @dataclass(frozen=True)
 class ChosenLabellers:
-    """The labeller of both sides, and the classifier that it may be, or that labels in addition to it."""
+    """The labeller of both sides, and the classifier, which is either that labeller or an additional one."""
 
     labeller: Labeller
     classifier: FittedClassifier | None
@@ -148,7 +148,7 @@ def check_same_labellers(names: list[str], first: list[str]) -> None:
     """Raise FairfaceError if this process would label differently from the first one."""
     if names != first:
         raise FairfaceError(
-            f"this process has the labeller {' and '.join(names)}, and rank 0 has {' and '.join(first)}: give all "
+            f"this process labels with {' and '.join(names)}, and rank 0 with {' and '.join(first)}: give all "
             "processes the same cache"
         )
 
@@ -157,7 +157,7 @@ def check_overwrite(files: LabelFiles, labeller: str, *, requested: bool) -> Non
     """Raise FairfaceError if another labeller's labels would be replaced unintentionally.
 
     Another model's labels are replaced only if the new labeller was `requested`, and imported labels never, because
-    they cannot be computed again. Labels of an embedded labeller or of a classifier are replaced by those of another.
+    they cannot be computed again. Embedded labellers and classifiers replace each other's labels.
     """
     document = read_document(files.document, LabelsDocument)
     if document is None:

@@ -45,7 +45,7 @@ def evaluate_labellers(
     """Label the training images and a run's samples with the probe, and evaluate the labellers.
 
     The probe labels every annotated attribute with at least two classes of at least MIN_CLASS_IMAGES images each. There
-    is none on the embeddings of the classifier, which is fitted to the same annotations itself.
+    is no probe on the embeddings of the classifier, which is itself fitted to these annotations.
 
     Writes labellers.parquet and the probe's weights for the training side, and the probe's labels for both sides.
     Returns the rows of labellers.parquet: attribute, method, labeller, n, accuracy, balanced_accuracy, selected. If too

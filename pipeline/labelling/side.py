@@ -72,7 +72,7 @@ class Side:
     keys: pl.Series  # of the first images in tar order
     document: LabelsDocument  # that is written with the labels
     labels: LabelKinds
-    set_aside: pl.Series | None = None  # keys of the images that the classifier was fitted to: it does not label them
+    fit_keys: pl.Series | None = None  # of the images that the classifier was fitted to; it does not label them
 
     def label(self, device: torch.device, *, batch_size: int, force: bool, progress: bool) -> SideResult:
         """Write the tables of labels and embeddings and labels.json, unless they are up to date.
@@ -174,8 +174,8 @@ class Side:
 
     def method_table(self, labels: pl.DataFrame, method: str, *, labeller: str) -> pl.DataFrame:
         """The rows of one method's table of labels."""
-        if method == CLASSIFIER and self.set_aside is not None:
-            labels = labels.filter(~pl.col("key").is_in(self.set_aside.implode()))
+        if method == CLASSIFIER and self.fit_keys is not None:
+            labels = labels.filter(~pl.col("key").is_in(self.fit_keys.implode()))
         return tables.label_table(labels, document=self.document, method=method, labeller=labeller)
 
 

@@ -35,7 +35,7 @@ def label_frame(
 ) -> pl.DataFrame:
     """The columns of `label_schema`, from the probabilities [N, K] of every attribute's classes.
 
-    The class is the most probable one; null, for unsure, if its probability is below the attribute's threshold.
+    The class is the most probable one; null, meaning unsure, if its probability is below the attribute's threshold.
     """
     classes, lists = [], []
     for name, attribute in attributes.items():

@@ -196,8 +196,8 @@ def test_labels_below_the_threshold_are_unsure_and_keep_their_probabilities(real
 
 def test_a_threshold_leaves_at_most_a_tenth_unsure_and_only_labels_that_are_often_wrong():
     confidence, rng = np.linspace(0.5, 1, 1000), np.random.default_rng(0)
-    is_right = rng.random(1000) < confidence
-    threshold = classifier.choose_threshold(confidence, is_right)
+    is_correct = rng.random(1000) < confidence
+    threshold = classifier.choose_threshold(confidence, is_correct)
     assert (confidence < threshold).mean() == pytest.approx(0.1, abs=0.002)
     assert classifier.choose_threshold(confidence, np.ones(1000, bool)) == 0
     seldom_wrong = np.arange(1000) >= 20  # the first fifty, at most, are right in less than three quarters
@@ -254,7 +254,7 @@ def test_photographs_are_labelled_better_than_by_chance(tmp_path, monkeypatch):
     kinds = LabelKinds(fitted.labeller, has_skin_tones=False)
     labels = label_images(data.tars, images["key"], labels=kinds, size=64, device=CPU, batch_size=256)
     decided = most_probable(labels, fitted.labeller.attributes)
-    held_out = ~images["key"].is_in(fitted.set_aside.implode())
+    held_out = ~images["key"].is_in(fitted.fit_keys.implode())
     for name, chance in (("gender", 0.5), ("race", 0.25)):
         _, _, balanced = agreement(images[name].filter(held_out), decided[name].filter(held_out))
         assert balanced > chance + 0.08
