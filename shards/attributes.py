@@ -233,7 +233,7 @@ def parse_attributes(tables: dict[str, Any]) -> AttributeTable:
 
 
 def _check_flat_columns(attributes: Mapping[str, Attribute]) -> None:
-    """Raise FairfaceError if a table with a column of probabilities for every class would have two of one name."""
+    """Raise FairfaceError if two columns of class probabilities in a flat table would have the same name."""
     named: dict[str, str] = {}  # column -> its attribute
     for item in attributes.values():
         for each in item.names if item.is_labelled else ():
@@ -293,7 +293,7 @@ def _parse_classes(attribute: str, tables: Any, *, is_derived: bool) -> tuple[At
                 "letter or a digit"
             )
         if normalise_word(name) == UNSURE:
-            raise FairfaceError(f"{place}: {UNSURE!r} is the label of faces that a labeller abstains from")
+            raise FairfaceError(f"{place}: {UNSURE!r} is reserved for faces that a labeller abstains from")
         if not isinstance(table, dict):
             raise FairfaceError(f"{place} is not a table; write {{}} for a class without keys")
         own = ["of"] if is_derived else ["names", "years"]

@@ -137,7 +137,7 @@ class RunConfig(RunDocument):
     parameters: dict[str, int] | None = None  # of the generator and of the discriminator
     checkpoint: str | None = None  # of a run that was only sampled from: a checkpoint trained elsewhere
     imported: str | None = None  # of a run that holds only imported labels: their CSV
-    source: str | None = None  # of a run whose samples another program made: where they are from
+    source: str | None = None  # of a run with imported samples: where they come from
 
     def checkpoint_header(self) -> dict[str, Any]:
         return super().checkpoint_header() | {"data": self.data and asdict(self.data), "classes": self.classes}
@@ -176,7 +176,7 @@ class DetectorConfig(RunDocument):
 
 @dataclass(kw_only=True)
 class SampleSource:
-    """Where samples are from that no generator of this program made."""
+    """Where imported samples come from."""
 
     kind: str  # folder, tar, zip, npz, torchscript, function
     path: str  # absolute; or module:function
@@ -208,7 +208,7 @@ class SamplesDocument(Document):
     is_constant: bool = False  # whether all samples are the same image, or each has a single colour
     shares: dict[str, float] | None = None  # of the requested classes
     truncation: float | None = None
-    source: SampleSource | None = None  # of samples that another program made
+    source: SampleSource | None = None  # of imported samples
 
 
 @dataclass(kw_only=True)
@@ -293,9 +293,9 @@ class TablesDocument(Document):
 
 @dataclass(kw_only=True)
 class ReferenceDocument(Document):
-    """reference.json: the file of given shares that was copied to OUT/reference.csv."""
+    """reference.json: the CSV of reference shares that was copied to OUT/reference.csv."""
 
-    REDO: ClassVar[str] = "give the file again with `fairface report --reference FILE`"
+    REDO: ClassVar[str] = "pass the file again with `fairface report --reference FILE`"
 
     name: str  # of the file
     sha256: str  # of the file

@@ -25,7 +25,7 @@ def replace_own_attributes(workspace: Workspace, path: Path) -> None:
 
 
 def check_classes(shards: ShardsFolder, attributes: AttributeTable, path: Path) -> None:
-    """Raise FairfaceError if `attributes` lack an attribute or a class of an image; nothing where none is packed."""
+    """Raise FairfaceError if `attributes` lack an attribute or a class of a packed image."""
     if not shards.document.exists():
         return
     sha256 = load_shards_json(shards).files.get(shards.images.name, "")

@@ -19,14 +19,14 @@ from shards.discover import SUFFIXES
 from shards.errors import FairfaceError
 from shards.image_check import MAX_ASPECT, MAX_BYTES, MAX_PIXELS
 
-ARRAY_NAMES = ("arr_0", "images", "samples")  # of an .npz with several arrays, in order of preference
+ARRAY_NAMES = ("arr_0", "images", "samples")  # of the images in an .npz with several arrays, in order of preference
 MAX_EXPANSION = 200  # times an archive's size: images hardly compress, so anything beyond is a decompression bomb
 FREE_EXPANSION = 1 << 30  # bytes, up to which any archive may expand
 DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError)
 
 
 def archive_kind(path: Path) -> str | None:
-    """`npz`, `zip` or `tar` (also a compressed one); None for any other file."""
+    """`npz`, `zip` or `tar` (possibly compressed); None for any other file."""
     if path.suffix.lower() == ".npz":
         return "npz"
     if zipfile.is_zipfile(path):
@@ -35,17 +35,17 @@ def archive_kind(path: Path) -> str | None:
 
 
 def unpack_images(archive: Path, kind: str, *, folder: Path, progress: bool = True) -> list[str]:
-    """Write every image of an archive of a kind of `archive_kind` into `folder`, under its number.
+    """Write every image of an archive into `folder`, named by its number; `kind` is as in `archive_kind`.
 
-    Returns the names of the images in the archive, by number. Names never become paths, and links, devices and other
-    files are passed over. Raises FairfaceError for a damaged or encrypted archive, for one without images, for an
+    Returns the names of the images in the archive, by number. Names are never used as paths, and links, devices and
+    other files are skipped. Raises FairfaceError for a damaged or encrypted archive, for one without images, for an
     array of another type or shape, and for one that expands beyond `MAX_EXPANSION` or the free space.
     """
     folder.mkdir(parents=True)
     names: list[str] = []
     members, written = {"npz": array_images, "zip": zip_images, "tar": tar_images}[kind](archive), 0
     with tqdm(unit="img", desc=f"unpacking {archive.name}", disable=not progress) as bar:
-        for name, data in readable(members, archive):
+        for name, data in read_members(members, archive):
             written += len(data)
             check_expansion(archive, written)
             if len(data) > (free := shutil.disk_usage(folder).free):
@@ -60,15 +60,15 @@ def unpack_images(archive: Path, kind: str, *, folder: Path, progress: bool = Tr
 
 
 def check_expansion(archive: Path, size: int) -> None:
-    """Raise FairfaceError if `size` bytes are more than the images in an archive can have."""
+    """Raise FairfaceError if an archive that expands to `size` bytes looks like a decompression bomb."""
     if size > (allowed := max(FREE_EXPANSION, MAX_EXPANSION * archive.stat().st_size)):
         raise FairfaceError(
             f"{archive} expands to more than {allowed / 1e9:,.1f} GB, far more than images do: if you trust it, "
-            "unpack it and name the folder"
+            "unpack it and pass the folder"
         )
 
 
-def readable(members: Iterator[tuple[str, bytes]], archive: Path) -> Iterator[tuple[str, bytes]]:
+def read_members(members: Iterator[tuple[str, bytes]], archive: Path) -> Iterator[tuple[str, bytes]]:
     """Pass on the members of an archive. Raises FairfaceError if the archive turns out to be damaged or encrypted."""
     try:
         yield from members
@@ -77,12 +77,12 @@ def readable(members: Iterator[tuple[str, bytes]], archive: Path) -> Iterator[tu
         raise FairfaceError(f"{archive} is damaged ({reason}): copy or download it again") from error
     except (RuntimeError, NotImplementedError) as error:  # zipfile's, for a password or an unknown compression
         raise FairfaceError(
-            f"{archive} can't be unpacked ({str(error)[:200]}): unpack it and name the folder"
+            f"{archive} can't be unpacked ({str(error)[:200]}): unpack it and pass the folder"
         ) from error
 
 
 def is_image_name(name: str) -> bool:
-    """Whether the name of a member is that of an image which is not hidden."""
+    """Whether the name of a member is that of an image that is not hidden."""
     parts = PurePosixPath(name).parts
     hidden = any(part.startswith(".") and part not in (".", "..") for part in parts) or "__MACOSX" in parts
     return not hidden and name.lower().endswith(SUFFIXES)
@@ -147,7 +147,7 @@ def array_layout(file: IO[bytes], title: str) -> tuple[tuple[int, ...], bool]:
     if len(channels) != 1 or not all(shape):
         raise FairfaceError(f"{title} has the shape {list(shape)}: save images as [N, H, W, 3] or [N, 3, H, W]")
     if is_fortran:
-        raise FairfaceError(f"{title} is in Fortran's order: save it with numpy.ascontiguousarray")
+        raise FairfaceError(f"{title} is in Fortran order: save it with numpy.ascontiguousarray")
     height, width = (size for axis, size in enumerate(shape[1:], 1) if axis != channels[0])
     if height * width > MAX_PIXELS or max(height, width) > MAX_ASPECT * min(height, width):
         raise FairfaceError(f"{title} has images of {width} x {height} pixels, which are too large or too narrow")

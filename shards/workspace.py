@@ -130,7 +130,7 @@ class LabelFiles:
 
     @property
     def classifier_labels(self) -> Path:
-        """The classifier's labels where they are in addition to those of another labeller."""
+        """The classifier's labels, if it labels in addition to another labeller."""
         return self.folder / "classifier.parquet"
 
     @property
@@ -143,7 +143,7 @@ class LabelFiles:
 
     @property
     def classifier_checkpoints(self) -> Path:
-        """The state of an unfinished fit, in a folder named by its fingerprint."""
+        """The state of an unfinished fit, in a folder named after its fingerprint."""
         return self.folder / ".classifier"
 
     @property
@@ -322,8 +322,8 @@ class RunFolder(TrainingFolder):
         return self.new_samples / f"samples-{number:06d}.tar"
 
     @property
-    def imported(self) -> "Workspace":
-        """The images of another program, unpacked and packed, until they are the run's samples."""
+    def import_workspace(self) -> "Workspace":
+        """The images being imported, unpacked and packed, until they are the run's samples."""
         return Workspace(self.folder / ".import")
 
     @property
@@ -332,7 +332,13 @@ class RunFolder(TrainingFolder):
 
     def results(self) -> list[Path]:
         labels = self.label_files
-        samples = [self.samples_document, self.samples_table, self.samples, self.new_samples, self.imported.root]
+        samples = [
+            self.samples_document,
+            self.samples_table,
+            self.samples,
+            self.new_samples,
+            self.import_workspace.root,
+        ]
         return [*labels.all(), labels.parts, *samples]
 
     def result_locks(self) -> list[Path]:
@@ -419,7 +425,7 @@ class Workspace:
 
     @property
     def reference(self) -> Path:
-        """The user's shares to compare generated ones with, as given with --reference."""
+        """The copy of the CSV passed with --reference."""
         return self.root / "reference.csv"
 
     @property

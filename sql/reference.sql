@@ -1,4 +1,4 @@
--- Shares of a run's groups against those of `report --reference`, or against equal shares where no training images are packed.
+-- Shares of a run's groups, compared with those of `report --reference` or, without training images, with equal shares.
 -- param attribute (default all): one of all, @attributes
 -- param run (default newest): the run
 select reference_estimates.* from reference_estimates left join vocabulary using (attribute, "group")

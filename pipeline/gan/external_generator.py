@@ -1,4 +1,4 @@
-"""Draws images from a generator of another program: a TorchScript file, or a Python function that the user names."""
+"""Generates images with another program's generator: a TorchScript file, or a Python function."""
 
 import importlib
 import re
@@ -23,27 +23,27 @@ from shards.image_check import MAX_ASPECT
 
 FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")  # module:function
 TORCHSCRIPT_SUFFIXES = (".pt", ".pth", ".ts", ".jit")
-MAX_VALUE = 2  # of float images; values between 1 and this one are clipped, and larger ones are of another scale
+MAX_VALUE = 2  # of float images; values between 1 and this are clipped, larger ones are refused
 MAX_SIDE = 4096  # pixels
 SEEDS = 2**32  # numpy's legacy generator accepts no larger ones
 
 
 @dataclass(frozen=True)
 class ExternalGenerator:
-    """A function (count, seed) -> images of another program."""
+    """A generator of another program."""
 
     name: str
-    draw: Callable[[int, int], Any]
+    generate: Callable[[int, int], Any]  # (count, seed) -> images
     sha256: str  # of its file
     device: torch.device
     seed: int
     batch_size: int
 
     def batch(self, number: int) -> Tensor:
-        """Draw one whole batch, uint8 [batch_size, 3, H, W] on the CPU: a function of (seed, batch size, number).
+        """Generate one full batch, uint8 [batch_size, 3, H, W] on the CPU: a function of (seed, batch size, number).
 
-        The function gets a seed of its own for every batch, with which torch's global generators are seeded, too.
-        Raises FairfaceError if it fails, and as `checked_images` does.
+        Every batch has its own seed, which also seeds torch's global generators. Raises FairfaceError if the generator
+        fails, and as `to_uint8_images` does.
         """
         first = int(torch.randint(SEEDS, (), generator=seeded_generator("cpu", self.seed, EXTERNAL_SAMPLES)))
         seed = (first + number) % SEEDS
@@ -51,8 +51,8 @@ class ExternalGenerator:
         with torch.random.fork_rng(devices), torch.no_grad():
             torch.manual_seed(seed)
             with user_errors(f"{self.name}({self.batch_size}, {seed})"):
-                output = self.draw(self.batch_size, seed)
-        return checked_images(output, count=self.batch_size, name=self.name)
+                output = self.generate(self.batch_size, seed)
+        return to_uint8_images(output, count=self.batch_size, name=self.name)
 
     def images(self, count: int, *, size: int) -> Iterator[bytes]:
         """Yield `count` PNG files of `size` x `size` pixels, cropped and resized like training images."""
@@ -87,12 +87,14 @@ def load_function(name: str) -> tuple[Callable[[int, int], Any], str]:
 def load_torchscript(path: Path, device: torch.device) -> tuple[Callable[[int, int], Any], str]:
     """Load a TorchScript module, whose forward takes (count, seed), onto the device, and hash its file.
 
-    Raises FairfaceError for anything else.
+    Raises FairfaceError for any other file.
     """
     check_regular(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of torch.jit, which generators are published in
+            warnings.simplefilter(
+                "ignore", FutureWarning
+            )  # torch.jit is deprecated, but generators are published in it
             module = torch.jit.load(path, map_location=device)
     except (RuntimeError, ValueError, OSError) as error:
         reason = (str(error).strip().splitlines() or [""])[0][:200]
@@ -110,14 +112,16 @@ def user_errors(action: str) -> Iterator[None]:
         yield
     except (Exception, SystemExit) as error:  # it may raise anything
         lines = [line for line in str(error).strip().splitlines() if line.strip()] or ["without a message"]
-        line = lines[-1 if isinstance(error, torch.jit.Error) else 0].strip()[:300]  # TorchScript's traceback is first
+        line = lines[-1 if isinstance(error, torch.jit.Error) else 0].strip()[
+            :300
+        ]  # TorchScript's messages start with a traceback
         raise FairfaceError(
             f"{action} failed: {type(error).__name__}: {line} (FAIRFACE_DEBUG=1 shows the traceback)"
         ) from error
 
 
-def checked_images(output: Any, *, count: int, name: str) -> Tensor:
-    """The output of a generator as uint8 [count, 3, H, W] on the CPU.
+def to_uint8_images(output: Any, *, count: int, name: str) -> Tensor:
+    """Check a generator's output, and convert it to uint8 [count, 3, H, W] on the CPU.
 
     Raises FairfaceError unless it is a tensor or array of that shape, either uint8, or finite floats in [-1, 1].
     """

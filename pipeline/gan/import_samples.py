@@ -1,4 +1,4 @@
-"""Makes the images, or the generator, of another program the samples of a run: `fairface sample --from`."""
+"""Imports images, or images of a generator, from another program as a run's samples: `fairface sample --from`."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -50,7 +50,7 @@ from shards.unpack import archive_kind, unpack_images
 from shards.workspace import RunFolder, Workspace, is_unicode, is_valid_name
 
 DEFAULT_SIZE, DEFAULT_COUNT, DEFAULT_BATCH = 64, 2000, 64
-LEAST_SIDE = 16  # pixels of the shorter side of an image; a smaller one is rejected as `too_small`
+MIN_SIDE = 16  # pixels of the shorter side of an image; a smaller one is rejected as `too_small`
 GENERATORS = ("torchscript", "function")
 
 
@@ -61,10 +61,10 @@ class ImportConfig:
     source: str  # path of a folder, archive or TorchScript file; or module:function
     run: str | None = None  # None: named after the source
     count: int | None = None  # images; None: all of a folder or archive, DEFAULT_COUNT of a generator
-    seed: int = 0  # of a generator's batches; of the images' order, and of the sample of them that `count` asks for
-    size: int | None = None  # pixels (side); None: that of the labelled training images, or DEFAULT_SIZE
+    seed: int = 0  # of a generator's batches; of the order of images, and of their random sample of size `count`
+    size: int | None = None  # pixels (side); None: as in `default_size`
     as_is: bool = False  # neither resize nor crop
-    batch_size: int | None = None  # images that a generator draws at a time
+    batch_size: int | None = None  # images per call of a generator
     png_dir: Path | None = None  # also write PNG files there
     device: str = "auto"  # of a TorchScript generator
     force: bool = False  # import again even if nothing changed, and replace samples of another source
@@ -105,12 +105,12 @@ class ImportedImages:
 
 
 def import_samples(workspace: Workspace, config: ImportConfig) -> SampleResult:
-    """Make the images of a folder or archive, or of another program's generator, the samples of a run of their own.
+    """Import the images of a folder or archive, or of another program's generator, as the samples of a run.
 
-    Images are checked like packed ones: those that can't be decoded are counted and left out, and the others are
-    shuffled by the seed, resized and cropped like training images. Nothing is done if the same samples exist. Raises
-    FairfaceError for anything that is not a source of images, for a run that has a checkpoint, for samples of another
-    source without `force`, for images of several sizes with `as_is`, and if another process is using the run.
+    Images are checked as for packing: those that can't be decoded are counted and left out, and the others are shuffled
+    by the seed, and resized and cropped like training images. Nothing is done if the same samples exist. Raises
+    FairfaceError for an invalid source, for a run that has a checkpoint, for samples of another source without `force`,
+    for images of several sizes with `as_is`, and if another process is using the run.
     """
     source = find_source(config.source)
     folder = run_folder(workspace, source, run=config.run)
@@ -128,11 +128,11 @@ def import_samples(workspace: Workspace, config: ImportConfig) -> SampleResult:
         is_same = previous and previous.source and previous.source.identity == identity
         if previous and is_same and samples_are_complete(folder, previous):
             return finish(folder, previous, config, unchanged=True)
-        stack.callback(remove_tree, folder.imported.root)
-        remove_tree(folder.imported.root)  # left by a kill
+        stack.callback(remove_tree, folder.import_workspace.root)
+        remove_tree(folder.import_workspace.root)  # left by a kill
         images = generated_images(source, config, size=size)
         if images is None:
-            images = packed_images(folder.imported, source, config, size=size)
+            images = packed_images(folder.import_workspace, source, config, size=size)
         document = describe(folder, source, images, config=config, identity=identity)
         if previous and previous.fingerprint == document.fingerprint and samples_are_complete(folder, previous):
             previous = replace(previous, source=document.source)  # the same images elsewhere, or with new times
@@ -161,7 +161,7 @@ def remove_unused_locks(folder: RunFolder) -> None:
 
 
 def find_source(text: str) -> Source:
-    """What --from names. Raises FairfaceError for a missing file, and for one of an unknown kind."""
+    """Parse --from. Raises FairfaceError for a missing file, and for one of an unknown kind."""
     path = Path(text)
     if not path.exists():
         if FUNCTION.fullmatch(text):
@@ -176,14 +176,14 @@ def find_source(text: str) -> Source:
         kind = "torchscript" if is_torchscript else archive_kind(path)
     if kind is None:
         raise FairfaceError(
-            f"--from {text}: this is neither a folder, a tar, a zip, an .npz nor TorchScript "
+            f"--from {text} is neither a folder, a tar, a zip, an .npz nor TorchScript "
             f"({', '.join(TORCHSCRIPT_SUFFIXES)})"
         )
     return Source(kind, str(path.resolve()))
 
 
 def run_folder(workspace: Workspace, source: Source, *, run: str | None) -> RunFolder:
-    """The run of the samples. Raises FairfaceError if it has no name, and the source's name is not valid for a run."""
+    """The run of the samples. Raises FairfaceError without `run` if the source's name is not valid for one."""
     if run is None and not is_valid_name(source.run_name):
         raise FairfaceError(
             f"--from {source.path}: {source.run_name!r} can't be the name of a run: choose one with --run"
@@ -192,17 +192,18 @@ def run_folder(workspace: Workspace, source: Source, *, run: str | None) -> RunF
 
 
 def check_outside(workspace: Workspace, source: Source) -> None:
-    """Raise FairfaceError if OUT, which holds images of its own, is below a folder of samples."""
+    """Raise FairfaceError if OUT, which holds other images, is inside the source folder."""
     if source.kind == "folder" and workspace.root.resolve().is_relative_to(source.path):
         raise FairfaceError(
-            f"--from {source.path} contains the output folder {workspace.root}: name the images' own folder"
+            f"--from {source.path} contains the output folder {workspace.root}: choose one that holds only images"
         )
 
 
 def default_size(workspace: Workspace, folder: RunFolder) -> int:
-    """The size of the run's present samples, so that the same command finds them.
+    """The size of the run's existing samples, so that the same command finds them.
 
-    Otherwise that at which the training images are labelled, so that they need not be labelled again, or DEFAULT_SIZE.
+    Without any, that at which the training images were labelled, so that they need not be labelled again; without
+    labels, DEFAULT_SIZE.
     """
     if samples := read_document(folder.samples_document, SamplesDocument):
         return samples.image_size
@@ -211,10 +212,10 @@ def default_size(workspace: Workspace, folder: RunFolder) -> int:
 
 
 def source_identity(source: Source, config: ImportConfig, *, size: int) -> str:
-    """A fingerprint of the source and of the options that decide the samples.
+    """A fingerprint of the source and of the options that determine the samples.
 
-    Of a folder, the names, sizes and times of its images count; of a file, its content. Raises FairfaceError for a
-    folder without images.
+    For a folder, these are the names, sizes and times of its images; for a file, its content. Raises FairfaceError for
+    a folder without images.
     """
     options = [source.kind, source.path, config.count, config.seed, "as is" if config.as_is else size]
     if source.kind == "folder":
@@ -225,7 +226,7 @@ def source_identity(source: Source, config: ImportConfig, *, size: int) -> str:
 
 
 def check_replaceable(folder: RunFolder, source: Source, *, force: bool) -> SamplesDocument | None:
-    """The present samples of the run, which may be replaced.
+    """The existing samples of the run, which may be replaced; None without any, or with `force`.
 
     Raises FairfaceError for a run that was trained here or sampled from a checkpoint, for other files, and without
     `force` for imported labels and for samples of another source.
@@ -236,7 +237,7 @@ def check_replaceable(folder: RunFolder, source: Source, *, force: bool) -> Samp
         raise FairfaceError(f"{folder.folder} holds files that don't belong to a run: choose another --run")
     if config and config.source is None and config.imported is None:
         raise FairfaceError(
-            f"{folder.folder} is a run with a checkpoint, which samples must not replace: choose another --run"
+            f"{folder.folder} is a run with a checkpoint, which imported samples must not replace: choose another --run"
         )
     if force:
         return None
@@ -262,10 +263,10 @@ def generated_images(source: Source, config: ImportConfig, *, size: int) -> Impo
         if source.kind == "torchscript"
         else partial(load_function, source.path)
     )
-    draw, sha256 = load()
+    generate, sha256 = load()
     count = config.count or DEFAULT_COUNT
     generator = ExternalGenerator(
-        source.name, draw, sha256, device=device, seed=config.seed, batch_size=config.batch_size or DEFAULT_BATCH
+        source.name, generate, sha256, device=device, seed=config.seed, batch_size=config.batch_size or DEFAULT_BATCH
     )
     first = generator.batch(0)
     if config.as_is:
@@ -286,15 +287,15 @@ def packed_images(scratch: Workspace, source: Source, config: ImportConfig, *, s
     try:
         pack_config = PackConfig(limit=config.count, seed=config.seed)
         packed = pack.pack(root, scratch.shards, pack_config, tables=[], progress=config.progress).document
-    except FairfaceError as error:  # about the archive, not the folder that it was unpacked into
+    except FairfaceError as error:  # name the archive, not the folder that it was unpacked into
         raise FairfaceError(str(error).replace(str(root.resolve()), source.path)) from error
     table = read_images(scratch.shards.images, sha256=packed.files.get(scratch.shards.images.name, ""))
     table = table.filter(status="packed")
-    usable = table.select(pl.min_horizontal("width", "height") >= LEAST_SIDE).to_series()
+    usable = table.select(pl.min_horizontal("width", "height") >= MIN_SIDE).to_series()
     rejected = packed.rejected | ({"too_small": len(table) - int(usable.sum())} if not usable.all() else {})
     chosen = table.filter(usable)
     if chosen.is_empty():
-        raise FairfaceError(f"none of the images of {source.path} is at least {LEAST_SIDE} pixels high and wide")
+        raise FairfaceError(f"none of the images of {source.path} is at least {MIN_SIDE} pixels high and wide")
     if config.as_is:
         size = square_side(source, set(chosen.select("width", "height").unique().iter_rows()))
     paths = chosen["path"]
@@ -314,7 +315,7 @@ def packed_images(scratch: Workspace, source: Source, config: ImportConfig, *, s
 
 
 def decoded_png(shards: ShardSet, usable: pl.Series, *, size: int) -> Iterator[bytes]:
-    """Yield the PNG files of the `usable` ones of packed images, decoded like training images of `size` pixels."""
+    """Yield PNG files of the `usable` packed images, decoded like training images of `size` pixels."""
     first = 0
     for batch in decode_all(shards, size, device=torch.device("cpu")):  # a GPU's decoder would give other pixels
         images = batch[torch.from_numpy(usable[first : first + len(batch)].to_numpy())]
@@ -324,14 +325,14 @@ def decoded_png(shards: ShardSet, usable: pl.Series, *, size: int) -> Iterator[b
 
 
 def square_side(source: Source, sizes: set[tuple[int, int]]) -> int:
-    """The side of images that are all squares of one size, from their sizes. Raises FairfaceError for any others."""
+    """The side of images from their sizes. Raises FairfaceError unless they are all squares of one size."""
     width, height = min(sizes)
-    if len(sizes) > 1 or width != height or not LEAST_SIDE <= width <= MAX_INPUT_PIXELS:
+    if len(sizes) > 1 or width != height or not MIN_SIDE <= width <= MAX_INPUT_PIXELS:
         listed = " and ".join(f"{width} x {height}" for width, height in sorted(sizes)[:3])
         more = f" and {len(sizes) - 3} more" if len(sizes) > 3 else ""
         raise FairfaceError(
-            f"--as-is needs square images of one size, {LEAST_SIDE} to {MAX_INPUT_PIXELS:,} pixels, and those of "
-            f"{source.path} have {listed}{more} pixels: leave it out, and they are cropped and resized"
+            f"--as-is needs square images of one size, {MIN_SIDE} to {MAX_INPUT_PIXELS:,} pixels, but those of "
+            f"{source.path} have {listed}{more} pixels: without it, they are cropped and resized"
         )
     return width
 
@@ -373,7 +374,7 @@ def describe(
 
 
 def finish(folder: RunFolder, document: SamplesDocument, config: ImportConfig, *, unchanged: bool) -> SampleResult:
-    """Write the PNG files that were asked for."""
+    """Write the requested PNG files, and return the result."""
     if config.png_dir:
         check_png_folder(config.png_dir, document.count)
         check_tars(folder, document.shards)

@@ -76,7 +76,7 @@ class SampleResult:
 
 @dataclass(frozen=True)
 class SamplesOutput:
-    """Where samples are going to be written in addition to their run, and whether a progress bar is shown."""
+    """Where samples are written in addition to their run, and whether a progress bar is shown."""
 
     png_dir: Path | None = None
     progress: bool = True
@@ -128,7 +128,7 @@ def sample(workspace: Workspace, config: SampleConfig) -> SampleResult:
             write_samples(
                 folder,
                 images.iterate_png(0, config.count),
-                table=partial(_samples_table, folder.name, images, checkpoint=document.checkpoint),
+                table=partial(_generated_samples_table, folder.name, images, checkpoint=document.checkpoint),
                 document=document,
                 output=SamplesOutput(config.png_dir, config.progress),
             )
@@ -214,7 +214,7 @@ def write_samples(
     """Write the tars, samples.parquet and samples.json, and only then remove the previous ones and their labels.
 
     `files` are `document.count` PNG files, and `table` builds samples.parquet from the tars. `document` is completed.
-    The `config` of a run that consists of its samples is written with them. Raises FairfaceError if the samples don't
+    The `config` of a run without training is written with them. Raises FairfaceError if the samples don't
     fit on the disk.
     """
     check_space = partial(check_free_space, count=document.count, folders=[folder.folder, output.png_dir])
@@ -417,7 +417,9 @@ def _describe(
     )
 
 
-def _samples_table(run: str, images: ImageGenerator, shards: list[ShardEntry], *, checkpoint: str) -> pl.DataFrame:
+def _generated_samples_table(
+    run: str, images: ImageGenerator, shards: list[ShardEntry], *, checkpoint: str
+) -> pl.DataFrame:
     """Return samples.parquet of a DCGAN: one row per sample, in order, with the requested classes."""
     count = sum(shard.images for shard in shards)
     requested = pl.Series("requested", [None] * count, dtype=pl.String)
@@ -440,7 +442,7 @@ def samples_table(
 ) -> pl.DataFrame:
     """Return samples.parquet: one row per sample, in order.
 
-    `requested` are the classes that a conditional generator was asked for; `paths` are those of imported images.
+    `requested` are the classes that a conditional generator was to generate; `paths` are those of imported images.
     """
     names = [shard.name for shard in shards for _ in range(shard.images)]
     nothing = pl.Series([None] * len(names), dtype=pl.String)

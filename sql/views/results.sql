@@ -2,7 +2,7 @@
 
 -- Every class of every attribute, including those that no image has: its rank, the classes of the parent or the attributes
 -- that it is made of, its faces in a sentence, its colour, and its description for a zero-shot labeller.
-create table attribute_classes as  -- planning over a view of so many values would take longer than counting
+create table attribute_classes as  -- a table: planning over a view of this many values takes longer than the queries
     from (values
         {classes}
     ) as classes (attribute, title, "group", rank, made_of, faces, colour, prompt);
@@ -83,8 +83,8 @@ create view labels_long as
 create view confidence as
     {confidence};
 
--- The method whose labels are used for an attribute: that of the highest balanced accuracy on held-out
--- images, by default CLIP.
+-- The method whose labels are used for an attribute: the one with the highest balanced accuracy on
+-- held-out images, by default CLIP.
 create view selected_method as
     select attribute, coalesce(max(method) filter (selected), 'clip') as method
     from (select distinct attribute from vocabulary) left join labellers using (attribute) group by attribute;

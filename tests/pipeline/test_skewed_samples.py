@@ -55,7 +55,7 @@ def check_verdicts(workspace: Workspace, faces: pl.DataFrame, samples: pl.DataFr
     assert decided["age", "adult"] == "reduced"
 
 
-def test_held_out_drawn_faces_that_are_skewed_get_the_right_verdicts(tmp_path, quick_labeller, monkeypatch):
+def test_skewed_held_out_synthetic_faces_get_the_right_verdicts(tmp_path, quick_labeller, monkeypatch):
     monkeypatch.setattr(embedded, "load_embedded", lambda *_, **__: quick_labeller)
     root, workspace = tmp_path / "faces", Workspace(tmp_path / "out")
     dataset.write_dataset(root, SyntheticConfig(count=FACES, size=64, seed=4), progress=False)

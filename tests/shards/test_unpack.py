@@ -53,7 +53,7 @@ def test_images_of_every_folder_are_unpacked_under_their_numbers(write, tmp_path
     assert not (tmp_path / "evil.JPG").exists()
 
 
-def test_links_and_devices_in_a_tar_are_passed_over(tmp_path):
+def test_links_and_devices_in_a_tar_are_skipped(tmp_path):
     path = tmp_path / "links.tar"
     with tarfile.open(path, "w") as archive:
         for number, kind in enumerate((tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE)):
@@ -75,7 +75,7 @@ def test_arrays_keep_their_pixels(write, arrays, tmp_path):
     assert np.array_equal(read, PIXELS)
 
 
-def test_arrays_with_channels_first_are_turned(tmp_path):
+def test_arrays_with_channels_first_are_transposed(tmp_path):
     np.savez(tmp_path / "faces.npz", PIXELS.transpose(0, 3, 1, 2))
     unpacked(tmp_path / "faces.npz", tmp_path / "images")
     read = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "images").iterdir())]

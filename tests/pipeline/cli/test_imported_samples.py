@@ -116,8 +116,8 @@ def test_a_reference_is_shown_next_to_the_training_images(women, packed, tmp_pat
     assert given.keys() == {"female", "male"}
     text = page(out)
     assert "No: " in text
-    assert "This page calls the images in the shards training images" in text
-    assert "The samples against another reference" in text
+    assert "This page refers to the packed images as training images" in text
+    assert "How do the samples compare with another reference?" in text
     assert "Compared with census.csv, 2 of 2 groups are over- or under-represented." in text
 
 

@@ -1,4 +1,4 @@
-"""Images drawn from a generator of another program are checked, and depend on nothing but seed and batch."""
+"""Images of another program's generator are checked, and depend only on the seed and the batch."""
 
 import io
 import sys
@@ -13,10 +13,10 @@ from pipeline.data.decoder import decode_all
 from pipeline.data.shard_set import ShardSet
 from pipeline.gan.external_generator import (
     ExternalGenerator,
-    checked_images,
     load_function,
     load_torchscript,
     resize_and_crop,
+    to_uint8_images,
 )
 from shards import pack
 from shards.errors import FairfaceError
@@ -30,8 +30,8 @@ def noise(count: int, seed: int) -> torch.Tensor:
     return torch.rand(count, 3, 32, 32, generator=generator) * 2 - 1
 
 
-def generator(draw, *, seed: int = 0, batch_size: int = 8) -> ExternalGenerator:
-    return ExternalGenerator("net", draw, "", device=CPU, seed=seed, batch_size=batch_size)
+def generator(generate, *, seed: int = 0, batch_size: int = 8) -> ExternalGenerator:
+    return ExternalGenerator("net", generate, "", device=CPU, seed=seed, batch_size=batch_size)
 
 
 def pixels(files) -> np.ndarray:
@@ -41,11 +41,11 @@ def pixels(files) -> np.ndarray:
 def test_images_depend_on_seed_and_index_alone():
     seeds = []
 
-    def draw(count, seed):
+    def generate(count, seed):
         seeds.append((count, seed))
         return noise(count, seed)
 
-    first = pixels(generator(draw).images(20, size=32))
+    first = pixels(generator(generate).images(20, size=32))
     assert first.shape == (20, 32, 32, 3)
     assert [count for count, _ in seeds] == [8, 8, 8]  # whole batches: another size may give other images
     assert len(set(seeds)) == 3
@@ -53,7 +53,7 @@ def test_images_depend_on_seed_and_index_alone():
     assert not np.array_equal(pixels(generator(noise, seed=1).images(8, size=32)), first[:8])
 
 
-def test_a_generator_that_ignores_its_seed_is_seeded_by_torchs_own():
+def test_torchs_global_generators_are_seeded_as_well():
     def unseeded(count, _seed):
         return torch.rand(count, 3, 16, 16)
 
@@ -65,10 +65,10 @@ def test_a_generator_that_ignores_its_seed_is_seeded_by_torchs_own():
 
 def test_floats_are_scaled_and_clipped():
     values = torch.tensor([-1.5, -1.0, 0.0, 1.0, 1.2]).expand(1, 3, 5, 5)
-    assert checked_images(values, count=1, name="net")[0, 0, 0].tolist() == [0, 0, 128, 255, 255]
-    assert checked_images(values.numpy(), count=1, name="net")[0, 0, 0].tolist() == [0, 0, 128, 255, 255]
+    assert to_uint8_images(values, count=1, name="net")[0, 0, 0].tolist() == [0, 0, 128, 255, 255]
+    assert to_uint8_images(values.numpy(), count=1, name="net")[0, 0, 0].tolist() == [0, 0, 128, 255, 255]
     images = torch.arange(48, dtype=torch.uint8).reshape(1, 3, 4, 4)
-    assert torch.equal(checked_images(images, count=1, name="net"), images)
+    assert torch.equal(to_uint8_images(images, count=1, name="net"), images)
 
 
 @pytest.mark.parametrize(
@@ -121,20 +121,20 @@ class Net(torch.nn.Module):
         return torch.tanh(self.layer(torch.randn(count, 8))).reshape(count, 3, 16, 16)
 
 
-def test_a_torchscript_generator_is_drawn_from(tmp_path):
+def test_a_torchscript_generator_is_sampled(tmp_path):
     net, path = Net(), tmp_path / "net.pt"
     with warnings.catch_warnings(action="ignore"):
         torch.jit.script(net).save(path)
-    draw, sha256 = load_torchscript(path, CPU)
+    generate, sha256 = load_torchscript(path, CPU)
     assert len(sha256) == 64
     with torch.no_grad():
-        assert torch.equal(draw(4, 7), net(4, 7))
-    assert generator(draw).batch(1).shape == (8, 3, 16, 16)
+        assert torch.equal(generate(4, 7), net(4, 7))
+    assert generator(generate).batch(1).shape == (8, 3, 16, 16)
     with pytest.raises(FairfaceError, match=r"failed: Error: .*no images"):
-        generator(draw, batch_size=-1).batch(0)
+        generator(generate, batch_size=-1).batch(0)
 
 
-def test_other_files_are_no_torchscript(tmp_path):
+def test_files_other_than_torchscript_are_refused(tmp_path):
     for name, write in {
         "tensors.pt": lambda path: torch.save({"a": 1}, path),
         "text.ts": lambda p: p.write_text("x"),
@@ -145,18 +145,18 @@ def test_other_files_are_no_torchscript(tmp_path):
 
 
 def test_a_function_is_imported_from_the_working_folder(tmp_path, monkeypatch):
-    (tmp_path / "my_gan.py").write_text("def draw(count, seed):\n    return count + seed\nSIZE = 3\n")
+    (tmp_path / "my_gan.py").write_text("def generate(count, seed):\n    return count + seed\nSIZE = 3\n")
     (tmp_path / "my_broken_gan.py").write_text("raise SystemExit('no weights')")
     monkeypatch.chdir(tmp_path)
     path = list(sys.path)
-    draw, sha256 = load_function("my_gan:draw")
-    assert draw(1, 2) == 3
+    generate, sha256 = load_function("my_gan:generate")
+    assert generate(1, 2) == 3
     assert sys.path == path
     for name, message in {
         "my_gan:paint": "my_gan has no function paint",
         "my_gan:SIZE": "my_gan has no function SIZE",
-        "no_such_gan:draw": "importing no_such_gan failed: ModuleNotFoundError: No module named 'no_such_gan'",
-        "my_broken_gan:draw": "importing my_broken_gan failed: SystemExit: no weights",
+        "no_such_gan:generate": "importing no_such_gan failed: ModuleNotFoundError: No module named 'no_such_gan'",
+        "my_broken_gan:generate": "importing my_broken_gan failed: SystemExit: no weights",
     }.items():
         with pytest.raises(FairfaceError, match=message):
             load_function(name)

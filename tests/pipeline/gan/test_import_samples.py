@@ -32,7 +32,7 @@ from tests.shards.sample_images import encoded_image
 GENERATOR = """
 import torch
 
-def draw(count, seed):
+def generate(count, seed):
     return torch.rand(count, 3, 40, 40, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 def broken(count, seed):
@@ -92,7 +92,7 @@ def test_a_folder_becomes_a_run_whose_samples_know_their_files(faces, workspace,
     assert config
     assert (config.status, config.source) == ("imported", str(faces))
     assert not verify(workspace, progress=False).faults
-    assert not workspace.run("ext").imported.root.exists()
+    assert not workspace.run("ext").import_workspace.root.exists()
 
 
 def test_the_same_images_are_imported_once(faces, workspace):
@@ -227,21 +227,21 @@ def module(tmp_path, monkeypatch) -> str:
     return name
 
 
-def test_a_function_is_drawn_from_by_batches(module, workspace):
-    config = config_of(f"{module}:draw", count=100, seed=3)
+def test_a_function_is_called_in_batches(module, workspace):
+    config = config_of(f"{module}:generate", count=100, seed=3)
     result = import_samples(workspace, config)
     images, table = read_samples(workspace), pl.read_parquet(result.folder.samples_table)
     assert images.shape == (100, 64, 64, 3)
-    assert table.select("checkpoint", "seed", "path").unique().row(0) == (f"{module}:draw", 3, None)
+    assert table.select("checkpoint", "seed", "path").unique().row(0) == (f"{module}:generate", 3, None)
     assert import_samples(workspace, config).unchanged
     import_samples(workspace, replace(config, count=70))
     assert np.array_equal(read_samples(workspace), images[:70])
     import_samples(workspace, replace(config, as_is=True))
     assert read_samples(workspace).shape == (100, 40, 40, 3)
-    assert import_samples(workspace, replace(config, run=None)).folder.name == f"{module}-draw"
+    assert import_samples(workspace, replace(config, run=None)).folder.name == f"{module}-generate"
 
 
-def test_a_torchscript_file_is_drawn_from(workspace, tmp_path):
+def test_a_torchscript_file_is_sampled(workspace, tmp_path):
     with warnings.catch_warnings(action="ignore"):
         torch.jit.script(Net()).save(tmp_path / "net.ts")
     config = config_of(tmp_path / "net.ts", run=None, count=20, size=32)
@@ -285,7 +285,7 @@ def test_samples_of_another_source_are_replaced_only_on_request(faces, workspace
     assert len(read_samples(workspace)) == 5
 
 
-def test_a_folder_with_other_files_is_no_run(faces, workspace):
+def test_a_folder_with_other_files_is_refused(faces, workspace):
     folder = workspace.run("ext").folder
     folder.mkdir(parents=True)
     (folder / "notes.txt").write_text("mine")
@@ -294,7 +294,7 @@ def test_a_folder_with_other_files_is_no_run(faces, workspace):
     assert visible(folder) == ["notes.txt"]
 
 
-def test_an_imported_run_is_neither_sampled_nor_trained(faces, workspace, packed):
+def test_an_imported_run_can_be_neither_sampled_nor_trained(faces, workspace, packed):
     (workspace.root).mkdir()
     (workspace.root / "shards").symlink_to(packed / "shards")
     import_samples(workspace, config_of(faces))
@@ -316,7 +316,7 @@ def test_an_interrupted_import_is_repeated(faces, workspace, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             import_samples(workspace, config_of(faces))
     assert visible(workspace.run("ext").folder) == []
-    scratch = workspace.run("ext").imported
+    scratch = workspace.run("ext").import_workspace
     scratch.unpacked.mkdir(parents=True)  # as a kill leaves it
     (scratch.unpacked / "junk.jpg").write_bytes(b"")
     assert import_samples(workspace, config_of(faces)).document.count == 40
@@ -339,10 +339,10 @@ def test_other_processes_are_kept_out(faces, workspace):
         ("bad.zip", "none of the 1 images below .*bad.zip can be used: 1 not_an_image"),
         ("tiny", "none of the images of .*tiny is at least 16 pixels high and wide"),
         (".", "contains the output folder"),
-        ("no_such_module_:draw", "ModuleNotFoundError"),
+        ("no_such_module_:generate", "ModuleNotFoundError"),
     ],
 )
-def test_what_is_no_source_of_images_leaves_nothing_behind(name, message, workspace, tmp_path):
+def test_an_invalid_source_leaves_nothing_behind(name, message, workspace, tmp_path):
     for folder in ("empty", "bad", "tiny"):
         (tmp_path / folder).mkdir()
     for file in ("text.txt", "text.npz", "text.pt", "bad/1.jpg", "bad/2.png"):

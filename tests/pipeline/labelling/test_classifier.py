@@ -168,7 +168,7 @@ def test_an_attribute_with_one_common_class_is_left_out_in_one_line(real, capsys
     assert "gender" not in set(accuracies.filter(method="classifier")["attribute"])
 
 
-def test_too_few_annotations_are_no_classifier_in_one_line(real, capsys, quick_labeller):
+def test_too_few_annotations_for_a_classifier_are_reported_in_one_line(real, capsys, quick_labeller):
     few = pl.int_range(pl.len()) < 30
     edit_annotations(real, *(pl.when(few).then(pl.col(name)).alias(name) for name in ("gender", "age", "skin_tone")))
     label(real, QUIET)

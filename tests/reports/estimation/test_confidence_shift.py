@@ -63,7 +63,7 @@ def test_equally_sure_labels_are_no_warning(world):
     assert "confidence on the samples differs" not in page_text(out)
 
 
-def test_labels_of_a_classifier_are_not_foreign_to_real_faces(world):
+def test_a_classifiers_labels_of_real_faces_are_no_warning(world):
     out = world(synthetic=False)
     assert "No answer" in page_text(out)
     add_confidence(out, low=0.7)

@@ -138,7 +138,7 @@ def page_text_of(out):
     return page_text(out)
 
 
-def test_faces_without_a_sure_label_are_a_label_of_their_own(world):
+def test_unsure_faces_are_counted_as_a_label_of_their_own(world):
     """A labeller abstains from half of the women: the class is null, the probabilities are not."""
     out, generator = world(n=400, m=2000), np.random.default_rng(2)
     women = {}

@@ -45,7 +45,7 @@ def test_the_order_of_images_and_a_rotation_of_their_embeddings_do_not_matter():
 
 
 @pytest.mark.parametrize("matrix", [np.zeros((3, 3)), np.eye(3) * 2, np.eye(0), np.full((2, 2), np.nan)])
-def test_what_is_no_kernel_is_refused(matrix):
+def test_an_invalid_kernel_is_refused(matrix):
     with pytest.raises(ValueError, match="ones on its diagonal"):
         vendi_score(matrix)
 
