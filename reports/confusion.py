@@ -21,9 +21,9 @@ class ConfusionRow:
 
 @dataclass(kw_only=True)
 class ConfusionMatrix:
-    """One attribute: annotated groups in rows, labelled ones in columns, in the same order."""
+    """One attribute: annotated groups in rows, labelled ones in columns."""
 
-    groups: list[str]
+    groups: list[str]  # of the columns; the rows are some of them, in the same order
     rows: list[ConfusionRow]
 
 
@@ -41,12 +41,16 @@ def confusion_matrices(connection: duckdb.DuckDBPyConnection, attributes: Attrib
 
 
 def confusion_matrix(table: pl.DataFrame, names: Sequence[str]) -> ConfusionMatrix:
-    """An attribute's confusion matrix, absent groups included and unexpected ones last."""
+    """An attribute's confusion matrix, absent groups included; `unsure` and unexpected ones last.
+
+    Labels may be unsure; annotations are not, and have no such row.
+    """
     groups = list(names)
     groups += sorted({*table["annotated"], *table["labelled"]} - set(groups))
+    is_annotated = {*names, *table["annotated"]}
     cells = {(row["annotated"], row["labelled"]): row["count"] for row in table.to_dicts()}
     rows = []
-    for annotated in groups:
+    for annotated in filter(is_annotated.__contains__, groups):
         counts = [cells.get((annotated, labelled), 0) for labelled in groups]
         n = sum(counts)
         rows.append(ConfusionRow(annotated=annotated, n=n, shares=[count / n if n else None for count in counts]))

@@ -32,7 +32,7 @@ PAIR_STEPS = 30  # of expectation maximisation
 INTERACTION = 0.3
 # Calibration images count as this many times fewer in the replicates: pooled rows are not exactly those of each cell,
 # and the samples' error rates are not exactly those of photographs. Without it, intervals in worlds of resampled real
-# faces covered the truth up to 5 percentage points less often.
+# faces covered the truth 1 to 4 percentage points less often.
 DESIGN_EFFECT = 2.0
 CELL_PRIOR = 0.2  # images of each cell, as frequent as if the attributes were independent: no cell is known to be empty
 SMALLEST_SHARE = 1e-4  # of a class while weights are estimated: a class may come back

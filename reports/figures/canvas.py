@@ -106,7 +106,8 @@ def save(figure: Figure, files: dict[str, bytes], name: str, *, synthetic: bool)
             figure.text(x, y, "synthetic faces", size=7.2, color=MUTED, ha="right")
         svg, png = io.BytesIO(), io.BytesIO()
         figure.savefig(svg, format="svg", metadata={"Date": None})
-        figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
+        fast = {"compress_level": 1}  # an eighth larger, in a third of the time
+        figure.savefig(png, format="png", dpi=200, metadata={"Software": None}, pil_kwargs=fast)
     files |= {f"{name}.svg": svg.getvalue(), f"{name}.png": png.getvalue()}
     return svg.getvalue().decode()
 

@@ -1,5 +1,6 @@
 """Section: the first faces of each side, and those of every group."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from reports.faces import RunFaces
@@ -7,7 +8,8 @@ from reports.figures.contact_sheet import COLUMNS, data_url
 from reports.formats import short
 from reports.run_report import RunReport
 from reports.sections.table import expanded
-from shards.attributes import AttributeTable
+from shards.attributes import Attribute, AttributeTable
+from shards.concurrency import available_cpus
 
 
 @dataclass(frozen=True)
@@ -41,16 +43,13 @@ class Faces:
 
 def faces_section(report: RunReport, faces: RunFaces, *, attributes: AttributeTable) -> Faces:
     shown = [item for name, item in attributes.tabulated.items() if name in faces.by_group]
-    pictures = [
-        AttributePictures(
-            item.name,
-            item.title,
-            item.name in expanded(shown, few=0),
-            [group_pictures(group, sides) for group, sides in faces.by_group[item.name].items()],
-        )
-        for item in shown
-    ]
-    return Faces(first_pictures(report, faces), pictures)
+
+    def pictures(item: Attribute) -> AttributePictures:
+        groups = [group_pictures(group, sides) for group, sides in faces.by_group[item.name].items()]
+        return AttributePictures(item.name, item.title, item.name in expanded(shown, few=0), groups)
+
+    with ThreadPoolExecutor(available_cpus()) as pool:  # Pillow encodes without the interpreter's lock
+        return Faces(first_pictures(report, faces), list(pool.map(pictures, shown)))
 
 
 def first_pictures(report: RunReport, faces: RunFaces) -> list[Picture]:
