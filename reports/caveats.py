@@ -28,10 +28,10 @@ def warnings(
     """Everything that limits the validity of the page's numbers, the most serious first."""
     found, samples = [], documents.samples
     if samples and samples.is_constant:
-        reason = "the training of the generator has failed, and their labels mean nothing. Train again, perhaps with a "
+        advice = "The training of the generator has failed. Train again, perhaps with a lower --lr."
         found.append(
-            "All samples are the same image, or each has a single colour: "
-            + ("their labels mean nothing." if samples.source else f"{reason}lower --lr.")
+            "All samples are the same image, or each has a single colour: their labels mean nothing."
+            + ("" if samples.source else f" {advice}")
         )
     found += labelling_warnings(labelling, annotated=annotated, is_foreign=is_foreign)
     found += training_warnings(documents.config)

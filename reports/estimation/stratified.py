@@ -8,8 +8,8 @@ attribute, such that the weighted images have the samples' labels of each attrib
 unknowns, so that it can take many strata. The mix of each stratum within the classes then follows the labels of pairs,
 as far as these can tell. What is not known widens the intervals: `INTERACTION` and `DESIGN_EFFECT`.
 
-The cells' error rates have a hierarchical Dirichlet prior: each cell's row is drawn to the row of the cell of fewer
-attributes that contains it, with a strength of its own. The distribution of the strengths is estimated by maximum
+The cells' error rates have a hierarchical Dirichlet prior: each cell's row is shrunk towards the row of the coarser
+cell that contains it, with a strength of its own. The distribution of the strengths is estimated by maximum
 marginal likelihood, so rows that differ much are pooled little.
 """
 

@@ -28,7 +28,7 @@ def test_equal_distributions_exceed_the_floor_in_a_twentieth_of_the_cases(n, m):
 
 
 def add_confidence(out, *, low):
-    """Make the labels those of a classifier, at least `low` sure of samples and 0.7 of photographs, some unsure."""
+    """Make the labels a classifier's, at least `low` confident on samples and 0.7 on photographs; some are unsure."""
     rng = np.random.default_rng(2)
     for path, lowest in ((out / "shards" / "labels.parquet", 0.7), (out / "runs" / "first" / "labels.parquet", low)):
         labels = pl.read_parquet(path)

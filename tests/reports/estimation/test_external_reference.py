@@ -1,4 +1,4 @@
-"""Given shares are checked, and verdicts against them hold for samples of known shares."""
+"""Reference shares are checked, and verdicts against them are right for samples of known shares."""
 
 import numpy as np
 import polars as pl
