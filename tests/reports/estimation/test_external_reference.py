@@ -103,7 +103,7 @@ def test_a_changed_copy_is_refused(tmp_path):
     workspace = Workspace(tmp_path)
     keep_reference(workspace, write(tmp_path, GOOD), built_in_attributes())
     workspace.reference.write_text(GOOD.replace("900", "800"))
-    with pytest.raises(FairfaceError, match="was changed after it was written: give the file again"):
+    with pytest.raises(FairfaceError, match="was changed after it was written: pass the file again"):
         find_reference(workspace, built_in_attributes())
 
 
