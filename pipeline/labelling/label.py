@@ -101,6 +101,10 @@ def label_samples_alone(
     workspace: Workspace, run: RunFolder, samples: SamplesDocument, *, config: LabelConfig, device: torch.device
 ) -> LabelResult:
     """Label samples that were imported where nothing is packed: the labels can be neither evaluated nor corrected."""
+    if config.classifier:
+        raise FairfaceError(
+            "--classifier is fitted to annotated images, and none are packed: run `fairface shards` first"
+        )
     tars, keys = ShardSet.from_samples(run.samples, samples.shards), sample_keys(run, samples)
     progress = config.progress and distributed.rank() == 0
     attributes = workspace_attributes(workspace)
