@@ -83,6 +83,11 @@ def label(workspace: Workspace, config: LabelConfig | None = None) -> LabelResul
             chosen.labeller, has_skin_tones=skin.has_monk_tones(attributes), classifier=chosen.additional
         )
         set_aside = chosen.classifier.set_aside if chosen.classifier else None
+        if set_aside is not None and keys[0].is_in(set_aside.implode()).all():
+            raise FairfaceError(
+                f"the classifier was fitted to all of the {len(keys[0]):,} training images that would be labelled: "
+                "use a higher --limit, or --no-classifier"
+            )
         sides = [
             training_side(data, keys=keys[0], labels=labels, set_aside=set_aside),
             samples_side(run, samples, tars=sample_tars, keys=keys[1], labels=labels),
