@@ -107,10 +107,10 @@ def parse_reference(table: pl.DataFrame, path: Path, attributes: AttributeTable)
     Shares that add up to nearly 1 are scaled. Raises FairfaceError for missing columns, unknown or repeated groups,
     what is not a share or a number of people, and shares of an attribute that don't add up to 1.
     """
-    names = [name.strip().lower() for name in table.columns]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
+    columns = [name.strip().lower() for name in table.columns]
+    if repeated := [name for name in columns if columns.count(name) > 1]:
         raise FairfaceError(f"{path} has two columns {repeated[0][:80]!r}")
-    table = table.rename(dict(zip(table.columns, names, strict=True)))
+    table = table.rename(dict(zip(table.columns, columns, strict=True)))
     if missing := [name for name in COLUMNS if name not in table.columns]:
         raise FairfaceError(f"{path} has no column {missing[0]}: its columns are {', '.join(COLUMNS)} and perhaps n")
     rows = table.select(pl.col(name).str.strip_chars().fill_null("") for name in table.columns)
