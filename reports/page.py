@@ -92,15 +92,15 @@ def build(
     with ExitStack() as stack:
         stack.enter_context(exclusive_lock(workspace.report.lock, "writing it"))
         check_own_files(workspace.report)
+        lost = discard_damaged_tables(workspace)
+        connection = sql.connect(workspace)
+        names = [choose_run(connection, workspace, run=run) for run in runs or (None,)]
+        connection.close()
         notes: list[str] = []
         if reference:
             notes = keep_reference(workspace, reference, workspace_attributes(workspace)).notes
         elif drop_reference:
             discard_reference(workspace)
-        lost = discard_damaged_tables(workspace)
-        connection = sql.connect(workspace)
-        names = [choose_run(connection, workspace, run=run) for run in runs or (None,)]
-        connection.close()
         for lock in input_locks(workspace, names):
             stack.enter_context(shared_lock(lock, "reporting on it"))
         detectors, busy = available_detectors(workspace, stack)

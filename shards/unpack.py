@@ -22,7 +22,26 @@ from shards.image_check import MAX_ASPECT, MAX_BYTES, MAX_PIXELS
 ARRAY_NAMES = ("arr_0", "images", "samples")  # of the images in an .npz with several arrays, in order of preference
 MAX_EXPANSION = 200  # times an archive's size: images hardly compress, so anything beyond is a decompression bomb
 FREE_EXPANSION = 1 << 30  # bytes, up to which any archive may expand
+MAX_HEADER = 1 << 20  # bytes of a name or of other attributes in a tar
+EXTENDED_HEADERS = {
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+}
 DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError)
+
+
+class BoundedTarInfo(tarfile.TarInfo):
+    """A tar's header. Raises ReadError for extended ones above MAX_HEADER, which tarfile would read into memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "BoundedTarInfo":
+        info = super().frombuf(buf, encoding, errors)
+        if info.type in EXTENDED_HEADERS and info.size > MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {info.size / 1e6:,.0f} MB")
+        return info
 
 
 def archive_kind(path: Path) -> str | None:
@@ -31,7 +50,11 @@ def archive_kind(path: Path) -> str | None:
         return "npz"
     if zipfile.is_zipfile(path):
         return "zip"
-    return "tar" if tarfile.is_tarfile(path) else None
+    try:
+        tarfile.open(path, tarinfo=BoundedTarInfo).close()
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError):
+        return None
+    return "tar"
 
 
 def unpack_images(archive: Path, kind: str, *, folder: Path, progress: bool = True) -> list[str]:
@@ -90,7 +113,7 @@ def is_image_name(name: str) -> bool:
 
 def tar_images(path: Path) -> Iterator[tuple[str, bytes]]:
     """The name and the bytes, at most one more than MAX_BYTES, of every image in a tar."""
-    with tarfile.open(path) as archive:
+    with tarfile.open(path, tarinfo=BoundedTarInfo) as archive:
         for member in archive:
             if member.isreg() and is_image_name(member.name) and (file := archive.extractfile(member)):
                 yield member.name, file.read(MAX_BYTES + 1)

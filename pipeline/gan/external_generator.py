@@ -126,8 +126,14 @@ def to_uint8_images(output: Any, *, count: int, name: str) -> Tensor:
     Raises FairfaceError unless it is a tensor or array of that shape, either uint8, or finite floats in [-1, 1].
     """
     expected = f"uint8 or floats in [-1, 1], [{count}, 3, height, width]"
-    if isinstance(output, np.ndarray) and output.dtype.kind in "uif" and output.dtype.isnative:
-        output = torch.from_numpy(np.ascontiguousarray(output))
+    if isinstance(output, np.ndarray):
+        try:
+            output = torch.from_numpy(np.ascontiguousarray(output))
+        except (TypeError, ValueError) as error:  # of objects, of long doubles, of another byte order
+            raise FairfaceError(f"{name} returned an array of {output.dtype} instead of {expected}") from error
+    if isinstance(output, Tensor) and output.layout != torch.strided:
+        layout = str(output.layout).removeprefix("torch.")
+        raise FairfaceError(f"{name} returned Tensor of layout {layout} instead of a dense one: {expected}")
     if not isinstance(output, Tensor):
         raise FairfaceError(f"{name} returned {type(output).__name__} instead of a tensor: {expected}")
     shape = tuple(output.shape)

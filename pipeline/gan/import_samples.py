@@ -163,7 +163,7 @@ def remove_unused_locks(folder: RunFolder) -> None:
 def find_source(text: str) -> Source:
     """Parse --from. Raises FairfaceError for a missing file, and for one of an unknown kind."""
     path = Path(text)
-    if not path.exists():
+    if not text or not path.exists():  # the path of an empty text is the working folder
         if FUNCTION.fullmatch(text):
             return Source("function", text)
         raise FairfaceError(f"--from {text}: there is no such folder or file, and it is not MODULE:FUNCTION")

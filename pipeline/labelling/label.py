@@ -83,6 +83,11 @@ def label(workspace: Workspace, config: LabelConfig | None = None) -> LabelResul
             chosen.labeller, has_skin_tones=skin.has_monk_tones(attributes), classifier=chosen.additional
         )
         fit_keys = chosen.classifier.fit_keys if chosen.classifier else None
+        if fit_keys is not None and keys[0].is_in(fit_keys.implode()).all():
+            raise FairfaceError(
+                f"the classifier was fitted to all of the {len(keys[0]):,} training images that would be labelled: "
+                "use a higher --limit, or --no-classifier"
+            )
         sides = [
             training_side(data, keys=keys[0], labels=labels, fit_keys=fit_keys),
             samples_side(run, samples, tars=sample_tars, keys=keys[1], labels=labels),
@@ -101,6 +106,10 @@ def label_samples_alone(
     workspace: Workspace, run: RunFolder, samples: SamplesDocument, *, config: LabelConfig, device: torch.device
 ) -> LabelResult:
     """Label imported samples without training images: the labels can be neither evaluated nor corrected."""
+    if config.classifier:
+        raise FairfaceError(
+            "--classifier is fitted to annotated images, and none are packed: run `fairface shards` first"
+        )
     tars, keys = ShardSet.from_samples(run.samples, samples.shards), sample_keys(run, samples)
     progress = config.progress and distributed.rank() == 0
     attributes = workspace_attributes(workspace)

@@ -166,7 +166,9 @@ class AttributeEstimate:
         if not self.counts.count.sum() or not self.counts.reference.sum():
             return "no labels"
         ratio, other = self.ratios.ratio[group], self.ratios.other_ratio[group]
-        is_opposite = self.corrected and (ratio - 1) * (other - 1) < 0 and abs(np.log(ratio / other)) > 0.2
+        is_opposite = (
+            self.corrected and (ratio - 1) * (other - 1) < 0 and max(ratio, other) > np.exp(0.2) * min(ratio, other)
+        )
         return "disagree" if is_opposite else "few"
 
     def n_needed(self, group: int) -> int | None:

@@ -107,7 +107,10 @@ def parse_reference(table: pl.DataFrame, path: Path, attributes: AttributeTable)
     Shares that add up to nearly 1 are scaled. Raises FairfaceError for missing columns, unknown or repeated groups,
     invalid shares or numbers of people, and shares of an attribute that don't add up to 1.
     """
-    table = table.rename({name: name.strip().lower() for name in table.columns}, strict=False)
+    columns = [name.strip().lower() for name in table.columns]
+    if repeated := [name for name in columns if columns.count(name) > 1]:
+        raise FairfaceError(f"{path} has two columns {repeated[0][:80]!r}")
+    table = table.rename(dict(zip(table.columns, columns, strict=True)))
     if missing := [name for name in REFERENCE_COLUMNS if name not in table.columns]:
         names = ", ".join(REFERENCE_COLUMNS)
         raise FairfaceError(f"{path} has no column {missing[0]}: the columns are {names} and, optionally, n")

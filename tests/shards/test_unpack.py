@@ -11,7 +11,7 @@ from PIL import Image
 
 from shards import unpack
 from shards.errors import FairfaceError
-from shards.unpack import archive_kind, unpack_images
+from shards.unpack import MAX_HEADER, archive_kind, unpack_images
 from tests.shards.sample_images import encoded_image
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 24, 20, 3), np.uint8)
@@ -156,3 +156,15 @@ def test_an_image_larger_than_any_packed_one_is_not_read_to_its_end(tmp_path, mo
     archive = write_zip(tmp_path / "faces.zip", {"1.jpg": encoded_image()})
     unpacked(archive, tmp_path / "images")
     assert (tmp_path / "images" / "00000000.jpg").stat().st_size == 101  # the packer rejects it as too large
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_tar_with_a_huge_header_is_not_read_into_memory(kind, tmp_path):
+    image, header = tarfile.TarInfo("1.png"), tarfile.TarInfo("x")
+    header.type, header.size = kind, MAX_HEADER + 1
+    path = tmp_path / "bomb.tar"
+    path.write_bytes(image.tobuf() + header.tobuf() + bytes(2 * MAX_HEADER))
+    with pytest.raises(FairfaceError, match="a header of 1 MB"):
+        unpack_images(path, "tar", folder=tmp_path / "images", progress=False)
+    path.write_bytes(header.tobuf() + bytes(2 * MAX_HEADER))
+    assert archive_kind(path) is None

@@ -44,6 +44,11 @@ def page(out) -> str:
     return text_of((out / "report" / "index.html").read_text())
 
 
+def test_a_classifier_cannot_be_asked_for_without_training_images(alone):
+    message = error_line("label", "--out", alone, "--classifier")
+    assert "--classifier is fitted to annotated images, and none are packed" in message
+
+
 def test_without_training_images_the_shares_are_compared_with_equal_ones(alone):
     rows = sql.ask(sql.connect(Workspace(alone)), "reference", attribute="gender").rows_by_key(
         "group", named=True, unique=True

@@ -76,7 +76,10 @@ def test_floats_are_scaled_and_clipped():
     [
         ("images", "returned str instead of a tensor"),
         (None, "returned NoneType instead of a tensor"),
-        (np.array([object()] * 2), "returned ndarray instead of a tensor"),
+        (np.array([object()] * 2), "returned an array of object instead of uint8 or floats"),
+        (np.zeros((2, 3, 32, 32), np.longdouble), "returned an array of .* instead of uint8 or floats"),
+        (np.zeros((2, 3, 32, 32), bool), "returned bool instead of uint8 or floats"),
+        (torch.zeros(2, 3, 32, 32).to_sparse(), "returned Tensor of layout sparse_coo instead of a dense one"),
         (torch.zeros(2, 32, 32, 3), r"the shape \[2, 32, 32, 3\] instead of \[2, 3, height, width\]"),
         (torch.zeros(3, 3, 32, 32), r"the shape \[3, 3, 32, 32\]"),
         (torch.zeros(2, 3, 0, 32), r"the shape \[2, 3, 0, 32\]"),

@@ -357,6 +357,13 @@ def test_an_invalid_source_leaves_nothing_behind(name, message, workspace, tmp_p
     assert not (workspace.root / "runs" / "ext").exists()
 
 
+def test_an_empty_name_is_not_the_working_folder(faces, workspace, monkeypatch):
+    monkeypatch.chdir(faces)
+    with pytest.raises(FairfaceError, match="there is no such folder or file"):
+        import_samples(workspace, config_of(""))
+    assert import_samples(workspace, config_of(".")).document.count == 40
+
+
 @pytest.mark.parametrize("name", ["a/b", ".hidden", "newest", "x" * 300])
 def test_an_illegal_name_is_refused(name, faces, workspace):
     with pytest.raises(FairfaceError, match="give the name of a single folder"):

@@ -24,7 +24,7 @@ from pipeline.verify import verify
 from shards import pack
 from shards.attributes import built_in_attributes
 from shards.documents import ClassifierDocument, file_hashes, load_shards_json, read_document, write_document
-from shards.errors import WeightsUnavailable
+from shards.errors import FairfaceError, WeightsUnavailable
 from shards.plan import PackConfig
 from shards.workspace import Workspace
 
@@ -98,6 +98,13 @@ def test_a_second_labelling_fits_nothing(real, fits):
     assert all(side.unchanged for side in label(real, QUIET).sides)
     label(real, replace(QUIET, force=True))
     assert len(fits) == 1
+
+
+@pytest.mark.parametrize("config", [QUIET, IN_ADDITION])
+def test_a_limit_that_leaves_no_held_out_image_is_refused(config, real):
+    with pytest.raises(FairfaceError, match="fitted to all of the 1 training images that"):
+        label(real, replace(config, limit=1))
+    assert not real.shards.label_files.document.exists()
 
 
 def test_changed_annotations_are_fitted_again(real, fits):

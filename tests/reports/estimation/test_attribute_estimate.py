@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reports.estimation.attribute_estimate import MAX_GROUPS, AttributeCounts, estimate_attribute, verdict
+from reports.estimation.attribute_estimate import MAX_GROUPS, AttributeCounts, Ratios, estimate_attribute, verdict
 from reports.estimation.estimate_rows import estimate_rows
 
 
@@ -73,3 +73,14 @@ def test_used_intervals_cover_the_truth_and_changes_are_not_called_preserved(acc
     assert ratio_coverage >= 0.9
     assert verdicts.count("preserved") <= 4  # 5 %
     assert "amplified" not in verdicts or ratio > 1
+
+
+def test_a_group_that_its_labels_lack_and_its_correction_has_disagrees_without_a_warning(monkeypatch, recwarn):
+    zeros, ones = np.zeros(2), np.ones(2)
+    ratios = Ratios(np.array([1.5, 0.8]), zeros, ones, other_ratio=np.array([0.0, 0.8]), p=ones)
+    counts = gender_counts([90, 10], [50, 50], [50, 50], confusion=np.array([[40, 10], [10, 40]]))
+    estimate = estimate_attribute(counts)
+    monkeypatch.setitem(estimate.__dict__, "ratios", ratios)
+    monkeypatch.setitem(estimate.__dict__, "verdicts", ["inconclusive"] * 2)
+    assert [estimate.inconclusive_reason(group) for group in range(2)] == ["disagree", "few"]
+    assert not recwarn.list

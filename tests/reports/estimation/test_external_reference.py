@@ -56,6 +56,12 @@ def test_reference_shares_are_read_and_scaled(tmp_path):
     assert reference.notes == ["the shares of gender in census.csv add up to 0.99 and were scaled to a sum of 1"]
 
 
+def test_columns_that_differ_in_case_alone_are_refused(tmp_path):
+    path = write(tmp_path, GOOD.replace(",n", ",Share"))
+    with pytest.raises(FairfaceError, match="has two columns 'share'"):
+        keep_reference(Workspace(tmp_path / "out"), path, built_in_attributes())
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
