@@ -104,6 +104,9 @@ def test_a_reference_stays_until_it_is_dropped(alone, tmp_path, embedded_labelle
     assert set(sql.ask(sql.connect(Workspace(out)), "reference")["baseline"]) == {"equal shares"}
     assert not list(out.glob("reference.*"))
     error_line("report", "--out", out, "--no-reference", "--reference", census, code=2)
+    census.write_text(CENSUS)
+    assert "there is no run 'mine'" in error_line("report", "--out", out, "--run", "mine", "--reference", census)
+    assert not list(out.glob("reference.*"))
 
 
 def test_a_reference_is_shown_next_to_the_training_images(women, tmp_path, embedded_labeller):
