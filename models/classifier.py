@@ -89,6 +89,14 @@ class FaceClassifier(nn.Module):
         return {name: head(embeddings) for name, head in self.heads.items()}
 
 
+def uses_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster for a network this small: on a GPU only.
+
+    Even with a processor's AMX, the fit was 0.8 to 0.95 times as fast as in float32.
+    """
+    return device.type == "cuda" and bf16_is_fast(device)
+
+
 class ClassifierLabeller:
     """A fitted classifier as a labeller, with the interface of `models.clip.Labeller`.
 
@@ -115,7 +123,7 @@ class ClassifierLabeller:
         self.name = f"{NAME}@{weights_hash(model, order, self.thresholds)}"
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
         self.dim, self.size = model.dim, INPUT_SIZE
-        self.bf16 = bf16_is_fast(self.device)
+        self.bf16 = uses_bf16(self.device)
         self.columns = {
             name: torch.tensor([attributes[name].names.index(item) for item in classes], device=self.device)
             for name, classes in fitted_classes.items()

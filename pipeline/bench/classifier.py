@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
-from models.classifier import FaceClassifier
-from models.precision import bf16_is_fast
+from models.classifier import FaceClassifier, uses_bf16
 from pipeline.bench.baselines import ImageFolder
 from pipeline.bench.context import SIZE, BenchContext
 from pipeline.bench.measure import ROUNDS, Row, compare, measure_rate, row_of_rounds, run_in_process
@@ -56,7 +55,7 @@ def bench_fit(context: BenchContext) -> Row:
     for _ in range(ROUNDS):
         ours = measure_rate(fit, device)
         rounds.append((ours, run_in_process(fit_baseline, str(context.faces), str(device), images_seen // BATCH)[0]))
-    precision = "bf16" if bf16_is_fast(device) else "fp32"
+    precision = "bf16" if uses_bf16(device) else "fp32"
     note = f"{precision}, {EPOCHS} epochs of {images:,} images, decoding included"
     return row_of_rounds("label", "fitting the classifier, vs a plain loop", unit="img/s", rounds=rounds, note=note)
 

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from models.classifier import FaceClassifier
-from models.precision import bf16_is_fast
+from models.classifier import FaceClassifier, uses_bf16
 from pipeline.data.random_streams import CLASSIFIER_AUGMENTATION, CLASSIFIER_ORDER, seeded_generator
 from pipeline.training import checkpoint
 
@@ -103,7 +102,7 @@ def fit_epoch(
     priors = {name: log_priors(classes, data.counts[name]) for name, classes in data.classes.items()}
     order = torch.randperm(len(data.images), generator=seeded_generator("cpu", seed, CLASSIFIER_ORDER, epoch))
     batches = order.split(BATCH) if len(order) < BATCH else order[: len(order) // BATCH * BATCH].split(BATCH)
-    losses, bf16 = [], bf16_is_fast(device)
+    losses, bf16 = [], uses_bf16(device)
     for number, rows in enumerate(batches):
         step = epoch * len(batches) + number
         for group in optimizer.param_groups:
