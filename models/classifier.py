@@ -92,7 +92,7 @@ class FaceClassifier(nn.Module):
 def uses_bf16(device: torch.device) -> bool:
     """Whether bfloat16 is faster for a network this small: on a GPU only.
 
-    Even with a processor's AMX, the fit was 0.8 to 0.95 times as fast as in float32.
+    Even with a processor's AMX, the fit was 0.7 to 1.0 times as fast as in float32.
     """
     return device.type == "cuda" and bf16_is_fast(device)
 
