@@ -133,23 +133,16 @@ def gather_run(
     estimates = sql.ask(connection, "comparison", run=run)
     headline = best_estimates(estimates, attributes)
     matrices = confusion_matrices(connection, attributes) if labelling else {}
-    answer, is_constant = NOT_ANSWERED, samples is not None and samples.is_constant
+    is_constant = samples is not None and samples.is_constant
     methods = headline.filter(pl.col("n") > 0)["method"].unique()
     is_foreign = is_foreign_labeller(labelling, synthetic=documents.synthetic, methods=methods)
+    external = sql.ask(connection, "reference", run=run)
+    answer = NOT_ANSWERED
     if labelling:
         answer = run_verdict(
-            headline,
-            attributes,
-            is_foreign=is_foreign,
-            is_requested=bool(requests),
-            is_constant=is_constant,
+            headline, attributes, is_foreign=is_foreign, is_requested=bool(requests), is_constant=is_constant
         )
-    external = sql.ask(connection, "reference", run=run)
-    if labelling and answer not in (CONSTANT, NOT_ANSWERABLE):
-        if not labelling.train:
-            answer = reference_verdict(external, attributes)  # there is nothing else to compare the samples with
-        elif external["attribute"].is_in(list(attributes.tabulated)).any():
-            answer = replace(answer, sentences=[*answer.sentences, reference_sentence(external, attributes)])
+        answer = _with_reference(answer, external, attributes, has_training=bool(labelling.train))
     return RunReport(
         fingerprint=fingerprint,
         run=run,
@@ -178,6 +171,19 @@ def gather_run(
         **_answers(connection, run),
         **_detector_answers(connection, run, detectors=detectors, attributes=attributes),
     )
+
+
+def _with_reference(
+    answer: Verdict, external: pl.DataFrame, attributes: AttributeTable, *, has_training: bool
+) -> Verdict:
+    """The verdict with a sentence on the rows of `reference`; without training images, that on these rows alone."""
+    if answer in (CONSTANT, NOT_ANSWERABLE):
+        return answer
+    if not has_training:
+        return reference_verdict(external, attributes)
+    if external["attribute"].is_in(list(attributes.tabulated)).any():
+        return replace(answer, sentences=[*answer.sentences, reference_sentence(external, attributes)])
+    return answer
 
 
 def _origin(documents: RunDocuments) -> dict[str, Any]:

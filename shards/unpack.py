@@ -98,7 +98,7 @@ def read_members(members: Iterator[tuple[str, bytes]], archive: Path) -> Iterato
     except DAMAGE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise FairfaceError(f"{archive} is damaged ({reason}): copy or download it again") from error
-    except (RuntimeError, NotImplementedError) as error:  # zipfile's, for a password or an unknown compression
+    except RuntimeError as error:  # zipfile's, for a password or an unknown compression
         raise FairfaceError(
             f"{archive} can't be unpacked ({str(error)[:200]}): unpack it and pass the folder"
         ) from error

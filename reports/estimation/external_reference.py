@@ -199,9 +199,8 @@ def reference_rows(estimate: AttributeEstimate, run: str, external: ExternalShar
     q = np.array([external.shares.get(group, 0.0) for group in counts.groups])
     reference = SharesWithInterval(q, *(wilson(q * external.n, external.n) if external.n else (q, q)))
     generated = SharesWithInterval(estimate.shares, *wilson(counts.count, n))
-    smallest = 0.5 / (
-        external.n or max(n, 1)
-    )  # of a group that the reference lacks: half a face, which keeps its ratio finite
+    # of a group that the reference lacks: half a face keeps the ratio finite
+    smallest = 0.5 / (external.n or max(n, 1))
     if external.n:
         low, high = ratio_interval(counts.count, n, y=q * external.n, m=np.full_like(q, external.n))
         high = np.where(np.isfinite(high), high, generated.high / np.maximum(q, smallest))
