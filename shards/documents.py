@@ -208,6 +208,7 @@ class SamplesDocument(Document):
     is_constant: bool = False  # whether all samples are the same image, or each has a single colour
     shares: dict[str, float] | None = None  # of the requested classes
     truncation: float | None = None
+    ema_half_life: float | None = None  # images, if another than in training
     source: SampleSource | None = None  # of imported samples
 
 

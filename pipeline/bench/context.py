@@ -22,6 +22,9 @@ class BenchContext:
     root: Path
     device: "torch.device"
     labelled_faces: Path | None = None  # a CSV of real faces' classes and labels, which `estimates` resamples
+    annotated_faces: Path | None = None  # a folder that `gan` trains on instead of synthetic faces
+    gan_seconds: float = 90  # of training, for each trial of `gan`
+    gan_seeds: int = 3  # of each recipe
 
     @property
     def faces(self) -> Path:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 from tqdm import tqdm
@@ -14,6 +15,7 @@ from pipeline.bench.context import BenchContext
 from pipeline.bench.detect import bench_detect
 from pipeline.bench.estimates import bench_estimates
 from pipeline.bench.feed import bench_feed
+from pipeline.bench.gan import bench_gan
 from pipeline.bench.join import bench_join
 from pipeline.bench.label import bench_label
 from pipeline.bench.measure import Row
@@ -35,12 +37,14 @@ STAGES: dict[str, Callable[[BenchContext], Iterator[Row]]] = {
     "join": bench_join,
     "feed": bench_feed,
     "train": bench_train,
+    "gan": bench_gan,
     "sample": bench_sample,
     "label": bench_label,
     "detect": bench_detect,
     "estimates": bench_estimates,
     "report": bench_report,
 }
+LONG_STAGES = ("gan",)  # run only if they are named
 
 
 def run(
@@ -50,22 +54,22 @@ def run(
     images: int,
     json_file: Path | None,
     markdown: Path | None,
-    labelled_faces: Path | None = None,
+    **settings: Any,
 ) -> None:
-    """Run the named stages, or all of them, on `images` synthetic JPEGs, and print their rows.
+    """Run the named stages, or all of them but LONG_STAGES, on `images` synthetic JPEGs, and print their rows.
 
-    The rows are also written to `json_file`, and into this machine's section of the file `markdown`; `labelled_faces`
-    is a CSV for `estimates`. Raises FairfaceError for an unknown stage.
+    The rows are also written to `json_file`, and into this machine's section of the file `markdown`; `settings` are
+    fields of BenchContext. Raises FairfaceError for an unknown stage.
     """
     if unknown := set(stages) - set(STAGES):
         raise FairfaceError(f"there is no stage {', '.join(sorted(unknown))}: choose from {', '.join(STAGES)}")
     target = resolve_device(device)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="fairface-bench-") as folder:
-        context = BenchContext(Path(folder), target, labelled_faces)
+        context = BenchContext(Path(folder), target, **settings)
         write_dataset(context.faces, SyntheticConfig(count=images, size=256, quality=95))
         kilobytes = statistics.mean(path.stat().st_size for path in context.faces.rglob("*.jpg")) / 1000
-        for name in stages or STAGES:
+        for name in stages or [name for name in STAGES if name not in LONG_STAGES]:
             for row in STAGES[name](context):
                 rows.append(row)
                 tqdm.write(format_row(row))

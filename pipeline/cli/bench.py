@@ -1,10 +1,11 @@
 """The command that measures speed: `bench`."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from pipeline.cli.options import FILE, device_option
+from pipeline.cli.options import FILE, POSITIVE, device_option
 
 
 @click.command()
@@ -23,19 +24,30 @@ from pipeline.cli.options import FILE, device_option
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="CSV of real faces with columns such as age and labelled_age, which `estimates` resamples.",
 )
+@click.option(
+    "--annotated-faces",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder of annotated images that `gan` trains on instead of synthetic faces.",
+)
+@click.option(
+    "--gan-seconds", type=POSITIVE, default=90, show_default=True, help="Seconds of training of each trial of `gan`."
+)
+@click.option(
+    "--gan-seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Trials of each recipe of `gan`."
+)
 @device_option
 def bench(
     stages: tuple[str, ...],
     images: int,
     json_file: Path | None,
     markdown: Path | None,
-    labelled_faces: Path | None,
     device: str,
+    **settings: Any,
 ) -> None:
     """Measure speed next to plain baselines.
 
     Each rate and its baseline are measured in the same run. STAGES are pack, verify, scale, join, feed, train, sample,
-    label, detect, estimates and report; all of them by default.
+    label, detect, estimates, report and gan; by default all of them but gan, which compares training recipes.
     """
     from pipeline.bench import run as benchmarks
 
@@ -45,5 +57,5 @@ def bench(
         images=images,
         json_file=json_file,
         markdown=markdown,
-        labelled_faces=labelled_faces,
+        **settings,
     )

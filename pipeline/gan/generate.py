@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models.dcgan import Generator, optimise_for_inference
 from pipeline.data.random_streams import REQUESTS, SAMPLES, seeded_generator
+from pipeline.gan.options import GanOptions
 from pipeline.gan.png import encode_png, filter_rows
 from pipeline.training import checkpoint
 from shards.concurrency import available_cpus, generator_threads, map_in_order
@@ -21,21 +22,52 @@ from shards.errors import FairfaceError
 BLOCK = 64  # samples that share a random stream and a forward pass
 
 
-def load_generator(path: Path, device: torch.device, *, weights: str = "ema") -> tuple[Generator, dict[str, Any]]:
+def load_generator(
+    path: Path, device: torch.device, *, weights: str = "ema", half_life: float | None = None
+) -> tuple[Generator, dict[str, Any]]:
     """Return a checkpoint's generator in evaluation mode (`weights`: ema or g), and the checkpoint's state.
 
-    Raises FairfaceError for anything but a checkpoint of a DCGAN.
+    `half_life` is that of the moving average in images, if it is to differ from the one of the training; see
+    `average_weights`. Raises FairfaceError for anything but a checkpoint of a DCGAN, and for another half-life than
+    its averages allow.
     """
     state = checkpoint.load(path, device)
     if weights not in state["networks"]:
         raise FairfaceError(f"{path} is not a checkpoint of a generator: it was not written by `fairface train`")
     try:
-        net = build_generator(state, state["networks"][weights])
+        chosen = state["networks"][weights] if half_life is None else average_weights(state, half_life)
+        net = build_generator(state, chosen)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = (str(error).splitlines() or [""])[-1].strip()[:200]
         raise FairfaceError(f"{path} is not a complete checkpoint of a generator ({reason})") from error
     net.to(device).to(memory_format=torch.channels_last)
     return net.eval().requires_grad_(False), state
+
+
+def average_weights(state: dict[str, Any], half_life: float) -> dict[str, Tensor]:
+    """The generator's weights, averaged over its training with any half-life between those of its two averages.
+
+    An average with time constant t weights the past by exp(-age / t) / t. Of all mixtures w, 1 - w of two of them, the
+    one nearest to a third in the sense of least squares is returned (Karras et al. 2024, arXiv:2312.02696, section 3.1,
+    with exponential profiles, whose inner product is 1 / (t + u)). Raises FairfaceError for a half-life outside.
+    """
+    networks, (short, long) = state["networks"], GanOptions(**state["options"]).half_lives
+    if "ema_long" not in networks or not short <= half_life <= long or not short:
+        raise FairfaceError(
+            f"--ema-half-life {half_life:g}: this checkpoint has averages of {short:,.0f} to {long:,.0f} images"
+            if "ema_long" in networks
+            else "--ema-half-life: this checkpoint was saved by an earlier version and has one average only"
+        )
+
+    def product(t: float, u: float) -> float:
+        return 1 / (t + u)
+
+    target = product(half_life, short) - product(half_life, long) - product(long, short) + product(long, long)
+    weight = target / (product(short, short) - 2 * product(short, long) + product(long, long))
+    return {
+        name: torch.lerp(networks["ema_long"][name], tensor, weight) if tensor.is_floating_point() else tensor
+        for name, tensor in networks["ema"].items()
+    }
 
 
 def build_generator(state: dict[str, Any], weights: dict[str, Tensor]) -> Generator:

@@ -56,6 +56,7 @@ class SampleConfig:
     count: int = 2000  # images
     seed: int = 0
     weights: str = "ema"  # ema: the moving average of the generator; g: the generator itself
+    ema_half_life: float | None = None  # images, of the moving average; None: as in training
     groups: tuple[str, ...] = ()  # classes of a conditional generator; empty: all, in their training shares
     truncation: float | None = None  # bound of the latents, in standard deviations
     png_dir: Path | None = None  # also write sample_00000.png and so on there, as the original does
@@ -93,7 +94,7 @@ def sample(workspace: Workspace, config: SampleConfig) -> SampleResult:
     with ExitStack() as stack:
         if config.checkpoint:
             path = config.checkpoint
-            network, state = load_generator(path, device, weights=config.weights)
+            network, state = load_generator(path, device, weights=config.weights, half_life=config.ema_half_life)
             folder = run_of_checkpoint(workspace, path, state=state)
             if folder.checkpoints.resolve() != path.resolve().parent:  # a run that is only sampled from
                 stack.enter_context(exclusive_lock(folder.lock, "sampling"))
@@ -104,7 +105,7 @@ def sample(workspace: Workspace, config: SampleConfig) -> SampleResult:
         stack.enter_context(exclusive_lock(folder.label_files.lock, "sampling"))  # labels of other samples are removed
         if not config.checkpoint:
             path = run_directory.newest_checkpoint(folder)
-            network, state = load_generator(path, device, weights=config.weights)
+            network, state = load_generator(path, device, weights=config.weights, half_life=config.ema_half_life)
         images = ImageGenerator(
             network,
             device=device,
@@ -406,6 +407,8 @@ def _describe(
         deciding["shares"] = images.shares
     if config.truncation is not None:
         deciding["truncation"] = config.truncation
+    if config.ema_half_life is not None:
+        deciding["ema_half_life"] = config.ema_half_life
     return SamplesDocument(
         **deciding,
         fingerprint=fingerprint(deciding),

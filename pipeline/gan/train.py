@@ -222,11 +222,12 @@ class GanJob(TrainingJob[RunConfig]):
             )
         self.check_same_options(config, asdict(self.config.options))
         options = self.load_options(GanOptions, config.options)
-        resolved = {name: getattr(options, name) for name in ("precision", "compile", *self.execution_options)}
+        automatic = ("precision", "compile", "diff_augment", *self.execution_options)
+        resolved = {name: getattr(options, name) for name in automatic}
         if (
             options != replace(self.config.options, **resolved)
             or "auto" in resolved.values()
-            or options.compile is None
+            or None in (options.compile, options.diff_augment)
         ):
             raise FairfaceError(f"{self.folder.config} is damaged (its options contradict each other): {self.remedy}")
         classes = self.data.shares or {}
