@@ -30,6 +30,7 @@ from pipeline.cli.options import (
     refuse_torchrun,
     run_option,
     seed_option,
+    threads_option,
     workers_option,
     workspace_option,
 )
@@ -41,6 +42,7 @@ SETTINGS = (  # options that are fields of TrainConfig; the others are fields of
     "steps",
     "epochs",
     "device",
+    "threads",
     "sample_every",
     "save_every_epoch",
     "keep",
@@ -122,6 +124,7 @@ SETTINGS = (  # options that are fields of TrainConfig; the others are fields of
 @preset_seed_option
 @workers_option
 @device_option
+@threads_option
 @click.option(
     "--cuda-graphs/--no-cuda-graphs",
     default=None,
@@ -242,6 +245,7 @@ def check_train_options(*, preset: str, resume: bool, **options: Any) -> None:
 )
 @seed_option
 @device_option
+@threads_option
 @force_option
 def sample(workspace: Workspace, source: str | None, size: int | None, as_is: bool, **options: Any) -> None:
     """Generate samples, or import those of another program.
@@ -274,7 +278,7 @@ def check_sample_options(source: str | None, *, size: int | None, as_is: bool, *
     if size and as_is:
         raise click.UsageError("--size and --as-is are alternatives: use one of them")
     if source is not None:
-        if unsupported := given_options() & {"checkpoint", "weights", "groups", "truncation"}:
+        if unsupported := given_options() & {"checkpoint", "weights", "groups", "truncation", "threads"}:
             name = {"groups": "group"}.get(min(unsupported), min(unsupported))
             raise click.UsageError(f"--{name} applies to generators of `fairface train`, not to --from")
         refuse_torchrun("--from")
