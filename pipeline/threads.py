@@ -8,7 +8,9 @@ import os
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from contextvars import ContextVar
+from copy import deepcopy
+from typing import Any, Protocol
 
 import torch
 
@@ -16,7 +18,6 @@ from shards import distributed
 from shards.concurrency import available_cpus
 from shards.documents import ThreadsRecord
 
-T = TypeVar("T")
 ROUNDS = 3  # the numbers of threads take turns
 ROUND_SECONDS = 0.25  # of each number of threads
 COST = 0.05  # largest share of a stage's time that its measurement may take
@@ -26,11 +27,24 @@ HOPELESS = 2  # times the shortest step, above which neither this nor a smaller 
 SLOWDOWN, SLOW_SECONDS = 3, 20  # times slower than measured, and for how long, before a warning
 
 
-def requested_by_environment() -> int | None:
-    """Return the number of threads that the user set with OMP_NUM_THREADS; None if that is not set.
+requested_by_option: ContextVar[int | None] = ContextVar("requested_by_option", default=None)
 
-    Torchrun sets it to 1 where it starts several processes, which is no request of the user's.
+
+class Stateful(Protocol):
+    """A module or an optimizer."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+
+
+def requested_threads() -> int | None:
+    """Return the number of threads of `using_threads` or of the user's OMP_NUM_THREADS; None if neither is set.
+
+    Torchrun sets OMP_NUM_THREADS to 1 where it starts several processes, which is no request of the user's.
     """
+    if count := requested_by_option.get():
+        return count
     text = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if not text.isdigit() or int(text) < 1:
         return None
@@ -39,8 +53,8 @@ def requested_by_environment() -> int | None:
 
 
 def max_threads() -> int:
-    """Return the largest number of threads of this process: OMP_NUM_THREADS, or its share of the cores."""
-    return requested_by_environment() or available_cpus()
+    """Return the largest number of threads of this process: the requested one, or its share of the cores."""
+    return requested_threads() or available_cpus()
 
 
 @contextmanager
@@ -55,27 +69,46 @@ def restored_threads() -> Iterator[None]:
 
 @contextmanager
 def using_threads(count: int | None) -> Iterator[None]:
-    """Use `count` of torch's threads within a block; None: as many as before."""
+    """Use `count` of torch's threads within a block, and let nothing be measured there; None: no effect."""
     with restored_threads():
         if count:
             torch.set_num_threads(count)
+        token = requested_by_option.set(count or requested_by_option.get())
+        try:
+            yield
+        finally:
+            requested_by_option.reset(token)
+
+
+@contextmanager
+def undone(*objects: Stateful) -> Iterator[None]:
+    """Restore the state of modules and optimizers, and torch's random state, after a block."""
+    states = [deepcopy(one.state_dict()) for one in objects]
+    with torch.random.fork_rng(devices=[]):
         yield
+    for one, state in zip(objects, states, strict=True):
+        one.load_state_dict(state)
 
 
-def choose_threads(time_step: Callable[[int], float], *, steps: int, step_images: int) -> ThreadsRecord:
-    """Choose the fastest of 1, half and all threads, the same on every rank.
+def choose_threads(
+    time_step: Callable[[int], float], *, steps: int, step_images: int, on_all_ranks: bool = False
+) -> ThreadsRecord:
+    """Choose the fastest of 1, half and all threads.
 
     `time_step` takes a number of threads, does the work of one of the `steps` steps of `step_images` images with it,
-    and returns its seconds. Nothing is measured if OMP_NUM_THREADS is set, with a single core, or if the steps take
-    less than WORTH_SECONDS / COST. Rank 0 decides, and all ranks take the same number of
-    steps.
+    and returns its seconds. Nothing is measured if a number is requested, with a single core, or if the steps are fewer
+    than 1 / COST or take less than WORTH_SECONDS / COST. Called `on_all_ranks`, rank 0 decides, and all ranks take the
+    same number of steps.
     """
-    most, is_requested = from_rank0((max_threads(), requested_by_environment() is not None))
-    if is_requested or most == 1:
+    most, is_requested = max_threads(), requested_threads() is not None
+    if on_all_ranks:
+        most, is_requested = distributed.run_on_rank0(lambda: (most, is_requested))
+    if is_requested or most == 1 or steps * COST < 1:
         return ThreadsRecord(count=most)
 
     def measure(count: int, repeats: int = 1) -> float:
-        return from_rank0(statistics.mean(time_step(count) for _ in range(repeats)))
+        seconds = statistics.mean(time_step(count) for _ in range(repeats))
+        return distributed.run_on_rank0(lambda: seconds) if on_all_ranks else seconds
 
     def measure_first(count: int) -> float:
         return min(measure(count), measure(count))  # the first step also allocates memory
@@ -95,11 +128,6 @@ def choose_threads(time_step: Callable[[int], float], *, steps: int, step_images
     return ThreadsRecord(
         count=fastest(rates), images_per_s={str(count): round(rate, 1) for count, rate in rates.items()}
     )
-
-
-def from_rank0(value: T) -> T:
-    """Return rank 0's value; this process's own if it is in no process group."""
-    return distributed.run_on_rank0(lambda: value) if torch.distributed.is_initialized() else value
 
 
 def fastest(rates: Mapping[int, float]) -> int:

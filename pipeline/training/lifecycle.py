@@ -301,7 +301,7 @@ def measure_threads(session: Session[Config], *, steps: int) -> ThreadsRecord:
         return time.perf_counter() - start
 
     with torch.random.fork_rng(devices=[]), torch.compiler.set_stance("force_eager"):
-        threads = choose_threads(time_step, steps=steps, step_images=trainer.batch_size)
+        threads = choose_threads(time_step, steps=steps, step_images=trainer.batch_size, on_all_ranks=True)
     trainer.load(state)
     session.batches = chain(used, batches)
     return threads
