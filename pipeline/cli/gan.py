@@ -218,7 +218,7 @@ def check_train_options(*, preset: str, resume: bool, **options: Any) -> None:
     "--batch-size",
     type=click.IntRange(1, MAX_BATCH),
     help="Samples generated at a time, in blocks of 64; with --from, images per call of the generator.  "
-    "[default: one block per core; with --from: 64]",
+    "[default: one block per thread; with --from: 64]",
 )
 @click.option(
     "--png-dir", "--out-dir", type=FOLDER, help="Also write PNG files to this folder: sample_00000.png and so on."

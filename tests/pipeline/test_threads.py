@@ -17,7 +17,9 @@ def cores(monkeypatch):
     return lambda count: monkeypatch.setattr(threads, "available_cpus", lambda: count)
 
 
-def choose(seconds: dict[int, float], *, steps: int = 10_000) -> tuple[ThreadsRecord, list[int]]:
+def choose(
+    seconds: dict[int, float], *, steps: int = 10_000, on_all_ranks: bool = False
+) -> tuple[ThreadsRecord, list[int]]:
     """The choice where steps take `seconds` by number of threads, and the number of each step that was taken."""
     taken: list[int] = []
 
@@ -25,7 +27,7 @@ def choose(seconds: dict[int, float], *, steps: int = 10_000) -> tuple[ThreadsRe
         taken.append(count)
         return seconds[count]
 
-    return choose_threads(time_step, steps=steps, step_images=16), taken
+    return choose_threads(time_step, steps=steps, step_images=16, on_all_ranks=on_all_ranks), taken
 
 
 @pytest.mark.parametrize(("seconds", "count"), [(IDLE, 2), (BUSY, 1), ({2: 0.1, 1: 0.105}, 1), ({2: 0.1, 1: 0.12}, 2)])
@@ -70,6 +72,26 @@ def test_a_requested_number_is_not_measured(cores, monkeypatch):
 def test_a_single_core_is_not_measured(cores):
     cores(1)
     assert choose({}) == (ThreadsRecord(count=1), [])
+
+
+def test_all_ranks_take_the_steps_and_the_number_of_the_first(cores, monkeypatch):
+    shared: list = []
+
+    def send(work):
+        shared.append(work())
+        return shared[-1]
+
+    def receive(_):
+        return shared.pop(0)
+
+    cores(2)
+    results = []
+    for seconds, exchange in ((IDLE, send), ({2: 9, 1: 0.01}, receive)):
+        monkeypatch.setattr(threads.distributed, "run_on_rank0", exchange)
+        results.append(choose(seconds, on_all_ranks=True))
+    assert results[0] == results[1]
+    assert results[0][0].count == 2
+    assert not shared
 
 
 def test_what_torchrun_sets_is_no_request(monkeypatch):
