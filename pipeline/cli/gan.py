@@ -30,6 +30,7 @@ from pipeline.cli.options import (
     refuse_torchrun,
     run_option,
     seed_option,
+    threads_option,
     workers_option,
     workspace_option,
 )
@@ -43,6 +44,7 @@ SETTINGS = (  # options that are fields of TrainConfig; the others are fields of
     "steps",
     "epochs",
     "device",
+    "threads",
     "sample_every",
     "save_every_epoch",
     "keep",
@@ -146,6 +148,7 @@ SETTINGS = (  # options that are fields of TrainConfig; the others are fields of
 @preset_seed_option
 @workers_option
 @device_option
+@threads_option
 @click.option(
     "--cuda-graphs/--no-cuda-graphs",
     default=None,
@@ -241,7 +244,7 @@ def check_train_options(*, preset: str, resume: bool, **options: Any) -> None:
     "--batch-size",
     type=click.IntRange(1, MAX_BATCH),
     help="Samples generated at a time, in blocks of 64; with --from, images per call of the generator.  "
-    "[default: one block per core; with --from: 64]",
+    "[default: one block per thread; with --from: 64]",
 )
 @click.option(
     "--png-dir", "--out-dir", type=FOLDER, help="Also write PNG files to this folder: sample_00000.png and so on."
@@ -274,6 +277,7 @@ def check_train_options(*, preset: str, resume: bool, **options: Any) -> None:
 )
 @seed_option
 @device_option
+@threads_option
 @force_option
 def sample(workspace: Workspace, source: str | None, size: int | None, as_is: bool, **options: Any) -> None:
     """Generate samples, or import those of another program.
@@ -308,7 +312,8 @@ def check_sample_options(source: str | None, *, size: int | None, as_is: bool, *
     if size and as_is:
         raise click.UsageError("--size and --as-is are alternatives: use one of them")
     if source is not None:
-        if unsupported := given_options() & {"checkpoint", "weights", "ema_half_life", "groups", "truncation"}:
+        own = {"checkpoint", "weights", "ema_half_life", "groups", "truncation", "threads"}
+        if unsupported := given_options() & own:
             name = {"groups": "group"}.get(min(unsupported), min(unsupported)).replace("_", "-")
             raise click.UsageError(f"--{name} applies to generators of `fairface train`, not to --from")
         refuse_torchrun("--from")

@@ -1,7 +1,8 @@
 """Generates images, each a pure function of (generator, seed, index, class shares, truncation)."""
 
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from models.dcgan import Generator, optimise_for_inference
 from pipeline.data.random_streams import REQUESTS, SAMPLES, seeded_generator
 from pipeline.gan.options import GanOptions
 from pipeline.gan.png import encode_png, filter_rows
+from pipeline.threads import choose_threads, max_threads, restored_threads
 from pipeline.training import checkpoint
 from shards.concurrency import available_cpus, generator_threads, map_in_order
 from shards.documents import DataSource
@@ -123,7 +125,8 @@ class ImageGenerator:
     seed: int
     shares: dict[str, float] | None = None  # of the classes; None for an unconditional network
     truncation: float | None = None  # of the latents; see `latents`
-    batch_size: int | None = None  # images generated at the same time; None: a block on every core
+    batch_size: int | None = None  # images generated at the same time; None: a block in every thread
+    threads: int | None = None  # each generates a block; None: the fastest number
 
     @cached_property
     def inference_network(self) -> Generator:
@@ -148,23 +151,41 @@ class ImageGenerator:
         """Yield the PNG files of the images `first` to `first + count`, in order.
 
         Each thread generates and encodes its own block on one core. That wastes less time than sharing one block among
-        many cores, and gives the same pixels on any number of cores.
+        many cores, and gives the same pixels for any number of threads.
         """
         _ = self.inference_network  # once, before the threads share it
-        workers = available_cpus()
+        blocks = range(first // BLOCK, -(-(first + count) // BLOCK))
+        workers = self.threads or self._fastest_threads(len(blocks))
         if self.batch_size:
             workers = min(workers, max(self.batch_size // BLOCK, 1))
+        for number, files in self._encode_blocks(blocks, workers=workers):
+            start = number * BLOCK
+            yield from files[max(first - start, 0) : first + count - start]
+
+    def _encode_blocks(self, blocks: Iterable[int], *, workers: int) -> Iterator[tuple[int, list[bytes]]]:
+        """Yield the number and the PNG files of each block, generated in `workers` threads."""
 
         def work(number: int) -> list[bytes]:
-            start = number * BLOCK
-            images = self.generate_block(number)[max(first - start, 0) : first + count - start]
-            return [encode_png(rows) for rows in filter_rows(images)]
+            return [encode_png(rows) for rows in filter_rows(self.generate_block(number))]
 
-        blocks = ((number,) for number in range(first // BLOCK, -(-(first + count) // BLOCK)))
-        threads = torch.get_num_threads()
-        try:
-            with generator_threads(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                for _, files in map_in_order(pool, work, blocks, ahead=2 * workers):
-                    yield from files
-        finally:
-            torch.set_num_threads(threads)  # the workers changed it for all threads started later
+        jobs = ((number,) for number in blocks)
+        with (
+            restored_threads(),  # the workers change it for all threads started later
+            generator_threads(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        ):
+            for (number,), files in map_in_order(pool, work, jobs, ahead=2 * workers):
+                yield number, files
+
+    def _fastest_threads(self, blocks: int) -> int:
+        """Measure the number of threads that generates `blocks` blocks fastest on a CPU; for a GPU use every core."""
+        if self.device.type != "cpu":
+            return available_cpus()
+        together = max_threads()  # blocks of a measurement
+
+        def time_blocks(workers: int) -> float:
+            start = time.perf_counter()
+            for _ in self._encode_blocks(range(together), workers=workers):
+                pass
+            return time.perf_counter() - start
+
+        return choose_threads(time_blocks, steps=blocks // together, step_images=together * BLOCK).count

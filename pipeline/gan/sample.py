@@ -62,6 +62,7 @@ class SampleConfig:
     png_dir: Path | None = None  # also write sample_00000.png and so on there, as the original does
     batch_size: int | None = None  # images generated at the same time
     device: str = "auto"
+    threads: int | None = None  # on a CPU; None: the fastest number
     force: bool = False  # sample again even if nothing changed
     progress: bool = True
 
@@ -113,6 +114,7 @@ def sample(workspace: Workspace, config: SampleConfig) -> SampleResult:
             shares=requested_shares(state, config.groups),
             truncation=config.truncation,
             batch_size=config.batch_size,
+            threads=config.threads,
         )
         document = _describe(folder, path, images=images, config=config, state=state)
         previous = read_document(folder.samples_document, SamplesDocument) if not config.force else None

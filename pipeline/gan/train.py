@@ -34,6 +34,7 @@ class TrainConfig:
     epochs: int | None = None  # instead of steps
     run: str | None = None  # name; None: derived from options and images
     device: str = "auto"  # auto | cpu | cuda | cuda:N
+    threads: int | None = None  # of torch; None: those of the existing run, or the fastest on a CPU
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     sample_every: int = 500  # steps between two grids of samples
     save_every_epoch: int | None = None  # epochs between two checkpoints; None: every half minute
@@ -118,7 +119,7 @@ class GanJob(TrainingJob[RunConfig]):
         if steps > checkpoint.MAX_STEP:
             raise FairfaceError(f"{steps:,} steps are more than {checkpoint.MAX_STEP:,}: choose fewer --epochs")
         folder = workspace.run(config.run or default_run_name(config.options, data.packed.manifest))
-        super().__init__(folder, steps=steps, force=config.force)
+        super().__init__(folder, steps=steps, force=config.force, threads=config.threads)
         self.config, self.data, self.device = config, data, device
         self.progress = config.progress and data.rank_slice.rank == 0
         self.notes: list[str] = []  # on resolved options, for `announce`
