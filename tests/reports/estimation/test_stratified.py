@@ -16,6 +16,7 @@ from reports.estimation.stratified import (
     pool_rows,
     stratify,
 )
+from reports.estimation.worlds import Scenario
 from shards.errors import FairfaceError
 
 REAL_FACES = Path(__file__).parents[4] / "shared/reference/labeller-errors/resnet18-64px.csv"
@@ -43,10 +44,10 @@ BY_AGE, SAME = (0.4, 0.05, 0.02), (0.1, 0.1, 0.1)
 
 def test_intervals_hold_where_another_attribute_shifts_and_those_of_one_matrix_do_not():
     population = worlds.simulate_population(0)
-    shift = worlds.measure_coverage(population, "gender", shifted=("age",), calibration=3000, worlds=20)
+    shift = worlds.measure_coverage(population, Scenario("gender", ("age",)), worlds=20)
     assert shift.one_matrix < 0.8
     assert shift.stratified >= 0.9
-    same = worlds.measure_coverage(population, "gender", shifted=(), calibration=3000, worlds=20)
+    same = worlds.measure_coverage(population, Scenario("gender"), worlds=20)
     assert same.stratified >= 0.9
     assert same.width <= 1.6 * same.one_matrix_width
 
@@ -55,7 +56,7 @@ def test_intervals_hold_where_another_attribute_shifts_and_those_of_one_matrix_d
 @pytest.mark.parametrize(("attribute", "others"), [("gender", ("age",)), ("age", ("race", "gender"))])
 def test_intervals_hold_in_worlds_of_real_faces(attribute, others):
     population = worlds.read_population(REAL_FACES)
-    shift = worlds.measure_coverage(population, attribute, shifted=others, calibration=3000, worlds=20)
+    shift = worlds.measure_coverage(population, Scenario(attribute, others), worlds=20)
     assert shift.one_matrix < 0.8
     assert shift.stratified >= 0.9
 
