@@ -13,6 +13,15 @@ if TYPE_CHECKING:  # the memory of a fresh process that imports a benchmark is m
 
 SIZE = 64  # pixels of everything after the decoder
 SHARD_IMAGES = 256
+WORLDS = 120
+
+
+@dataclass(frozen=True)
+class WorldsConfig:
+    """What `estimates` simulates."""
+
+    labelled_faces: Path | None = None  # a CSV of real faces' classes and labels, which are resampled
+    count: int = WORLDS  # worlds in each scenario
 
 
 @dataclass(frozen=True)
@@ -21,7 +30,7 @@ class BenchContext:
 
     root: Path
     device: "torch.device"
-    labelled_faces: Path | None = None  # a CSV of real faces' classes and labels, which `estimates` resamples
+    worlds: WorldsConfig = WorldsConfig()
 
     @property
     def faces(self) -> Path:

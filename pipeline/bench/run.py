@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from pipeline.bench.context import BenchContext
+from pipeline.bench.context import BenchContext, WorldsConfig
 from pipeline.bench.detect import bench_detect
 from pipeline.bench.estimates import bench_estimates
 from pipeline.bench.feed import bench_feed
@@ -50,19 +50,19 @@ def run(
     images: int,
     json_file: Path | None,
     markdown: Path | None,
-    labelled_faces: Path | None = None,
+    worlds: WorldsConfig,
 ) -> None:
     """Run the named stages, or all of them, on `images` synthetic JPEGs, and print their rows.
 
-    The rows are also written to `json_file`, and into this machine's section of the file `markdown`; `labelled_faces`
-    is a CSV for `estimates`. Raises FairfaceError for an unknown stage.
+    The rows are also written to `json_file`, and into this machine's section of the file `markdown`. Raises
+    FairfaceError for an unknown stage.
     """
     if unknown := set(stages) - set(STAGES):
         raise FairfaceError(f"there is no stage {', '.join(sorted(unknown))}: choose from {', '.join(STAGES)}")
     target = resolve_device(device)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="fairface-bench-") as folder:
-        context = BenchContext(Path(folder), target, labelled_faces)
+        context = BenchContext(Path(folder), target, worlds)
         write_dataset(context.faces, SyntheticConfig(count=images, size=256, quality=95))
         kilobytes = statistics.mean(path.stat().st_size for path in context.faces.rglob("*.jpg")) / 1000
         for name in stages or STAGES:

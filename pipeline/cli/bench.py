@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from pipeline.bench.context import WORLDS, WorldsConfig
 from pipeline.cli.options import FILE, device_option
 
 
@@ -23,6 +24,13 @@ from pipeline.cli.options import FILE, device_option
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="CSV of real faces with columns such as age and labelled_age, which `estimates` resamples.",
 )
+@click.option(
+    "--worlds",
+    type=click.IntRange(1, 10**6),
+    default=WORLDS,
+    show_default=True,
+    help="Number of populations that `estimates` simulates in each scenario.",
+)
 @device_option
 def bench(
     stages: tuple[str, ...],
@@ -30,6 +38,7 @@ def bench(
     json_file: Path | None,
     markdown: Path | None,
     labelled_faces: Path | None,
+    worlds: int,
     device: str,
 ) -> None:
     """Measure speed next to plain baselines.
@@ -45,5 +54,5 @@ def bench(
         images=images,
         json_file=json_file,
         markdown=markdown,
-        labelled_faces=labelled_faces,
+        worlds=WorldsConfig(labelled_faces, worlds),
     )
