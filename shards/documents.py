@@ -300,6 +300,7 @@ class ReferenceDocument(Document):
     name: str  # of the file
     sha256: str  # of the file
     files: dict[str, str]  # the copy -> SHA-256
+    replaces_training: bool = False  # whether samples are compared with it instead of with the training images
 
 
 def load_shards_json(shards: ShardsFolder) -> ShardsDocument:

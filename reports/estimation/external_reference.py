@@ -57,8 +57,12 @@ class Reference:
     notes: list[str] = field(default_factory=list)  # on attributes whose shares were scaled
 
 
-def keep_reference(workspace: Workspace, path: Path, attributes: AttributeTable) -> Reference:
+def keep_reference(
+    workspace: Workspace, path: Path, *, attributes: AttributeTable, replaces_training: bool = False
+) -> Reference:
     """Copy a CSV of reference shares into a workspace, where every later report finds it.
+
+    If it `replaces_training`, these reports do not compare the samples with the training images.
 
     Raises FairfaceError, and copies nothing, if the file is not a valid reference.
     """
@@ -67,7 +71,9 @@ def keep_reference(workspace: Workspace, path: Path, attributes: AttributeTable)
     replace_described_files(
         workspace.reference_document,
         {copy: lambda file: file.write(content)},
-        describe=lambda files: ReferenceDocument(name=path.name, sha256=file_sha256(path), files=files),
+        describe=lambda files: ReferenceDocument(
+            name=path.name, sha256=file_sha256(path), files=files, replaces_training=replaces_training
+        ),
     )
     return reference
 

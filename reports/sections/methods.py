@@ -24,7 +24,7 @@ class Methods:
 
 
 def methods_section(report: RunReport, attributes: AttributeTable) -> Methods | None:
-    if not report.estimates or not report.has_training:
+    if not report.estimates:
         return None
     pixels: dict[str, dict[str, dict[str, Any]]] = {}
     for row in report.method_estimates:
