@@ -292,6 +292,15 @@ class TablesDocument(Document):
 
 
 @dataclass(kw_only=True)
+class AttributesDocument(Document):
+    """attributes.json: the file of the user's own attributes, as it was copied to OUT/attributes.toml."""
+
+    REDO: ClassVar[str] = "pass the file again with `fairface label --attributes FILE`, or pack again with it"
+
+    files: dict[str, str]  # the copy -> SHA-256
+
+
+@dataclass(kw_only=True)
 class ReferenceDocument(Document):
     """reference.json: the CSV of reference shares that was copied to OUT/reference.csv."""
 

@@ -94,6 +94,18 @@ def test_a_detector_s_losses_and_fairness_have_their_groups(workspace):
     assert {row["attribute"] for row in fairness} >= {"hair", "glasses", "gender_glasses", "gender"}
 
 
+def test_verify_finds_an_edited_or_broken_file(workspace):
+    path, before = workspace.attributes, workspace.attributes.read_bytes()
+    try:
+        path.write_bytes(before + b"# edited\n")
+        assert "attributes.toml was changed after it was written" in fairface("verify", "--out", workspace.root, code=1)
+        path.write_bytes(b"[")
+        assert "attributes.toml can't be used" in fairface("verify", "--out", workspace.root, code=1)
+    finally:
+        path.write_bytes(before)
+    assert "are intact" in fairface("verify", "--out", workspace.root)
+
+
 def test_a_file_that_renames_a_used_class_is_refused_and_nothing_changes(workspace, tmp_path):
     own = tmp_path / "renamed.toml"
     own.write_text(EXAMPLE.read_text().replace('"no glasses"', '"none"'))
