@@ -52,17 +52,24 @@ class WorldCoverage:
 def read_population(path: Path) -> CalibrationFaces:
     """Read a CSV with a column for each attribute's class, and one with the prefix `labelled_` for its label.
 
-    Raises FairfaceError if it has no such pair of columns.
+    Faces without a class are left out; a label that is missing, or no class, is unsure. Raises FairfaceError if the
+    file can't be read, or has no such pair of columns or no face.
     """
-    table = pl.read_csv(path, infer_schema=False)
+    try:
+        table = pl.read_csv(path, infer_schema=False, glob=False)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, UnicodeError) as error:
+        raise FairfaceError(f"{path} can't be read as CSV ({(str(error).splitlines() or [''])[0][:200]})") from error
     names = [name for name in table.columns if LABELLED_PREFIX + name in table.columns]
     if not names:
         raise FairfaceError(f"{path} has no attribute with its labels: columns such as gender and labelled_gender")
-    groups = {name: sorted(table[name].drop_nulls().unique()) for name in names}
+    table = table.drop_nulls(names)
+    if table.is_empty():
+        raise FairfaceError(f"{path} has no face with a class of {' and '.join(names)}")
+    groups = {name: sorted(table[name].unique()) for name in names}
 
     def codes(column: str, name: str) -> np.ndarray:
         index = {group: code for code, group in enumerate(groups[name])}
-        return table[column].replace_strict(index, default=-1, return_dtype=pl.Int64).to_numpy()
+        return table[column].replace_strict(index, default=len(index), return_dtype=pl.Int64).to_numpy()
 
     return CalibrationFaces(
         {name: codes(name, name) for name in names},
