@@ -6,9 +6,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from models.detectors import registry
 from pipeline.labelling import embedded
 from shards.workspace import Workspace
 from tests.pipeline.cli.helpers import SMALL_TRAINING, error_line, fairface
+from tests.pipeline.detection.helpers import small_xception
 
 EXAMPLE = Path(__file__).parents[3] / "docs" / "attributes.toml"  # glasses, hair, gender_glasses
 DETECTOR = ("--model", "daw_fdd", "--steps", 2, "--train-batchsize", 8)
@@ -21,6 +23,7 @@ def workspace(tmp_path_factory, quick_labeller):
     fairface("synth", "--out", out, "--count", 500, "--size", 64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(embedded, "load_embedded", lambda *_, **__: quick_labeller)
+        patch.setattr(registry, "xception", small_xception)
         fairface("shards", "--out", out, "--data", out / "synthetic", "--attributes", EXAMPLE)
         fairface("train", "--out", out, *SMALL_TRAINING, "--conditional", "glasses")
         fairface("sample", "--out", out, "--num-samples", 80)
