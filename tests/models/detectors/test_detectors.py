@@ -26,7 +26,7 @@ LEARNING_RATES = dict.fromkeys(DETECTORS, 1e-2) | {
     "pg_fdd": 5e-2,
 }
 OTHER_LOSSES = ("spsl", "daw_fdd", "dag_fdd")  # Xceptions that only the loss or the input tells apart
-STEPS, RESUMED_AT = 5, 3
+STEPS, RESUMED_AT = 4, 3
 FROM_SCRATCH = Weights(from_scratch=True)
 
 
@@ -82,7 +82,7 @@ def test_training_lowers_the_loss_and_resumes_to_the_bit(name, faces, tmp_path):
         assert torch.allclose(net(inputs[2:5]), logits[2:5], atol=1e-3)  # a logit does not depend on the other faces
 
 
-@pytest.mark.parametrize("name", ["core", "spsl", "srm", "daw_fdd", "pg_fdd"])
+@pytest.mark.parametrize("name", ["core", "srm", "pg_fdd"])
 def test_a_training_step_is_one_graph(name, faces):
     """torch.compile requires it: whatever depended on the data would break the graph."""
     images, labels = faces
