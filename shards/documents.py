@@ -308,6 +308,15 @@ class TablesDocument(Document):
 
 
 @dataclass(kw_only=True)
+class AttributesDocument(Document):
+    """attributes.json: the file of the user's own attributes, as it was copied to OUT/attributes.toml."""
+
+    REDO: ClassVar[str] = "pass the file again with `fairface label --attributes FILE`, or pack again with it"
+
+    files: dict[str, str]  # the copy -> SHA-256
+
+
+@dataclass(kw_only=True)
 class ReferenceDocument(Document):
     """reference.json: the CSV of reference shares that was copied to OUT/reference.csv."""
 
@@ -316,6 +325,7 @@ class ReferenceDocument(Document):
     name: str  # of the file
     sha256: str  # of the file
     files: dict[str, str]  # the copy -> SHA-256
+    replaces_training: bool = False  # whether samples are compared with it instead of with the training images
 
 
 def load_shards_json(shards: ShardsFolder) -> ShardsDocument:

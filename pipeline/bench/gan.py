@@ -62,7 +62,7 @@ def bench_gan(context: BenchContext) -> Iterator[Row]:
     Trials run side by side, each with one thread, for as many steps as fit the seconds at the rate of the step alone.
     """
     workspace, device = Workspace(context.scratch("gan")), context.device
-    data = context.annotated_faces
+    data = context.trials.annotated_faces
     with contextlib.redirect_stdout(io.StringIO()):
         pack_images(workspace, data)
     shards = ShardSet.open(workspace.shards)
@@ -73,9 +73,12 @@ def bench_gan(context: BenchContext) -> Iterator[Row]:
     rates = step_rates(recipes, device)
     trials = [
         Trial(
-            name, replace(options, seed=seed), int(context.gan_seconds * rates[name] / options.batch_size), str(device)
+            name,
+            replace(options, seed=seed),
+            int(context.trials.seconds * rates[name] / options.batch_size),
+            str(device),
         )
-        for seed in range(context.gan_seeds)
+        for seed in range(context.trials.seeds)
         for name, options in recipes.items()
     ]
     run_trial(workspace, replace(trials[0], recipe="first", steps=1))  # the training images' labels
@@ -90,7 +93,7 @@ def bench_gan(context: BenchContext) -> Iterator[Row]:
     measured: dict[str, list[Mapping[str, float]]] = {}
     for trial, metrics in zip(trials, results, strict=True):
         measured.setdefault(trial.recipe, []).append(metrics)
-    title = f"{'annotated' if data else 'synthetic'} faces, {context.gan_seconds:,.0f} s"
+    title = f"{'annotated' if data else 'synthetic'} faces, {context.trials.seconds:,.0f} s"
     yield from recipe_rows(title, measured, rates={name: rates[name] for name in measured})
 
 

@@ -6,12 +6,11 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 from tqdm import tqdm
 
-from pipeline.bench.context import BenchContext
+from pipeline.bench.context import BenchContext, TrialsConfig, WorldsConfig
 from pipeline.bench.detect import bench_detect
 from pipeline.bench.estimates import bench_estimates
 from pipeline.bench.feed import bench_feed
@@ -54,19 +53,20 @@ def run(
     images: int,
     json_file: Path | None,
     markdown: Path | None,
-    **settings: Any,
+    worlds: WorldsConfig,
+    trials: TrialsConfig,
 ) -> None:
-    """Run the named stages, or all of them but LONG_STAGES, on `images` synthetic JPEGs, and print their rows.
+    """Run the named stages, or all of them, on `images` synthetic JPEGs, and print their rows.
 
-    The rows are also written to `json_file`, and into this machine's section of the file `markdown`; `settings` are
-    fields of BenchContext. Raises FairfaceError for an unknown stage.
+    The rows are also written to `json_file`, and into this machine's section of the file `markdown`. Raises
+    FairfaceError for an unknown stage.
     """
     if unknown := set(stages) - set(STAGES):
         raise FairfaceError(f"there is no stage {', '.join(sorted(unknown))}: choose from {', '.join(STAGES)}")
     target = resolve_device(device)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="fairface-bench-") as folder:
-        context = BenchContext(Path(folder), target, **settings)
+        context = BenchContext(Path(folder), target, worlds, trials)
         write_dataset(context.faces, SyntheticConfig(count=images, size=256, quality=95))
         kilobytes = statistics.mean(path.stat().st_size for path in context.faces.rglob("*.jpg")) / 1000
         for name in stages or [name for name in STAGES if name not in LONG_STAGES]:

@@ -1,10 +1,10 @@
 """The command that measures speed: `bench`."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
+from pipeline.bench.context import WORLDS, TrialsConfig, WorldsConfig
 from pipeline.cli.options import FILE, POSITIVE, device_option
 
 
@@ -25,15 +25,20 @@ from pipeline.cli.options import FILE, POSITIVE, device_option
     help="CSV of real faces with columns such as age and labelled_age, which `estimates` resamples.",
 )
 @click.option(
+    "--worlds",
+    type=click.IntRange(1, 10**6),
+    default=WORLDS,
+    show_default=True,
+    help="Number of populations that `estimates` simulates in each scenario.",
+)
+@click.option(
     "--annotated-faces",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Folder of annotated images that `gan` trains on instead of synthetic faces.",
 )
+@click.option("--seconds", type=POSITIVE, default=90, show_default=True, help="Length of each training of `gan`.")
 @click.option(
-    "--gan-seconds", type=POSITIVE, default=90, show_default=True, help="Seconds of training of each trial of `gan`."
-)
-@click.option(
-    "--gan-seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Trials of each recipe of `gan`."
+    "--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Trainings of each recipe of `gan`."
 )
 @device_option
 def bench(
@@ -41,8 +46,12 @@ def bench(
     images: int,
     json_file: Path | None,
     markdown: Path | None,
+    labelled_faces: Path | None,
+    worlds: int,
+    annotated_faces: Path | None,
+    seconds: float,
+    seeds: int,
     device: str,
-    **settings: Any,
 ) -> None:
     """Measure speed next to plain baselines.
 
@@ -57,5 +66,6 @@ def bench(
         images=images,
         json_file=json_file,
         markdown=markdown,
-        **settings,
+        worlds=WorldsConfig(labelled_faces, worlds),
+        trials=TrialsConfig(annotated_faces, seconds, seeds),
     )
