@@ -82,13 +82,7 @@ def bench_gan(context: BenchContext) -> Iterator[Row]:
         for name, options in recipes.items()
     ]
     run_trial(workspace, replace(trials[0], recipe="first", steps=1))  # the training images' labels
-    processes = ProcessPoolExecutor(
-        available_cpus(),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=torch.set_num_threads,
-        initargs=(1,),
-    )
-    with processes:
+    with ProcessPoolExecutor(available_cpus(), mp_context=multiprocessing.get_context("spawn")) as processes:
         results = list(processes.map(run_in_copy, [workspace.root] * len(trials), trials))
     measured: dict[str, list[Mapping[str, float]]] = {}
     for trial, metrics in zip(trials, results, strict=True):
@@ -127,10 +121,10 @@ def run_trial(workspace: Workspace, trial: Trial) -> dict[str, float]:
     """Train, sample and label a run, and measure it."""
     name, device = trial.run, trial.device
     with contextlib.redirect_stdout(io.StringIO()):
-        config = TrainConfig(trial.options, "sketch", trial.steps, run=name, device=device, progress=False)
+        config = TrainConfig(trial.options, "sketch", trial.steps, run=name, device=device, threads=1, progress=False)
         train(workspace, config)
-        sample(workspace, SampleConfig(run=name, count=SAMPLES, device=device, progress=False))
-        label(workspace, LabelConfig(run=name, device=device, progress=False))
+        sample(workspace, SampleConfig(run=name, count=SAMPLES, device=device, threads=1, progress=False))
+        label(workspace, LabelConfig(run=name, device=device, threads=1, progress=False))
     return measure_run(workspace, name)
 
 

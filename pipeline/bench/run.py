@@ -56,7 +56,7 @@ def run(
     worlds: WorldsConfig,
     trials: TrialsConfig,
 ) -> None:
-    """Run the named stages, or all of them, on `images` synthetic JPEGs, and print their rows.
+    """Run the named stages, or all but LONG_STAGES, on `images` synthetic JPEGs, and print their rows.
 
     The rows are also written to `json_file`, and into this machine's section of the file `markdown`. Raises
     FairfaceError for an unknown stage.
