@@ -31,6 +31,7 @@ class TrialsConfig:
     annotated_faces: Path | None = None  # a folder of images to train on; None: synthetic faces
     seconds: float = 90  # of training, in each trial
     seeds: int = 3  # trials of each recipe
+    recipes: tuple[str, ...] = ()  # names; empty: all
 
 
 @dataclass(frozen=True)

@@ -58,12 +58,12 @@ def embedding_metrics(workspace: Workspace, run: str, *, groups: pl.DataFrame) -
         )
     )
     keys, vectors = real
-    others = vectors[IMAGES : 2 * IMAGES]
-    first, samples = vectors[:IMAGES], generated[1][:IMAGES]
+    n = min(IMAGES, len(vectors) // 2, len(generated[1]))
+    first, others, samples = vectors[:n], vectors[n : 2 * n], generated[1][:n]
     metrics = {
         "frechet": frechet_distance(first, samples),
         "frechet floor": frechet_distance(first, others),
-        **fidelity(first, samples, prefix=""),
+        **fidelity(first, samples),
     }
     worst: dict[str, list[float]] = {"coverage": [], "recall": []}
     train, made = groups.filter(source="train"), groups.filter(source="generated")
@@ -72,8 +72,8 @@ def embedding_metrics(workspace: Workspace, run: str, *, groups: pl.DataFrame) -
         theirs = generated[1][
             generated[0].is_in(made.filter(attribute=attribute, group=group)["key"].implode()).to_numpy()
         ]
-        n = min(len(ours) // 2, len(theirs), IMAGES)
-        if len(ours) // 2 >= MIN_IMAGES and n < MIN_IMAGES:  # hardly ever generated
+        n = min(IMAGES, len(ours) // 2, len(theirs))
+        if len(ours) // 2 >= MIN_IMAGES > n:  # hardly ever generated
             for values in worst.values():
                 values.append(0.0)
         elif n >= MIN_IMAGES:
@@ -90,7 +90,7 @@ def side_embeddings(path: Path, groups: pl.DataFrame) -> tuple[pl.Series, Array]
     return table["key"], table["embedding"].to_numpy()
 
 
-def fidelity(real: Array, generated: Array, *, prefix: str = "") -> dict[str, float]:
+def fidelity(real: Array, generated: Array) -> dict[str, float]:
     """Coverage and recall of rows [n, D]: the shares of real ones near a generated one, by the radius of either.
 
     Coverage takes each real row's distance to its K-th nearest real one (Naeem et al. 2020, arXiv:2002.09797), recall
@@ -99,8 +99,8 @@ def fidelity(real: Array, generated: Array, *, prefix: str = "") -> dict[str, fl
     across = squared_distances(real, generated)
     radii = np.partition(squared_distances(generated, generated), K, axis=1)[:, K]
     return {
-        f"{prefix}coverage": covered_share(squared_distances(real, real), across, k=K),
-        f"{prefix}recall": float((across <= radii).any(1).mean()),
+        "coverage": covered_share(squared_distances(real, real), across, k=K),
+        "recall": float((across <= radii).any(1).mean()),
     }
 
 

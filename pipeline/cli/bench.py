@@ -40,6 +40,7 @@ from pipeline.cli.options import FILE, POSITIVE, device_option
 @click.option(
     "--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Trainings of each recipe of `gan`."
 )
+@click.option("--recipe", "recipes", multiple=True, help="Name of a recipe of `gan`. Repeatable.  [default: all]")
 @device_option
 def bench(
     stages: tuple[str, ...],
@@ -51,6 +52,7 @@ def bench(
     annotated_faces: Path | None,
     seconds: float,
     seeds: int,
+    recipes: tuple[str, ...],
     device: str,
 ) -> None:
     """Measure speed next to plain baselines.
@@ -67,5 +69,5 @@ def bench(
         json_file=json_file,
         markdown=markdown,
         worlds=WorldsConfig(labelled_faces, worlds),
-        trials=TrialsConfig(annotated_faces, seconds, seeds),
+        trials=TrialsConfig(annotated_faces, seconds, seeds, recipes),
     )

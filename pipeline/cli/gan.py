@@ -63,11 +63,11 @@ SETTINGS = (  # options that are fields of TrainConfig; the others are fields of
 )
 @click.option(
     "--preset",
-    type=click.Choice(["auto", "faces", "sketch", "faces-2016"]),
+    type=click.Choice(["auto", "faces", "small-faces", "sketch", "faces-2016"]),
     default="auto",
     show_default=True,
-    help="faces: for real images and a GPU; sketch: a small one for a laptop; auto: faces for real images on a GPU, "
-    "otherwise sketch; faces-2016: the DCGAN as published.",
+    help="faces: for real images and a GPU; small-faces: for real images on a laptop; sketch: for synthetic images; "
+    "faces-2016: the DCGAN as published; auto: sketch for synthetic images, otherwise faces on a GPU, else small-faces.",
 )
 @click.option(
     "--image-size",
@@ -77,33 +77,39 @@ SETTINGS = (  # options that are fields of TrainConfig; the others are fields of
 )
 @click.option("--latent-dim", type=click.IntRange(1, 2**16), help="Dimension of the latent vectors.  [default: 128]")
 @click.option(
-    "--width-g", type=click.IntRange(1, 1024), help="Base channels of the generator.  [default: 64; sketch: 24]"
+    "--width-g",
+    type=click.IntRange(1, 1024),
+    help="Base channels of the generator.  [default: 64; sketch, small-faces: 24]",
 )
 @click.option(
-    "--width-d", type=click.IntRange(1, 1024), help="Base channels of the discriminator.  [default: 64; sketch: 16]"
+    "--width-d",
+    type=click.IntRange(1, 1024),
+    help="Base channels of the discriminator.  [default: 64; sketch, small-faces: 16]",
 )
-@click.option("--batch-size", type=click.IntRange(2, MAX_BATCH), help="Images per step.  [default: 128; sketch: 16]")
+@click.option(
+    "--batch-size", type=click.IntRange(2, MAX_BATCH), help="Images per step.  [default: 128; sketch, small-faces: 16]"
+)
 @click.option("--steps", type=STEPS, help="Length in steps; a larger number continues a finished run.")
 @click.option(
     "--epochs",
     "--num-epochs",
     type=EPOCHS,
-    help="Length in epochs, instead of --steps.  [default: 10, but at least 5000 steps; sketch: 3000 steps]",
+    help="Length in epochs, instead of --steps.  [default: 10, but at least 5000 steps; sketch: 3000, small-faces: 6000 steps]",
 )
 @click.option(
     "--loss",
     type=click.Choice([*LOSS_NAMES]),
-    help="Loss of both networks.  [default: relativistic; faces-2016: dcgan]",
+    help="Loss of both networks.  [default: dcgan; sketch, small-faces: relativistic]",
 )
 @click.option(
     "--regularizer",
     type=click.Choice([*REGULARIZERS]),
     help="Of the discriminator. r1: gradient penalty on real images; r1r2: on generated ones too; spectral: spectral "
-    "normalisation. All but none replace its BatchNorm.  [default: r1; faces-2016: none]",
+    "normalisation. All but none replace its BatchNorm.  [default: none; sketch, small-faces: r1]",
 )
-@click.option("--gamma", type=POSITIVE, help="Weight of the gradient penalty.  [default: 1]")
+@click.option("--gamma", type=POSITIVE, help="Weight of the gradient penalty.  [default: 1; small-faces: 0.1]")
 @click.option("--penalty-every", type=STEPS, help="Steps between two gradient penalties.  [default: 8]")
-@click.option("--lr", type=POSITIVE, help="Learning rate of Adam.  [default: 4e-4; faces-2016: 2e-4]")
+@click.option("--lr", type=POSITIVE, help="Learning rate of Adam.  [default: 2e-4; sketch: 8e-4; small-faces: 4e-4]")
 @click.option("--lr-g", type=POSITIVE, help="Learning rate of the generator.  [default: --lr]")
 @click.option("--lr-d", type=POSITIVE, help="Learning rate of the discriminator.  [default: --lr]")
 @click.option("--beta1", type=BELOW_ONE, help="beta1 of Adam.  [default: 0.5]")

@@ -13,7 +13,7 @@ from pipeline.runtime import has_compiler, resolve_device
 from shards.atomic_io import fingerprint
 from shards.documents import ShardsDocument
 
-SKETCH_STEPS = 3000
+SMALL_STEPS = {"sketch": 3000, "small-faces": 6000}
 FACES_EPOCHS = 10  # as the original FairFace Generator trains
 FACES_STEPS = 5000  # fewest, for small data sets
 COMPILE_PAYS = 5e14  # FLOP of a run on a CPU above which half a minute of compiling is small in comparison
@@ -22,18 +22,21 @@ GPU_ADVISED = 1e11  # FLOP of a step that takes seconds on a CPU
 
 
 def resolve_preset(preset: str, packed: ShardsDocument, *, device: str) -> str:
-    """Resolve `auto` to `faces` for real images on a GPU, and to `sketch` otherwise; return any other preset unchanged.
+    """Resolve `auto` to `sketch` for synthetic images, and for real ones to `faces` on a GPU or else to `small-faces`.
 
-    After minutes on a CPU, width 64 still shows noise, whereas the small network shows faces.
+    Any other preset is returned unchanged. After minutes on a CPU, width 64 still shows noise, whereas the small
+    networks show faces.
     """
     if preset != "auto":
         return preset
-    return "faces" if resolve_device(device).type == "cuda" and not packed.synthetic else "sketch"
+    if packed.synthetic:
+        return "sketch"
+    return "faces" if resolve_device(device).type == "cuda" else "small-faces"
 
 
 def default_steps(preset: str, steps_per_epoch: int) -> int:
     """The steps of a run without --steps or --epochs: as many epochs as the original, but at least FACES_STEPS."""
-    return SKETCH_STEPS if preset == "sketch" else max(FACES_EPOCHS * steps_per_epoch, FACES_STEPS)
+    return SMALL_STEPS.get(preset) or max(FACES_EPOCHS * steps_per_epoch, FACES_STEPS)
 
 
 def default_run_name(options: GanOptions, manifest: str) -> str:

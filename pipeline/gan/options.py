@@ -96,11 +96,13 @@ class GanOptions:
 
 LONG_AVERAGE = 4  # half-life of the second moving average, in those of the first
 
-# Chosen by `fairface bench gan`; see docs/method.md.
-RECIPE = GanOptions(loss="relativistic", regularizer="r1", lr=8e-4, diff_augment=None)
-# `faces` is for real data and a GPU; `sketch` learns in minutes on a laptop; `faces-2016` is the DCGAN as published.
+SKETCH = GanOptions(width_g=24, width_d=16, batch_size=16, loss="relativistic", regularizer="r1", diff_augment=None)
+
+# `faces` is for real images and a GPU, `small-faces` for real images and `sketch` for synthetic ones on a laptop, where
+# they learn in minutes; `faces-2016` is the DCGAN as published. See docs/training.md for how they were chosen.
 PRESETS = {
-    "faces": RECIPE,
-    "sketch": replace(RECIPE, width_g=24, width_d=16, batch_size=16),
+    "faces": GanOptions(),
+    "small-faces": replace(SKETCH, lr=4e-4, gamma=0.1),
+    "sketch": replace(SKETCH, lr=8e-4),
     "faces-2016": GanOptions(),
 }

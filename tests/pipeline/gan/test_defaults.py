@@ -40,12 +40,13 @@ def test_a_run_is_eager_where_there_is_no_compiler(workspace, monkeypatch):
 
 def test_default_lengths():
     assert default_steps("sketch", 375) == 3000
+    assert default_steps("small-faces", 375) == 6000
     assert default_steps("faces", 135_766 // 128) == 10 * 1060
 
 
 @pytest.mark.parametrize(
     ("gpu", "synthetic", "preset"),
-    [(True, True, "sketch"), (True, False, "faces"), (False, True, "sketch"), (False, False, "sketch")],
+    [(True, True, "sketch"), (True, False, "faces"), (False, True, "sketch"), (False, False, "small-faces")],
 )
 def test_the_preset_follows_data_and_device(workspace, monkeypatch, gpu, synthetic, preset):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
