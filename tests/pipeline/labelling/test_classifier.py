@@ -253,7 +253,7 @@ def test_verify_finds_damaged_weights(real):
 def test_photographs_are_labelled_better_than_by_chance(tmp_path, monkeypatch):
     monkeypatch.setattr(classifier_fit, "MAX_EPOCHS", 6)
     shards = Workspace(tmp_path).shards
-    packed = pack.pack(PHOTOGRAPHS, shards, PackConfig(limit=1500), progress=False).document
+    packed = pack.pack(PHOTOGRAPHS, shards, PackConfig(limit=1000), progress=False).document
     data = ClassifierData(shards, packed, ShardSet.open(shards), built_in_attributes(), 64)
     fitted = load_classifier(data, CPU, progress=False)
     assert {"gender", "age", "race"} <= set(fitted.labeller.attributes)

@@ -11,6 +11,8 @@ from reports.estimation.quality import QUALITY_COLUMNS, EmbeddedImages, quality_
 from shards.errors import FairfaceError
 from tests.reports.estimation.embedded_images import random_embeddings, unit_rows
 
+pytestmark = pytest.mark.usefixtures("full_computations")
+
 
 def single_group_row(real, generated, seed=0, **options):
     """The row of the single group of all images."""
