@@ -94,7 +94,8 @@ SETTINGS = (  # options that are fields of TrainConfig; the others are fields of
     "--epochs",
     "--num-epochs",
     type=EPOCHS,
-    help="Length in epochs, instead of --steps.  [default: 10, but at least 5000 steps; sketch: 3000, small-faces: 6000 steps]",
+    help="Length in epochs, instead of --steps.  [default: 10, but at least 5000 steps; sketch: 3000 and "
+    "small-faces: 6000 steps]",
 )
 @click.option(
     "--loss",
