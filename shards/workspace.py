@@ -413,6 +413,47 @@ class ReportFolder:
 
 
 @dataclass(frozen=True)
+class StudyFolder:
+    """`OUT/studies/<name>`: the state and the report of a study; its runs are below `OUT/runs`."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def lock(self) -> Path:
+        """The lock of the study: held alone by what plans or reports it, shared by what runs a part of it."""
+        return self.folder / LOCK
+
+    @property
+    def document(self) -> Path:
+        return self.folder / "study.json"
+
+    @property
+    def records(self) -> Path:
+        """The folder of the runs' records."""
+        return self.folder / "runs"
+
+    def record(self, run: str) -> Path:
+        """How far a run has come."""
+        return self.records / f"{run}.json"
+
+    def record_lock(self, run: str) -> Path:
+        """The lock of a run and of those that share its training."""
+        return self.folder / ".locks" / f"{run}.lock"
+
+    def log(self, run: str) -> Path:
+        """What the commands of a run printed."""
+        return self.folder / "logs" / f"{run}.log"
+
+    @property
+    def report(self) -> ReportFolder:
+        return ReportFolder(self.folder / "report")
+
+
+@dataclass(frozen=True)
 class Workspace:
     """The paths of everything below OUT; nothing is read or created."""
 
@@ -464,6 +505,15 @@ class Workspace:
     def detector(self, name: str) -> DetectorFolder:
         """Raises FairfaceError for a name that is not that of a single folder."""
         return DetectorFolder(self.detectors_folder / check_name(name, "--name"))
+
+    def study(self, name: str) -> StudyFolder:
+        """Raises FairfaceError for a name that is not that of a single folder."""
+        return StudyFolder(self.root / "studies" / check_name(name, "study"))
+
+    def studies(self) -> list[StudyFolder]:
+        """Every study that has a study.json, by name."""
+        studies = map(StudyFolder, named_folders(self.root / "studies"))
+        return [study for study in studies if study.document.exists()]
 
     def runs(self) -> list[RunFolder]:
         """Every run that has a config.json, by name; folders whose name is not valid are passed over."""
