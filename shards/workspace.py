@@ -261,6 +261,10 @@ class TrainingFolder:
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
+    def checkpoint(self, step: int) -> Path:
+        """The checkpoint of a step."""
+        return self.checkpoints / f"step_{step:09d}.pt"
+
     @property
     def tensorboard(self) -> Path:
         return self.folder / "tensorboard"
@@ -440,9 +444,9 @@ class StudyFolder:
         """How far a run has come."""
         return self.records / f"{run}.json"
 
-    def record_lock(self, run: str) -> Path:
-        """The lock of a run and of those that share its training."""
-        return self.folder / ".locks" / f"{run}.lock"
+    def task_lock(self, run: str) -> Path:
+        """The lock of a training and of the runs that sample it."""
+        return self.folder / ".locks" / f".{run}.lock"
 
     def log(self, run: str) -> Path:
         """What the commands of a run printed."""
@@ -505,6 +509,11 @@ class Workspace:
     def detector(self, name: str) -> DetectorFolder:
         """Raises FairfaceError for a name that is not that of a single folder."""
         return DetectorFolder(self.detectors_folder / check_name(name, "--name"))
+
+    @property
+    def labelling_lock(self) -> Path:
+        """The lock that runs of studies wait for before they label, because all of them label the training images."""
+        return self.root / "studies" / ".labels.lock"
 
     def study(self, name: str) -> StudyFolder:
         """Raises FairfaceError for a name that is not that of a single folder."""
