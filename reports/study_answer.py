@@ -8,7 +8,7 @@ import polars as pl
 
 from reports.estimation.intervals import Z
 from reports.estimation.study.seeds import LEAST_SEEDS, LEVEL, least_pairs, least_sign_flip_p
-from reports.formats import conjunction, number, points, short
+from reports.formats import conjunction, number, short
 from shards.attributes import Attribute, AttributeTable
 
 ARM_LENGTH = 40  # letters of an arm's name in a sentence
@@ -100,8 +100,9 @@ def test_sentences(pairs: int) -> list[str]:
     if least <= 1 - LEVEL:
         return []
     return [
-        f"The exact sign-flip test can't confirm this: {pairs} pairs of seeds never reach p = 0.05 (their least p is "
-        f"{least:.2g}), nor do {least_pairs() - 1}; {least_pairs()} can. The intervals assume that seeds scatter about normally."
+        f"The exact sign-flip test, which assumes nothing about how seeds scatter, says nothing here: {pairs} pairs of "
+        f"seeds never reach p = 0.05 (the least is {least:.2g}); {least_pairs() - 1} pairs can't, {least_pairs()} can. "
+        "The intervals assume that seeds scatter about normally."
     ]
 
 
@@ -115,11 +116,12 @@ def spread_sentence(estimates: pl.DataFrame, attributes: AttributeTable) -> str 
     attribute = attributes[row["attribute"]]
     words = {item.name: item.faces for item in attribute.classes}
     claimed = claimed_half_width(estimates, row)
+    faces = words.get(row["group"], short(row["group"]))
     return (
-        f"Trainings of {name(row['arm'])} that differ only in their seed have shares of "
-        f"{words.get(row['group'], short(row['group']))} with a standard deviation of {points(row['seed_sd']).lstrip('+')} "
-        f"percentage points: 95 % of them lie within ±{100 * Z * row['seed_sd']:.1f} points of their mean, where the "
-        f"interval of a single run claims ±{100 * claimed:.1f}."
+        f"Trainings of {name(row['arm'])} that differ only in their seed have shares of {faces} with a standard "
+        f"deviation of {100 * row['seed_sd']:.1f} percentage points: 95 % of them lie within "
+        f"±{100 * Z * row['seed_sd']:.1f} points of their mean, where the interval of a single run claims "
+        f"±{100 * claimed:.1f}."
     )
 
 

@@ -9,7 +9,6 @@ from markupsafe import Markup
 
 import sql
 from reports.estimation.study.estimates import STUDY_SCHEMA
-from reports.estimation.study.seeds import LEVEL, least_sign_flip_p
 from reports.faces import FaceReader
 from reports.figures.canvas import group_label, inline_svg, save
 from reports.figures.contact_sheet import contact_sheet, data_url
@@ -44,7 +43,6 @@ class Comparison:
     """The differences of one arm from the first."""
 
     name: str
-    note: str | None  # what the exact test can't say
     tables: list[Table]  # of each attribute, the distances first
 
 
@@ -140,7 +138,7 @@ def arm_column(
 def draw_figures(
     estimates: pl.DataFrame, report: "StudyReport", *, attributes: AttributeTable, files: dict[str, bytes]
 ) -> list[Markup]:
-    """The distances of every attribute with a headline, and the shares of every tabulated one, also added to `files`."""
+    """The distances of the headline attributes, and the shares of all tabulated ones, also added to `files`."""
     figures: list[Markup] = []
     synthetic = bool(report.synthetic)
 
@@ -195,24 +193,12 @@ def compare_arm(report: "StudyReport", arm: str, attributes: AttributeTable) -> 
     distances = [
         row for row in rows if row["metric"] == "total_variation" and row["attribute"] in [item.name for item in shown]
     ]
-    pairs = max((row["pairs"] for row in rows), default=0)
     tables = [distances_table(distances, attributes)] if distances else []
     open_names = expanded(shown) if shown else set()
     for item in shown:
         shares = [row for row in rows if row["metric"] == "share" and row["attribute"] == item.name]
         tables.append(differences_table(shares, item, is_collapsed=item.name not in open_names))
-    return Comparison(short(arm, 60), exact_note(pairs) if pairs else None, tables)
-
-
-def exact_note(pairs: int) -> str | None:
-    """What the exact test can't say with so many pairs of seeds."""
-    least = least_sign_flip_p(pairs)
-    if least <= 1 - LEVEL:
-        return None
-    return (
-        f"With {pairs} {'pair' if pairs == 1 else 'pairs'} of seeds the exact test can't have a p below {least:.2g}: five "
-        "pairs never reach 0.05, six can."
-    )
+    return Comparison(short(arm, 60), tables)
 
 
 def distances_table(rows: Sequence[dict[str, Any]], attributes: AttributeTable) -> Table:

@@ -1,12 +1,12 @@
 """Writes the report of a study: its tables, its figures and its page, with the same numbers in report.json."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import duckdb
 import polars as pl
@@ -194,8 +194,8 @@ def study_warnings(document: StudyDocument, inputs: StudyInputs) -> Iterator[str
     for run, documents, labelling in zip(inputs.runs, inputs.documents, inputs.labelling, strict=True):
         if documents.samples and documents.samples.is_constant:
             yield (
-                f"{run.arm}, seed {run.seed}: all samples are the same image, or each has a single colour. The training has "
-                "failed, and the labels mean nothing; it is part of the means."
+                f"{run.arm}, seed {run.seed}: all samples are the same image, or each has a single colour. The training "
+                "has failed, and the labels mean nothing; yet it is part of the means."
             )
         is_annotated = bool(documents.shards and documents.shards.annotated)
         yield from labelling_warnings(labelling, annotated=is_annotated, is_foreign=is_foreign(documents, labelling))

@@ -245,8 +245,8 @@ def study_tables_problem(workspace: Workspace, study: StudyFolder) -> str | None
     for run, inputs in tables.made_of.items():
         if run not in arms or inputs != estimate_inputs(document.workspace_of(arms[run], workspace), run):
             return (
-                f"the estimates of study {study.name} were not computed from the present labels of {run}: run `fairface "
-                "study` again"
+                f"the estimates of study {study.name} were not computed from the present labels of {run}: run "
+                "`fairface study` again"
             )
     return None
 

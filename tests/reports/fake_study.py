@@ -14,7 +14,7 @@ SPREAD = 0.05  # standard deviation of the share between seeds
 
 
 def make_study(out, *, arms=None, seeds=(1, 2, 3, 4), n=600, spread=SPREAD, failed=()):
-    """An OUT folder with a study `study` of arms (name -> share of women), whose `failed` runs (arm, seed) have no labels."""
+    """An OUT folder with a study of arms (name -> share of women); the `failed` runs (arm, seed) have no labels."""
     arms = WOMEN if arms is None else arms
     if not out.exists():
         make(out)

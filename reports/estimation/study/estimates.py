@@ -1,7 +1,7 @@
 """From the labelled runs of a study to its tables: each arm's means over the seeds, and paired differences of arms."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,8 @@ from reports.estimation.estimates import confusion_table, estimate_attributes
 from reports.estimation.intervals import holm_significant, ratio_interval, wilson
 from reports.estimation.study.seeds import (
     LEVEL,
-    mean_over_seeds,
     least_sign_flip_p,
+    mean_over_seeds,
     seeds_needed,
     sign_flip_p,
 )
@@ -298,8 +298,8 @@ def paired_rows(first: Sequence[LabelledRun], second: Sequence[LabelledRun], *, 
 def add_verdicts(rows: Rows, attributes: AttributeTable) -> Rows:
     """Replace `shared_sd` by `significant`, `verdict` and `seeds_needed` in rows of `paired`.
 
-    Holm's procedure over all groups of two arms by one estimate and metric, small cells separately. The seeds needed are
-    those for a significance of a group that is tested with all the others.
+    Holm's procedure over all groups of two arms by one estimate and metric, small cells separately. The seeds needed
+    are those for the significance of a group that is tested with all the others.
     """
     families: dict[tuple[Any, ...], Rows] = {}
     for row in rows:
