@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from reports.estimation.intervals import Z
-from reports.estimation.study.seeds import LEAST_SEEDS, LEVEL, least_pairs, least_sign_flip_p
+from reports.estimation.study.seeds import LEAST_SEEDS, LEVEL, MAX_SEEDS_NEEDED, least_pairs, least_sign_flip_p
 from reports.formats import conjunction, number, short
 from shards.attributes import Attribute, AttributeTable
 
@@ -40,70 +40,65 @@ def find_answers(arms: Sequence[str], paired: pl.DataFrame, attributes: Attribut
         pl.col("metric") == "total_variation",
         pl.col("baseline") == "uniform",
     )
-    return [
-        find_answer(arm, arms[0], rows=rows.filter(arm=arm).to_dicts(), headlines=attributes.headlines)
-        for arm in arms[1:]
-    ]
+    findings = []
+    for arm in arms[1:]:
+        by_attribute = {row["attribute"]: row for row in rows.filter(arm=arm).to_dicts()}
+        of_headlines = [(item, by_attribute[item.name]) for item in attributes.headlines if item.name in by_attribute]
+        sentences = [distance_sentence(item, row) for item, row in of_headlines]
+        findings.append(Finding(arm, answer_sentence(arm, arms, of_headlines), sentences))
+    return findings
 
 
-def find_answer(arm: str, first: str, *, rows: list[dict[str, Any]], headlines: Sequence[Attribute]) -> Finding:
-    """What `rows`, of the distances from equal shares of the attributes, say of an arm compared with the `first`."""
-    by_attribute = {row["attribute"]: row for row in rows}
-    of = [(item, by_attribute[item.name]) for item in headlines if item.name in by_attribute]
-    if not of:
-        return Finding(
-            arm, f"Not answered: {name(arm)} and {name(first)} have no labelled runs with the same seed.", []
-        )
-    pairs = of[0][1]["pairs"]
+def answer_sentence(arm: str, arms: Sequence[str], rows: Sequence[tuple[Attribute, dict[str, Any]]]) -> str:
+    """Whether an arm is more balanced than the first, by the distances from equal shares of each attribute."""
+    first = name(arms[0])
+    if not rows:
+        return f"Not answered: {name(arm)} and {first} have no labelled runs with the same seed."
+    pairs = rows[0][1]["pairs"]
     if pairs < LEAST_SEEDS:
-        return Finding(
-            arm,
-            "Not answered: one seed does not show how much trainings differ by chance, so nothing is claimed.",
-            [distance_sentence(item, row) for item, row in of],
-        )
-    closer, farther = ([item.plural for item, row in of if row["verdict"] == sign] for sign in ("less", "more"))
-    answer = f"Undecided: over {pairs} seeds, {name(arm)} and {name(first)} do not differ more than seeds do by chance."
-    if closer and farther:
-        answer = (
-            f"It depends: {name(arm)} is closer to equal shares of {conjunction(closer)} than {name(first)}, and "
-            f"farther from equal shares of {conjunction(farther)}, over {pairs} seeds."
-        )
-    elif closer or farther:
-        word, order = ("Yes", "closer to") if closer else ("No", "farther from")
-        answer = (
-            f"{word}: over {pairs} seeds, {name(arm)} is {order} equal shares of {conjunction(closer or farther)} than "
-            f"{name(first)}."
-        )
-    return Finding(arm, answer, [*(distance_sentence(item, row) for item, row in of), *test_sentences(pairs)])
+        return "Not answered: one seed does not show how much trainings differ by chance, so nothing is claimed."
+    closer, farther = ([item.plural for item, row in rows if row["verdict"] == sign] for sign in ("less", "more"))
+    if not closer and not farther:
+        both = f"{name(arm)} and {first}"
+        return f"Undecided: over {pairs} seeds, no difference between {both} is larger than chance may explain."
+    parts = [f"closer to equal shares of {conjunction(closer)}"] if closer else []
+    parts += [f"farther from equal shares of {conjunction(farther)}"] if farther else []
+    answer = f"over {pairs} seeds, {name(arm)} is {conjunction(parts)} than {first}."
+    if len(arms) > 2:
+        return f"O{answer[1:]}"
+    word = "It depends" if closer and farther else "Yes" if closer else "No"
+    return f"{word}: {answer}"
 
 
 def distance_sentence(attribute: Attribute, row: dict[str, Any]) -> str:
     """The difference of the distances from equal shares of one attribute, and what would settle it."""
-    text = f"{attribute.title}: the total variation from equal shares differs by {signed(row['difference'])}"
+    text = (
+        f"{attribute.title}: total variation from equal shares {row['value']:.3f}, in {name(row['compared_with'])} "
+        f"{row['compared_value']:.3f}"
+    )
     if row["low"] is None:
         return f"{text}."
-    text += f" (95 % interval {signed(row['low'])} to {signed(row['high'])}; exact test p = {row['sign_flip_p']:.2g})"
+    text += (
+        f"; difference {signed(row['difference'])}, 95 % interval {signed(row['low'])} to {signed(row['high'])}, exact "
+        f"test p = {row['sign_flip_p']:.3g}"
+    )
     if row["verdict"] != "inconclusive":
         return f"{text}."
     if row["seeds_needed"] is not None:
-        return (
-            f"{text}, which is not settled: about {number(row['seeds_needed'])} seeds would do if it is as estimated."
-        )
-    if row["p"] <= 1 - LEVEL:
-        return f"{text}, which may be chance among so many comparisons."
-    return f"{text}, which more seeds alone would not settle."
+        return f"{text}. About {number(row['seeds_needed'])} seeds would settle it if it is as estimated."
+    return f"{text}. Even {number(MAX_SEEDS_NEEDED)} seeds would not settle it if it is as estimated."
 
 
-def test_sentences(pairs: int) -> list[str]:
-    """What the exact test can say with so many pairs."""
-    least = least_sign_flip_p(pairs)
-    if least <= 1 - LEVEL:
-        return []
-    return [
-        f"The exact sign-flip test, which assumes nothing about how seeds scatter, says nothing here: {pairs} pairs of "
-        f"seeds never reach p = 0.05 (the least is {least:.2g}); {least_pairs() - 1} pairs can't, {least_pairs()} can. "
-        "The intervals assume that seeds scatter about normally."
-    ]
+def test_sentence(paired: pl.DataFrame) -> str | None:
+    """What the exact test can't say with so few pairs of seeds as the rows of `paired` have; None if it can."""
+    pairs = paired.select(pl.max("pairs")).item()
+    if pairs is None or pairs < LEAST_SEEDS or (least := least_sign_flip_p(pairs)) <= 1 - LEVEL:
+        return None
+    return (
+        "The exact sign-flip test, which assumes nothing about how seeds scatter, can't confirm a difference: with "
+        f"{pairs} pairs of seeds, its p is at least {least:.3g}. {least_pairs() - 1} pairs can never reach 0.05 "
+        f"two-sided; {least_pairs()} can. The intervals assume that seeds scatter about normally."
+    )
 
 
 def spread_sentence(estimates: pl.DataFrame, attributes: AttributeTable) -> str | None:

@@ -55,7 +55,7 @@ class StudyPage:
     synthetic: bool | None
     question: str
     findings: list[Finding]
-    spread: str | None
+    notes: list[str]
     missing: list[str]
     warnings: list[str]
     arms: list[ArmColumn]
@@ -85,7 +85,7 @@ def build_study_page(
         synthetic=report.synthetic,
         question=question(report.arms),
         findings=report.findings,
-        spread=report.spread,
+        notes=report.notes,
         missing=report.missing,
         warnings=report.warnings,
         arms=[
@@ -114,10 +114,13 @@ def arm_column(
 ) -> ArmColumn:
     """One arm, with the first faces of its first seeds, also added to `files` under the name `file`."""
     labelled = estimates.filter(pl.col("seed").is_not_null(), arm=arm).select("seed", "run").unique().sort("seed")
-    images: list[bytes] = []
     own = document.workspace_of(arm, workspace)
-    for run in labelled["run"][:PICTURED_SEEDS]:
-        images += FaceReader(sql.connect(own), own, run).first("generated")[:PICTURED_FACES]
+    connection = sql.connect(own)
+    images = [
+        image
+        for run in labelled["run"][:PICTURED_SEEDS]
+        for image in FaceReader(connection, own, run).first("generated")[:PICTURED_FACES]
+    ]
     if images:
         files[file] = contact_sheet(images)
     found = next(item for item in document.arms if item.name == arm)
@@ -129,7 +132,7 @@ def arm_column(
     return ArmColumn(
         name=short(arm, 60),
         picture=data_url(images) if images else None,
-        pictured=f"The first {PICTURED_FACES} faces of each seed, a row each (seeds {seeds}), not selected.",
+        pictured=f"The first {PICTURED_FACES} faces of each seed, a row each ({seeds}), not selected.",
         options=short(" ".join(options), 400) or "no options",
         labelled=f"{len(labelled)} of {total} runs labelled",
     )
@@ -204,11 +207,13 @@ def compare_arm(report: "StudyReport", arm: str, attributes: AttributeTable) -> 
 def distances_table(rows: Sequence[dict[str, Any]], attributes: AttributeTable) -> Table:
     """The differences of the distances from equal shares and from the training data."""
     baselines = {"uniform": "equal shares", "reference": "training data"}
-    columns = ["attribute", "distance from", "difference, 95 %", "exact p", "seeds needed"]
+    arms = [short(rows[0][key], 16) for key in ("compared_with", "arm")]
+    columns = ["attribute", "distance from", *arms, "difference, 95 %", "exact p", "seeds needed"]
     cells = [
         [
             Cell(attributes[row["attribute"]].title, css="name"),
             Cell(baselines[row["baseline"]]),
+            *value_cells(row),
             difference_cell(row),
             *test_cells(row),
         ]
@@ -219,10 +224,18 @@ def distances_table(rows: Sequence[dict[str, Any]], attributes: AttributeTable) 
 
 def differences_table(rows: Sequence[dict[str, Any]], attribute: Attribute, *, is_collapsed: bool) -> Table:
     """The differences of the shares of an attribute's groups."""
-    columns = ["group", "difference, 95 %", "exact p", "seeds needed"]
-    cells = [[Cell(short(row["group"], 60), css="name"), difference_cell(row), *test_cells(row)] for row in rows]
-    estimate = rows[0]["estimate"] if rows else ""
-    return Table(columns, cells, title=f"{attribute.title}, {estimate}", is_collapsed=is_collapsed)
+    arms = [short(rows[0][key], 16) for key in ("compared_with", "arm")]
+    columns = ["group", *arms, "difference, 95 %", "exact p", "seeds needed"]
+    cells = [
+        [Cell(short(row["group"], 60), css="name"), *value_cells(row), difference_cell(row), *test_cells(row)]
+        for row in rows
+    ]
+    return Table(columns, cells, title=f"{attribute.title}, {rows[0]['estimate']}", is_collapsed=is_collapsed)
+
+
+def value_cells(row: dict[str, Any]) -> list[Cell]:
+    """The mean of each arm over the seeds of both."""
+    return [Cell(percent(row[key])) for key in ("compared_value", "value")]
 
 
 def difference_cell(row: dict[str, Any]) -> Cell:
@@ -236,7 +249,7 @@ def difference_cell(row: dict[str, Any]) -> Cell:
 
 def test_cells(row: dict[str, Any]) -> list[Cell]:
     """The p-value of the exact test, and how many seeds would settle the difference."""
-    p = "–" if row["sign_flip_p"] is None else f"{row['sign_flip_p']:.2g}"
+    p = "–" if row["sign_flip_p"] is None else f"{row['sign_flip_p']:.3g}"
     needed = "settled" if row["verdict"] != "inconclusive" else number(row["seeds_needed"])
     return [Cell(p), Cell(needed)]
 

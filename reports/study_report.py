@@ -20,7 +20,7 @@ from reports.page import check_manifest, finished_labelling, input_locks, page_f
 from reports.publish import check_own_files, publish
 from reports.render import render_page
 from reports.run_documents import RunDocuments
-from reports.study_answer import Finding, find_answers, spread_sentence
+from reports.study_answer import Finding, find_answers, spread_sentence, test_sentence
 from reports.study_page import build_study_page
 from reports.verdict import NOT_ANSWERABLE
 from shards import provenance
@@ -46,7 +46,7 @@ class StudyReport(Document):
     seeds: list[int]
     synthetic: bool | None  # None if neither the runs nor the shards say so
     findings: list[Finding]  # on each arm but the first
-    spread: str | None  # the spread between seeds, in a sentence
+    notes: list[str]  # on the exact test, and on the spread between seeds
     missing: list[str]  # runs that are not in the estimates, and why
     warnings: list[str]
     labellers: list[str]
@@ -166,7 +166,7 @@ def gather_study(
         seeds=document.seeds,
         synthetic=None if origins == {None} else True in origins,
         findings=findings,
-        spread=spread_sentence(estimates, attributes),
+        notes=[note for note in (test_sentence(paired), spread_sentence(estimates, attributes)) if note],
         missing=inputs.missing,
         warnings=list(dict.fromkeys(study_warnings(document, inputs))),
         labellers=sorted({name for labelling in inputs.labelling for name in labelling.methods.values()}),
@@ -194,8 +194,8 @@ def study_warnings(document: StudyDocument, inputs: StudyInputs) -> Iterator[str
     for run, documents, labelling in zip(inputs.runs, inputs.documents, inputs.labelling, strict=True):
         if documents.samples and documents.samples.is_constant:
             yield (
-                f"{run.arm}, seed {run.seed}: all samples are the same image, or each has a single colour. The training "
-                "has failed, and the labels mean nothing; yet it is part of the means."
+                f"{run.arm}, seed {run.seed}: all samples are the same image, or each has a single colour. The "
+                "training has failed, and the labels mean nothing; yet it is part of the means."
             )
         is_annotated = bool(documents.shards and documents.shards.annotated)
         yield from labelling_warnings(labelling, annotated=is_annotated, is_foreign=is_foreign(documents, labelling))

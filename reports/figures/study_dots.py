@@ -23,7 +23,7 @@ from reports.figures.canvas import (
 from reports.figures.run_shares import MARKERS, PLOT_END
 from reports.formats import percent, short
 
-LINE_HEIGHT = 0.17  # inches, of one arm of a group
+LINE_HEIGHT, DOTS_BELOW = 0.19, 0.055  # inches: of one arm of a group; between its interval and its dots
 
 
 def study_dots(
@@ -70,7 +70,7 @@ def _add_arm(axes: Axes, y: float, rows: list[dict[str, Any]], *, number: int, l
             continue
         x = left + row["value"] * inches
         if row["seed"] is not None:
-            axes.plot([x], [y], "o", color=colour, ms=3.4, mew=0, alpha=0.45)
+            axes.plot([x], [y + DOTS_BELOW], "o", color=colour, ms=3.2, mew=0, alpha=0.6)
             continue
         if row["low"] is not None:
             ends = [left + min(max(row[end], 0), PLOT_END) * inches for end in ("low", "high")]

@@ -49,6 +49,6 @@ create table study_estimates_columns (study varchar, arm varchar, seed bigint, r
     metric varchar, baseline varchar, estimate varchar, used boolean, n bigint, seeds bigint, value double, low double, high double,
     seed_sd double, seed_sd_low double, seed_sd_high double, sampling_sd double, calibration_sd double);
 create table study_paired_columns (study varchar, arm varchar, compared_with varchar, attribute varchar, "group" varchar,
-    metric varchar, baseline varchar, estimate varchar, used boolean, pairs bigint, difference double, low double, high double,
+    metric varchar, baseline varchar, estimate varchar, used boolean, pairs bigint, value double, compared_value double, difference double, low double, high double,
     sd double, p double, sign_flip_p double, least_sign_flip_p double, significant boolean, verdict varchar, seeds_needed bigint);
 

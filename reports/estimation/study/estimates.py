@@ -44,7 +44,7 @@ PAIRED_SCHEMA: dict[str, Any] = {  # paired.parquet of a study: differences of t
     **dict.fromkeys(("metric", "baseline", "estimate"), pl.String),
     "used": pl.Boolean,
     "pairs": pl.Int64,
-    **dict.fromkeys(("difference", "low", "high", "sd", "p"), pl.Float64),
+    **dict.fromkeys(("value", "compared_value", "difference", "low", "high", "sd", "p"), pl.Float64),
     **dict.fromkeys(("sign_flip_p", "least_sign_flip_p"), pl.Float64),
     "significant": pl.Boolean,
     "verdict": pl.String,
@@ -111,16 +111,16 @@ def study_tables(
         check_groups(having, attribute)
         is_corrected = bool(having) and all(run.estimates[attribute].corrected for run in having)
         for estimate in ("raw", "corrected") if is_corrected else ("raw",):
-            about = {
+            about: dict[str, Any] = {
                 "study": study,
                 "attribute": attribute,
                 "estimate": estimate,
                 "used": is_corrected == (estimate == "corrected"),
             }
             by_arm = {arm: [run for run in having if run.arm == arm] for arm in arms}
-            is_headline = attributes[attribute].headline
+            claims_distances = attributes[attribute].headline and about["used"]
             for arm, of_arm in by_arm.items():
-                for values in seed_values(of_arm, attribute, estimate=estimate, claims_distances=is_headline):
+                for values in seed_values(of_arm, attribute, estimate=estimate, claims_distances=claims_distances):
                     estimates += arm_rows(values, of_arm, about=about | {"arm": arm})
             for first, second in itertools.combinations(arms, 2):
                 paired += paired_rows(by_arm[first], by_arm[second], about=about)
@@ -282,6 +282,8 @@ def paired_rows(first: Sequence[LabelledRun], second: Sequence[LabelledRun], *, 
             "group": list(a.groups),
             "metric": a.metric,
             "baseline": a.baseline,
+            "value": b.values.mean(0),
+            "compared_value": a.values.mean(0),
             "difference": means.mean,
             "low": means.low,
             "high": means.high,

@@ -64,7 +64,7 @@ def mean_over_seeds(values: np.ndarray, replicates: np.ndarray) -> SeedMean:
     degrees = np.minimum((count - 1) * ratio**2, MAX_DEGREES)
     half_width = np.array([student_quantile(df) for df in degrees]) * np.sqrt(variance)
     sd_low, sd_high = (
-        np.sqrt(np.clip(spread * (count - 1) / quantile - sampling, 0, None))
+        np.sqrt(np.clip(own * count * (count - 1) / quantile - sampling, 0, None))
         for quantile in chi_squared_quantiles(count - 1)
     )
     statistic = np.divide(np.abs(mean), np.sqrt(variance), out=np.zeros_like(mean), where=variance > 0)
