@@ -11,6 +11,7 @@ from shards.documents import read_document, write_document
 from shards.errors import FairfaceError
 from shards.provenance import current_files
 from shards.study import StudyDocument, StudyRun, StudyRunDocument
+from shards.workspace import Workspace
 from tests.reports.fake_study import WOMEN, make_study
 from tests.reports.fake_workspace import build, replace_table, text_of
 
