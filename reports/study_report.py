@@ -38,7 +38,7 @@ from shards.workspace import Workspace
 class StudyReport(Document):
     """report.json of a study: every number and sentence of its page."""
 
-    REDO: ClassVar[str] = "run the study again with `fairface study`"
+    REDO: ClassVar[str] = StudyDocument.REPORT_AGAIN
 
     built: str  # ISO 8601, UTC
     study: str

@@ -40,6 +40,7 @@ class StudyDocument(Document):
     """study.json: what a study compares, and how far its runs have come."""
 
     REDO: ClassVar[str] = "remove it, and run the study again: finished runs are found again"
+    REPORT_AGAIN: ClassVar[str] = "run the study again with `fairface study`"  # of a changed table or page
 
     name: str
     seeds: list[int]

@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 import sql
+from pipeline.verify import verify
 from reports.study_report import write_study_report
 from shards.documents import read_document, write_document
 from shards.errors import FairfaceError
@@ -128,6 +129,25 @@ def test_tables_of_other_labels_are_left_out(copied):
     (warning,) = (text for text in current_files(copied).warnings if "study" in text)
     assert "were not computed from the present labels of study-natural-1: run `fairface study` again" in warning
     assert sql.ask(sql.connect(copied), "arms").is_empty()
+
+
+def test_verify_finds_a_changed_table(copied):
+    folder = copied.study("study").report
+    assert folder.folder not in verify(copied, progress=False).faults
+    folder.table("paired").write_bytes(b"")
+    (fault,) = verify(copied, progress=False).faults[folder.folder]
+    assert fault.startswith(str(folder.table("paired")))
+    assert fault.endswith("run the study again with `fairface study`")
+
+
+def test_a_group_without_training_faces_has_no_ratio(study):
+    workspace = study(seeds=(1, 2))
+    for path in (workspace.shards.images, workspace.shards.label_files.labels):
+        replace_table(path, pl.read_parquet(path).filter(pl.col("skin_tone") != 1))
+    write_study_report(workspace, "study")
+    ratios = table(workspace, "estimates").filter(attribute="skin_tone", metric="ratio")
+    assert ratios.filter(group="1")["value"].is_null().all()
+    assert ratios.filter(pl.col("group") != "1")["value"].is_not_null().all()
 
 
 def test_an_arm_on_other_shards_is_compared_by_its_own_calibration(written, copied):

@@ -164,7 +164,8 @@ def seed_values(
             np.stack(ends)
             for ends in zip(*(ratio_ends(item, estimate, ratios[:, i]) for i, item in enumerate(of_runs)), strict=True)
         )
-        yield SeedValues("ratio", "reference", groups, divide(shares, references), ratios, low, high)
+        values = np.where(references > 0, divide(shares, references), np.nan)
+        yield SeedValues("ratio", "reference", groups, values, ratios, low, high)
     claimed = [distance_ends(item, estimate) if claims_distances else {} for item in of_runs]
     baselines = {
         "uniform": (np.full(len(groups), 1 / len(groups)),) * 2,
