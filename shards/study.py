@@ -1,9 +1,11 @@
 """The documents of a study: study.json, and one record a run."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from shards.documents import Document
+from shards.workspace import Workspace
 
 STAGES = ("train", "sample", "label")  # of a run, in their order
 DONE = {"train": "trained", "sample": "sampled", "label": "labelled"}  # stage -> status of a run after it
@@ -38,6 +40,7 @@ class StudyDocument(Document):
     """study.json: what a study compares, and how far its runs have come."""
 
     REDO: ClassVar[str] = "remove it, and run the study again: finished runs are found again"
+    REPORT_AGAIN: ClassVar[str] = "run the study again with `fairface study`"  # of a changed table or page
 
     name: str
     seeds: list[int]
@@ -46,6 +49,11 @@ class StudyDocument(Document):
     label: dict[str, Any]  # options of `fairface label`
     files: dict[str, str]  # SHA-256 of each file that an option names, by path
     runs: list[StudyRun]  # by seed, then by arm
+
+    def workspace_of(self, arm: str, workspace: Workspace) -> Workspace:
+        """The workspace of an arm's shards and runs: that of the study, unless the arm has another."""
+        out = next(item.out for item in self.arms if item.name == arm)
+        return workspace if out is None else Workspace(Path(out))
 
 
 @dataclass(kw_only=True)

@@ -18,6 +18,7 @@ REPORT_TABLES = (
     "confidence_shift",
     "confusion",
 )
+STUDY_TABLES = ("estimates", "paired")  # of a study's report
 RESERVED_NAMES = ("all", "newest")  # `--model all` and `--param run=newest` would otherwise be ambiguous
 MAX_NAME_BYTES = 200  # the file system's limit is 255, and names of temporary files are longer
 SHARD_FILE = re.compile(r"shard-[0-9]{6,}\.(tar|idx)")
@@ -541,7 +542,7 @@ class Workspace:
     def view_files(self) -> dict[str, list[Path]]:
         """The existing files of every SQL view, by view."""
         runs, detectors = list(map(RunFolder, named_folders(self.runs_folder))), self.detectors()
-        labels = [self.shards.label_files, *(run.label_files for run in runs)]
+        labels, studies = [self.shards.label_files, *(run.label_files for run in runs)], self.studies()
         files = {
             "images": [self.shards.images],
             "unmatched": [self.shards.unmatched],
@@ -553,6 +554,9 @@ class Workspace:
             **{name: [self.report.table(name)] for name in REPORT_TABLES},
             "predictions": [detector.predictions for detector in detectors],
             "detection_metrics": [detector.detection_metrics for detector in detectors],
+            "studies": [study.document for study in studies],
+            "study_records": [path for study in studies for path in sorted(study.records.glob("*.json"))],
+            **{f"study_{name}": [study.report.table(name) for study in studies] for name in STUDY_TABLES},
         }
         return {view: [path for path in paths if path.is_file()] for view, paths in files.items()}
 

@@ -35,7 +35,7 @@ def bench(
     """Measure speed next to plain baselines.
 
     Each rate and its baseline are measured in the same run. STAGES are pack, verify, scale, join, feed, train, sample,
-    label, detect, estimates and report; all of them by default.
+    label, detect, estimates, study and report; all of them by default.
     """
     from pipeline.bench import run as benchmarks
 
