@@ -1,4 +1,4 @@
-"""DCGAN (Radford et al. 2016, arXiv:1511.06434): the networks, their initial weights and their losses."""
+"""DCGAN (Radford et al. 2016, arXiv:1511.06434): the networks and their initial weights."""
 
 import copy
 import itertools
@@ -6,10 +6,12 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import fold, softplus
+from torch.nn.functional import fold
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.parametrizations import spectral_norm
 
 IMAGE_SIZES = (32, 64, 128)
+LEAKY_SLOPE = 0.2
 
 
 class Generator(nn.Module):
@@ -44,17 +46,28 @@ class Discriminator(nn.Module):
     The mirror image of the generator, with LeakyReLU 0.2. The published network ends in a sigmoid; here the sigmoid is
     part of the loss, which is exact for large logits. A class adds the inner product of its embedding with the
     features, summed over their positions (Miyato and Koyama 2018, arXiv:1802.05637, equation 6).
+
+    `norm` is `batch`, as published; `none`, which treats every image by itself, as a gradient penalty requires; or
+    `spectral`, which divides each weight by its largest singular value (Miyato et al. 2018, arXiv:1802.05957). Without
+    BatchNorm the convolutions have biases, and their weights start as He et al. (2015, arXiv:1502.01852, equation 15)
+    propose, because nothing rescales the features.
     """
 
-    def __init__(self, width: int = 64, image_size: int = 64, *, classes: int = 0):
+    def __init__(self, width: int = 64, image_size: int = 64, *, classes: int = 0, norm: str = "batch"):
         super().__init__()
         channels = [width * 2**i for i in range(doublings(image_size))]
-        layers = [nn.Conv2d(3, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, True)]
+        batch = norm == "batch"
+        layers = [nn.Conv2d(3, width, 4, 2, 1, bias=not batch), leaky_relu()]
         for narrow, wide in itertools.pairwise(channels):
-            layers += block(nn.Conv2d(narrow, wide, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, True))
+            convolution = nn.Conv2d(narrow, wide, 4, 2, 1, bias=not batch)
+            layers += block(convolution, leaky_relu()) if batch else [convolution, leaky_relu()]
         self.net = nn.Sequential(*layers, ToPoint(channels[-1], 1, 4, 1, 0, bias=False))
         self.embedding = nn.Embedding(classes, channels[-1]) if classes else None
-        self.apply(initialise)
+        self.apply(initialise if batch else initialise_unnormalised)
+        if norm == "spectral":
+            for module in self.modules():
+                if isinstance(module, nn.Conv2d | nn.Embedding):
+                    spectral_norm(module)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         features = self.net[:-1](images)
@@ -124,6 +137,10 @@ def block(convolution: nn.Conv2d | nn.ConvTranspose2d, activation: nn.Module) ->
     return [convolution, nn.BatchNorm2d(convolution.out_channels), activation]
 
 
+def leaky_relu() -> nn.LeakyReLU:
+    return nn.LeakyReLU(LEAKY_SLOPE, True)
+
+
 def initialise(module: nn.Module) -> None:
     """Sample weights from N(0, 0.02), and BatchNorm's scale from N(1, 0.02) (paper, section 4)."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Embedding):
@@ -132,11 +149,11 @@ def initialise(module: nn.Module) -> None:
         nn.init.normal_(module.weight, 1.0, 0.02)
 
 
-def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Mean of -log s(real) - log(1 - s(fake)) over logits [B], in float32 (Goodfellow et al. 2014, equation 1)."""
-    return softplus(-real.float()).mean() + softplus(fake.float()).mean()
-
-
-def generator_loss(fake: Tensor) -> Tensor:
-    """Mean of -log s(fake) over logits [B], the non-saturating loss, in float32 (Goodfellow et al. 2014, section 3)."""
-    return softplus(-fake.float()).mean()
+def initialise_unnormalised(module: nn.Module) -> None:
+    """Sample a convolution's weights such that the variance stays the same through a LeakyReLU, and zero its biases."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, LEAKY_SLOPE)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, 0.0, 0.02)

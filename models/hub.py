@@ -1,6 +1,9 @@
 """Pretrained weights: from a cache, or downloaded from the Hugging Face hub or another web server."""
 
+import http.client
+import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from contextlib import suppress
@@ -9,7 +12,9 @@ from pathlib import Path
 import huggingface_hub
 import torch
 
-REQUEST_SECONDS = 5  # to wait for a server's first response
+REQUEST_SECONDS = 3  # to wait for a server's first response, with the resolution of its name
+
+_unreachable: dict[str, str] = {}  # servers that did not answer this process, and why
 
 
 def cached_file(repo: str, files: Sequence[str]) -> Path | None:
@@ -21,14 +26,42 @@ def cached_file(repo: str, files: Sequence[str]) -> Path | None:
 
 
 def check_reachable(repo: str, file: str) -> None:
-    """Raise OSError if the hub does not answer: its own client tries for 47 s before it gives up."""
+    """Raise OSError if the hub does not answer: its own client tries for 47 s before it gives up.
+
+    The hub is not asked at all in its offline mode, HF_HUB_OFFLINE=1.
+    """
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        raise OSError("HF_HUB_OFFLINE is set")
     check_server(huggingface_hub.hf_hub_url(repo, file))
 
 
 def check_server(url: str) -> None:
-    """Raise OSError if no server answers. An HTTP error is an answer: the download itself will report it."""
-    with suppress(urllib.error.HTTPError):
-        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=REQUEST_SECONDS).close()
+    """Raise OSError if no server answers. An HTTP error is an answer: the download itself will report it.
+
+    This takes at most `REQUEST_SECONDS`, and no time for a server that has not answered before.
+    """
+    server = urllib.parse.urlsplit(url).netloc
+    if server not in _unreachable:
+        failures: list[str] = []
+        # a timeout of the request would hold for each address of the server, and not for the resolution of its name
+        request = threading.Thread(target=send_request, args=(url, failures), daemon=True)
+        request.start()
+        request.join(REQUEST_SECONDS)
+        if request.is_alive():
+            failures.append(f"{server} did not answer within {REQUEST_SECONDS} s")
+        if not failures:
+            return
+        _unreachable[server] = failures[0]
+    raise OSError(_unreachable[server])
+
+
+def send_request(url: str, failures: list[str]) -> None:
+    """Ask a server for the headers of a URL; if it does not answer, add the reason to `failures`."""
+    try:
+        with suppress(urllib.error.HTTPError):
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=REQUEST_SECONDS).close()
+    except (OSError, http.client.HTTPException) as error:
+        failures.append(str(error))
 
 
 def download_file(repo: str, file: str) -> Path:

@@ -56,10 +56,10 @@ def resolve_device(name: str) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the name of a GPU, or the number of threads of a CPU."""
+    """Return the name of a GPU, or the number of a CPU's cores that this process may use."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
+    return f"CPU, {(cores := available_cpus())} core{'s' if cores > 1 else ''}"
 
 
 def processor_name() -> str:

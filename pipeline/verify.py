@@ -15,8 +15,10 @@ from tqdm import tqdm
 from shards import provenance
 from shards import verify as pack_verification
 from shards.atomic_io import check_regular, file_sha256, read_json
+from shards.attributes import own_attributes
 from shards.concurrency import available_cpus, map_in_order
 from shards.documents import (
+    AttributesDocument,
     ClassifierDocument,
     DetectorConfig,
     Document,
@@ -108,6 +110,7 @@ def verify(workspace: Workspace, *, workers: int | None = None, progress: bool =
         for area in areas(workspace):
             if hold(area.folder, area.lock):
                 checks += [(area.folder, check) for check in area.checks()]
+        checks += [(workspace.root, check) for check in attribute_checks(workspace)]
         for (folder, check), fault in run_checks(checks, workers=workers, progress=progress):
             if fault:
                 remedy = f": {check.remedy}" if check.remedy else ""
@@ -223,6 +226,15 @@ def detector_checks(workspace: Workspace, detector: DetectorFolder) -> Iterator[
         yield hash_check(path, path.stem.rpartition("-")[2], "remove it and run `fairface detect` again")
     if detector.predictions.exists() and (reason := provenance.predictions_problem(workspace, detector)):
         yield Check(detector.predictions, lambda: f"is out of date ({reason})", "")
+
+
+def attribute_checks(workspace: Workspace) -> Iterator[Check]:
+    """The user's own attributes: whether the file can be read, and is the one that was copied."""
+    yield from described_checks(workspace.attributes_document, AttributesDocument)
+    try:
+        own_attributes(workspace)
+    except FairfaceError as error:
+        yield unreadable_check(workspace.attributes, error)
 
 
 def report_checks(workspace: Workspace) -> Iterator[Check]:

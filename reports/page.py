@@ -73,6 +73,7 @@ def build(
     *,
     runs: Sequence[str] = (),
     reference: Path | None = None,
+    reference_only: bool = False,
     drop_reference: bool = False,
     force: bool = False,
 ) -> BuildResult:
@@ -81,8 +82,8 @@ def build(
     With several runs, each gets its own page below `report/runs/`, and the page in the result compares them. A page
     whose inputs have not changed is kept unless `force` is set. A run that lacks a stage still gets a page, which names
     the command to run. `reference` is a CSV of shares that those of the samples are compared with; it is copied to OUT,
-    and later reports use the copy until `drop_reference` is set. Detectors that are being trained, and predictions of
-    other images, are left out.
+    and later reports use the copy until `drop_reference` is set. With `reference_only`, it replaces the comparison with
+    the training images. Detectors that are being trained, and predictions of other images, are left out.
 
     Raises FairfaceError if there is no run, if labels cannot be compared, if one of the files that numbers are derived
     from was changed, and if another process is writing one of them.
@@ -98,7 +99,8 @@ def build(
         connection.close()
         notes: list[str] = []
         if reference:
-            notes = keep_reference(workspace, reference, workspace_attributes(workspace)).notes
+            attributes = workspace_attributes(workspace)
+            notes = keep_reference(workspace, reference, attributes=attributes, replaces_training=reference_only).notes
         elif drop_reference:
             discard_reference(workspace)
         for lock in input_locks(workspace, names):

@@ -1,5 +1,6 @@
-"""The verdict in sentences for runs without training images, from rows of `reference_estimates`."""
+"""The verdict in sentences where samples are not compared with training images, from rows of `reference_estimates`."""
 
+from collections.abc import Collection
 from typing import Any
 
 import polars as pl
@@ -11,14 +12,17 @@ from shards.attributes import Attribute, AttributeTable
 DIFFERENT = ("over", "under")
 
 
-def reference_verdict(rows: pl.DataFrame, attributes: AttributeTable) -> Verdict:
-    """The verdict on samples compared with an external reference, or with equal shares."""
+def reference_verdict(rows: pl.DataFrame, attributes: AttributeTable, *, corrected: Collection[str] = ()) -> Verdict:
+    """The verdict on samples compared with an external reference, or with equal shares.
+
+    The answer says so if the shares of attributes could not be corrected: if they are not among the `corrected`.
+    """
     rows = rows.filter(pl.col("attribute").is_in(list(attributes.tabulated)))
     of_attributes = [(item, rows.filter(attribute=item.name)) for item in attributes.headlines]
     sentences = [attribute_sentence(item, groups) for item, groups in of_attributes if len(groups)]
     undecided = int((rows["verdict"] == "inconclusive").sum())
     return Verdict(
-        answer=answer_sentence(rows),
+        answer=answer_sentence(rows, corrected),
         sentences=sentences,
         undecided=f"{undecided} of {len(rows)} groups {'is' if undecided == 1 else 'are'} too rare for a verdict.",
     )
@@ -43,16 +47,14 @@ def count_changed(rows: pl.DataFrame) -> int:
     return int((rows["significant"] & rows["verdict"].is_in(DIFFERENT)).sum())
 
 
-def answer_sentence(rows: pl.DataFrame) -> str:
+def answer_sentence(rows: pl.DataFrame, corrected: Collection[str]) -> str:
     """The answer in one sentence; "no" only for differences that chance does not explain."""
-    baselines = baseline_names(rows)
+    baselines, is_corrected = baseline_names(rows), rows["attribute"].is_in(list(corrected))
+    labels = "" if is_corrected.all() else f", by {'partly ' if is_corrected.any() else ''}uncorrected labels"
     if changed := count_changed(rows):
-        return (
-            f"No, by uncorrected labels: {changed} of {len(rows)} groups are over- or under-represented compared with "
-            f"{baselines}."
-        )
+        return f"No{labels}: {changed} of {len(rows)} groups are over- or under-represented compared with {baselines}."
     if len(rows) and (rows["verdict"] == "similar").all():
-        return f"Yes, by uncorrected labels: the shares of all groups are close to {baselines}."
+        return f"Yes{labels}: the shares of all groups are close to {baselines}."
     return (
         "Undecided: there are too few samples, or the labels carry too little information, to compare the shares with "
         f"{baselines}."

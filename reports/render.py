@@ -1,5 +1,6 @@
 """Render a page from its template."""
 
+import functools
 import shlex
 from pathlib import Path
 
@@ -17,10 +18,16 @@ DEFAULT_OUT = Path("outputs")  # that commands need not name
 
 def render_page(template: str, *, page: RunPage | ComparisonPage | StudyPage, workspace: Workspace) -> bytes:
     """The HTML of a page; every value is escaped."""
+    html = template_environment().get_template(template).render(page=page, out_option=out_option(workspace))
+    return html.encode(errors="replace")
+
+
+@functools.cache
+def template_environment() -> Environment:
+    """The templates, which are compiled once in a process."""
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["shell"] = shell_word
-    html = environment.get_template(template).render(page=page, out_option=out_option(workspace))
-    return html.encode(errors="replace")
+    return environment
 
 
 def out_option(workspace: Workspace) -> str:

@@ -75,17 +75,18 @@ class RunPage:
 
 def build_run_page(report: RunReport, attributes: AttributeTable, *, figures: RunFigures, faces: RunFaces) -> RunPage:
     """Shape the numbers, figures and faces of a run for the template."""
+    compares_training = report.compares_training
     return RunPage(
         title=f"fairness of run {short(report.run, 60)}",
         run=report.run,
         synthetic=report.synthetic,
         summary=summary_section(report, faces, attributes=attributes),
-        shares=shares_section(figures, attributes),
-        verdicts=verdicts_section(report, figures, attributes=attributes),
+        shares=shares_section(figures, attributes) if compares_training else None,
+        verdicts=verdicts_section(report, figures, attributes=attributes) if compares_training else None,
         reference=reference_section(report, attributes),
-        methods=methods_section(report, attributes),
-        intersections=intersections_section(report, attributes),
-        distances=distances_section(report, attributes),
+        methods=methods_section(report, attributes) if compares_training else None,
+        intersections=intersections_section(report, attributes) if compares_training else None,
+        distances=distances_section(report, attributes) if compares_training else None,
         counts=counts_section(report, attributes),
         labellers=labellers_section(report, attributes),
         quality=quality_section(report, attributes),

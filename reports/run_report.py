@@ -108,6 +108,11 @@ class RunReport(Document):
         return self.labelling is None or self.labelling.train > 0
 
     @property
+    def compares_training(self) -> bool:
+        """Whether the page says how the samples differ from the training images: a reference may replace them."""
+        return self.has_training and not (self.reference and self.reference.replaces_training)
+
+    @property
     def is_annotated(self) -> bool:
         """Whether the labels were checked against annotations."""
         return bool(self.confusion)
@@ -142,7 +147,9 @@ def gather_run(
         answer = run_verdict(
             headline, attributes, is_foreign=is_foreign, is_requested=bool(requests), is_constant=is_constant
         )
-        answer = _with_reference(answer, external, attributes, has_training=bool(labelling.train))
+        corrected = set(estimates.filter(pl.col("corrected").is_not_null())["attribute"])
+        is_only = not labelling.train or (documents.reference is not None and documents.reference.replaces_training)
+        answer = _with_reference(answer, external, attributes, corrected=corrected, is_only=is_only)
     return RunReport(
         fingerprint=fingerprint,
         run=run,
@@ -174,13 +181,13 @@ def gather_run(
 
 
 def _with_reference(
-    answer: Verdict, external: pl.DataFrame, attributes: AttributeTable, *, has_training: bool
+    answer: Verdict, external: pl.DataFrame, attributes: AttributeTable, *, corrected: Collection[str], is_only: bool
 ) -> Verdict:
-    """The verdict with a sentence on the rows of `reference`; without training images, that on these rows alone."""
+    """The verdict with a sentence on the rows of `reference`; if these are the only comparison, that on them alone."""
     if answer in (CONSTANT, NOT_ANSWERABLE):
         return answer
-    if not has_training:
-        return reference_verdict(external, attributes)
+    if is_only:
+        return reference_verdict(external, attributes, corrected=corrected)
     if external["attribute"].is_in(list(attributes.tabulated)).any():
         return replace(answer, sentences=[*answer.sentences, reference_sentence(external, attributes)])
     return answer

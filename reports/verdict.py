@@ -57,12 +57,19 @@ def run_verdict(
         return NOT_ANSWERABLE
     of_attributes = [(attribute, rows.filter(attribute=attribute.name)) for attribute in attributes.headlines]
     sentences = [attribute_sentence(attribute, groups) for attribute, groups in of_attributes if len(groups)]
-    rare, total = int((rows["verdict"] == "inconclusive").sum()), len(rows)
-    undecided = f"None of {total} groups is too rare for a verdict."
-    if rare:
-        undecided = f"{rare} of {total} groups {'is' if rare == 1 else 'are'} too rare for a verdict."
     answer = requested_answer(rows) if is_requested else answer_sentence(rows, attributes)
-    return Verdict(answer=answer, sentences=sentences, undecided=undecided)
+    return Verdict(answer=answer, sentences=sentences, undecided=undecided_sentence(rows))
+
+
+def undecided_sentence(rows: pl.DataFrame) -> str:
+    """How many groups have no verdict, and for how many of them more samples would not help."""
+    total, is_undecided = len(rows), rows["verdict"] == "inconclusive"
+    limited = int((is_undecided & (rows["inconclusive_reason"] == "calibration")).sum())
+    rare = int(is_undecided.sum()) - limited
+    sentence = f"{rare or 'None'} of {total} groups {'is' if rare <= 1 else 'are'} too rare for a verdict."
+    if limited:
+        sentence += f" For {limited}, there are too few annotated images: more samples would not be enough."
+    return sentence
 
 
 def requested_answer(rows: pl.DataFrame) -> str:
@@ -108,18 +115,22 @@ def attribute_sentence(attribute: Attribute, rows: pl.DataFrame) -> str:
         return words.get(row["group"], short(row["group"], 40))
 
     changed = sorted((row for row in groups if row["verdict"] in CHANGED), key=effect_size, reverse=True)
-    undecided = [group_word(row) for row in groups if row["verdict"] == "inconclusive"]
+    inconclusive = [row for row in groups if row["verdict"] == "inconclusive"]
+    undecided = [group_word(row) for row in inconclusive]
+    is_limited = all(row.get("inconclusive_reason") == "calibration" for row in inconclusive)
     if changed:
         return f"Of {plural}, it generates {conjunction([change_phrase(row, group_word(row)) for row in changed[:3]])}."
     if groups and all(row.get("inconclusive_reason") == "no labels" for row in groups):
         return f"The {name} is unknown: no face has a label for it."
     if len(undecided) == len(groups):
-        return f"There are too few samples to decide whether it preserves the {name}."
+        few = "annotated images" if is_limited else "samples"
+        return f"There are too few {few} to decide whether it preserves the {name}."
     if undecided:
         preserved = [f"{group_word(row)} {both_shares(row)}" for row in groups if row["verdict"] == "preserved"]
-        return (
-            f"Of {plural}, it preserves {conjunction(preserved)}; there are too few {conjunction(undecided)} to decide."
-        )
+        few = f"annotated images to decide on {conjunction(undecided)}"
+        if not is_limited:
+            few = f"{conjunction(undecided)} to decide"
+        return f"Of {plural}, it preserves {conjunction(preserved)}; there are too few {few}."
     example = groups[0] if len(groups) == 2 else max(groups, key=lambda row: row["share"] or 0)
     shares = f"{percent(example['share'])} {group_word(example)}, training {percent(example['reference'])}"
     return f"It preserves the {name} of its training data ({shares})."

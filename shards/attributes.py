@@ -8,8 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from shards.atomic_io import atomic_write
+from shards.documents import AttributesDocument, changed_files, read_document
 from shards.errors import FairfaceError
+from shards.replacement import replace_described_files
 from shards.toml_tables import parse_toml, read_text, refuse_unknown
 from shards.workspace import Workspace
 
@@ -203,10 +204,14 @@ def read_own_attributes(path: Path) -> OwnAttributes:
 
 
 def keep_own_attributes(workspace: Workspace, own: OwnAttributes) -> None:
-    """Copy a file of attributes into a workspace, where every command finds it."""
-    if own.path != workspace.attributes:
-        with atomic_write(workspace.attributes) as file:
-            file.write(own.text.encode())
+    """Copy a file of attributes into a workspace, where every command finds it, and `verify` checks it."""
+    document = read_document(workspace.attributes_document, AttributesDocument)
+    if own.path != workspace.attributes or document is None or changed_files(workspace.root, document.files):
+        replace_described_files(
+            workspace.attributes_document,
+            {workspace.attributes: lambda file: file.write(own.text.encode())},
+            describe=lambda files: AttributesDocument(files=files),
+        )
 
 
 def read_attributes(path: Path) -> AttributeTable:

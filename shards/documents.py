@@ -102,6 +102,19 @@ class DataSource:
 
 
 @dataclass(kw_only=True)
+class ThreadsRecord:
+    """The number of torch's threads on a CPU, and the rates that decided it."""
+
+    count: int
+    images_per_s: dict[str, float] = field(default_factory=dict)  # by number of threads; empty: not measured
+
+    @property
+    def rate(self) -> float | None:
+        """The measured images per second of the chosen number; None if nothing was measured."""
+        return self.images_per_s.get(str(self.count))
+
+
+@dataclass(kw_only=True)
 class RunDocument(Document):
     """config.json of a training run: the requested options, the resolved ones, the data and the progress."""
 
@@ -119,6 +132,7 @@ class RunDocument(Document):
     options: dict[str, Any] | None = None  # with every `auto` resolved
     versions: dict[str, str] | None = None
     device: str | None = None
+    threads: ThreadsRecord | None = None  # None: on a GPU, or of a run of an older version
     files: dict[str, str] = field(default_factory=dict)  # SHA-256 by name, once training has stopped
 
     def checkpoint_header(self) -> dict[str, Any]:
@@ -208,6 +222,7 @@ class SamplesDocument(Document):
     is_constant: bool = False  # whether all samples are the same image, or each has a single colour
     shares: dict[str, float] | None = None  # of the requested classes
     truncation: float | None = None
+    ema_half_life: float | None = None  # images, if another than in training
     source: SampleSource | None = None  # of imported samples
 
 
@@ -230,6 +245,7 @@ class LabelsDocument(Document):
     command: str | None = None
     evaluated: bool = False  # whether the labellers were compared after it was written
     method: str = "clip"  # of labels.parquet: clip, classifier or imported
+    threads: int | None = None  # of torch on a CPU; None: on a GPU, or imported
 
 
 @dataclass(kw_only=True)
@@ -292,6 +308,15 @@ class TablesDocument(Document):
 
 
 @dataclass(kw_only=True)
+class AttributesDocument(Document):
+    """attributes.json: the file of the user's own attributes, as it was copied to OUT/attributes.toml."""
+
+    REDO: ClassVar[str] = "pass the file again with `fairface label --attributes FILE`, or pack again with it"
+
+    files: dict[str, str]  # the copy -> SHA-256
+
+
+@dataclass(kw_only=True)
 class ReferenceDocument(Document):
     """reference.json: the CSV of reference shares that was copied to OUT/reference.csv."""
 
@@ -300,6 +325,7 @@ class ReferenceDocument(Document):
     name: str  # of the file
     sha256: str  # of the file
     files: dict[str, str]  # the copy -> SHA-256
+    replaces_training: bool = False  # whether samples are compared with it instead of with the training images
 
 
 def load_shards_json(shards: ShardsFolder) -> ShardsDocument:

@@ -470,6 +470,10 @@ class Workspace:
         return self.root / "attributes.toml"
 
     @property
+    def attributes_document(self) -> Path:
+        return self.root / "attributes.json"
+
+    @property
     def reference(self) -> Path:
         """The copy of the CSV passed with --reference."""
         return self.root / "reference.csv"

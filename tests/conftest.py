@@ -6,7 +6,9 @@ import os
 # Before any import of torch, and inherited by the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 # Processes that tests start by `python -c` import `tests`; PYTHONSAFEPATH, which our commands set, hides the checkout.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
@@ -14,14 +16,42 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).pare
 import pytest
 from hypothesis import settings
 
+from reports.estimation.stratified import REPLICATES, correct_stratified
 from shards import pack
 from shards.plan import PackConfig
 from shards.synthetic import dataset
 from shards.synthetic.dataset import SyntheticConfig
 from shards.workspace import Workspace
+from tests.attacks.server import SHORTER
+
+SHORT: dict[str, dict[str, Any]] = {
+    **{module: values for module, values in SHORTER["report"].items() if "estimation" in module},
+    "models.probe": {"PENALTIES": (1e-3,)},
+}
+FULL = {(module, name): getattr(import_module(module), name) for module, values in SHORT.items() for name in values}
+STRATIFIED: dict[str, Any] = correct_stratified.__kwdefaults__  # of the slowest computation of a report
 
 settings.register_profile("patient", deadline=None)  # a slow machine is no failure
 settings.load_profile("patient")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def short_computations():
+    """Intervals are resampled less often, and the probe tries one penalty; `full_computations` undoes it for a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, values in SHORT.items():
+            for name, value in values.items():
+                patch.setattr(import_module(module), name, value)
+        patch.setitem(STRATIFIED, "replicates", 60)
+        yield
+
+
+@pytest.fixture
+def full_computations(monkeypatch):
+    """Intervals are resampled as often as in the program, and the probe tries all penalties."""
+    for (module, name), value in FULL.items():
+        monkeypatch.setattr(import_module(module), name, value)
+    monkeypatch.setitem(STRATIFIED, "replicates", REPLICATES)
 
 
 @pytest.fixture(scope="session")

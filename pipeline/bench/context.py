@@ -13,6 +13,24 @@ if TYPE_CHECKING:  # the memory of a fresh process that imports a benchmark is m
 
 SIZE = 64  # pixels of everything after the decoder
 SHARD_IMAGES = 256
+WORLDS = 120
+
+
+@dataclass(frozen=True)
+class WorldsConfig:
+    """What `estimates` simulates."""
+
+    labelled_faces: Path | None = None  # a CSV of real faces' classes and labels, which are resampled
+    count: int = WORLDS  # worlds in each scenario
+
+
+@dataclass(frozen=True)
+class TrialsConfig:
+    """The options of `gan`."""
+
+    annotated_faces: Path | None = None  # a folder of images to train on; None: synthetic faces
+    seconds: float = 90  # of training, in each trial
+    seeds: int = 3  # trials of each recipe
 
 
 @dataclass(frozen=True)
@@ -21,7 +39,8 @@ class BenchContext:
 
     root: Path
     device: "torch.device"
-    labelled_faces: Path | None = None  # a CSV of real faces' classes and labels, which `estimates` resamples
+    worlds: WorldsConfig = WorldsConfig()
+    trials: TrialsConfig = TrialsConfig()
 
     @property
     def faces(self) -> Path:

@@ -1,72 +1,153 @@
-"""Benchmark of the estimates' quality in simulated studies: coverage of intervals, error of corrected shares."""
+"""Benchmark of the estimates' quality in simulated studies: coverage of intervals, error of corrected shares.
 
-from collections.abc import Iterator, Sequence
+The studies run on all cores, in processes with one thread each.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+from threadpoolctl import threadpool_limits
 
 from pipeline.bench.context import BenchContext
 from pipeline.bench.measure import Row
 from reports.estimation import simulation, worlds
 from reports.estimation.attribute_estimate import MAX_GROUPS
 from reports.estimation.stratified import CalibrationFaces
+from reports.estimation.worlds import Scenario
+from shards.concurrency import available_cpus
+from shards.processes import worker_pool
 
 CLASSES = (2, 3, 5, 10, 14, MAX_GROUPS)
 STUDIES = 400
-WORLDS = 30
+WORLDS_PER_JOB = 10
 CALIBRATION_SIZES = (3000, 500, 10_000)  # of the worlds, the first of them in the column
+
+R = TypeVar("R")
+PendingRow = Callable[[], Row]  # waits for the jobs of a row
 
 
 def bench_estimates(context: BenchContext) -> Iterator[Row]:
     """Measure coverage and accuracy of the corrected shares next to those of the labels alone."""
-    for classes in CLASSES:
-        corrected, raw = simulation.interval_coverage(classes, STUDIES, seed=classes)
-        yield Row(
-            "estimates",
-            f"{classes} classes: true shares in 95 % intervals, vs intervals of the labels alone",
-            unit="%",
-            value=100 * corrected,
-            baseline=100 * raw,
-            ratio=corrected / raw,
-            note=f"{STUDIES} simulated studies",
+    simulated = worlds.simulate_population(0)
+    with worker_pool(available_cpus(), preload=__name__) as pool:
+        # all jobs are submitted before the first row is awaited, so that no core is idle
+        rows = [*submit_studies(pool)]
+        rows += submit_worlds(
+            pool, simulated, scenarios=shift_scenarios(simulated, "gender"), count=context.worlds.count
         )
+        if context.worlds.labelled_faces:
+            real = worlds.read_population(context.worlds.labelled_faces)
+            for attribute in real.classes:
+                scenarios = shift_scenarios(real, attribute) + independent_scenarios(real, attribute)
+                rows += submit_worlds(pool, real, scenarios=scenarios, count=context.worlds.count, faces="real faces")
+        for row in rows:
+            yield row()
+
+
+def submit_studies(pool: Executor) -> Iterator[PendingRow]:
+    """Submit the simulated studies in which only the corrected attribute shifts."""
     for classes in CLASSES:
-        errors = simulation.estimate_errors(classes, STUDIES // 4, seed=classes)
-        yield error_row(classes, errors, note="20,000 samples, 5,000 calibrated")
-    errors = simulation.estimate_errors(10, STUDIES // 4, seed=1, n=2000, calibration=500, accuracies=(0.95, 0.95))
-    yield error_row(10, errors, note="2,000 samples, 500 calibrated, accuracy 0.95")
-    yield from bench_worlds(worlds.simulate_population(0), "simulated faces", attributes=["gender"])
-    if context.labelled_faces:
-        population = worlds.read_population(context.labelled_faces)
-        yield from bench_worlds(population, "real faces", attributes=[*population.classes])
+        yield partial(coverage_row, classes, submit(pool, simulation.interval_coverage, classes, STUDIES, seed=classes))
+    study_errors = partial(submit, pool, simulation.estimate_errors)
+    for classes in CLASSES:
+        errors = study_errors(classes, STUDIES // 4, seed=classes)
+        yield partial(error_row, classes, errors, note="20,000 samples, 5,000 calibrated")
+    errors = study_errors(10, STUDIES // 4, seed=1, n=2000, calibration=500, accuracies=(0.95, 0.95))
+    yield partial(error_row, 10, errors, note="2,000 samples, 500 calibrated, accuracy 0.95")
 
 
-def bench_worlds(population: CalibrationFaces, name: str, *, attributes: Sequence[str]) -> Iterator[Row]:
-    """Measure the coverage of stratified intervals next to those of one matrix, while other attributes shift."""
-    for attribute in attributes:
-        others = [other for other in population.classes if other != attribute]
-        for shifted in dict.fromkeys([(), *((other,) for other in others), tuple(others)]):
-            results = {
-                size: worlds.measure_coverage(population, attribute, shifted=shifted, calibration=size, worlds=WORLDS)
-                for size in CALIBRATION_SIZES
-            }
-            first, *rest = results.values()
-            widths = ", ".join(f"{result.width / result.one_matrix_width:.2f}" for result in results.values())
-            also = "; ".join(
-                f"{size:,}: {100 * result.stratified:.0f} % vs {100 * result.one_matrix:.0f} %"
-                for size, result in zip(CALIBRATION_SIZES[1:], rest, strict=True)
-            )
-            mix = f"other mix of {' and '.join(shifted)}" if shifted else "same mix"
-            yield Row(
-                "estimates",
-                f"{name}, {attribute}, {mix}: true shares in 95 % intervals, vs one matrix",
-                unit="%",
-                value=100 * first.stratified,
-                baseline=100 * first.one_matrix,
-                ratio=first.stratified / first.one_matrix,
-                note=f"{WORLDS} worlds, {CALIBRATION_SIZES[0]:,} calibrated; {also}; {widths} times as wide",
-            )
+def submit(pool: Executor, function: Callable[..., R], *arguments: Any, **options: Any) -> "Future[R]":
+    """Submit a call to the pool, where it uses one thread."""
+    return pool.submit(call_single_threaded, partial(function, *arguments, **options))
 
 
-def error_row(classes: int, errors: dict[str, float], *, note: str) -> Row:
+def call_single_threaded(function: Callable[[], R]) -> R:
+    """Call a function with one BLAS thread: every core has a process already."""
+    with threadpool_limits(1):
+        return function()
+
+
+def shift_scenarios(population: CalibrationFaces, attribute: str) -> list[Scenario]:
+    """The attribute shifts alone, with each other one, and with all of them."""
+    others = [other for other in population.classes if other != attribute]
+    return [
+        Scenario(attribute, shifted) for shifted in dict.fromkeys([(), *((other,) for other in others), tuple(others)])
+    ]
+
+
+def independent_scenarios(population: CalibrationFaces, attribute: str) -> list[Scenario]:
+    """The attribute shifts with each other one, and the two become independent."""
+    return [Scenario(attribute, (other,), independent=True) for other in population.classes if other != attribute]
+
+
+def submit_worlds(
+    pool: Executor,
+    population: CalibrationFaces,
+    *,
+    scenarios: Sequence[Scenario],
+    count: int,
+    faces: str = "simulated faces",
+) -> Iterator[PendingRow]:
+    """Submit `count` worlds of each scenario, at every size of the calibration."""
+    for scenario in scenarios:
+        jobs = {
+            size: [
+                submit(pool, worlds.simulate_worlds, population, replace(scenario, calibration=size), numbers)
+                for numbers in batched_range(count)
+            ]
+            for size in CALIBRATION_SIZES
+        }
+        yield partial(world_row, faces, scenario, jobs)
+
+
+def batched_range(count: int) -> list[range]:
+    """The numbers below `count`, in ranges of `WORLDS_PER_JOB`."""
+    return [range(start, min(start + WORLDS_PER_JOB, count)) for start in range(0, count, WORLDS_PER_JOB)]
+
+
+def world_row(faces: str, scenario: Scenario, jobs: dict[int, list["Future[list[tuple[float, ...]]]"]]) -> Row:
+    """Return the coverage of stratified intervals in a scenario's worlds, next to those of one matrix."""
+    values = {size: [world for job in futures for world in job.result()] for size, futures in jobs.items()}
+    first, *rest = results = [worlds.mean_coverage(of_size) for of_size in values.values()]
+    widths = ", ".join(f"{result.width / result.one_matrix_width:.2f}" for result in results)
+    also = "; ".join(
+        f"{size:,}: {100 * result.stratified:.0f} % vs {100 * result.one_matrix:.0f} %"
+        for size, result in zip(CALIBRATION_SIZES[1:], rest, strict=True)
+    )
+    mix = f"other mix of {' and '.join(scenario.shifted)}" if scenario.shifted else "same mix"
+    independent = ", which becomes independent" if scenario.independent else ""
+    count = len(values[CALIBRATION_SIZES[0]])
+    return Row(
+        "estimates",
+        f"{faces}, {scenario.attribute}, {mix}{independent}: true shares in 95 % intervals, vs one matrix",
+        unit="%",
+        value=100 * first.stratified,
+        baseline=100 * first.one_matrix,
+        ratio=first.stratified / first.one_matrix,
+        note=f"{count} worlds, {CALIBRATION_SIZES[0]:,} calibrated; {also}; {widths} times as wide",
+    )
+
+
+def coverage_row(classes: int, coverage: "Future[tuple[float, float]]") -> Row:
+    """Return how often intervals cover the true shares: of the corrected ones, next to those of the labels alone."""
+    corrected, raw = coverage.result()
+    return Row(
+        "estimates",
+        f"{classes} classes: true shares in 95 % intervals, vs intervals of the labels alone",
+        unit="%",
+        value=100 * corrected,
+        baseline=100 * raw,
+        ratio=corrected / raw,
+        note=f"{STUDIES} simulated studies",
+    )
+
+
+def error_row(classes: int, job: "Future[dict[str, float]]", *, note: str) -> Row:
     """Return the mean total variation from the truth of corrected shares, next to that of uncorrected ones."""
+    errors = job.result()
     others = ", ".join(f"{name} {1000 * errors[name]:.0f}" for name in ("best", "probabilistic", "maximisation"))
     return Row(
         "estimates",

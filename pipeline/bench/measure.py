@@ -1,12 +1,13 @@
 """Measures ours and a plain baseline, alternating in the same run."""
 
 import json
+import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:  # the memory of a fresh process that imports a benchmark is m
 
 ROUNDS = 3  # ours and the baseline take turns; the median of the rounds is reported
 POLL_SECONDS = 0.02  # between two measurements of a process's memory
+BUSY_PROGRAM = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): sum(range(10**6))"  # ends with its parent
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,16 @@ def row_of_rounds(stage: str, title: str, *, unit: str, rounds: list[tuple[float
     value, baseline = (statistics.median(side) for side in zip(*rounds, strict=True))
     ratio = statistics.median(ours / theirs for ours, theirs in rounds)
     return Row(stage, title, unit, value, baseline, ratio, note)
+
+
+@contextmanager
+def busy_process() -> Iterator[None]:
+    """Keep a core busy with a single-threaded process for the duration of a block."""
+    with subprocess.Popen([sys.executable, "-c", BUSY_PROGRAM, str(os.getpid())]) as process:
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 def run_in_process(function: Callable[..., Any], *arguments: object) -> tuple[Any, int]:

@@ -10,10 +10,11 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from pipeline.bench.context import BenchContext
+from pipeline.bench.context import BenchContext, TrialsConfig, WorldsConfig
 from pipeline.bench.detect import bench_detect
 from pipeline.bench.estimates import bench_estimates
 from pipeline.bench.feed import bench_feed
+from pipeline.bench.gan import bench_gan
 from pipeline.bench.join import bench_join
 from pipeline.bench.label import bench_label
 from pipeline.bench.measure import Row
@@ -36,6 +37,7 @@ STAGES: dict[str, Callable[[BenchContext], Iterator[Row]]] = {
     "join": bench_join,
     "feed": bench_feed,
     "train": bench_train,
+    "gan": bench_gan,
     "sample": bench_sample,
     "label": bench_label,
     "detect": bench_detect,
@@ -43,6 +45,7 @@ STAGES: dict[str, Callable[[BenchContext], Iterator[Row]]] = {
     "study": bench_study,
     "report": bench_report,
 }
+LONG_STAGES = ("gan",)  # run only if they are named
 
 
 def run(
@@ -52,22 +55,23 @@ def run(
     images: int,
     json_file: Path | None,
     markdown: Path | None,
-    labelled_faces: Path | None = None,
+    worlds: WorldsConfig,
+    trials: TrialsConfig,
 ) -> None:
     """Run the named stages, or all of them, on `images` synthetic JPEGs, and print their rows.
 
-    The rows are also written to `json_file`, and into this machine's section of the file `markdown`; `labelled_faces`
-    is a CSV for `estimates`. Raises FairfaceError for an unknown stage.
+    The rows are also written to `json_file`, and into this machine's section of the file `markdown`. Raises
+    FairfaceError for an unknown stage.
     """
     if unknown := set(stages) - set(STAGES):
         raise FairfaceError(f"there is no stage {', '.join(sorted(unknown))}: choose from {', '.join(STAGES)}")
     target = resolve_device(device)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="fairface-bench-") as folder:
-        context = BenchContext(Path(folder), target, labelled_faces)
+        context = BenchContext(Path(folder), target, worlds, trials)
         write_dataset(context.faces, SyntheticConfig(count=images, size=256, quality=95))
         kilobytes = statistics.mean(path.stat().st_size for path in context.faces.rglob("*.jpg")) / 1000
-        for name in stages or STAGES:
+        for name in stages or [name for name in STAGES if name not in LONG_STAGES]:
             for row in STAGES[name](context):
                 rows.append(row)
                 tqdm.write(format_row(row))

@@ -1,6 +1,8 @@
 """Benchmark of the DCGAN's training next to a plain loop of equal width, batch and data, and to its limits."""
 
+import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from itertools import count, islice, repeat
 
@@ -10,13 +12,15 @@ from torch.utils.data import DataLoader
 
 from pipeline.bench.baselines import ImageFolder, PlainGan, repeat_loader
 from pipeline.bench.context import BenchContext
-from pipeline.bench.measure import ROUNDS, Row, compare
+from pipeline.bench.measure import ROUNDS, Row, busy_process, compare
 from pipeline.data.loader import FEEDS, FeedConfig
 from pipeline.data.sampler import NaturalSampler
 from pipeline.gan.defaults import resolve_auto
 from pipeline.gan.options import PRESETS, GanOptions
 from pipeline.gan.trainer import GanTrainer, step_flop
 from pipeline.runtime import device_name, tune_allocator
+from pipeline.threads import choose_threads, describe, restored_threads
+from shards.concurrency import available_cpus
 
 # Seconds per image of `faces` that an H100 can't go below: 2.28 GFLOP in bf16; 2.2 to 4.5 us of memory traffic.
 H100_FLOORS = {"arithmetic": 2.8e-6, "memory traffic": 2.2e-6}
@@ -64,6 +68,8 @@ def bench_preset(context: BenchContext, preset: str, *, steps: int) -> Iterator[
         both = partial(train, batches, turn)
         title = f"{preset}: step with the {name} feed, vs the step alone"
         yield measure(title, ours=both, baseline=alone, rounds=5 * ROUNDS)
+    if device.type == "cpu":
+        yield from threads_rows(preset, options, images=fixed, steps=turn)
     yield from arithmetic_rows(preset, options, device=device, rate=row.value)
 
 
@@ -75,6 +81,33 @@ def our_training(options: GanOptions, device: torch.device) -> Callable[[Iterato
         return sum(len(images) for images in islice(batches, steps) if trainer.step(next(numbers), images).any())
 
     return train
+
+
+def threads_rows(preset: str, options: GanOptions, *, images: Tensor, steps: int) -> Iterator[Row]:
+    """Measure the step with the number of threads that is measured at a run's start next to that with all cores."""
+    trainer, numbers = GanTrainer(options, images.device), count()
+
+    def train(threads: int, steps: int = steps) -> int:
+        torch.set_num_threads(threads)
+        return sum(len(images) for _ in range(steps) if trainer.step(next(numbers), images).any())
+
+    def time_step(threads: int) -> float:
+        start = time.perf_counter()
+        train(threads, 1)
+        return time.perf_counter() - start
+
+    for title, condition in (("", nullcontext), (", next to a busy process", busy_process)):
+        with restored_threads(), condition():
+            threads = choose_threads(time_step, steps=10**6, step_images=len(images))
+            row = compare(
+                "train",
+                f"{preset}: step on the measured number of threads, vs on all cores{title}",
+                ours=partial(train, threads.count),
+                baseline=partial(train, available_cpus()),
+                note=describe(threads),
+                rounds=5 * ROUNDS,
+            )
+        yield row
 
 
 def plain_training(context: BenchContext, options: GanOptions) -> Callable[[int], int]:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import FILE, device_option
+from pipeline.bench.context import WORLDS, TrialsConfig, WorldsConfig
+from pipeline.cli.options import FILE, POSITIVE, device_option
 
 
 @click.command()
@@ -23,6 +24,22 @@ from pipeline.cli.options import FILE, device_option
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="CSV of real faces with columns such as age and labelled_age, which `estimates` resamples.",
 )
+@click.option(
+    "--worlds",
+    type=click.IntRange(1, 10**6),
+    default=WORLDS,
+    show_default=True,
+    help="Number of populations that `estimates` simulates in each scenario.",
+)
+@click.option(
+    "--annotated-faces",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder of annotated images that `gan` trains on instead of synthetic faces.",
+)
+@click.option("--seconds", type=POSITIVE, default=90, show_default=True, help="Length of each training of `gan`.")
+@click.option(
+    "--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Trainings of each recipe of `gan`."
+)
 @device_option
 def bench(
     stages: tuple[str, ...],
@@ -30,12 +47,16 @@ def bench(
     json_file: Path | None,
     markdown: Path | None,
     labelled_faces: Path | None,
+    worlds: int,
+    annotated_faces: Path | None,
+    seconds: float,
+    seeds: int,
     device: str,
 ) -> None:
     """Measure speed next to plain baselines.
 
     Each rate and its baseline are measured in the same run. STAGES are pack, verify, scale, join, feed, train, sample,
-    label, detect, estimates, study and report; all of them by default.
+    label, detect, estimates, study, report and gan; by default all of them but gan, which compares training recipes.
     """
     from pipeline.bench import run as benchmarks
 
@@ -45,5 +66,6 @@ def bench(
         images=images,
         json_file=json_file,
         markdown=markdown,
-        labelled_faces=labelled_faces,
+        worlds=WorldsConfig(labelled_faces, worlds),
+        trials=TrialsConfig(annotated_faces, seconds, seeds),
     )

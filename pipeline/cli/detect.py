@@ -25,6 +25,7 @@ from pipeline.cli.options import (
     precision_option,
     preset_seed_option,
     refuse_torchrun,
+    threads_option,
     workers_option,
     workspace_option,
 )
@@ -38,6 +39,7 @@ SETTINGS = (
     "run",
     "group_by",
     "device",
+    "threads",
 )  # of DetectorsConfig; the others are of DetectorOptions
 
 
@@ -134,6 +136,7 @@ def perturbations_callback(
 @feed_option
 @workers_option
 @device_option
+@threads_option
 @click.option(
     "--import",
     "csv",

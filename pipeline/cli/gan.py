@@ -30,17 +30,21 @@ from pipeline.cli.options import (
     refuse_torchrun,
     run_option,
     seed_option,
+    threads_option,
     workers_option,
     workspace_option,
 )
 from pipeline.cli.shards import pack
 from shards.workspace import Workspace
 
+LOSS_NAMES = ("dcgan", "relativistic", "hinge")
+REGULARIZERS = ("none", "r1", "r1r2", "spectral")
 SETTINGS = (  # options that are fields of TrainConfig; the others are fields of GanOptions
     "run",
     "steps",
     "epochs",
     "device",
+    "threads",
     "sample_every",
     "save_every_epoch",
     "keep",
@@ -59,11 +63,11 @@ SETTINGS = (  # options that are fields of TrainConfig; the others are fields of
 )
 @click.option(
     "--preset",
-    type=click.Choice(["auto", "faces", "sketch"]),
+    type=click.Choice(["auto", "faces", "sketch", "faces-2016"]),
     default="auto",
     show_default=True,
-    help="faces: the DCGAN as published, for real images and a GPU; sketch: a small one for a laptop; "
-    "auto: faces for real images on a GPU, otherwise sketch.",
+    help="faces: for real images and a GPU; sketch: a small one for a laptop; auto: faces for real images on a GPU, "
+    "otherwise sketch; faces-2016: the DCGAN as published.",
 )
 @click.option(
     "--image-size",
@@ -86,10 +90,26 @@ SETTINGS = (  # options that are fields of TrainConfig; the others are fields of
     type=EPOCHS,
     help="Length in epochs, instead of --steps.  [default: 10, but at least 5000 steps; sketch: 3000 steps]",
 )
-@click.option("--lr", type=POSITIVE, help="Learning rate of Adam.  [default: 2e-4]")
+@click.option(
+    "--loss",
+    type=click.Choice([*LOSS_NAMES]),
+    help="Loss of both networks.  [default: relativistic; faces-2016: dcgan]",
+)
+@click.option(
+    "--regularizer",
+    type=click.Choice([*REGULARIZERS]),
+    help="Of the discriminator. r1: gradient penalty on real images; r1r2: on generated ones too; spectral: spectral "
+    "normalisation. All but none replace its BatchNorm.  [default: r1; faces-2016: none]",
+)
+@click.option("--gamma", type=POSITIVE, help="Weight of the gradient penalty.  [default: 1]")
+@click.option("--penalty-every", type=STEPS, help="Steps between two gradient penalties.  [default: 8]")
+@click.option("--lr", type=POSITIVE, help="Learning rate of Adam.  [default: 4e-4; faces-2016: 2e-4]")
+@click.option("--lr-g", type=POSITIVE, help="Learning rate of the generator.  [default: --lr]")
+@click.option("--lr-d", type=POSITIVE, help="Learning rate of the discriminator.  [default: --lr]")
 @click.option("--beta1", type=BELOW_ONE, help="beta1 of Adam.  [default: 0.5]")
 @click.option("--beta2", type=BELOW_ONE, help="beta2 of Adam.  [default: 0.999]")
-@click.option("--ema", type=BELOW_ONE, help="Decay of the generator's moving average.  [default: 0.995]")
+@click.option("--ema", type=BELOW_ONE, help="Decay per step of the generator's moving average.  [default: 0.995]")
+@click.option("--ema-half-life", type=POSITIVE, help="Half-life of the moving average in images, instead of --ema.")
 @click.option(
     "--balance",
     callback=balance_callback,
@@ -109,6 +129,12 @@ SETTINGS = (  # options that are fields of TrainConfig; the others are fields of
     help="Condition both networks on this label, one that --balance-by accepts; images without it are left out.",
 )
 @click.option("--flip/--no-flip", default=None, help="Mirror half of the images.  [default: flip]")
+@click.option(
+    "--diff-augment/--no-diff-augment",
+    default=None,
+    help="Show the discriminator only images with random changes of colour and position.  [default: below 5,000 "
+    "images; faces-2016: no]",
+)
 @precision_option
 @click.option(
     "--compile/--no-compile", default=None, help="Use torch.compile.  [default: on a GPU, and for long runs on a CPU]"
@@ -122,15 +148,16 @@ SETTINGS = (  # options that are fields of TrainConfig; the others are fields of
 @preset_seed_option
 @workers_option
 @device_option
+@threads_option
 @click.option(
     "--cuda-graphs/--no-cuda-graphs",
     default=None,
-    help="Replay each step as one CUDA graph, on a single GPU.  [default: no-cuda-graphs]",
+    help="Replay each step as one CUDA graph, on a single GPU.  [default: cuda-graphs]",
 )
 @click.option(
     "--hw-decoder-load",
     type=Number(0, 1),
-    help="Share of the JPEGs that a GPU's hardware decoder takes.  [default: 0.65]",
+    help="Share of the JPEGs that a GPU's hardware decoder takes.  [default: 0.1]",
 )
 @click.option("--other-data", is_flag=True, help="Continue a run after the images in the shards have changed.")
 @click.option("--resume", is_flag=True, help="Resume --run, or the newest run, with the options it was started with.")
@@ -181,6 +208,8 @@ def check_train_options(*, preset: str, resume: bool, **options: Any) -> None:
         raise click.UsageError(
             "--other-data needs --steps instead of --epochs: the two sets of images have epochs of different lengths"
         )
+    if options["ema"] is not None and options["ema_half_life"]:
+        raise click.UsageError("--ema and --ema-half-life are alternatives: use one of them")
     if options["balance_by"] and options["balance"] in (None, "natural"):
         raise click.UsageError("--balance-by needs --balance uniform or a file of shares")
 
@@ -188,7 +217,11 @@ def check_train_options(*, preset: str, resume: bool, **options: Any) -> None:
 @click.command()
 @workspace_option()
 @run_option
-@click.option("--checkpoint", type=FILE, help="Checkpoint to sample from, instead of the run's newest.")
+@click.option(
+    "--checkpoint",
+    type=FILE,
+    help="Checkpoint to sample from, instead of the run's newest; with --run, a run of that name gets its samples.",
+)
 @click.option(
     "--from",
     "source",
@@ -215,7 +248,7 @@ def check_train_options(*, preset: str, resume: bool, **options: Any) -> None:
     "--batch-size",
     type=click.IntRange(1, MAX_BATCH),
     help="Samples generated at a time, in blocks of 64; with --from, images per call of the generator.  "
-    "[default: one block per core; with --from: 64]",
+    "[default: one block per thread; with --from: 64]",
 )
 @click.option(
     "--png-dir", "--out-dir", type=FOLDER, help="Also write PNG files to this folder: sample_00000.png and so on."
@@ -226,6 +259,12 @@ def check_train_options(*, preset: str, resume: bool, **options: Any) -> None:
     default="ema",
     show_default=True,
     help="ema: the generator's moving average; g: the generator itself.",
+)
+@click.option(
+    "--ema-half-life",
+    type=POSITIVE,
+    help="Half-life of the moving average in images: from that of the training to four times as many.  [default: that "
+    "of the training]",
 )
 @click.option(
     "--group",
@@ -242,6 +281,7 @@ def check_train_options(*, preset: str, resume: bool, **options: Any) -> None:
 )
 @seed_option
 @device_option
+@threads_option
 @force_option
 def sample(workspace: Workspace, source: str | None, size: int | None, as_is: bool, **options: Any) -> None:
     """Generate samples, or import those of another program.
@@ -267,14 +307,15 @@ def sample(workspace: Workspace, source: str | None, size: int | None, as_is: bo
 
 def check_sample_options(source: str | None, *, size: int | None, as_is: bool, **options: Any) -> None:
     """Raise UsageError for options that contradict each other or would have no effect."""
-    if options["run"] and options["checkpoint"]:
-        raise click.UsageError("--run and --checkpoint are alternatives: use one of them")
     if source is None and (size or as_is):
         raise click.UsageError(f"--{'size' if size else 'as-is'} needs --from: a trained generator has a fixed size")
+    if options["ema_half_life"] and options["weights"] != "ema":
+        raise click.UsageError("--ema-half-life is that of the moving average: it needs --weights ema")
     if size and as_is:
         raise click.UsageError("--size and --as-is are alternatives: use one of them")
     if source is not None:
-        if unsupported := given_options() & {"checkpoint", "weights", "groups", "truncation"}:
-            name = {"groups": "group"}.get(min(unsupported), min(unsupported))
+        own = {"checkpoint", "weights", "ema_half_life", "groups", "truncation", "threads"}
+        if unsupported := given_options() & own:
+            name = {"groups": "group"}.get(min(unsupported), min(unsupported)).replace("_", "-")
             raise click.UsageError(f"--{name} applies to generators of `fairface train`, not to --from")
         refuse_torchrun("--from")

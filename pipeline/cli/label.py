@@ -17,6 +17,7 @@ from pipeline.cli.options import (
     given_options,
     refuse_torchrun,
     run_option,
+    threads_option,
     workspace_option,
 )
 from shards.workspace import Workspace
@@ -55,6 +56,7 @@ from shards.workspace import Workspace
     "--batch-size", type=click.IntRange(1, MAX_BATCH), default=256, show_default=True, help="Images per forward pass."
 )
 @device_option
+@threads_option
 @force_option
 def label(
     workspace: Workspace,

@@ -99,6 +99,11 @@ workers_option = click.option(
     type=click.IntRange(1, 1024),
     help="Number of processes or threads.  [default: one per core]",
 )
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    help="Number of torch's threads on a CPU.  [default: the fastest of 1, half and all cores; OMP_NUM_THREADS if set]",
+)
 precision_option = click.option(
     "--precision",
     type=click.Choice(["auto", "bf16", "fp32"]),

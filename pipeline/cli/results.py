@@ -27,17 +27,36 @@ from shards.workspace import Workspace
     help="CSV with the columns attribute, group, share and, optionally, n (number of people): shares of a census, of "
     "your users or of other data to compare the samples with. Copied to OUT.  [default: the copy in OUT]",
 )
+@click.option(
+    "--reference-only",
+    is_flag=True,
+    help="Compare the samples with --reference instead of with the training images, here and in later reports.",
+)
 @click.option("--no-reference", "drop_reference", is_flag=True, help="Remove the copy of --reference from OUT.")
 @force_option
 def report(
-    workspace: Workspace, runs: tuple[str, ...], reference: Path | None, drop_reference: bool, force: bool
+    workspace: Workspace,
+    runs: tuple[str, ...],
+    reference: Path | None,
+    reference_only: bool,
+    drop_reference: bool,
+    force: bool,
 ) -> None:
     """Write the report: estimates, figures and a single-file page."""
     if reference and drop_reference:
         raise click.UsageError("--reference and --no-reference are alternatives: use one of them")
+    if reference_only and not reference:
+        raise click.UsageError("--reference-only needs the file: pass it with --reference")
     from reports import page
 
-    result = page.build(workspace, runs=runs, reference=reference, drop_reference=drop_reference, force=force)
+    result = page.build(
+        workspace,
+        runs=runs,
+        reference=reference,
+        reference_only=reference_only,
+        drop_reference=drop_reference,
+        force=force,
+    )
     console.print_report(result)
 
 

@@ -15,6 +15,7 @@ PERTURBATION_NOISE = 9  # random numbers of image perturbations
 CLASSIFIER_ORDER = 10  # order of the images in each epoch of a classifier's fit
 CLASSIFIER_AUGMENTATION = 11
 EXTERNAL_SAMPLES = 12  # seeds of another program's generator
+GAN_AUGMENTATION = 13  # random changes of the images that the discriminator sees
 
 
 def seeded_generator(device: torch.device | str, *stream: int) -> torch.Generator:

@@ -15,6 +15,7 @@ from pipeline.detection.network import check_frozen_weights, frozen_hash
 from pipeline.detection.options import DETECTOR_EXECUTION_OPTIONS, DetectorOptions
 from pipeline.detection.predict import InferenceConfig
 from pipeline.detection.trainer import DetectorTrainer
+from pipeline.threads import using_threads
 from pipeline.training import checkpoint, lifecycle
 from pipeline.training.lifecycle import PreparedRun, Session, TrainingJob
 from pipeline.training.loop import Batches, LoopConfig
@@ -41,6 +42,7 @@ class DetectConfig:
     group_by: str | None = None  # attribute whose classes are the groups; None: `dataset.default_group_by`
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     device: str = "auto"  # auto | cpu | cuda | cuda:N
+    threads: int | None = None  # of torch; None: those of the existing detector, or the fastest on a CPU
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     force: bool = False  # replace a detector of the same name
     progress: bool = True  # show progress bars
@@ -98,14 +100,15 @@ def train_detector(workspace: Workspace, config: DetectConfig) -> DetectResult:
         with lifecycle.locked(folder):
             prepared = lifecycle.prepare(job)
             trained = prepared.config if prepared.is_finished else lifecycle.train_to_end(job, prepared)
-            evaluation = evaluate(
-                workspace,
-                folder,
-                config=trained,
-                faces=faces.pool,
-                perturbations=config.evaluation.perturbations,
-                inference=InferenceConfig(device, job.decoder, config.evaluation.batch_size, job.progress),
-            )
+            with using_threads(config.threads or (trained.threads.count if trained.threads else None)):
+                evaluation = evaluate(
+                    workspace,
+                    folder,
+                    config=trained,
+                    faces=faces.pool,
+                    perturbations=config.evaluation.perturbations,
+                    inference=InferenceConfig(device, job.decoder, config.evaluation.batch_size, job.progress),
+                )
         return DetectResult(
             config=trained,
             steps=checkpoint.checkpoint_step(checkpoint.list_checkpoints(folder.checkpoints)[-1]),
@@ -139,7 +142,7 @@ class DetectorJob(TrainingJob[DetectorConfig]):
         steps = config.options.epochs * faces.steps_per_epoch
         if config.is_short:
             steps = min(steps, SKETCH_STEPS)
-        super().__init__(folder, steps=config.steps or steps, force=config.force)
+        super().__init__(folder, steps=config.steps or steps, force=config.force, threads=config.threads)
         self.config, self.faces, self.device = config, faces, device
         self.predictions = folder.predictions_document
         self.decoder = replace(config.decoder, pre_resize=faces.pool.image_size)

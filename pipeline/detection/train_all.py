@@ -28,6 +28,7 @@ class DetectorsConfig:
     group_by: str | None = None  # attribute whose classes are the groups
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     device: str = "auto"
+    threads: int | None = None  # of torch
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     force: bool = False
     progress: bool = True
@@ -82,6 +83,7 @@ def build_config(workspace: Workspace, config: DetectorsConfig, *, model: str) -
         run=config.run,
         evaluation=config.evaluation,
         device=config.device,
+        threads=config.threads,
         decoder=config.decoder,
         force=config.force,
         progress=config.progress,

@@ -8,6 +8,7 @@ from pipeline.gan.defaults import resolve_preset
 from pipeline.gan.options import PRESETS
 from pipeline.gan.train import TrainConfig, load_resumable
 from shards.documents import load_shards_json
+from shards.errors import FairfaceError
 from shards.workspace import Workspace
 
 
@@ -23,8 +24,8 @@ def build_train_config(
     """Build the config of a training run: the preset's options, replaced by `overrides` (fields of GanOptions).
 
     With `resume`, name, preset, options and length are those of the existing run `settings["run"]`, or of the newest.
-    `settings` are the other fields of TrainConfig. Raises FairfaceError if there are no shards, or if no run can be
-    resumed.
+    `settings` are the other fields of TrainConfig. Raises FairfaceError if there are no shards, if no run can be
+    resumed, and for options that have no effect.
     """
     if resume:
         existing = load_resumable(workspace, settings.get("run"))
@@ -35,4 +36,9 @@ def build_train_config(
     else:
         preset = resolve_preset(preset, load_shards_json(workspace.shards), device=device)
         options = PRESETS[preset]
-    return TrainConfig(options=replace(options, **overrides), preset=preset, device=device, **settings)
+    if "ema" in overrides:
+        options = replace(options, ema_half_life=None)  # which would decide instead
+    options = replace(options, **overrides)
+    if not options.has_penalty and overrides.keys() & {"gamma", "penalty_every"}:
+        raise FairfaceError("--gamma and --penalty-every have no effect without --regularizer r1 or r1r2")
+    return TrainConfig(options=options, preset=preset, device=device, **settings)

@@ -1,7 +1,8 @@
 """Generates images, each a pure function of (generator, seed, index, class shares, truncation)."""
 
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,9 @@ from torch import Tensor
 
 from models.dcgan import Generator, optimise_for_inference
 from pipeline.data.random_streams import REQUESTS, SAMPLES, seeded_generator
+from pipeline.gan.options import GanOptions
 from pipeline.gan.png import encode_png, filter_rows
+from pipeline.threads import choose_threads, max_threads, restored_threads
 from pipeline.training import checkpoint
 from shards.concurrency import available_cpus, generator_threads, map_in_order
 from shards.documents import DataSource
@@ -21,21 +24,52 @@ from shards.errors import FairfaceError
 BLOCK = 64  # samples that share a random stream and a forward pass
 
 
-def load_generator(path: Path, device: torch.device, *, weights: str = "ema") -> tuple[Generator, dict[str, Any]]:
+def load_generator(
+    path: Path, device: torch.device, *, weights: str = "ema", half_life: float | None = None
+) -> tuple[Generator, dict[str, Any]]:
     """Return a checkpoint's generator in evaluation mode (`weights`: ema or g), and the checkpoint's state.
 
-    Raises FairfaceError for anything but a checkpoint of a DCGAN.
+    `half_life` is that of the moving average in images, if it is to differ from the one of the training; see
+    `average_weights`. Raises FairfaceError for anything but a checkpoint of a DCGAN, and for another half-life than
+    its averages allow.
     """
     state = checkpoint.load(path, device)
     if weights not in state["networks"]:
         raise FairfaceError(f"{path} is not a checkpoint of a generator: it was not written by `fairface train`")
     try:
-        net = build_generator(state, state["networks"][weights])
+        chosen = state["networks"][weights] if half_life is None else average_weights(state, half_life)
+        net = build_generator(state, chosen)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = (str(error).splitlines() or [""])[-1].strip()[:200]
         raise FairfaceError(f"{path} is not a complete checkpoint of a generator ({reason})") from error
     net.to(device).to(memory_format=torch.channels_last)
     return net.eval().requires_grad_(False), state
+
+
+def average_weights(state: dict[str, Any], half_life: float) -> dict[str, Tensor]:
+    """The generator's weights, averaged over its training with any half-life between those of its two averages.
+
+    An average with time constant t weights the past by exp(-age / t) / t. Of all mixtures w, 1 - w of two of them, the
+    one nearest to a third in the sense of least squares is returned (Karras et al. 2024, arXiv:2312.02696, section 3.1,
+    with exponential profiles, whose inner product is 1 / (t + u)). Raises FairfaceError for a half-life outside.
+    """
+    networks, (short, long) = state["networks"], GanOptions(**state["options"]).half_lives
+    if "ema_long" not in networks or not short <= half_life <= long or not short:
+        raise FairfaceError(
+            f"--ema-half-life {half_life:g}: this checkpoint has averages of {short:,.0f} to {long:,.0f} images"
+            if "ema_long" in networks
+            else "--ema-half-life: this checkpoint was saved by an earlier version and has one average only"
+        )
+
+    def product(t: float, u: float) -> float:
+        return 1 / (t + u)
+
+    target = product(half_life, short) - product(half_life, long) - product(long, short) + product(long, long)
+    weight = target / (product(short, short) - 2 * product(short, long) + product(long, long))
+    return {
+        name: torch.lerp(networks["ema_long"][name], tensor, weight) if tensor.is_floating_point() else tensor
+        for name, tensor in networks["ema"].items()
+    }
 
 
 def build_generator(state: dict[str, Any], weights: dict[str, Tensor]) -> Generator:
@@ -91,7 +125,8 @@ class ImageGenerator:
     seed: int
     shares: dict[str, float] | None = None  # of the classes; None for an unconditional network
     truncation: float | None = None  # of the latents; see `latents`
-    batch_size: int | None = None  # images generated at the same time; None: a block on every core
+    batch_size: int | None = None  # images generated at the same time; None: a block in every thread
+    threads: int | None = None  # each generates a block; None: the fastest number
 
     @cached_property
     def inference_network(self) -> Generator:
@@ -116,23 +151,41 @@ class ImageGenerator:
         """Yield the PNG files of the images `first` to `first + count`, in order.
 
         Each thread generates and encodes its own block on one core. That wastes less time than sharing one block among
-        many cores, and gives the same pixels on any number of cores.
+        many cores, and gives the same pixels for any number of threads.
         """
         _ = self.inference_network  # once, before the threads share it
-        workers = available_cpus()
+        blocks = range(first // BLOCK, -(-(first + count) // BLOCK))
+        workers = self.threads or self._fastest_threads(len(blocks))
         if self.batch_size:
             workers = min(workers, max(self.batch_size // BLOCK, 1))
+        for number, files in self._encode_blocks(blocks, workers=workers):
+            start = number * BLOCK
+            yield from files[max(first - start, 0) : first + count - start]
+
+    def _encode_blocks(self, blocks: Iterable[int], *, workers: int) -> Iterator[tuple[int, list[bytes]]]:
+        """Yield the number and the PNG files of each block, generated in `workers` threads."""
 
         def work(number: int) -> list[bytes]:
-            start = number * BLOCK
-            images = self.generate_block(number)[max(first - start, 0) : first + count - start]
-            return [encode_png(rows) for rows in filter_rows(images)]
+            return [encode_png(rows) for rows in filter_rows(self.generate_block(number))]
 
-        blocks = ((number,) for number in range(first // BLOCK, -(-(first + count) // BLOCK)))
-        threads = torch.get_num_threads()
-        try:
-            with generator_threads(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                for _, files in map_in_order(pool, work, blocks, ahead=2 * workers):
-                    yield from files
-        finally:
-            torch.set_num_threads(threads)  # the workers changed it for all threads started later
+        jobs = ((number,) for number in blocks)
+        with (
+            restored_threads(),  # the workers change it for all threads started later
+            generator_threads(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        ):
+            for (number,), files in map_in_order(pool, work, jobs, ahead=2 * workers):
+                yield number, files
+
+    def _fastest_threads(self, blocks: int) -> int:
+        """Measure the number of threads that generates `blocks` blocks fastest on a CPU; for a GPU use every core."""
+        if self.device.type != "cpu":
+            return available_cpus()
+        together = max_threads()  # blocks of a measurement
+
+        def time_blocks(workers: int) -> float:
+            start = time.perf_counter()
+            for _ in self._encode_blocks(range(together), workers=workers):
+                pass
+            return time.perf_counter() - start
+
+        return choose_threads(time_blocks, steps=blocks // together, step_images=together * BLOCK).count

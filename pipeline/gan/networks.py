@@ -9,16 +9,17 @@ import torch
 from models.dcgan import Discriminator, Generator
 from pipeline.gan.options import GanOptions
 
-STATES = ("g", "d", "ema", "adam_g", "adam_d")
+STATES = ("g", "d", "ema", "ema_long", "adam_g", "adam_d")
 
 
 @dataclass
 class Networks:
-    """Generator, discriminator, the generator's moving average and the two optimizers."""
+    """Generator, discriminator, two moving averages of the generator and the two optimizers."""
 
     g: Generator
     d: Discriminator
     ema: Generator
+    ema_long: Generator  # with LONG_AVERAGE times the half-life
     adam_g: torch.optim.Adam
     adam_d: torch.optim.Adam
 
@@ -27,14 +28,15 @@ class Networks:
         """Build untrained networks on `device`, a function of the seed alone; `classes` is 0 for unconditional ones."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
-            g = Generator(options.latent_dim, options.width_g, image_size=options.image_size, classes=classes)
-            d = Discriminator(options.width_d, options.image_size, classes=classes)
+            g, d = build(options, classes=classes)
         for network in (g, d):
             network.to(device).to(memory_format=torch.channels_last)
         adam_g, adam_d = (
-            torch.optim.Adam(net.parameters(), options.lr, (options.beta1, options.beta2), fused=True) for net in (g, d)
+            torch.optim.Adam(net.parameters(), lr or options.lr, (options.beta1, options.beta2), fused=True)
+            for net, lr in ((g, options.lr_g), (d, options.lr_d))
         )
-        networks = cls(g, d, deepcopy(g).requires_grad_(False), adam_g, adam_d)
+        ema, ema_long = (deepcopy(g).requires_grad_(False) for _ in range(2))
+        networks = cls(g, d, ema, ema_long, adam_g, adam_d)
         networks._set_capturable()
         return networks
 
@@ -44,9 +46,9 @@ class Networks:
         return {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items()}
 
     def checkpoint_bytes(self) -> int:
-        """The size of a checkpoint, about: G, D, the moving average of G, and Adam's two averages of each gradient."""
+        """The size of a checkpoint, about: G, D, the moving averages of G, and Adam's two averages of each gradient."""
         count = self.parameters()
-        return 4 * (4 * count["generator"] + 3 * count["discriminator"])
+        return 4 * (5 * count["generator"] + 3 * count["discriminator"])
 
     def state(self) -> dict[str, Any]:
         """Everything that resuming needs."""
@@ -55,7 +57,7 @@ class Networks:
     def load(self, state: dict[str, Any]) -> None:
         """Restore what `state` returned. Raises the errors of `load_state_dict` for the state of other networks."""
         for name in STATES:
-            getattr(self, name).load_state_dict(state[name])
+            getattr(self, name).load_state_dict(state["ema" if name not in state and name == "ema_long" else name])
         for adam in (self.adam_g, self.adam_d):
             for weight, averages in adam.state.items():
                 if any(value.shape not in ((), weight.shape) for value in averages.values()):
@@ -69,13 +71,18 @@ class Networks:
                 group["capturable"] = group["params"][0].device.type == "cuda"
 
 
+def build(options: GanOptions, *, classes: int = 0) -> tuple[Generator, Discriminator]:
+    """Build a generator and a discriminator with the default random generator and device."""
+    g = Generator(options.latent_dim, options.width_g, image_size=options.image_size, classes=classes)
+    return g, Discriminator(options.width_d, options.image_size, classes=classes, norm=options.norm_d)
+
+
 def step_memory(options: GanOptions, *, images: int, classes: int = 0) -> int:
     """The bytes that a training step on `images` images needs at least, without building the networks."""
     with torch.device("meta"):
-        g = Generator(options.latent_dim, options.width_g, image_size=options.image_size, classes=classes)
-        d = Discriminator(options.width_d, options.image_size, classes=classes)
+        g, d = build(options, classes=classes)
     weights_g, weights_d = (sum(p.numel() for p in net.parameters()) for net in (g, d))
-    weights = 4 * (5 * weights_g + 4 * weights_d)  # with gradients, Adam's averages and the moving average
+    weights = 4 * (6 * weights_g + 4 * weights_d)  # with gradients, Adam's averages and the moving averages
     # of G and, for real and for fake images, of D; half of what an eager step in float32 takes
     activations = 2 * images * (options.width_g + 2 * options.width_d) * options.image_size**2
     return weights + activations

@@ -56,11 +56,13 @@ class SampleConfig:
     count: int = 2000  # images
     seed: int = 0
     weights: str = "ema"  # ema: the moving average of the generator; g: the generator itself
+    ema_half_life: float | None = None  # images, of the moving average; None: as in training
     groups: tuple[str, ...] = ()  # classes of a conditional generator; empty: all, in their training shares
     truncation: float | None = None  # bound of the latents, in standard deviations
     png_dir: Path | None = None  # also write sample_00000.png and so on there, as the original does
     batch_size: int | None = None  # images generated at the same time
     device: str = "auto"
+    threads: int | None = None  # on a CPU; None: the fastest number
     force: bool = False  # sample again even if nothing changed
     progress: bool = True
 
@@ -93,8 +95,8 @@ def sample(workspace: Workspace, config: SampleConfig) -> SampleResult:
     with ExitStack() as stack:
         if config.checkpoint:
             path = config.checkpoint
-            network, state = load_generator(path, device, weights=config.weights)
-            folder = run_of_checkpoint(workspace, path, state=state)
+            network, state = load_generator(path, device, weights=config.weights, half_life=config.ema_half_life)
+            folder = workspace.run(config.run) if config.run else run_of_checkpoint(workspace, path, state=state)
             if folder.checkpoints.resolve() != path.resolve().parent:  # a run that is only sampled from
                 stack.enter_context(exclusive_lock(folder.lock, "sampling"))
                 write_run_config(folder, path, state=state)
@@ -104,7 +106,7 @@ def sample(workspace: Workspace, config: SampleConfig) -> SampleResult:
         stack.enter_context(exclusive_lock(folder.label_files.lock, "sampling"))  # labels of other samples are removed
         if not config.checkpoint:
             path = run_directory.newest_checkpoint(folder)
-            network, state = load_generator(path, device, weights=config.weights)
+            network, state = load_generator(path, device, weights=config.weights, half_life=config.ema_half_life)
         images = ImageGenerator(
             network,
             device=device,
@@ -112,6 +114,7 @@ def sample(workspace: Workspace, config: SampleConfig) -> SampleResult:
             shares=requested_shares(state, config.groups),
             truncation=config.truncation,
             batch_size=config.batch_size,
+            threads=config.threads,
         )
         document = _describe(folder, path, images=images, config=config, state=state)
         previous = read_document(folder.samples_document, SamplesDocument) if not config.force else None
@@ -406,6 +409,8 @@ def _describe(
         deciding["shares"] = images.shares
     if config.truncation is not None:
         deciding["truncation"] = config.truncation
+    if config.ema_half_life is not None:
+        deciding["ema_half_life"] = config.ema_half_life
     return SamplesDocument(
         **deciding,
         fingerprint=fingerprint(deciding),

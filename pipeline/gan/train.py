@@ -34,6 +34,7 @@ class TrainConfig:
     epochs: int | None = None  # instead of steps
     run: str | None = None  # name; None: derived from options and images
     device: str = "auto"  # auto | cpu | cuda | cuda:N
+    threads: int | None = None  # of torch; None: those of the existing run, or the fastest on a CPU
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     sample_every: int = 500  # steps between two grids of samples
     save_every_epoch: int | None = None  # epochs between two checkpoints; None: every half minute
@@ -118,7 +119,7 @@ class GanJob(TrainingJob[RunConfig]):
         if steps > checkpoint.MAX_STEP:
             raise FairfaceError(f"{steps:,} steps are more than {checkpoint.MAX_STEP:,}: choose fewer --epochs")
         folder = workspace.run(config.run or default_run_name(config.options, data.packed.manifest))
-        super().__init__(folder, steps=steps, force=config.force)
+        super().__init__(folder, steps=steps, force=config.force, threads=config.threads)
         self.config, self.data, self.device = config, data, device
         self.progress = config.progress and data.rank_slice.rank == 0
         self.notes: list[str] = []  # on resolved options, for `announce`
@@ -222,11 +223,12 @@ class GanJob(TrainingJob[RunConfig]):
             )
         self.check_same_options(config, asdict(self.config.options))
         options = self.load_options(GanOptions, config.options)
-        resolved = {name: getattr(options, name) for name in ("precision", "compile", *self.execution_options)}
+        automatic = ("precision", "compile", "diff_augment", *self.execution_options)
+        resolved = {name: getattr(options, name) for name in automatic}
         if (
             options != replace(self.config.options, **resolved)
             or "auto" in resolved.values()
-            or options.compile is None
+            or None in (options.compile, options.diff_augment)
         ):
             raise FairfaceError(f"{self.folder.config} is damaged (its options contradict each other): {self.remedy}")
         classes = self.data.shares or {}

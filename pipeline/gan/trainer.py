@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.dcgan import discriminator_loss, generator_loss
+from models.diff_augment import RANDOM_NUMBERS, diff_augment
+from models.gan_losses import LOSSES, gradient_penalty
 from pipeline.data.loader import to_unit_range
-from pipeline.data.random_streams import FLIPS, LATENTS, seeded_generator
+from pipeline.data.random_streams import FLIPS, GAN_AUGMENTATION, LATENTS, seeded_generator
 from pipeline.data.sampler import SINGLE_RANK, RankSlice
 from pipeline.gan.cuda_graph import CapturedStep
 from pipeline.gan.networks import Networks
@@ -43,8 +44,10 @@ class GanTrainer:
 
         self.generate, self.d_loss, self.g_loss = wrap(self._generate), wrap(self._d_loss), wrap(self._g_loss)
         self.update: Callable[..., Tensor] = self._update
+        self.penalize: Callable[..., Tensor] = self._penalize
         if options.cuda_graphs and device.type == "cuda" and rank_slice.world_size == 1:
             self.update = CapturedStep(self._update, self.networks)
+            self.penalize = CapturedStep(self._penalize, self.networks)
 
     def summary(self, values: Sequence[float]) -> str:
         """The losses as text."""
@@ -63,13 +66,19 @@ class GanTrainer:
 
         B is this rank's share of the batch. Conditional networks take the labels int64 [B] of the images, and the
         fakes are generated for the same labels. G's step reuses the fakes of D's step, as in the original, so that G
-        runs forward only once.
+        runs forward only once. Every `penalty_every` steps D is updated once more, by its gradient penalty.
         """
         world_size, rank = self.rank_slice.world_size, self.rank_slice.rank
         batch, share = len(images) * world_size, slice(len(images) * rank, len(images) * (rank + 1))
-        mirrored = self.mirrored(step, batch)[share] if self.options.flip else None
-        metrics = self.update(images, self.latents(step, batch)[share], mirrored, labels)
-        self._update_average(step)
+        options, augmentations = self.options, None
+        mirrored = self.mirrored(step, batch)[share] if options.flip else None
+        if options.diff_augment:
+            augmentations = self.augmentations(step, batch)[:, share]
+        inputs = images, self.latents(step, batch)[share], mirrored, labels, augmentations
+        metrics = self.update(*inputs)
+        if options.has_penalty and step % options.penalty_every == 0:
+            self.penalize(*inputs)
+        self._update_averages(step)
         return metrics
 
     def _autocast(self) -> torch.autocast:
@@ -79,26 +88,36 @@ class GanTrainer:
         with self._autocast():
             return self.networks.g(z, labels)
 
-    def _d_loss(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _d_loss(
+        self, real: Tensor, fake: Tensor, labels: Tensor | None, augmentations: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """D's loss, the means of s(D) over real and over generated images, and the logits of the real ones."""
+        real, fake = _augment(real, augmentations, 0), _augment(fake, augmentations, 1)
         with self._autocast():
             real, fake = self.networks.d(real, labels), self.networks.d(fake, labels)
         means = torch.stack([real.float().sigmoid().mean(), fake.float().sigmoid().mean()]).detach()
-        return discriminator_loss(real, fake), means
+        return LOSSES[self.options.loss][0](real, fake), means, real.detach()
 
-    def _g_loss(self, fake: Tensor, labels: Tensor | None) -> Tensor:
+    def _g_loss(self, real: Tensor, fake: Tensor, labels: Tensor | None, augmentations: Tensor | None) -> Tensor:
+        """The generator's loss; `real` are the logits of real images before D's update, which spare another pass."""
+        fake = _augment(fake, augmentations, 2)
         with self._autocast():
-            return generator_loss(self.networks.d(fake, labels))
+            return LOSSES[self.options.loss][1](real, self.networks.d(fake, labels))
 
-    def _update(self, images: Tensor, z: Tensor, mirrored: Tensor | None, labels: Tensor | None) -> Tensor:
+    def _update(
+        self,
+        images: Tensor,
+        z: Tensor,
+        mirrored: Tensor | None,
+        labels: Tensor | None,
+        augmentations: Tensor | None,
+    ) -> Tensor:
         networks = self.networks
         fake = self.generate(z, labels)
-        loss_d, means = self.d_loss(to_unit_range(images, mirrored), fake.detach(), labels)
-        networks.adam_d.zero_grad(set_to_none=True)
-        loss_d.backward()
-        average_across_ranks(_gradients(networks.d), self.rank_slice)
-        networks.adam_d.step()
+        loss_d, means, real = self.d_loss(to_unit_range(images, mirrored), fake.detach(), labels, augmentations)
+        self._step_d(loss_d)
         networks.d.requires_grad_(False)  # D's weights get no gradient from G's loss
-        loss_g = self.g_loss(fake, labels)
+        loss_g = self.g_loss(real, fake, labels, augmentations)
         networks.adam_g.zero_grad(set_to_none=True)
         loss_g.backward()
         average_across_ranks(_gradients(networks.g), self.rank_slice)
@@ -110,6 +129,35 @@ class GanTrainer:
         average_across_ranks([metrics, *buffers], self.rank_slice)
         return metrics
 
+    def _step_d(self, loss: Tensor) -> None:
+        networks = self.networks
+        networks.adam_d.zero_grad(set_to_none=True)
+        loss.backward()
+        average_across_ranks(_gradients(networks.d), self.rank_slice)
+        networks.adam_d.step()
+
+    def _penalize(
+        self,
+        images: Tensor,
+        z: Tensor,
+        mirrored: Tensor | None,
+        labels: Tensor | None,
+        augmentations: Tensor | None,
+    ) -> Tensor:
+        """Update D by its gradient penalty, which stands for `penalty_every` steps; returns the penalty, float32.
+
+        A step of its own, as in StyleGAN2 (Karras et al. 2020, arXiv:1912.04958, section 4, lazy regularisation). It is
+        always eager and in float32: torch.compile has no second derivatives, and in bfloat16 they are mostly noise.
+        """
+        d, options = self.networks.d, self.options
+        penalty = gradient_penalty(d, _augment(to_unit_range(images, mirrored), augmentations, 0), labels)
+        if options.regularizer == "r1r2":
+            with torch.no_grad():
+                fake = _augment(self.generate(z, labels), augmentations, 1)
+            penalty = penalty + gradient_penalty(d, fake.float(), labels)
+        self._step_d(options.gamma / 2 * options.penalty_every * penalty)
+        return penalty.detach()
+
     def mirrored(self, step: int, count: int) -> Tensor:
         """A random mask of the images that a step flips, each with probability 0.5, bool [count] on the device."""
         generator = seeded_generator(self.device, self.options.seed, FLIPS, step)
@@ -120,15 +168,19 @@ class GanTrainer:
         generator = seeded_generator(self.device, self.options.seed, LATENTS, step)
         return torch.randn(count, self.options.latent_dim, generator=generator, device=self.device)
 
+    def augmentations(self, step: int, count: int) -> Tensor:
+        """Random numbers of DiffAugment, for D's real and generated images and for G's: float32 [3, count, 5]."""
+        generator = seeded_generator(self.device, self.options.seed, GAN_AUGMENTATION, step)
+        return torch.rand(3, count, RANDOM_NUMBERS, generator=generator, device=self.device)
+
     @torch.no_grad()
-    def _update_average(self, step: int) -> None:
-        """Move the average (weights and BatchNorm's statistics) towards G; before `ema_start` it is a copy of G."""
-        weight = 1 - self.options.ema if step >= self.options.ema_start else 1.0
-        average, current = (
-            [t for t in net.state_dict().values() if t.is_floating_point()]
-            for net in (self.networks.ema, self.networks.g)
-        )
-        torch._foreach_lerp_(average, current, weight)
+    def _update_averages(self, step: int) -> None:
+        """Move the averages (weights and BatchNorm's statistics) towards G; before `ema_start` they are copies of G."""
+        options, networks = self.options, self.networks
+        current = _floats(networks.g)
+        for average, half_life in zip((networks.ema, networks.ema_long), options.half_lives, strict=True):
+            decay = 0.5 ** (options.batch_size / half_life) if half_life else 0.0
+            torch._foreach_lerp_(_floats(average), current, 1 - decay if step >= options.ema_start else 1.0)
 
     @torch.no_grad()
     def grid(self) -> Tensor:
@@ -142,13 +194,22 @@ class GanTrainer:
         return (net(self.latents(GRID_SEED, GRID_IMAGES), labels).float() + 1) / 2
 
 
+def _augment(images: Tensor, augmentations: Tensor | None, use: int) -> Tensor:
+    return images if augmentations is None else diff_augment(images, augmentations[use])
+
+
+def _floats(network: torch.nn.Module) -> list[Tensor]:
+    return [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
+
+
 def _gradients(network: torch.nn.Module) -> list[Tensor]:
     return [weight.grad for weight in network.parameters() if weight.grad is not None]
 
 
 def step_flop(options: GanOptions) -> float:
-    """Floating-point operations of one training step per image, as counted by torch."""
-    trainer = GanTrainer(replace(options, compile=False, precision="fp32", conditional=None), torch.device("cpu"))
+    """Floating-point operations of one training step per image, as counted by torch, without gradient penalties."""
+    plain = replace(options, compile=False, precision="fp32", conditional=None, diff_augment=False)
+    trainer = GanTrainer(plain, torch.device("cpu"))
     with FlopCounterMode(display=False) as counter:
-        trainer.step(0, torch.zeros(2, options.image_size, options.image_size, 3, dtype=torch.uint8))
+        trainer.step(1, torch.zeros(2, options.image_size, options.image_size, 3, dtype=torch.uint8))
     return counter.get_total_flops() / 2

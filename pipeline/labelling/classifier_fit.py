@@ -1,8 +1,10 @@
 """Fits the classifier to annotated images."""
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from tqdm import tqdm
 
 from models.classifier import FaceClassifier, uses_bf16
 from pipeline.data.random_streams import CLASSIFIER_AUGMENTATION, CLASSIFIER_ORDER, seeded_generator
+from pipeline.threads import choose_threads, requested_threads, restored_threads, undone
 from pipeline.training import checkpoint
 
 BATCH, LR, WARM_UP, DECAY = 64, 4e-3, 0.2, 0.05  # WARM_UP is a share of the steps
@@ -35,6 +38,11 @@ class FitImages:
     classes: Mapping[str, Tensor]  # int64 [N], below the number of classes; -1 where an image has no annotation
     counts: Mapping[str, int]  # number of classes of each attribute
 
+    @cached_property
+    def priors(self) -> dict[str, Tensor]:
+        """`log_priors` of each attribute."""
+        return {name: log_priors(classes, self.counts[name]) for name, classes in self.classes.items()}
+
 
 @dataclass(frozen=True)
 class FitConfig:
@@ -52,8 +60,8 @@ class FitConfig:
 def fit_classifier(data: FitImages, config: FitConfig) -> FaceClassifier:
     """Fit a classifier to images; an interrupted fit continues after the last epoch in `config.checkpoints`.
 
-    The weights depend only on the images and the seed (bit for bit on CPUs of the same kind), however often the fit
-    was interrupted.
+    The weights depend only on the images and the seed (bit for bit on CPUs of the same kind with the same number of
+    threads), however often the fit was interrupted: it keeps its number of threads.
     """
     device, epochs = data.images.device, config.count_epochs(len(data.images))
     with torch.random.fork_rng(devices=[]):
@@ -62,7 +70,26 @@ def fit_classifier(data: FitImages, config: FitConfig) -> FaceClassifier:
     model.fit_standardisation(data.images)
     model = model.to(device).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(parameter_groups(model), LR, fused=True)
-    first = resume(config.checkpoints, model, optimizer=optimizer)
+    first, threads = resume(config.checkpoints, model, optimizer=optimizer)
+    with restored_threads():
+        if device.type == "cpu":
+            threads = requested_threads() or threads or choose_fit_threads(model, optimizer, data=data, epochs=epochs)
+            torch.set_num_threads(threads)
+        fit_epochs(model, optimizer, data=data, config=config, first=first, threads=threads)
+    return model.eval()
+
+
+def fit_epochs(
+    model: FaceClassifier,
+    optimizer: torch.optim.Optimizer,
+    *,
+    data: FitImages,
+    config: FitConfig,
+    first: int,
+    threads: int | None,
+) -> None:
+    """Fit to every image once in each epoch from `first` on, and save the state, with `threads`, after each."""
+    epochs = config.count_epochs(len(data.images))
     total = epochs * len(data.images)
     with tqdm(total=total, desc="fitting classifier", unit="img", disable=not config.progress, leave=False) as bar:
         bar.update(first * len(data.images))
@@ -71,9 +98,8 @@ def fit_classifier(data: FitImages, config: FitConfig) -> FaceClassifier:
             bar.set_postfix(loss=f"{loss:.2f}", refresh=False)
             bar.update(len(data.images))
             if config.checkpoints:
-                state = {"networks": dict(model.state_dict()), "optimizer": optimizer.state_dict()}
+                state = {"networks": dict(model.state_dict()), "optimizer": optimizer.state_dict(), "threads": threads}
                 checkpoint.save(config.checkpoints, epoch + 1, state, keep=1)
-    return model.eval()
 
 
 def parameter_groups(model: FaceClassifier) -> list[dict[str, Any]]:
@@ -83,15 +109,18 @@ def parameter_groups(model: FaceClassifier) -> list[dict[str, Any]]:
     return [{"params": matrices, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
 
 
-def resume(folder: Path | None, model: FaceClassifier, *, optimizer: torch.optim.Optimizer) -> int:
-    """Load the newest intact state in a folder; returns the number of finished epochs, 0 without a state."""
+def resume(folder: Path | None, model: FaceClassifier, *, optimizer: torch.optim.Optimizer) -> tuple[int, int | None]:
+    """Load the newest intact state in a folder.
+
+    Returns the number of finished epochs, 0 without a state, and the number of threads that they were fitted with.
+    """
     for path in reversed(checkpoint.list_checkpoints(folder) if folder else []):
         if checkpoint.find_fault(path) is None:
             state = checkpoint.load(path, next(model.parameters()).device)
             model.load_state_dict(state["networks"])
             optimizer.load_state_dict(state["optimizer"])
-            return int(state["step"])
-    return 0
+            return int(state["step"]), state.get("threads")
+    return 0, None
 
 
 def fit_epoch(
@@ -99,27 +128,53 @@ def fit_epoch(
 ) -> float:
     """Fit to every image once; returns the mean loss of the last batches."""
     device, size = data.images.device, reduced_size(data.images.shape[2], epoch, epochs=epochs)
-    priors = {name: log_priors(classes, data.counts[name]) for name, classes in data.classes.items()}
     order = torch.randperm(len(data.images), generator=seeded_generator("cpu", seed, CLASSIFIER_ORDER, epoch))
     batches = order.split(BATCH) if len(order) < BATCH else order[: len(order) // BATCH * BATCH].split(BATCH)
-    losses, bf16 = [], uses_bf16(device)
+    losses = []
     for number, rows in enumerate(batches):
         step = epoch * len(batches) + number
         for group in optimizer.param_groups:
             group["lr"] = LR * one_cycle(step / (epochs * len(batches)))
         rng = seeded_generator("cpu", seed, CLASSIFIER_AUGMENTATION, step)
-        rows = rows.to(device)
-        pixels = augment(data.images[rows], size, standardise=model.standardise, rng=rng)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            logits = model(pixels)
-        loss = torch.stack(
-            [masked_loss(logits[name] + priors[name], classes[rows]) for name, classes in data.classes.items()]
-        ).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
+        losses.append(fit_batch(model, optimizer, data=data, rows=rows.to(device), size=size, rng=rng))
     return torch.stack(losses[-20:]).mean().item()
+
+
+def fit_batch(
+    model: FaceClassifier,
+    optimizer: torch.optim.Optimizer,
+    *,
+    data: FitImages,
+    rows: Tensor,
+    size: int,
+    rng: torch.Generator,
+) -> Tensor:
+    """Fit to the images in `rows`, int64 [B], augmented at `size` pixels; returns the loss, float32 []."""
+    device = rows.device
+    pixels = augment(data.images[rows], size, standardise=model.standardise, rng=rng)
+    with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(device)):
+        logits = model(pixels)
+    loss = torch.stack(
+        [masked_loss(logits[name] + data.priors[name], classes[rows]) for name, classes in data.classes.items()]
+    ).sum()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def choose_fit_threads(model: FaceClassifier, optimizer: torch.optim.Optimizer, *, data: FitImages, epochs: int) -> int:
+    """Choose the number of torch's threads that fits fastest on a CPU, by fitting to a batch and undoing it."""
+    rows, rng, size = torch.arange(min(BATCH, len(data.images))), torch.Generator(), data.images.shape[2]
+
+    def time_batch(count: int) -> float:
+        torch.set_num_threads(count)
+        start = time.perf_counter()
+        fit_batch(model, optimizer, data=data, rows=rows, size=size, rng=rng)
+        return time.perf_counter() - start
+
+    with undone(model, optimizer):
+        return choose_threads(time_batch, steps=epochs * len(data.images) // BATCH, step_images=len(rows)).count
 
 
 def one_cycle(position: float) -> float:

@@ -2,6 +2,7 @@
 
 import itertools
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from pipeline.labelling.embedded_model import (
     make_labeller,
     tokenizer,
 )
+from pipeline.threads import choose_threads, restored_threads, undone
 from shards.concurrency import available_cpus, map_in_order
 from shards.processes import worker_pool
 from shards.synthetic import dataset
@@ -127,15 +129,30 @@ def fit_model(images: Tensor, classes: Tensor, *, steps: int, seed: int, progres
     tokens = captions()
     optimizer = torch.optim.AdamW(model.parameters(), LR, weight_decay=DECAY, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps, pct_start=0.15)
-    bar = tqdm(range(steps), "fitting labeller", unit="step", disable=not progress, leave=False)
-    for _, rows in zip(bar, batches(len(images), rng), strict=False):
+
+    def fit_batch(rows: Tensor, rng: torch.Generator) -> float:
         pixels = ((augment(images[rows], rng) / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
         loss = contrastive_loss(model, pixels, classes=classes[rows], tokens=tokens, rng=rng)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        schedule.step()
-        bar.set_postfix(loss=f"{loss.item():.2f}", refresh=False)
+        return loss.item()
+
+    def time_batch(count: int) -> float:
+        torch.set_num_threads(count)
+        start = time.perf_counter()
+        fit_batch(torch.arange(BATCH) % len(images), torch.Generator().manual_seed(seed))  # the same views every time
+        return time.perf_counter() - start
+
+    with restored_threads():
+        with undone(model, optimizer):
+            threads = choose_threads(time_batch, steps=steps, step_images=BATCH)
+        torch.set_num_threads(threads.count)
+        bar = tqdm(range(steps), "fitting labeller", unit="step", disable=not progress, leave=False)
+        for _, rows in zip(bar, batches(len(images), rng), strict=False):
+            loss = fit_batch(rows, rng)
+            schedule.step()
+            bar.set_postfix(loss=f"{loss:.2f}", refresh=False)
     return model.eval()
 
 

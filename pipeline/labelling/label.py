@@ -17,6 +17,7 @@ from pipeline.labelling.labeller_choice import LabelConfig, check_overwrite, cho
 from pipeline.labelling.side import LabelKinds, Side, SideResult, label_images, new_document
 from pipeline.labelling.tables import flat_probabilities
 from pipeline.runtime import resolve_device
+from pipeline.threads import using_threads
 from pipeline.training import run_directory
 from shards import distributed, pack, tar
 from shards.atomic_io import open_output, read_parquet
@@ -57,7 +58,7 @@ def label(workspace: Workspace, config: LabelConfig | None = None) -> LabelResul
     replacing the images.
     """
     config, shards = config or LabelConfig(), workspace.shards
-    with distributed.process_group(), ExitStack() as stack:
+    with distributed.process_group(), using_threads(config.threads), ExitStack() as stack:
         device = resolve_device(config.device)
         run = run_directory.find_run(workspace, config.run)
         distributed.run_on_rank0(lambda: lock(stack, shards, run), share=lambda _: None)
@@ -194,7 +195,7 @@ def label_folder(folder: Path, csv: Path, config: LabelConfig | None = None) -> 
     """
     config = config or LabelConfig()
     device = resolve_device(config.device)
-    with tempfile.TemporaryDirectory(prefix="fairface-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="fairface-") as scratch, using_threads(config.threads):
         shards = Workspace(Path(scratch)).shards
         packed = pack.pack(folder, shards, tables=[], progress=config.progress).document
         images = packed_images(shards, packed, "path")

@@ -1,5 +1,6 @@
 """Labels the images of one side of the comparison: the training images or a run's samples."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from models import clip, skin
@@ -17,6 +19,7 @@ from pipeline.data.decoder import decode_all
 from pipeline.data.shard_set import ShardSet
 from pipeline.labelling import tables
 from pipeline.runtime import command_line
+from pipeline.threads import choose_threads, restored_threads
 from shards import distributed
 from shards.atomic_io import (
     atomic_write,
@@ -48,10 +51,19 @@ class LabelKinds:
     classifier: ClassifierLabeller | None = None  # in addition to another labeller
 
     @property
+    def labellers(self) -> list[Labeller]:
+        """The labeller, and the classifier if there is one in addition."""
+        return [self.labeller, *([self.classifier] if self.classifier else [])]
+
+    def label(self, images: Tensor) -> tuple[list[tuple[dict[str, Tensor], Tensor]], tuple[Tensor, Tensor]]:
+        """Return what every labeller, and `skin.read_skin`, return for images, uint8 [B, S, S, 3]."""
+        return [labeller.label(images.permute(0, 3, 1, 2)) for labeller in self.labellers], skin.read_skin(images)
+
+    @property
     def fingerprint(self) -> str:
         """A hash of what the labels are, in addition to the images."""
         classes = [[name, *attribute.names] for name, attribute in self.labeller.attributes.items()]
-        names = [self.labeller.name, *([self.classifier.name] if self.classifier else [])]
+        names = [labeller.name for labeller in self.labellers]
         return fingerprint([*names, skin.VERSION, self.has_skin_tones, classes])
 
 
@@ -85,11 +97,31 @@ class Side:
             return SideResult(old, unchanged=True)
         parts = self.files.parts / self.document.fingerprint
         distributed.run_on_rank0(lambda: self.prepare_parts(parts, force=force))
-        distributed.run_on_all_ranks(
-            lambda: self.label_parts(parts, device=device, batch_size=batch_size, progress=progress)
-        )
+        with restored_threads():
+            if device.type == "cpu":
+                self.set_threads(batch_size)
+            distributed.run_on_all_ranks(
+                lambda: self.label_parts(parts, device=device, batch_size=batch_size, progress=progress)
+            )
         distributed.run_on_rank0(lambda: self.merge_parts(parts))
         return SideResult(self.document, unchanged=False)
+
+    def set_threads(self, batch_size: int) -> None:
+        """Set the number of torch's threads that labels fastest, and record it."""
+        assert self.document.size is not None
+        shape = (batch_size, self.document.size, self.document.size, 3)
+        images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator())
+
+        def time_batch(count: int) -> float:
+            torch.set_num_threads(count)
+            start = time.perf_counter()
+            self.labels.label(images)
+            return time.perf_counter() - start
+
+        steps = len(self.keys) // batch_size // distributed.world_size()
+        threads = choose_threads(time_batch, steps=steps, step_images=batch_size, on_all_ranks=True)
+        torch.set_num_threads(threads.count)
+        self.document.threads = threads.count
 
     def find_labels(self) -> LabelsDocument | None:
         """The document of intact labels of these images by this labeller; None if there are none."""
@@ -224,16 +256,15 @@ def label_images(
     Returns the columns of `tables.label_schema`, and `embedding` (float16 [D]), `pixel_tone` (Monk 1-10),
     `typology_angle` (degrees) and, if there is a classifier in addition, a structure `classifier` of its labels.
     """
-    labellers: list[Labeller] = [labels.labeller, *([labels.classifier] if labels.classifier else [])]
+    labellers = labels.labellers
     batches: list[list[dict[str, torch.Tensor]]] = [[] for _ in labellers]
     embeddings, tones, angles, remaining = [], [], [], len(keys)
     for batch in decode_all(shards, size, device=device, batch_size=batch_size):
         images = batch[:remaining]
-        results = [labeller.label(images.permute(0, 3, 1, 2)) for labeller in labellers]
+        results, (tone, angle) = labels.label(images)
         for by_batch, (by_attribute, _) in zip(batches, results, strict=True):
             by_batch.append({name: values.float().cpu() for name, values in by_attribute.items()})
         embeddings.append(results[0][1].cpu())
-        tone, angle = skin.read_skin(images)
         tones.append(tone.cpu())
         angles.append(angle.cpu())
         remaining -= len(images)

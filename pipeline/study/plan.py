@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.study.options import StudyOptions, suggestion
-from pipeline.study.progress import arm_workspace, has_begun
+from pipeline.study.progress import has_begun
 from shards.atomic_io import file_sha256
 from shards.documents import load_shards_json, read_document
 from shards.errors import FairfaceError
@@ -79,7 +79,7 @@ def plan_study(workspace: Workspace, file: StudyFile) -> tuple[StudyDocument, li
     """
     document, path = file.document, file.path
     for arm in document.arms:
-        load_shards_json(arm_workspace(workspace, arm).shards)
+        load_shards_json(document.workspace_of(arm.name, workspace).shards)
     existing = read_document(workspace.study(document.name).document, StudyDocument)
     document.runs = _plan_runs(document, existing)
     for run in document.runs:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
-from pathlib import Path
 
 from shards.documents import LabelsDocument, read_document, samples_images_hash, stale_labels, write_document
 from shards.study import STAGES, StudyArm, StudyDocument, StudyRun, StudyRunDocument
@@ -14,14 +13,9 @@ def find_arm(document: StudyDocument, run: StudyRun) -> StudyArm:
     return next(arm for arm in document.arms if arm.name == run.arm)
 
 
-def arm_workspace(workspace: Workspace, arm: StudyArm) -> Workspace:
-    """The workspace of an arm's shards and runs: that of the study, unless the arm has another."""
-    return workspace if arm.out is None else Workspace(Path(arm.out))
-
-
 def run_folder(workspace: Workspace, document: StudyDocument, run: StudyRun) -> RunFolder:
     """The folder of a run of a study."""
-    return arm_workspace(workspace, find_arm(document, run)).run(run.run)
+    return document.workspace_of(run.arm, workspace).run(run.run)
 
 
 def has_begun(workspace: Workspace, document: StudyDocument, run: StudyRun) -> bool:
@@ -41,8 +35,9 @@ def read_runs(workspace: Workspace, document: StudyDocument) -> list[StudyRun]:
         record = read_document(study.record(planned.run), StudyRunDocument)
         run = planned
         if record:
-            progress = {"status": record.status, "reason": record.reason, "labels": record.labels}
-            run = replace(planned, **progress, seconds=record.seconds)
+            run = replace(
+                planned, status=record.status, reason=record.reason, seconds=record.seconds, labels=record.labels
+            )
         if run.status == "labelled" and not _has_labels(run_folder(workspace, document, run), run.labels):
             run.status = "pending"
         runs.append(run)
@@ -87,7 +82,9 @@ def remaining_seconds(tasks: Iterable[list[StudyRun]], trained: Mapping[str, flo
             count = sum(bool(runs) if stage == "train" else len(runs) for runs in left)
             seconds[stage] = count * sum(known) / len(known)
         elif stage == "train" and trained:
-            seconds[stage] = sum(trained[runs[0].arm] for runs, unfinished in zip(tasks, left, strict=True) if unfinished)
+            seconds[stage] = sum(
+                trained[runs[0].arm] for runs, unfinished in zip(tasks, left, strict=True) if unfinished
+            )
         else:
             seconds[stage] = None
     return seconds

@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from contextlib import AbstractContextManager, nullcontext, suppress
-from pathlib import Path
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
 
 from pipeline.study.options import StudyOptions
 from pipeline.study.plan import Task
-from pipeline.study.progress import arm_workspace, find_arm, labels_fingerprint, run_folder, write_run
+from pipeline.study.progress import find_arm, labels_fingerprint, run_folder, write_run
 from shards.documents import RunConfig, read_document
 from shards.errors import FairfaceError
 from shards.locks import awaited_lock, exclusive_lock
@@ -87,7 +87,7 @@ class StudyRunner:
     def command(self, stage: str, run: StudyRun, device: str | None = None) -> list[str]:
         """The arguments of `fairface` for a stage of a run."""
         arm = find_arm(self.document, run)
-        workspace = arm_workspace(self.workspace, arm)
+        workspace = self.document.workspace_of(run.arm, self.workspace)
         arguments = [stage, "--out", str(workspace.root)]
         if stage == "train":
             options = arm.train
@@ -161,7 +161,7 @@ class StudyRunner:
 
     def _labelling(self, run: StudyRun) -> AbstractContextManager[None]:
         """The lock of labelling: every run labels the training images, too, or finds that they are labelled."""
-        workspace = arm_workspace(self.workspace, find_arm(self.document, run))
+        workspace = self.document.workspace_of(run.arm, self.workspace)
         return awaited_lock(workspace.labelling_lock, "labelling")
 
     def _execute(self, arguments: list[str], log: Path) -> int:

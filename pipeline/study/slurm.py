@@ -35,7 +35,7 @@ def submission_script(
     return "\n".join(
         [
             "#!/bin/bash",
-            f"# Submits the study {study.name}: an array of its trainings, and a job that writes the report after them.",
+            f"# Submits the study {study.name}: an array of trainings, and then a job for the report.",
             "set -e",
             f"mkdir -p {shlex.quote(str(study.folder.absolute() / 'logs'))}",
             "job=$(sbatch --parsable <<'TASKS'",
@@ -70,7 +70,11 @@ def _header(study: StudyFolder, options: Mapping[str, str], *, log: str) -> list
     """The first lines of a job's script."""
     output = str(study.folder.absolute() / "logs" / log)
     lines = {"job-name": f"fairface-{study.name}", "output": output, **options}
-    return ["#!/bin/bash", *(f"#SBATCH --{name}={_quoted(value)}" for name, value in lines.items()), "#SBATCH --requeue"]
+    return [
+        "#!/bin/bash",
+        *(f"#SBATCH --{name}={_quoted(value)}" for name, value in lines.items()),
+        "#SBATCH --requeue",
+    ]
 
 
 def _quoted(value: str) -> str:

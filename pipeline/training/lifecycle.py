@@ -8,12 +8,15 @@ therefore starts a run, resumes it after an interruption, and does nothing once 
 
 import re
 import shutil
+import time
 import types
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -22,12 +25,13 @@ import torch
 from torch import Tensor
 
 from pipeline.runtime import command_line, device_name, resolve_device, tune_allocator, utc_now, versions
+from pipeline.threads import choose_threads, count_threads, describe, max_threads, restored_threads
 from pipeline.training import checkpoint
 from pipeline.training.loop import Batches, LoopConfig, Trainer, TrainingLoop, steps_schema
 from pipeline.training.signals import StopSignals
 from shards import distributed
 from shards.atomic_io import check_removable_tree, file_sha256, read_parquet, remove_tree
-from shards.documents import RunDocument, read_document, write_document
+from shards.documents import RunDocument, ThreadsRecord, read_document, write_document
 from shards.errors import FairfaceError
 from shards.locks import exclusive_lock, shared_lock
 from shards.workspace import ShardsFolder, TrainingFolder
@@ -74,9 +78,12 @@ class TrainingJob(ABC, Generic[Config]):
     name_option: str  # that names another run: --run, --name
     execution_options: tuple[str, ...]  # change the speed, not the result: a run may be resumed with others
 
-    def __init__(self, folder: TrainingFolder, *, steps: int, force: bool = False):
-        """`steps` are those of the whole run; `force` replaces a run of the same name."""
-        self.folder, self.steps, self.force = folder, steps, force
+    def __init__(self, folder: TrainingFolder, *, steps: int, force: bool = False, threads: int | None = None):
+        """`steps` are those of the whole run; `force` replaces a run of the same name.
+
+        `threads` is the number of torch's threads; None: that of the existing run, or the fastest on a CPU.
+        """
+        self.folder, self.steps, self.force, self.threads = folder, steps, force, threads
 
     @abstractmethod
     def check(self) -> None:
@@ -222,6 +229,13 @@ def train_to_end(job: TrainingJob[Config], prepared: PreparedRun[Config]) -> Con
     """
     # any rank may find damaged images: no run is replaced before all ranks are ready
     session = distributed.run_on_all_ranks(lambda: job.start(prepared))
+    with restored_threads():
+        set_threads(job, session)
+        return _train(job, session, is_new=prepared.is_new)
+
+
+def _train(job: TrainingJob[Config], session: Session[Config], *, is_new: bool) -> Config:
+    """Take the steps of a session and return the config.json of the finished run."""
     config = session.config
     distributed.run_on_rank0(lambda: _begin(job, session))
     try:
@@ -237,9 +251,60 @@ def train_to_end(job: TrainingJob[Config], prepared: PreparedRun[Config]) -> Con
             loop.run(session.batches, first=session.first_step, last=job.steps, signals=signals)
     except BaseException:
         if distributed.rank() == 0:
-            finalize_interrupted(job.folder, config, is_new=prepared.is_new)
+            finalize_interrupted(job.folder, config, is_new=is_new)
         raise
     return distributed.run_on_rank0(lambda: finish(job.folder, config))
+
+
+def set_threads(job: TrainingJob[Config], session: Session[Config]) -> None:
+    """Set the number of torch's threads, and record it in the session's config.
+
+    A run that is resumed keeps its number, because the last bits of its weights depend on it.
+    """
+    recorded, trainer = session.config.threads, session.trainer
+    if job.threads:
+        is_same = recorded is not None and recorded.count == job.threads
+        threads = recorded if recorded and is_same else ThreadsRecord(count=job.threads)
+    elif trainer.device.type != "cpu":
+        return
+    elif session.first_step or recorded:
+        most = distributed.run_on_rank0(max_threads)  # runs of older versions used all cores
+        threads = recorded if recorded and recorded.count <= most else ThreadsRecord(count=most)
+        if recorded and recorded != threads and distributed.rank() == 0:
+            print(f"{session.config.name}: {count_threads(most)} instead of {recorded.count}, as only so many are free")
+    else:
+        threads = measure_threads(session, steps=job.steps)
+        if distributed.rank() == 0 and threads.images_per_s:
+            print(f"{session.config.name}: {describe(threads)}", flush=True)
+    torch.set_num_threads(threads.count)
+    device = session.config.device
+    if trainer.device.type == "cpu" and (recorded is None or recorded.count != threads.count):
+        device = f"{device_name(trainer.device)}, {count_threads(threads.count)}"
+    session.config = replace(session.config, threads=threads, device=device)
+    session.loop = replace(session.loop, threads=threads if trainer.device.type == "cpu" else None)
+
+
+def measure_threads(session: Session[Config], *, steps: int) -> ThreadsRecord:
+    """Choose the number of threads by taking the first of `steps` steps several times, and undoing them.
+
+    Neither the trainer's state nor torch's random state nor the batches differ afterwards. Steps are eager: compiled
+    ones are compiled for one number of threads.
+    """
+    trainer, batches, used, state = session.trainer, session.batches, [], deepcopy(session.trainer.state())
+
+    def time_step(count: int) -> float:
+        images, labels = next(batches)
+        used.append((images.clone(), labels))  # the decoder reuses the memory of its batches
+        torch.set_num_threads(count)
+        start = time.perf_counter()
+        trainer.step(session.first_step, images, labels).sum().item()
+        return time.perf_counter() - start
+
+    with torch.random.fork_rng(devices=[]), torch.compiler.set_stance("force_eager"):
+        threads = choose_threads(time_step, steps=steps, step_images=trainer.batch_size, on_all_ranks=True)
+    trainer.load(state)
+    session.batches = chain(used, batches)
+    return threads
 
 
 def _begin(job: TrainingJob[Config], session: Session[Config]) -> None:

@@ -13,9 +13,11 @@ from torchvision.utils import save_image
 from tqdm import tqdm
 
 from pipeline.data.sampler import RankSlice
+from pipeline.threads import SlowdownWarning, count_threads
 from pipeline.training import checkpoint
 from pipeline.training.signals import StopSignals, TrainingInterrupted
 from shards.atomic_io import atomic_write, write_parquet
+from shards.documents import ThreadsRecord
 from shards.errors import FairfaceError
 from shards.workspace import TrainingFolder
 
@@ -63,6 +65,7 @@ class LoopConfig:
     log_every: int = 20  # steps between two rows of steps.parquet; metrics are read from the device only then
     keep: int = 3  # checkpoints
     progress: bool = True  # show a progress bar instead of an occasional line
+    threads: ThreadsRecord | None = None  # of torch on a CPU
 
 
 class TrainingLoop:
@@ -93,6 +96,7 @@ class TrainingLoop:
         self._first_rows, self._is_timed = len(rows), False
         self._metrics: list[Tensor] = []  # of the steps since the last row
         self._data_wait = 0.0  # seconds since the last row
+        self._slowdown = SlowdownWarning(config.threads) if config.threads else None
         self._train_seconds: float = rows[-1]["seconds"] if rows else 0.0
         self._row_time = self._save_time = self._line_time = time.monotonic()
 
@@ -175,6 +179,7 @@ class TrainingLoop:
             self._train_seconds += seconds
             row = self._add_row(step, values, steps=steps, seconds=seconds)
             self._show(row, values, bar=bar, last=last)
+            self._warn_if_slow(steps, seconds - self._data_wait)
         self._metrics, self._data_wait, self._row_time = [], 0.0, time.monotonic()
 
     def _add_row(self, step: int, values: list[float], *, steps: int, seconds: float) -> dict[str, Any]:
@@ -196,9 +201,10 @@ class TrainingLoop:
 
     def _show(self, row: dict[str, Any], values: list[float], *, bar: tqdm, last: int) -> None:
         """Show the newest row next to the progress bar, or print it occasionally if there is no progress bar."""
-        step, rate = row["step"], row["images_per_s"]
+        step, rate, threads = row["step"], row["images_per_s"], self.config.threads
+        on = f" on {count_threads(threads.count)}" if threads else ""
         line = (
-            f"epoch {row['epoch']}, {rate:,.0f} img/s, waiting for data {row['data_wait']:.1%}, "
+            f"epoch {row['epoch']}, {rate:,.0f} img/s{on}, waiting for data {row['data_wait']:.1%}, "
             f"{self.trainer.summary(values)}"
         )
         bar.set_postfix_str(line, refresh=False)
@@ -217,6 +223,13 @@ class TrainingLoop:
         days = (last - step) * self.trainer.batch_size / rate / 86_400
         if self._is_timed and days > LONG_DAYS:
             self._print(f"the remaining {last - step:,} steps will take about {days:,.1f} days")
+
+    def _warn_if_slow(self, steps: int, seconds: float) -> None:
+        """Print once if steps take much longer than at the start, without the wait for data."""
+        if self._slowdown and len(self.rows) - self._first_rows > 1:  # the first row includes compilation
+            warning = self._slowdown.update(steps * self.trainer.batch_size / max(seconds, 1e-9), seconds)
+            if warning:
+                self._print(warning)
 
     def _print(self, line: str) -> None:
         tqdm.write(line) if self.config.progress else print(line, flush=True)

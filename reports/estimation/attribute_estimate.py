@@ -161,33 +161,57 @@ class AttributeEstimate:
         return [verdict(low, high, other_ratio=other) for low, high, other in ends]
 
     def inconclusive_reason(self, group: int) -> str | None:
-        """Why a group's verdict is inconclusive: `no labels`, `disagree` (raw and corrected) or `few` (faces)."""
+        """Why a group's verdict is inconclusive; None if it isn't.
+
+        `no labels`; `disagree` (raw and corrected); `calibration`: no number of samples is enough, because too few
+        images were annotated; `few` (faces).
+        """
         if self.verdicts[group] != "inconclusive":
             return None
         if not self.counts.count.sum() or not self.counts.reference.sum():
             return "no labels"
         ratio, other = self.ratios.ratio[group], self.ratios.other_ratio[group]
-        is_opposite = (
-            self.corrected and (ratio - 1) * (other - 1) < 0 and max(ratio, other) > np.exp(0.2) * min(ratio, other)
-        )
-        return "disagree" if is_opposite else "few"
+        if self.corrected and (ratio - 1) * (other - 1) < 0 and max(ratio, other) > np.exp(0.2) * min(ratio, other):
+            return "disagree"
+        is_limited = self.corrected and self.has_finite_ratios(group) and self.n_needed(group) is None
+        return "calibration" if is_limited else "few"
+
+    def has_finite_ratios(self, group: int) -> bool:
+        """Whether the group has faces on both sides, by both estimates."""
+        return all(0 < ratio[group] < np.inf for ratio in (self.ratios.ratio, self.ratios.other_ratio))
 
     def n_needed(self, group: int) -> int | None:
-        """The number of generated faces that would make a group's verdict conclusive if its ratio is as estimated.
+        """The number of generated faces that would make a group's verdict conclusive if its ratios are as estimated.
 
-        The interval then lies within `PRESERVED` or on one side of 1, whichever is nearer; more faces reduce only the
-        generated side's part of its width. None if no number is enough, or if the verdict is already conclusive.
+        The interval then lies within `PRESERVED` or on one side of 1, whichever takes fewer faces; more faces reduce
+        only the generated side's part of its width. None if no number is enough, or if the verdict is already
+        conclusive.
         """
-        ratio, other = self.ratios.ratio[group], self.ratios.other_ratio[group]
-        if self.verdicts[group] != "inconclusive" or not (0 < ratio < np.inf) or not (0 < other < np.inf):
+        if self.verdicts[group] != "inconclusive" or not self.has_finite_ratios(group):
             return None
-        n = self.counts.count.sum()
-        inside = min(np.log(PRESERVED[1] / ratio), np.log(ratio / PRESERVED[0]))
-        allowed = (max(inside, abs(np.log(ratio))) - abs(np.log(ratio / other))) / Z
+        both = self.ratios.ratio[group], self.ratios.other_ratio[group]
+        needed = []
+        if (both[0] - 1) * (both[1] - 1) > 0:
+            needed.append(self.n_for_limit(group, 1))
+        if all(PRESERVED[0] < ratio < PRESERVED[1] for ratio in both):
+            needed.append(max(self.n_for_limit(group, limit) for limit in PRESERVED))
+        n = min(needed, default=np.inf)
+        return max(round(n), round(self.counts.count.sum()) + 1) if np.isfinite(n) else None
+
+    def n_for_limit(self, group: int, limit: float) -> float:
+        """The number of generated faces with which the interval of a group's ratio ends at `limit`; may be infinite.
+
+        The interval is that of the corrected ratio, if there is one.
+        """
+        ratios = self.ratios
+        ratio = (ratios.ratio if self.best_estimate == "corrected" else ratios.other_ratio)[group]
+        end = (ratios.high if limit > ratio else ratios.low)[group]
         generated, rest = self.log_ratio_variances(group)
-        if allowed <= 0 or allowed**2 <= rest:
-            return None
-        return max(round(n * generated / (allowed**2 - rest)), round(n) + 1)
+        allowed = (np.log(limit / ratio) / Z) ** 2
+        if 0 < end < np.inf:  # the interval is not exactly as wide as the variances say
+            scale = (np.log(end / ratio) / Z) ** 2 / (generated + rest)
+            generated, rest = scale * generated, scale * rest
+        return float(self.counts.count.sum() * generated / (allowed - rest)) if allowed > rest else np.inf
 
     def log_ratio_variances(self, group: int) -> tuple[float, float]:
         """Variance of a group's log ratio: the part that more generated faces reduce, and the rest."""

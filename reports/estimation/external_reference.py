@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from reports.estimation.attribute_estimate import SEED, AttributeEstimate, divide, verdict
+from reports.estimation.attribute_estimate import SEED, AttributeEstimate, Ratios, divide, verdict
 from reports.estimation.correction import resample_shares
 from reports.estimation.estimate_rows import Rows, SharesWithInterval, rows_from_columns
 from reports.estimation.intervals import pearson_p, ratio_interval, two_sided_p, wilson
@@ -57,8 +57,12 @@ class Reference:
     notes: list[str] = field(default_factory=list)  # on attributes whose shares were scaled
 
 
-def keep_reference(workspace: Workspace, path: Path, attributes: AttributeTable) -> Reference:
+def keep_reference(
+    workspace: Workspace, path: Path, *, attributes: AttributeTable, replaces_training: bool = False
+) -> Reference:
     """Copy a CSV of reference shares into a workspace, where every later report finds it.
+
+    If it `replaces_training`, these reports do not compare the samples with the training images.
 
     Raises FairfaceError, and copies nothing, if the file is not a valid reference.
     """
@@ -67,7 +71,9 @@ def keep_reference(workspace: Workspace, path: Path, attributes: AttributeTable)
     replace_described_files(
         workspace.reference_document,
         {copy: lambda file: file.write(content)},
-        describe=lambda files: ReferenceDocument(name=path.name, sha256=file_sha256(path), files=files),
+        describe=lambda files: ReferenceDocument(
+            name=path.name, sha256=file_sha256(path), files=files, replaces_training=replaces_training
+        ),
     )
     return reference
 
@@ -107,17 +113,9 @@ def parse_reference(table: pl.DataFrame, path: Path, attributes: AttributeTable)
     Shares that add up to nearly 1 are scaled. Raises FairfaceError for missing columns, unknown or repeated groups,
     invalid shares or numbers of people, and shares of an attribute that don't add up to 1.
     """
-    columns = [name.strip().lower() for name in table.columns]
-    if repeated := [name for name in columns if columns.count(name) > 1]:
-        raise FairfaceError(f"{path} has two columns {repeated[0][:80]!r}")
-    table = table.rename(dict(zip(table.columns, columns, strict=True)))
-    if missing := [name for name in REFERENCE_COLUMNS if name not in table.columns]:
-        names = ", ".join(REFERENCE_COLUMNS)
-        raise FairfaceError(f"{path} has no column {missing[0]}: the columns are {names} and, optionally, n")
-    rows = table.select(pl.col(name).str.strip_chars().fill_null("") for name in table.columns)
     by_attribute: dict[str, dict[str, float]] = {}
     sizes: dict[str, set[int | None]] = {}
-    for number, row in enumerate(rows.iter_rows(named=True), 2):
+    for number, row in enumerate(reference_columns(table, path).iter_rows(named=True), 2):
         place, attribute, group = f"{path}, line {number}", row["attribute"], row["group"]
         if attribute not in attributes:
             raise FairfaceError(
@@ -133,29 +131,43 @@ def parse_reference(table: pl.DataFrame, path: Path, attributes: AttributeTable)
         sizes.setdefault(attribute, set()).add(parse_size(row.get("n", ""), place))
     if not by_attribute:
         raise FairfaceError(f"{path} has no shares")
-    notes = []
+    scaled, notes = {}, []
     for attribute, shares in by_attribute.items():
-        total = sum(shares.values())
-        if abs(total - 1) > TOLERANCE:
-            raise FairfaceError(f"{path}: the shares of {attribute} add up to {total:.4g} instead of 1")
-        if len(sizes[attribute]) > 1:
-            raise FairfaceError(
-                f"{path}: n, the number of people behind all shares of {attribute}, differs between rows"
-            )
-        if abs(total - 1) > 1e-9:
+        scaled[attribute] = scale_shares(shares, sizes[attribute], attribute=attribute, path=path)
+        if abs((total := sum(shares.values())) - 1) > 1e-9:
             notes.append(
                 f"the shares of {attribute} in {path.name} add up to {total:.4g} and were scaled to a sum of 1"
             )
-    return Reference(
-        path.name,
-        {
-            name: ExternalShares(
-                path.name, {group: share / sum(shares.values()) for group, share in shares.items()}, sizes[name].pop()
-            )
-            for name, shares in by_attribute.items()
-        },
-        notes,
-    )
+    return Reference(path.name, scaled, notes)
+
+
+def reference_columns(table: pl.DataFrame, path: Path) -> pl.DataFrame:
+    """The table with its columns' names in lower case, and its values without spaces around them.
+
+    Raises FairfaceError for missing or repeated columns.
+    """
+    columns = [name.strip().lower() for name in table.columns]
+    if repeated := [name for name in columns if columns.count(name) > 1]:
+        raise FairfaceError(f"{path} has two columns {repeated[0][:80]!r}")
+    table = table.rename(dict(zip(table.columns, columns, strict=True)))
+    if missing := [name for name in REFERENCE_COLUMNS if name not in table.columns]:
+        names = ", ".join(REFERENCE_COLUMNS)
+        raise FairfaceError(f"{path} has no column {missing[0]}: the columns are {names} and, optionally, n")
+    return table.select(pl.col(name).str.strip_chars().fill_null("") for name in table.columns)
+
+
+def scale_shares(shares: Mapping[str, float], sizes: set[int | None], *, attribute: str, path: Path) -> ExternalShares:
+    """An attribute's shares, scaled to a sum of 1; `sizes` are the numbers of people in its rows.
+
+    Raises FairfaceError if the sum is not nearly 1, or if the numbers differ.
+    """
+    total = sum(shares.values())
+    if abs(total - 1) > TOLERANCE:
+        raise FairfaceError(f"{path}: the shares of {attribute} add up to {total:.4g} instead of 1")
+    if len(sizes) > 1:
+        raise FairfaceError(f"{path}: n, the number of people behind all shares of {attribute}, differs between rows")
+    (size,) = sizes
+    return ExternalShares(path.name, {group: share / total for group, share in shares.items()}, size)
 
 
 def parse_share(text: str, place: str) -> float:
@@ -190,44 +202,21 @@ def equal_shares(groups: Sequence[str]) -> ExternalShares:
 def reference_rows(estimate: AttributeEstimate, run: str, external: ExternalShares) -> Rows:
     """Rows of `reference_estimates`, with `p` instead of `significant`, which depends on all attributes together.
 
-    The generated shares are those of the better estimate, and their intervals extend to those of the corrected one. An
-    interval of the ratio of raw shares is Wilson's or, if the reference is a sample, Koopman's; that of corrected ones
-    comes from the bootstrap replicates of both sides.
+    The generated shares are those of the better estimate, and their intervals extend to those of the corrected one.
     """
     counts = estimate.counts
     n = counts.count.sum()
     q = np.array([external.shares.get(group, 0.0) for group in counts.groups])
     reference = SharesWithInterval(q, *(wilson(q * external.n, external.n) if external.n else (q, q)))
     generated = SharesWithInterval(estimate.shares, *wilson(counts.count, n))
-    # of a group that the reference lacks: half a face keeps the ratio finite
-    smallest = 0.5 / (external.n or max(n, 1))
-    if external.n:
-        low, high = ratio_interval(counts.count, n, y=q * external.n, m=np.full_like(q, external.n))
-        high = np.where(np.isfinite(high), high, generated.high / np.maximum(q, smallest))
-        p = pearson_p(counts.count, np.full_like(q, n), y=q * external.n, m=np.full_like(q, external.n))
-    else:
-        low, high = (end / np.maximum(q, smallest) for end in (generated.low, generated.high))
-        p = two_sided_p(np.nan_to_num(generated.shares - q), np.where(n > 0, q * (1 - q) / max(n, 1), 0))
-    ratio = other = divide(generated.shares, q)
+    ratios = raw_ratios(estimate, generated, q=q, m=external.n)
     if estimate.corrected:
         correction = estimate.corrected.generated
         corrected = SharesWithInterval(correction.shares, *correction.interval())
-        count = len(correction.bootstrap_shares)
-        replicates = np.tile(q, (count, 1))
-        if external.n:
-            replicates = resample_shares(np.random.default_rng([SEED, 3]), q, n=external.n, replicates=count)
-        ratios = correction.bootstrap_shares / np.maximum(replicates, smallest)
-        corrected_low, corrected_high = np.quantile(ratios, [0.025, 0.975], axis=0)
-        variance = correction.bootstrap_shares.var(0) + replicates.var(0)
-        p = np.maximum(p, two_sided_p(correction.shares - q, variance))
-        ratio, other = divide(corrected.shares, q), ratio
-        if estimate.best_estimate == "raw":
-            ratio, other, generated = other, ratio, generated.extended(corrected)
-        else:
-            generated = corrected
-        low, high = np.fmin(corrected_low, ratio), np.fmax(corrected_high, ratio)
-        high = np.where(np.isfinite(high), high, corrected_high)
-    verdicts = [verdict(*ends, other_ratio=value) for *ends, value in zip(low, high, other, strict=True)]
+        ratios = corrected_ratios(estimate, ratios, q=q, m=external.n)
+        generated = generated.extended(corrected) if estimate.best_estimate == "raw" else corrected
+    ends = zip(ratios.low, ratios.high, ratios.other_ratio, strict=True)
+    verdicts = [verdict(low, high, other_ratio=other) for low, high, other in ends]
     columns = {
         "run": run,
         "attribute": counts.attribute,
@@ -239,10 +228,56 @@ def reference_rows(estimate: AttributeEstimate, run: str, external: ExternalShar
         **generated.columns("share"),
         **reference.columns("reference"),
         "reference_n": external.n,
-        "ratio": ratio,
-        "ratio_low": low,
-        "ratio_high": high,
+        "ratio": ratios.ratio,
+        "ratio_low": ratios.low,
+        "ratio_high": ratios.high,
         "verdict": [VERDICTS[item] if n else "inconclusive" for item in verdicts],
-        "p": p,
+        "p": ratios.p,
     }
     return rows_from_columns(columns, len(counts.groups))
+
+
+def raw_ratios(estimate: AttributeEstimate, generated: SharesWithInterval, *, q: np.ndarray, m: int | None) -> Ratios:
+    """Ratios of raw shares to reference shares `q`, [K], of `m` people: None if the reference is exact.
+
+    Their intervals are Wilson's or, if the reference is a sample, Koopman's.
+    """
+    count = estimate.counts.count
+    n, smallest = count.sum(), smallest_share(estimate, m)
+    if m:
+        people = np.full_like(q, m)
+        low, high = ratio_interval(count, n, y=q * m, m=people)
+        high = np.where(np.isfinite(high), high, generated.high / np.maximum(q, smallest))
+        p = pearson_p(count, np.full_like(q, n), y=q * m, m=people)
+    else:
+        low, high = (end / np.maximum(q, smallest) for end in (generated.low, generated.high))
+        p = two_sided_p(np.nan_to_num(generated.shares - q), np.where(n > 0, q * (1 - q) / max(n, 1), 0))
+    ratio = divide(generated.shares, q)
+    return Ratios(ratio, low, high, ratio, p)
+
+
+def corrected_ratios(estimate: AttributeEstimate, raw: Ratios, *, q: np.ndarray, m: int | None) -> Ratios:
+    """Ratios of the better estimate's shares to reference shares `q`, [K], of `m` people: None if they are exact.
+
+    Their intervals come from the bootstrap replicates of both sides, and extend to the ratio.
+    """
+    assert estimate.corrected
+    correction = estimate.corrected.generated
+    count = len(correction.bootstrap_shares)
+    replicates = np.tile(q, (count, 1))
+    if m:
+        replicates = resample_shares(np.random.default_rng([SEED, 3]), q, n=m, replicates=count)
+    bootstrap = correction.bootstrap_shares / np.maximum(replicates, smallest_share(estimate, m))
+    low, high = np.quantile(bootstrap, [0.025, 0.975], axis=0)
+    variance = correction.bootstrap_shares.var(0) + replicates.var(0)
+    p = np.maximum(raw.p, two_sided_p(correction.shares - q, variance))
+    ratio, other = divide(correction.shares, q), raw.ratio
+    if estimate.best_estimate == "raw":
+        ratio, other = other, ratio
+    low, widened = np.fmin(low, ratio), np.fmax(high, ratio)
+    return Ratios(ratio, low, np.where(np.isfinite(widened), widened, high), other, p)
+
+
+def smallest_share(estimate: AttributeEstimate, m: int | None) -> float:
+    """Half a face: the share of a group that a reference of `m` people lacks, which keeps its ratio finite."""
+    return 0.5 / (m or max(estimate.counts.count.sum(), 1))

@@ -1,7 +1,8 @@
 """Worlds in which the mix of several attributes shifts at once, which test the coverage of the corrected shares.
 
 The faces of a population have classes and labels of several attributes. Calibration images are drawn from it at random;
-samples are drawn with weights, the product of a random share (Dirichlet) of each shifted attribute's class.
+samples are drawn with weights, the product of a random share (Dirichlet) of each shifted attribute's class. This keeps
+the population's associations between attributes; a scenario may remove them, which is a strong interaction.
 """
 
 from collections.abc import Sequence
@@ -29,6 +30,16 @@ SIMULATED_CLASSES = {"gender": 2, "age": 4, "race": 3}
 
 
 @dataclass(frozen=True)
+class Scenario:
+    """What differs between the samples and the population, and how many images are calibrated."""
+
+    attribute: str  # its shares are estimated, and they shift
+    shifted: tuple[str, ...] = ()  # other attributes whose shares shift
+    independent: bool = False  # whether all these attributes are independent among the samples
+    calibration: int = 3000  # images
+
+
+@dataclass(frozen=True)
 class WorldCoverage:
     """How often 95 % intervals cover true shares, averaged over the classes, and their mean width."""
 
@@ -41,17 +52,24 @@ class WorldCoverage:
 def read_population(path: Path) -> CalibrationFaces:
     """Read a CSV with a column for each attribute's class, and one with the prefix `labelled_` for its label.
 
-    Raises FairfaceError if it has no such pair of columns.
+    Faces without a class are left out; a label that is missing, or no class, is unsure. Raises FairfaceError if the
+    file can't be read, or has no such pair of columns or no face.
     """
-    table = pl.read_csv(path, infer_schema=False)
+    try:
+        table = pl.read_csv(path, infer_schema=False, glob=False)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, UnicodeError) as error:
+        raise FairfaceError(f"{path} can't be read as CSV ({(str(error).splitlines() or [''])[0][:200]})") from error
     names = [name for name in table.columns if LABELLED_PREFIX + name in table.columns]
     if not names:
         raise FairfaceError(f"{path} has no attribute with its labels: columns such as gender and labelled_gender")
-    groups = {name: sorted(table[name].drop_nulls().unique()) for name in names}
+    table = table.drop_nulls(names)
+    if table.is_empty():
+        raise FairfaceError(f"{path} has no face with a class of {' and '.join(names)}")
+    groups = {name: sorted(table[name].unique()) for name in names}
 
     def codes(column: str, name: str) -> np.ndarray:
         index = {group: code for code, group in enumerate(groups[name])}
-        return table[column].replace_strict(index, default=-1, return_dtype=pl.Int64).to_numpy()
+        return table[column].replace_strict(index, default=len(index), return_dtype=pl.Int64).to_numpy()
 
     return CalibrationFaces(
         {name: codes(name, name) for name in names},
@@ -77,32 +95,46 @@ def simulate_population(seed: int) -> CalibrationFaces:
     return CalibrationFaces(codes, labels, dict(SIMULATED_CLASSES))
 
 
-def measure_coverage(
-    population: CalibrationFaces, attribute: str, *, shifted: Sequence[str], calibration: int, worlds: int
-) -> WorldCoverage:
-    """Coverage of the attribute's corrected shares, while it and the attributes `shifted` shift."""
-    covered, widths = [], []
-    for number in range(worlds):
-        rng = np.random.default_rng([number, calibration, len(shifted)])
-        truth, corrections = simulate_world(rng, population, attribute, shifted=shifted, calibration=calibration)
+def measure_coverage(population: CalibrationFaces, scenario: Scenario, *, worlds: int) -> WorldCoverage:
+    """Coverage of the attribute's corrected shares, on average over a number of worlds."""
+    return mean_coverage(simulate_worlds(population, scenario, range(worlds)))
+
+
+def mean_coverage(worlds: Sequence[tuple[float, ...]]) -> WorldCoverage:
+    """The mean over worlds of what `simulate_worlds` returns for each."""
+    return WorldCoverage(*np.mean(worlds, 0).tolist())
+
+
+def simulate_worlds(
+    population: CalibrationFaces, scenario: Scenario, numbers: Sequence[int]
+) -> list[tuple[float, ...]]:
+    """The values of `WorldCoverage` in each of some worlds, which are a function of their numbers."""
+    results = []
+    for number in numbers:
+        rng = np.random.default_rng([number, scenario.calibration, len(scenario.shifted)])
+        truth, corrections = simulate_world(rng, population, scenario)
         ends = [correction.interval() for correction in corrections]
-        covered.append([((low <= truth) & (truth <= high)).mean() for low, high in ends])
-        widths.append([(high - low).mean() for low, high in ends])
-    return WorldCoverage(*np.mean(covered, 0).tolist(), *np.mean(widths, 0).tolist())
+        covered = [float(((low <= truth) & (truth <= high)).mean()) for low, high in ends]
+        results.append((*covered, *(float((high - low).mean()) for low, high in ends)))
+    return results
 
 
 def simulate_world(
-    rng: np.random.Generator, population: CalibrationFaces, attribute: str, *, shifted: Sequence[str], calibration: int
+    rng: np.random.Generator, population: CalibrationFaces, scenario: Scenario
 ) -> tuple[np.ndarray, tuple[Correction, Correction]]:
     """The true shares of a world's samples, and their correction: stratified, and by one matrix."""
-    weights = np.ones(len(population.annotated[attribute]))
-    for name in (attribute, *shifted):
-        weights *= rng.dirichlet(np.ones(population.classes[name]))[population.annotated[name]]
+    names = (scenario.attribute, *scenario.shifted)
+    codes, sizes = [population.annotated[name] for name in names], [population.classes[name] for name in names]
+    weights = np.ones(len(codes[0]))
+    for code, size in zip(codes, sizes, strict=True):
+        weights *= rng.dirichlet(np.ones(size))[code]
+    if scenario.independent:
+        weights /= count_codes(codes, sizes)[tuple(codes)]
     weights /= weights.sum()
-    images = rng.integers(0, len(weights), calibration)
+    images = rng.integers(0, len(weights), scenario.calibration)
     samples = rng.choice(len(weights), SAMPLES, p=weights)
-    truth = np.bincount(population.annotated[attribute], weights, minlength=population.classes[attribute])
-    return truth, correct_world(population, attribute, images=images, samples=samples)
+    truth = np.bincount(codes[0], weights, minlength=sizes[0])
+    return truth, correct_world(population, scenario.attribute, images=images, samples=samples)
 
 
 def correct_world(

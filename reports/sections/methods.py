@@ -8,7 +8,12 @@ from reports.run_report import RunReport
 from reports.sections.table import Cell, Table, expanded
 from shards.attributes import Attribute, AttributeTable
 
-REASONS = {"few": "too few faces", "disagree": "raw and corrected disagree", "no labels": "no labels"}
+REASONS = {
+    "few": "too few faces",
+    "calibration": "too few annotated images",
+    "disagree": "raw and corrected disagree",
+    "no labels": "no labels",
+}
 USED = "▸ "  # in front of the estimate that determines ratio and verdict
 
 
@@ -19,7 +24,7 @@ class Methods:
 
 
 def methods_section(report: RunReport, attributes: AttributeTable) -> Methods | None:
-    if not report.estimates or not report.has_training:
+    if not report.estimates:
         return None
     pixels: dict[str, dict[str, dict[str, Any]]] = {}
     for row in report.method_estimates:
@@ -98,8 +103,15 @@ def group_cells(row: dict[str, Any], pixels: dict[str, Any] | None, has_pixels: 
         *cells,
         Cell(ratio(row["ratio"]), f"{row['ratio_low']:.2f} to {high}", bold=True),
         Cell(REASONS[row["inconclusive_reason"]] if is_undecided else row["verdict"], css=row["verdict"]),
-        Cell(number(row["n_needed"]) if row["n_needed"] else ""),
+        Cell(samples_needed(row)),
     ]
+
+
+def samples_needed(row: dict[str, Any]) -> str:
+    """How many samples would decide a group's verdict, as text."""
+    if row["inconclusive_reason"] == "calibration":
+        return "no number suffices"
+    return number(row["n_needed"]) if row["n_needed"] else ""
 
 
 def share_cell(row: dict[str, Any], name: str) -> Cell:

@@ -14,7 +14,8 @@ COLUMNS = ["group", "generated, 95 %", "reference", "ratio, 95 %", "verdict"]
 @dataclass(frozen=True)
 class Reference:
     tables: list[Table]  # of each attribute
-    has_training: bool  # whether the samples are also compared with training images
+    has_training: bool  # whether there are training images
+    is_only: bool  # whether the samples are not compared with training images
 
 
 def reference_section(report: RunReport, attributes: AttributeTable) -> Reference | None:
@@ -35,7 +36,7 @@ def reference_section(report: RunReport, attributes: AttributeTable) -> Referenc
         )
         for item in shown
     ]
-    return Reference(tables, report.has_training)
+    return Reference(tables, report.has_training, not report.compares_training)
 
 
 def describe_baseline(row: dict[str, Any]) -> str:

@@ -32,7 +32,7 @@ class Summary:
 def summary_section(report: RunReport, faces: RunFaces, *, attributes: AttributeTable) -> Summary:
     images = faces.first["generated"][:PICTURED_FACES]
     return Summary(
-        question=QUESTION if report.has_training else QUESTION_WITHOUT_TRAINING,
+        question=QUESTION if report.compares_training else QUESTION_WITHOUT_TRAINING,
         warnings=report.warnings,
         answer=report.verdict.answer,
         sentences=report.verdict.sentences,
@@ -48,7 +48,7 @@ def summary_section(report: RunReport, faces: RunFaces, *, attributes: Attribute
 
 def verdict_counts(report: RunReport, attributes: AttributeTable) -> str:
     """The number of groups with each verdict, in words."""
-    if not report.has_training:
+    if not report.compares_training:
         return report.verdict.undecided or ""
     groups = sum(row["attribute"] in attributes.tabulated for row in report.estimates)
     preserved, amplified, reduced = (report.verdict_counts.get(v, 0) for v in ("preserved", "amplified", "reduced"))

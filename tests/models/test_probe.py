@@ -1,8 +1,11 @@
 """The probe: multinomial logistic regression on embeddings."""
 
+import pytest
 import torch
 
 from models.probe import Probe
+
+pytestmark = pytest.mark.usefixtures("full_computations")
 
 SIZES = {"gender": 2, "skin_tone": 10}
 

@@ -7,6 +7,7 @@ from reports import verdict
 from shards.attributes import built_in_attributes
 
 ATTRIBUTES = built_in_attributes()
+LIMITED = {"inconclusive_reason": "calibration"}
 
 
 def row(group, share, reference, verdict, attribute="gender"):
@@ -42,6 +43,14 @@ def row(group, share, reference, verdict, attribute="gender"):
             [row("female", 0.9, 0.9, "preserved"), row("male", 0.1, 0.1, "inconclusive")],
             "it preserves women (90 %, training 90 %); there are too few men to decide",
         ),
+        (
+            [row("female", 0.9, 0.9, "preserved"), row("male", 0.1, 0.1, "inconclusive") | LIMITED],
+            "it preserves women (90 %, training 90 %); there are too few annotated images to decide on men",
+        ),
+        (
+            [row("female", 0.6, 0.5, "inconclusive") | LIMITED, row("male", 0.4, 0.5, "inconclusive") | LIMITED],
+            "too few annotated images to decide whether it preserves the gender balance",
+        ),
     ],
 )
 def test_an_attribute_is_summarised_in_a_sentence(rows, sentence):
@@ -65,3 +74,12 @@ def test_the_answer_is_no_only_for_significant_changes(verdicts, significant, an
 
 def test_a_foreign_labeller_gets_no_answer():
     assert verdict.run_verdict(pl.DataFrame(), ATTRIBUTES, is_foreign=True).answer.startswith("No answer")
+
+
+def test_groups_that_more_samples_cannot_decide_are_counted_apart():
+    reasons = {
+        "verdict": ["inconclusive"] * 3 + ["preserved"],
+        "inconclusive_reason": ["few"] + ["calibration"] * 2 + [None],
+    }
+    sentence = verdict.undecided_sentence(pl.DataFrame(reasons))
+    assert sentence.startswith("1 of 4 groups is too rare for a verdict. For 2, there are too few annotated images")

@@ -92,6 +92,7 @@ def test_signals_stop_with_one_line_and_the_same_command_resumes(synthetic_root,
     assert verify(ShardsFolder(tmp_path / "shards"), progress=False) == ([], 240)
 
 
+@pytest.mark.attack
 def test_workers_end_with_their_parent(synthetic_root, tmp_path):
     process = subprocess.Popen(command(synthetic_root, tmp_path, "--shard-images", "2"), start_new_session=True)
     wait_for_tars(process, tmp_path / "shards")

@@ -98,7 +98,7 @@ def many_faces(tmp_path) -> Path:
     return tmp_path / "faces"
 
 
-@pytest.mark.parametrize("command", ["synth", "shards", "label"])
+@pytest.mark.parametrize("command", ["synth", "shards", pytest.param("label", marks=pytest.mark.attack)])
 def test_a_killed_worker_ends_the_command_with_one_line(many_faces, tmp_path, command):
     script = tmp_path / "render.py"
     script.write_text(RENDER)

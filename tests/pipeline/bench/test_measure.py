@@ -1,10 +1,13 @@
 """Rates are compared round by round, and memory is measured in a process of its own."""
 
 import os
+import signal
+import subprocess
+from pathlib import Path
 
 import pytest
 
-from pipeline.bench.measure import compare, row_of_rounds, run_in_process
+from pipeline.bench.measure import busy_process, compare, row_of_rounds, run_in_process
 
 
 def allocate(megabytes: int) -> list[int]:
@@ -35,6 +38,22 @@ def test_a_function_runs_in_another_process_and_its_memory_is_measured():
     assert (process != os.getpid(), size) == (True, 1 << 20)
     _, large = run_in_process(allocate, 200)
     assert large - small > 150 << 20
+
+
+def test_a_busy_process_uses_a_core_until_the_block_ends(monkeypatch):
+    started, popen = [], subprocess.Popen
+
+    def start(*args, **kwargs):
+        started.append(popen(*args, **kwargs))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    with busy_process():
+        (process,) = started
+        ticks = Path(f"/proc/{process.pid}/stat")
+        while sum(map(int, ticks.read_text().rpartition(")")[2].split()[11:13])) < 20:  # 0.2 s of a core
+            assert process.poll() is None
+    assert process.returncode == -signal.SIGKILL
 
 
 def test_a_failing_function_is_an_error(capfd):

@@ -129,6 +129,15 @@ def test_a_reference_is_shown_next_to_the_training_images(women, tmp_path, embed
     assert "This page refers to the packed images as training images" in text
     assert "How do the samples compare with another reference?" in text
     assert "Compared with census.csv, 2 of 2 groups are over- or under-represented." in text
+    fairface("report", "--out", out, "--reference", census, "--reference-only")
+    text = page(out)
+    assert "Are the generated faces balanced? No: 2 of 2 groups are over- or under-represented compared with" in text
+    assert "The samples are not compared with the training images" in text
+    assert "Is each group preserved, amplified or reduced?" not in text
+    census.unlink()
+    assert "unchanged" in fairface("report", "--out", out)
+    assert sql.ask(sql.connect(Workspace(out)), "comparison", attribute="gender")["verdict"].null_count() == 0
+    error_line("report", "--out", out, "--reference-only", code=2)
 
 
 def test_imported_and_trained_runs_are_compared(finished, women, tmp_path, embedded_labeller):

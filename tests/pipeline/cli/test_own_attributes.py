@@ -6,9 +6,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from models.detectors import registry
 from pipeline.labelling import embedded
 from shards.workspace import Workspace
 from tests.pipeline.cli.helpers import SMALL_TRAINING, error_line, fairface
+from tests.pipeline.detection.helpers import small_xception
 
 EXAMPLE = Path(__file__).parents[3] / "docs" / "attributes.toml"  # glasses, hair, gender_glasses
 DETECTOR = ("--model", "daw_fdd", "--steps", 2, "--train-batchsize", 8)
@@ -21,6 +23,7 @@ def workspace(tmp_path_factory, quick_labeller):
     fairface("synth", "--out", out, "--count", 500, "--size", 64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(embedded, "load_embedded", lambda *_, **__: quick_labeller)
+        patch.setattr(registry, "xception", small_xception)
         fairface("shards", "--out", out, "--data", out / "synthetic", "--attributes", EXAMPLE)
         fairface("train", "--out", out, *SMALL_TRAINING, "--conditional", "glasses")
         fairface("sample", "--out", out, "--num-samples", 80)
@@ -92,6 +95,18 @@ def test_a_detector_s_losses_and_fairness_have_their_groups(workspace):
     }
     fairness = answer(workspace, "fairness")
     assert {row["attribute"] for row in fairness} >= {"hair", "glasses", "gender_glasses", "gender"}
+
+
+def test_verify_finds_an_edited_or_broken_file(workspace):
+    path, before = workspace.attributes, workspace.attributes.read_bytes()
+    try:
+        path.write_bytes(before + b"# edited\n")
+        assert "attributes.toml was changed after it was written" in fairface("verify", "--out", workspace.root, code=1)
+        path.write_bytes(b"[")
+        assert "attributes.toml can't be used" in fairface("verify", "--out", workspace.root, code=1)
+    finally:
+        path.write_bytes(before)
+    assert "are intact" in fairface("verify", "--out", workspace.root)
 
 
 def test_a_file_that_renames_a_used_class_is_refused_and_nothing_changes(workspace, tmp_path):

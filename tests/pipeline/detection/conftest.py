@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from models.detectors import registry
 from pipeline.gan.options import GanOptions
 from pipeline.gan.sample import SampleConfig, sample
 from pipeline.gan.train import TrainConfig, train
@@ -19,6 +20,7 @@ from shards.documents import (
 from shards.pack import pack
 from shards.plan import PackConfig
 from shards.workspace import LabelFiles, Workspace
+from tests.pipeline.detection.helpers import small_xception
 
 TINY = GanOptions(image_size=32, latent_dim=16, width_g=8, width_d=8, batch_size=16, precision="fp32", compile=False)
 
@@ -46,6 +48,19 @@ def write_random_labels(
         evaluated=True,
     )
     write_document(files.document, document)
+
+
+@pytest.fixture(autouse=True)
+def small_network(request, monkeypatch) -> None:
+    """A network of milliseconds takes Xception's place; a test with the fixture `full_xception` trains that."""
+
+    if "full_xception" not in request.fixturenames:
+        monkeypatch.setattr(registry, "xception", small_xception)
+
+
+@pytest.fixture
+def full_xception() -> None:
+    """Keeps Xception as it is."""
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from shards.workspace import Workspace
 from tests.pipeline.detection.helpers import predictions, train, weights
 
 
-def test_annotated_faces_from_shards_to_metrics(annotated, tmp_path):
+def test_annotated_faces_from_shards_to_metrics(annotated, tmp_path, full_xception):
     shutil.copytree(annotated.root, tmp_path, dirs_exist_ok=True)
     workspace = Workspace(tmp_path)
     result = train(workspace, evaluation=EvaluationConfig(7, ("gaussian_blur", "random_crop")))

@@ -147,7 +147,7 @@ def test_losses_by_group_require_the_groups_that_training_began_with(workspace):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize("model", DETECTORS)
-def test_training_and_evaluation_on_a_gpu_compiled_in_bf16(workspace, model):
+def test_training_and_evaluation_on_a_gpu_compiled_in_bf16(workspace, model, full_xception):
     size = 70 if model == "univfd" else 64
     options = replace(SMALL, model=model, image_size=size, batch_size=4, lr=1e-4, precision="bf16", compile=True)
     result = train(workspace, options, name=model, evaluation=EvaluationConfig(perturbations=tuple(PERTURBATIONS)))

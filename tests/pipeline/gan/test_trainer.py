@@ -2,16 +2,18 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
+from models.gan_losses import LOSSES
 from pipeline.data.random_streams import seeded_generator
 from pipeline.data.sampler import SINGLE_RANK, RankSlice
 from pipeline.gan import trainer as trainer_module
 from pipeline.gan.cuda_graph import CapturedStep
 from pipeline.gan.networks import step_memory
-from pipeline.gan.options import GanOptions
+from pipeline.gan.options import REGULARIZERS, GanOptions
 from pipeline.gan.trainer import GanTrainer, step_flop
 from pipeline.training import checkpoint
 from tests.pipeline.gan.helpers import CPU, TINY, is_equal
@@ -35,10 +37,10 @@ def test_ranks_together_use_the_latents_and_flips_of_one_process(monkeypatch):
         trainer = GanTrainer(TINY, CPU, rank_slice=rank_slice)
         update = trainer.update
 
-        def record(images, z, flips, labels, update=update):
+        def record(images, z, flips, labels, augmentations, update=update):
             latents.append(z)
             mirrored.append(flips)
-            return update(images, z, flips, labels)
+            return update(images, z, flips, labels, augmentations)
 
         trainer.update = record
         trainer.step(7, torch.zeros(16 // rank_slice.world_size, 32, 32, 3, dtype=torch.uint8))
@@ -74,9 +76,74 @@ def test_the_moving_average_follows_the_generator():
     assert not torch.equal(running_mean, torch.zeros(TINY.width_g * 4))
 
 
+RELATIVISTIC = replace(TINY, loss="relativistic", regularizer="r1", penalty_every=2)
+
+
+def test_the_long_average_has_four_times_the_half_life():
+    trainer = GanTrainer(replace(TINY, ema_half_life=16.0, ema_start=1), CPU)
+    images = torch.zeros(16, 32, 32, 3, dtype=torch.uint8)
+    name = "net.0.weight"
+    trainer.step(0, images)
+    before = trainer.networks.ema.state_dict()[name].clone()
+    trainer.step(1, images)
+    now = trainer.networks.g.state_dict()[name]
+    for average, decay in ((trainer.networks.ema, 0.5), (trainer.networks.ema_long, 0.5**0.25)):
+        assert torch.allclose(average.state_dict()[name], torch.lerp(now, before, decay), atol=1e-7)
+
+
+def test_a_gradient_penalty_updates_the_discriminator_alone_and_lazily():
+    images = torch.randint(0, 255, (16, 32, 32, 3), dtype=torch.uint8, generator=seeded_generator("cpu", 1))
+    trainer, twin = (GanTrainer(replace(RELATIVISTIC, penalty_every=every), CPU) for every in (2, 3))
+    for step in (1, 2):  # the first without a penalty in either, the second with one in `trainer`
+        trainer.step(step, images)
+        twin.step(step, images)
+        equal_d = is_equal(trainer.networks.d.state_dict(), twin.networks.d.state_dict())
+        assert equal_d == (step == 1)
+        assert is_equal(trainer.networks.g.state_dict(), twin.networks.g.state_dict())
+
+
+def test_a_gradient_penalty_flattens_the_discriminator():
+    images = torch.randint(0, 255, (16, 32, 32, 3), dtype=torch.uint8, generator=seeded_generator("cpu", 1))
+    trainer = GanTrainer(RELATIVISTIC, CPU)
+    penalties = [trainer.penalize(images, trainer.latents(0, 16), None, None, None) for _ in range(20)]
+    assert penalties[-1] < 0.8 * penalties[0]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("regularizer", REGULARIZERS)
+def test_every_recipe_trains_conditionally_with_augmentation(loss, regularizer):
+    options = replace(
+        TINY, loss=loss, regularizer=regularizer, penalty_every=1, conditional="gender", diff_augment=True
+    )
+    trainer = GanTrainer(options, CPU, classes=2)
+    images = torch.randint(0, 255, (16, 32, 32, 3), dtype=torch.uint8)
+    before = deepcopy(trainer.networks.state())
+    for step in range(2):
+        assert trainer.step(step, images, torch.arange(16) % 2).isfinite().all()
+    after = trainer.networks.state()
+    for network in ("g", "d"):
+        assert not is_equal(before[network], after[network])
+
+
 def test_compiled_and_eager_steps_agree():
     images = torch.randint(0, 255, (16, 32, 32, 3), dtype=torch.uint8)
     trainers = [GanTrainer(replace(TINY, compile=compiled), CPU) for compiled in (False, True)]
+    losses = [torch.stack([trainer.step(step, images) for step in range(3)]) for trainer in trainers]
+    assert torch.allclose(*losses, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"loss": "relativistic", "regularizer": "r1r2", "penalty_every": 2, "diff_augment": True},
+        {"loss": "hinge", "regularizer": "spectral"},
+    ],
+)
+def test_the_step_of_every_recipe_is_one_graph(more, monkeypatch):
+    """`fullgraph=True` raises at a graph break; the backend does not matter, and this one needs no compiler."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    images = torch.randint(0, 255, (16, 32, 32, 3), dtype=torch.uint8)
+    trainers = [GanTrainer(replace(TINY, compile=compiled, **more), CPU) for compiled in (False, True)]
     losses = [torch.stack([trainer.step(step, images) for step in range(3)]) for trainer in trainers]
     assert torch.allclose(*losses, rtol=1e-3, atol=1e-4)
 
@@ -89,7 +156,7 @@ def test_the_warm_up_of_a_capture_is_undone(steps):
         for step in range(steps):
             each.step(step, images)
     before = deepcopy(trainer.networks.state())
-    trainer.update(images, trainer.latents(9, 16), None, None)
+    trainer.update(images, trainer.latents(9, 16), None, None, None)
     CapturedStep(trainer.update, trainer.networks).undo(before)
     assert is_equal(trainer.step(steps, images), twin.step(steps, images))
     assert is_equal(trainer.networks.state(), twin.networks.state())
@@ -114,7 +181,7 @@ def test_the_memory_of_a_step_is_not_overestimated():
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         fake = trainer._generate(trainer.latents(0, 32), None)
-        trainer._d_loss(trainer_module.to_unit_range(images), fake.detach(), None)
+        trainer._d_loss(trainer_module.to_unit_range(images), fake.detach(), None, None)
     weights = 4 * trainer.networks.parameters()["generator"] + 3 * trainer.networks.parameters()["discriminator"]
     estimate = step_memory(options, images=32)
     assert 0.25 * estimate < estimate - 4 * weights < sum(sizes.values())
@@ -133,10 +200,11 @@ def test_the_size_of_a_checkpoint_is_known_before_the_first_step(tmp_path):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
 @pytest.mark.parametrize("compiled", [False, True])
-def test_a_captured_step_equals_an_ordinary_one(compiled):
+@pytest.mark.parametrize("base", [TINY, RELATIVISTIC], ids=["published", "relativistic"])
+def test_a_captured_step_equals_an_ordinary_one(compiled, base):
     device = torch.device("cuda")
     images = torch.randint(0, 255, (16, 32, 32, 3), dtype=torch.uint8, device=device)
-    options = replace(TINY, compile=compiled)
+    options = replace(base, compile=compiled)
     trainers = [GanTrainer(replace(options, cuda_graphs=captured), device) for captured in (False, True)]
     losses = [torch.stack([trainer.step(step, images) for step in range(5)]) for trainer in trainers]
     assert torch.allclose(*losses, rtol=1e-3, atol=1e-4)

@@ -3,7 +3,6 @@
 import errno
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,7 +10,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
+from pipeline.cli.main import main
 from pipeline.gan.train import GanJob
 from pipeline.training import checkpoint, event_file, lifecycle, loop
 from pipeline.training.run_directory import read_run
@@ -283,10 +284,9 @@ def test_a_full_disk_ends_training_in_one_line_and_the_next_command_resumes(pack
     (disk / "shards").symlink_to(packed / "shards")
     words = f"train --out {disk} --run mine --steps 90 --preset sketch --image-size 32 --width-g 8 --width-d 8 "
     words += "--batch-size 16 --save-every-epoch 1 --keep 3 --sample-every 1"
-    command = [sys.executable, "-m", "pipeline.cli", *words.split()]
     try:
-        failed = subprocess.run(command, capture_output=True, text=True)
-        assert failed.returncode == 1, failed.stderr
+        failed = CliRunner().invoke(main, words)
+        assert failed.exit_code == 1, failed.output
         assert failed.stderr.count("Error: ") == 1
         assert "Traceback" not in failed.stderr
         assert not list(disk.rglob("*.partial"))
@@ -295,8 +295,8 @@ def test_a_full_disk_ends_training_in_one_line_and_the_next_command_resumes(pack
         assert all(checkpoint.find_fault(path) is None for path in saved)
         assert bool(saved) == run.config.exists()
         subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert "trained 90 steps" in done.stdout, done.stderr
+        done = CliRunner().invoke(main, words)
+        assert "trained 90 steps" in done.stdout, done.output
         assert read_run(run).status == "finished"
     finally:
         subprocess.run(["umount", str(disk)], check=True)

@@ -1,5 +1,6 @@
 """Trainings in processes of their own: killed, stopped by a signal, and shared by two ranks."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,8 +10,11 @@ from pathlib import Path
 
 import polars as pl
 import torch
+from click.testing import CliRunner
 
+from pipeline.cli.main import main
 from pipeline.gan.options import PRESETS
+from pipeline.gan.trainer import GanTrainer
 from pipeline.training import checkpoint
 from pipeline.training.run_directory import read_run
 from pipeline.training.signals import StopSignals
@@ -31,10 +35,9 @@ def same_threads() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
 
 
-def torchrun_command(workspace: Workspace, run: str, steps: int, *, feed: str) -> list[str]:
+def torchrun(*words: str) -> list[str]:
     # "--": otherwise torchrun takes our --run for an abbreviation of one of its own options
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
-    return [*words, *train_command(workspace, run, steps)[2:], "--feed", feed]
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--", *words]
 
 
 def saved_step(workspace: Workspace, run: str) -> int:
@@ -42,38 +45,38 @@ def saved_step(workspace: Workspace, run: str) -> int:
 
 
 def test_a_killed_run_resumes_to_the_same_weights(workspace):
-    train_run(workspace, 200, OPTIONS, run="uninterrupted")
-    process = subprocess.Popen(train_command(workspace, "killed", 200), env=same_threads())
+    train_run(workspace, 120, OPTIONS, run="uninterrupted")
+    process = subprocess.Popen(train_command(workspace, "killed", 120), env=same_threads())
     wait_for_checkpoint(workspace.run("killed").checkpoints, process)
     assert process.poll() is None
     process.kill()
     process.wait()
-    assert saved_step(workspace, "killed") < 200
-    assert not train_run(workspace, 200, OPTIONS, run="killed").unchanged
-    assert is_equal(run_weights(workspace, "uninterrupted", 200), run_weights(workspace, "killed", 200))
+    assert saved_step(workspace, "killed") < 120
+    assert not train_run(workspace, 120, OPTIONS, run="killed").unchanged
+    assert is_equal(run_weights(workspace, "uninterrupted", 120), run_weights(workspace, "killed", 120))
 
 
 def test_two_ranks_train_one_network_and_resume_after_a_kill_to_the_same_weights(workspace):
-    command = torchrun_command(workspace, "uninterrupted", 150, feed="resident")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("trained 150 steps") == 1
-    command = torchrun_command(workspace, "killed", 150, feed="streaming")
-    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    killed = [*train_command(workspace, "killed", 120)[2:], "--feed", "streaming"]
+    process = subprocess.Popen(torchrun(*killed), start_new_session=True, stderr=subprocess.DEVNULL)
     wait_for_checkpoint(workspace.run("killed").checkpoints, process)
     workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()  # in sessions of their own
     for number in (process.pid, *map(int, workers)):
         os.kill(number, signal.SIGKILL)
     process.wait()
-    assert saved_step(workspace, "killed") < 150
-    subprocess.run(command, check=True, capture_output=True, timeout=200)
+    assert saved_step(workspace, "killed") < 120
     # the two runs also have different feeds
-    assert is_equal(run_weights(workspace, "uninterrupted", 150), run_weights(workspace, "killed", 150))
-    assert pl.read_parquet(workspace.run("uninterrupted").steps)["images"].to_list()[-1] == 150 * 16
+    uninterrupted = [*train_command(workspace, "uninterrupted", 120)[2:], "--feed", "resident"]
+    commands = json.dumps([killed[1:], uninterrupted[1:]])
+    done = subprocess.run(torchrun("tests.torchrun_commands", commands), capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("trained 120 steps") == 2  # one process a command prints
+    assert is_equal(run_weights(workspace, "uninterrupted", 120), run_weights(workspace, "killed", 120))
+    assert pl.read_parquet(workspace.run("uninterrupted").steps)["images"].to_list()[-1] == 120 * 16
     # another number of processes resumes what two have trained
-    single = train_run(workspace, 170, OPTIONS, run="uninterrupted")
-    assert (single.unchanged, single.config.steps) == (False, 170)
-    assert saved_step(workspace, "uninterrupted") == 170
+    single = train_run(workspace, 135, OPTIONS, run="uninterrupted")
+    assert (single.unchanged, single.config.steps) == (False, 135)
+    assert saved_step(workspace, "uninterrupted") == 135
 
 
 def test_sigterm_saves_and_exits_with_its_own_code(workspace):
@@ -100,24 +103,24 @@ def test_signals_only_request_an_end_and_handlers_are_restored():
 
 
 def test_an_error_of_all_ranks_is_printed_once(tmp_path):
-    done = subprocess.run(
-        torchrun_command(Workspace(tmp_path), "never", 3, feed="auto"), capture_output=True, text=True
-    )
+    words = train_command(Workspace(tmp_path), "never", 3)[2:]
+    done = subprocess.run(torchrun(*words), capture_output=True, text=True)
     assert done.returncode != 0
     assert done.stderr.count("Error: no finished shards in ") == 1
     assert not list(tmp_path.iterdir())
 
 
-def test_a_second_process_is_refused_while_one_trains(workspace):
-    command = train_command(workspace, "mine", 100_000)
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        wait_for_checkpoint(workspace.run("mine").checkpoints, process)
-        for more in ((), ("--force",)):
-            refused = subprocess.run([*command, *more], capture_output=True, text=True)
-            assert refused.returncode == 1
-            assert refused.stderr.startswith("Error: another process is using ")
-            assert process.poll() is None
-    finally:
-        process.kill()
-        process.wait()
+def test_a_second_training_is_refused_while_one_trains(workspace, monkeypatch):
+    step, refused = GanTrainer.step, []
+
+    def train_again(trainer, number, *batch):
+        if number == 1:
+            for more in ((), ("--force",)):
+                words = [*train_command(workspace, "mine", 2)[3:], *more]
+                refused.append(CliRunner().invoke(main, words))
+        return step(trainer, number, *batch)
+
+    monkeypatch.setattr(GanTrainer, "step", train_again)
+    assert train_run(workspace, 2, OPTIONS, run="mine").config.status == "finished"
+    assert [done.exit_code for done in refused] == [1, 1]
+    assert all(done.stderr.startswith("Error: another process is using ") for done in refused)

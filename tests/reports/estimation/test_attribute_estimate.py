@@ -78,9 +78,43 @@ def test_used_intervals_cover_the_truth_and_changes_are_not_called_preserved(acc
 def test_a_group_that_its_labels_lack_and_its_correction_has_disagrees_without_a_warning(monkeypatch, recwarn):
     zeros, ones = np.zeros(2), np.ones(2)
     ratios = Ratios(np.array([1.5, 0.8]), zeros, ones, other_ratio=np.array([0.0, 0.8]), p=ones)
-    counts = gender_counts([90, 10], [50, 50], [50, 50], confusion=np.array([[40, 10], [10, 40]]))
+    counts = gender_counts([90, 10], [5000, 5000], [5000, 5000], confusion=np.array([[4000, 1000], [1000, 4000]]))
     estimate = estimate_attribute(counts)
     monkeypatch.setitem(estimate.__dict__, "ratios", ratios)
     monkeypatch.setitem(estimate.__dict__, "verdicts", ["inconclusive"] * 2)
     assert [estimate.inconclusive_reason(group) for group in range(2)] == ["disagree", "few"]
     assert not recwarn.list
+
+
+def estimate_genders(n, calibration, *, accuracy=0.8, ratio=0.85):
+    """The estimate from exactly the expected labels of `n` samples, with so many calibration images."""
+    matrix = np.array([[accuracy, 1 - accuracy], [1 - accuracy, accuracy]])
+    reference, truth = np.array([0.4, 0.6]), np.array([0.4 * ratio, 1 - 0.4 * ratio])
+    confusion = np.round(calibration * reference[:, None] * matrix).astype(int)
+    return estimate_attribute(
+        gender_counts(n * truth @ matrix, 10_000 * reference @ matrix, 10_000 * reference, confusion=confusion)
+    )
+
+
+def test_the_number_of_samples_needed_is_enough():
+    few = estimate_genders(400, 20_000)
+    assert (few.verdicts[0], few.inconclusive_reason(0)) == ("inconclusive", "few")
+    needed = few.n_needed(0)
+    assert needed > 600
+    assert estimate_genders(1.2 * needed, 20_000).verdicts[0] == "reduced"
+    assert estimate_genders(0.8 * needed, 20_000).verdicts[0] == "inconclusive"
+
+
+def test_where_calibration_limits_the_interval_no_number_of_samples_is_named():
+    for n in (400, 4000, 1_000_000):
+        limited = estimate_genders(n, 150)
+        assert (limited.verdicts[0], limited.n_needed(0)) == ("inconclusive", None)
+        assert limited.inconclusive_reason(0) == "calibration"
+
+
+def test_needed_samples_are_no_few_more_than_there_are_however_narrow_the_estimate_is():
+    """Just too wide an interval of a labeller that is hardly known: its calibration is what is missing."""
+    for calibration in (300, 400, 500, 700, 1000, 2000):
+        estimate = estimate_genders(1_000_000, calibration)
+        if estimate.verdicts[0] == "inconclusive":
+            assert estimate.n_needed(0) is None or estimate.n_needed(0) > 1_500_000, calibration

@@ -14,6 +14,8 @@ from reports.estimation import bootstrap_metrics, detection_metrics
 from reports.estimation.detection_metrics import write_metrics
 from shards.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("full_computations")
+
 REFERENCE = Path(__file__).parents[4] / "shared" / "reference" / "detector-fairness"
 HEADER = "gender,skin_group,age,target,logit\n"
 # measure -> factor from ours to the reference's unit
@@ -124,7 +126,8 @@ def test_ties_count_half_and_unknown_groups_only_overall(tmp_path):
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0])
-def test_intervals_cover_the_truth_and_the_floor_separates_chance_from_bias(tmp_path, shift):
+def test_intervals_cover_the_truth_and_the_floor_separates_chance_from_bias(tmp_path, monkeypatch, shift):
+    monkeypatch.setattr(detection_metrics, "AUC_GAP_PERMUTATIONS", 4)
     rng, repetitions = np.random.default_rng(2), []
     for number in range(12):
         workspace = Workspace(tmp_path / str(number))

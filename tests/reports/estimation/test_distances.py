@@ -5,6 +5,8 @@ import pytest
 
 from reports.estimation import distances
 
+pytestmark = pytest.mark.usefixtures("full_computations")
+
 # the FairFace Generator's published tables by tone: annotated training images, and CLIP's labels of its samples
 TRAINING = np.array([299, 1364, 791, 13245, 51413, 39340, 17562, 7155, 2796, 1801])
 GENERATED = np.array([0, 7, 131, 1472, 0, 0, 267, 8, 113, 2])

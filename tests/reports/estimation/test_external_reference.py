@@ -59,7 +59,7 @@ def test_reference_shares_are_read_and_scaled(tmp_path):
 def test_columns_that_differ_in_case_alone_are_refused(tmp_path):
     path = write(tmp_path, GOOD.replace(",n", ",Share"))
     with pytest.raises(FairfaceError, match="has two columns 'share'"):
-        keep_reference(Workspace(tmp_path / "out"), path, built_in_attributes())
+        keep_reference(Workspace(tmp_path / "out"), path, attributes=built_in_attributes())
 
 
 @pytest.mark.parametrize(
@@ -85,10 +85,10 @@ def test_columns_that_differ_in_case_alone_are_refused(tmp_path):
 )
 def test_a_mistake_is_named_and_the_old_reference_kept(old, new, message, tmp_path):
     workspace, attributes = Workspace(tmp_path), built_in_attributes()
-    keep_reference(workspace, write(tmp_path, GOOD), attributes)
+    keep_reference(workspace, write(tmp_path, GOOD), attributes=attributes)
     assert old in GOOD
     with pytest.raises(FairfaceError, match=message) as error:
-        keep_reference(workspace, write(tmp_path, GOOD.replace(old, new, 1)), attributes)
+        keep_reference(workspace, write(tmp_path, GOOD.replace(old, new, 1)), attributes=attributes)
     assert "\n" not in str(error.value)
     kept = find_reference(workspace, attributes)
     assert kept
@@ -101,13 +101,13 @@ def test_a_file_that_is_not_a_csv_is_refused(content, tmp_path):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(FairfaceError, match=r"census\.csv"):
-        keep_reference(Workspace(tmp_path), path, built_in_attributes())
+        keep_reference(Workspace(tmp_path), path, attributes=built_in_attributes())
     assert not Workspace(tmp_path).reference.exists()
 
 
 def test_a_changed_copy_is_refused(tmp_path):
     workspace = Workspace(tmp_path)
-    keep_reference(workspace, write(tmp_path, GOOD), built_in_attributes())
+    keep_reference(workspace, write(tmp_path, GOOD), attributes=built_in_attributes())
     workspace.reference.write_text(GOOD.replace("900", "800"))
     with pytest.raises(FairfaceError, match="was changed after it was written: pass the file again"):
         find_reference(workspace, built_in_attributes())

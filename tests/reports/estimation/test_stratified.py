@@ -16,7 +16,10 @@ from reports.estimation.stratified import (
     pool_rows,
     stratify,
 )
+from reports.estimation.worlds import Scenario
 from shards.errors import FairfaceError
+
+pytestmark = pytest.mark.usefixtures("full_computations")
 
 REAL_FACES = Path(__file__).parents[4] / "shared/reference/labeller-errors/resnet18-64px.csv"
 SIZES = {"gender": 2, "age": 3}
@@ -43,10 +46,10 @@ BY_AGE, SAME = (0.4, 0.05, 0.02), (0.1, 0.1, 0.1)
 
 def test_intervals_hold_where_another_attribute_shifts_and_those_of_one_matrix_do_not():
     population = worlds.simulate_population(0)
-    shift = worlds.measure_coverage(population, "gender", shifted=("age",), calibration=3000, worlds=20)
+    shift = worlds.measure_coverage(population, Scenario("gender", ("age",)), worlds=20)
     assert shift.one_matrix < 0.8
     assert shift.stratified >= 0.9
-    same = worlds.measure_coverage(population, "gender", shifted=(), calibration=3000, worlds=20)
+    same = worlds.measure_coverage(population, Scenario("gender"), worlds=20)
     assert same.stratified >= 0.9
     assert same.width <= 1.6 * same.one_matrix_width
 
@@ -55,15 +58,47 @@ def test_intervals_hold_where_another_attribute_shifts_and_those_of_one_matrix_d
 @pytest.mark.parametrize(("attribute", "others"), [("gender", ("age",)), ("age", ("race", "gender"))])
 def test_intervals_hold_in_worlds_of_real_faces(attribute, others):
     population = worlds.read_population(REAL_FACES)
-    shift = worlds.measure_coverage(population, attribute, shifted=others, calibration=3000, worlds=20)
+    shift = worlds.measure_coverage(population, Scenario(attribute, others), worlds=20)
     assert shift.one_matrix < 0.8
     assert shift.stratified >= 0.9
 
 
-def test_a_table_without_labels_is_refused(tmp_path):
-    (tmp_path / "faces.csv").write_text("gender,age\nfemale,young\n")
-    with pytest.raises(FairfaceError, match="labelled_gender"):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gender,age\nfemale,young\n", "labelled_gender"),
+        ("", "can't be read as CSV"),
+        ("gender,labelled_gender\n,female\n", "no face with a class of gender"),
+    ],
+)
+def test_a_table_without_labelled_faces_is_refused(tmp_path, text, message):
+    (tmp_path / "faces.csv").write_text(text)
+    with pytest.raises(FairfaceError, match=message):
         worlds.read_population(tmp_path / "faces.csv")
+
+
+def test_faces_without_a_class_are_left_out_and_other_labels_are_unsure(tmp_path):
+    rows = ("female,female", "male,", ",male", "male,other", "female,male")
+    (tmp_path / "faces.csv").write_text("\n".join(["gender,labelled_gender", *rows]))
+    population = worlds.read_population(tmp_path / "faces.csv")
+    assert population.annotated["gender"].tolist() == [0, 1, 1, 0]
+    assert population.labelled["gender"].tolist() == [0, 2, 2, 1]
+
+
+def test_attributes_are_independent_among_the_samples_of_a_scenario(monkeypatch):
+    rng = np.random.default_rng(0)
+    age = rng.integers(0, 3, 50_000)
+    gender = (rng.random(50_000) < np.array([0.1, 0.5, 0.9])[age]).astype(int)
+    population = CalibrationFaces({"gender": gender, "age": age}, {"gender": gender, "age": age}, SIZES)
+    monkeypatch.setattr(worlds, "SAMPLES", 50_000)
+    monkeypatch.setattr(worlds, "correct_world", lambda *_, samples, **__: samples)
+    for independent in (False, True):
+        scenario = Scenario("gender", ("age",), independent)
+        truth, samples = worlds.simulate_world(np.random.default_rng(3), population, scenario)
+        joint = count_codes([gender[samples], age[samples]], [2, 3]) / 50_000
+        gap = np.abs(joint - joint.sum(1, keepdims=True) * joint.sum(0)).max()
+        assert (gap < 0.02) == independent
+        assert joint.sum(1) == pytest.approx(truth, abs=0.02)
 
 
 def test_the_shares_behind_known_error_rates_are_found():

@@ -1,0 +1,162 @@
+"""Benchmark of training recipes: what each does to the groups in equal seconds, over several seeds."""
+
+import contextlib
+import io
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, median
+
+import torch
+
+from pipeline.bench.context import BenchContext
+from pipeline.bench.gan_metrics import measure_run
+from pipeline.bench.measure import ROUNDS, Row, measure_rate
+from pipeline.data.shard_set import ShardSet
+from pipeline.gan.defaults import resolve_auto
+from pipeline.gan.options import PRESETS, GanOptions
+from pipeline.gan.sample import SampleConfig, sample
+from pipeline.gan.train import TrainConfig, train
+from pipeline.gan.trainer import GanTrainer
+from pipeline.labelling.label import label
+from pipeline.labelling.labeller_choice import LabelConfig
+from pipeline.packing import pack_images
+from shards.concurrency import available_cpus
+from shards.workspace import Workspace
+
+SAMPLES = 2000
+RATE_STEPS = 40  # of a round in which a recipe's speed is measured
+PUBLISHED = replace(PRESETS["sketch"], **{name: getattr(GanOptions(), name) for name in ("loss", "regularizer", "lr")})
+RECIPES = {  # at the sketch's widths; the first is the baseline
+    "published": PUBLISHED,
+    "published, r1": replace(PUBLISHED, regularizer="r1", lr=4e-4),
+    "relativistic, BatchNorm": replace(PUBLISHED, loss="relativistic", lr=4e-4),
+    "relativistic, r1": PRESETS["sketch"],
+    "relativistic, r1r2": replace(PRESETS["sketch"], regularizer="r1r2"),
+    "hinge, spectral": replace(PUBLISHED, loss="hinge", regularizer="spectral", lr_d=8e-4),
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of a recipe."""
+
+    recipe: str
+    options: GanOptions
+    steps: int
+    device: str
+
+    @property
+    def run(self) -> str:
+        """The run's name."""
+        return f"{self.recipe.replace(', ', '-')}-{self.options.seed}".lower()
+
+
+def bench_gan(context: BenchContext) -> Iterator[Row]:
+    """Train every recipe with several seeds for equal seconds on synthetic or annotated faces, and measure the samples.
+
+    Trials run side by side, each with one thread, for as many steps as fit the seconds at the rate of the step alone.
+    """
+    workspace, device = Workspace(context.scratch("gan")), context.device
+    data = context.trials.annotated_faces
+    with contextlib.redirect_stdout(io.StringIO()):
+        pack_images(workspace, data)
+    shards = ShardSet.open(workspace.shards)
+    recipes = {
+        name: resolve_auto(replace(options, cuda_graphs=True), 1, shards=shards, device=device)[0]
+        for name, options in RECIPES.items()
+    }
+    rates = step_rates(recipes, device)
+    trials = [
+        Trial(
+            name,
+            replace(options, seed=seed),
+            int(context.trials.seconds * rates[name] / options.batch_size),
+            str(device),
+        )
+        for seed in range(context.trials.seeds)
+        for name, options in recipes.items()
+    ]
+    run_trial(workspace, replace(trials[0], recipe="first", steps=1))  # the training images' labels
+    processes = ProcessPoolExecutor(
+        available_cpus(),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=torch.set_num_threads,
+        initargs=(1,),
+    )
+    with processes:
+        results = list(processes.map(run_in_copy, [workspace.root] * len(trials), trials))
+    measured: dict[str, list[Mapping[str, float]]] = {}
+    for trial, metrics in zip(trials, results, strict=True):
+        measured.setdefault(trial.recipe, []).append(metrics)
+    title = f"{'annotated' if data else 'synthetic'} faces, {context.trials.seconds:,.0f} s"
+    yield from recipe_rows(title, measured, rates={name: rates[name] for name in measured})
+
+
+def step_rates(recipes: Mapping[str, GanOptions], device: torch.device) -> dict[str, float]:
+    """Images per second of each recipe's step alone, measured in turns; the medians of the rounds."""
+    trainers = {name: GanTrainer(options, device) for name, options in recipes.items()}
+    rates: dict[str, list[float]] = {name: [] for name in recipes}
+    for start in range(0, (ROUNDS + 1) * RATE_STEPS, RATE_STEPS):
+        for name, trainer in trainers.items():
+            size = recipes[name].image_size
+            images = torch.randint(0, 256, (trainer.batch_size, size, size, 3), dtype=torch.uint8, device=device)
+
+            def work(trainer: GanTrainer = trainer, images: torch.Tensor = images, start: int = start) -> int:
+                for step in range(start, start + RATE_STEPS):
+                    trainer.step(step, images)
+                return RATE_STEPS * len(images)
+
+            rates[name].append(measure_rate(work, device))
+    return {name: median(rounds[1:]) for name, rounds in rates.items()}
+
+
+def run_in_copy(root: Path, trial: Trial) -> dict[str, float]:
+    """Run a trial in this process's own copy of the workspace, because labelling locks the shards."""
+    workspace = Workspace(root / f"process-{os.getpid()}")
+    if not workspace.root.exists():
+        shutil.copytree(root / "shards", workspace.root / "shards")
+    return run_trial(workspace, trial)
+
+
+def run_trial(workspace: Workspace, trial: Trial) -> dict[str, float]:
+    """Train, sample and label a run, and measure it."""
+    name, device = trial.run, trial.device
+    with contextlib.redirect_stdout(io.StringIO()):
+        config = TrainConfig(trial.options, "sketch", trial.steps, run=name, device=device, progress=False)
+        train(workspace, config)
+        sample(workspace, SampleConfig(run=name, count=SAMPLES, device=device, progress=False))
+        label(workspace, LabelConfig(run=name, device=device, progress=False))
+    return measure_run(workspace, name)
+
+
+def recipe_rows(
+    title: str, measured: Mapping[str, Sequence[Mapping[str, float]]], *, rates: Mapping[str, float]
+) -> Iterator[Row]:
+    """Yield a row for each recipe: its mean total variation over attributes and seeds, and the other measures."""
+
+    def total_variation(trials: Sequence[Mapping[str, float]]) -> float:
+        return mean(mean(value for name, value in trial.items() if name.startswith("tv ")) for trial in trials)
+
+    baseline, *_ = measured.values()
+    for name, trials in measured.items():
+        value, reference = total_variation(trials), total_variation(baseline)
+        details = [spread(measure, [trial[measure] for trial in trials]) for measure in trials[0]]
+        yield Row(
+            "gan",
+            f"{title}: {name}: total variation, vs published",
+            unit="permille",
+            value=1000 * value,
+            baseline=1000 * reference,
+            ratio=reference / value,
+            note=f"{len(trials)} seeds, {rates[name]:,.0f} img/s; {'; '.join(details)}",
+        )
+
+
+def spread(name: str, values: Sequence[float]) -> str:
+    """A measure's mean over seeds and its range."""
+    return f"{name} {mean(values):.3f} ({min(values):.3f}-{max(values):.3f})"

@@ -1,0 +1,167 @@
+"""The number of torch's threads on a CPU, measured at the start of a stage.
+
+Torch's threads wait for each other hundreds of times in a step, so that one that another process interrupts stops all
+of them. All cores are therefore fastest on an idle machine, and a single thread often is on a busy one.
+"""
+
+import os
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from copy import deepcopy
+from typing import Any, Protocol
+
+import torch
+
+from shards import distributed
+from shards.concurrency import available_cpus
+from shards.documents import ThreadsRecord
+
+ROUNDS = 3  # the numbers of threads take turns
+ROUND_SECONDS = 0.25  # of each number of threads
+COST = 0.05  # largest share of a stage's time that its measurement may take
+WORTH_SECONDS = 1.0  # shorter measurements say little, so that stages of less than WORTH_SECONDS / COST have none
+NOISE = 0.1  # share of the highest rate within which fewer threads are preferred
+HOPELESS = 2  # times the shortest step, above which neither this nor a smaller number of threads is measured further
+SLOWDOWN, SLOW_SECONDS = 3, 20  # times slower than measured, and for how long, before a warning
+
+
+requested_by_option: ContextVar[int | None] = ContextVar("requested_by_option", default=None)
+
+
+class Stateful(Protocol):
+    """A module or an optimizer."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+
+
+def requested_threads() -> int | None:
+    """Return the number of threads of `using_threads` or of the user's OMP_NUM_THREADS; None if neither is set.
+
+    Torchrun sets OMP_NUM_THREADS to 1 where it starts several processes, which is no request of the user's.
+    """
+    if count := requested_by_option.get():
+        return count
+    text = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if not text.isdigit() or int(text) < 1:
+        return None
+    several = "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1
+    return None if several and text == "1" else int(text)
+
+
+def max_threads() -> int:
+    """Return the largest number of threads of this process: the requested one, or its share of the cores."""
+    return requested_threads() or available_cpus()
+
+
+@contextmanager
+def restored_threads() -> Iterator[None]:
+    """Restore the number of torch's threads after a block."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def using_threads(count: int | None) -> Iterator[None]:
+    """Use `count` of torch's threads within a block, and let nothing be measured there; None: no effect."""
+    with restored_threads():
+        if count:
+            torch.set_num_threads(count)
+        token = requested_by_option.set(count or requested_by_option.get())
+        try:
+            yield
+        finally:
+            requested_by_option.reset(token)
+
+
+@contextmanager
+def undone(*objects: Stateful) -> Iterator[None]:
+    """Restore the state of modules and optimizers, and torch's random state, after a block."""
+    states = [deepcopy(one.state_dict()) for one in objects]
+    with torch.random.fork_rng(devices=[]):
+        yield
+    for one, state in zip(objects, states, strict=True):
+        one.load_state_dict(state)
+
+
+def choose_threads(
+    time_step: Callable[[int], float], *, steps: int, step_images: int, on_all_ranks: bool = False
+) -> ThreadsRecord:
+    """Choose the fastest of 1, half and all threads.
+
+    `time_step` takes a number of threads, does the work of one of the `steps` steps of `step_images` images with it,
+    and returns its seconds. Nothing is measured if a number is requested, with a single core, or if the steps are fewer
+    than 1 / COST or take less than WORTH_SECONDS / COST. Called `on_all_ranks`, rank 0 decides, and all ranks take the
+    same number of steps.
+    """
+    most, is_requested = max_threads(), requested_threads() is not None
+    if on_all_ranks:
+        most, is_requested = distributed.run_on_rank0(lambda: (most, is_requested))
+    if is_requested or most == 1 or steps * COST < 1:
+        return ThreadsRecord(count=most)
+
+    def measure(count: int, repeats: int = 1) -> float:
+        seconds = statistics.mean(time_step(count) for _ in range(repeats))
+        return distributed.run_on_rank0(lambda: seconds) if on_all_ranks else seconds
+
+    def measure_first(count: int) -> float:
+        return min(measure(count), measure(count))  # the first step also allocates memory
+
+    first = {most: measure_first(most)}
+    allowed = COST * steps * first[most]
+    if allowed < WORTH_SECONDS:
+        return ThreadsRecord(count=most)
+    for count in sorted({most // 2, 1}, reverse=True):
+        if max(first.values()) <= HOPELESS * min(first.values()):
+            first[count] = measure_first(count)
+    kept = [count for count in first if first[count] <= HOPELESS * min(first.values())]
+    turn = min(ROUND_SECONDS, allowed / ROUNDS / len(kept))
+    rounds = [{count: measure(count, max(int(turn / first[count]), 1)) for count in kept} for _ in range(ROUNDS)]
+    seconds = first | {count: statistics.median(one[count] for one in rounds) for count in kept}
+    rates = {count: step_images / seconds[count] for count in sorted(seconds)}
+    return ThreadsRecord(
+        count=fastest(rates), images_per_s={str(count): round(rate, 1) for count, rate in rates.items()}
+    )
+
+
+def fastest(rates: Mapping[int, float]) -> int:
+    """Return the smallest number of threads whose rate is within NOISE of the highest: it suffers least from others."""
+    return min(count for count, rate in rates.items() if rate >= (1 - NOISE) * max(rates.values()))
+
+
+def count_threads(count: int) -> str:
+    """Return a number of threads in words."""
+    return f"{count} thread{'s' if count > 1 else ''}"
+
+
+def describe(threads: ThreadsRecord) -> str:
+    """Return the measured rates and the choice as a line."""
+    rates = ", ".join(f"{rate:,.0f} img/s with {count}" for count, rate in threads.images_per_s.items())
+    return f"{count_threads(threads.count)}" + (f" (measured: {rates})" if rates else "")
+
+
+class SlowdownWarning:
+    """Says once what to do if the rate stays far below the one that was measured, or that a stage had at first."""
+
+    def __init__(self, threads: ThreadsRecord):
+        self.count, self.expected = threads.count, threads.rate
+        self.slow_seconds, self.is_given = 0.0, False
+
+    def update(self, rate: float, seconds: float) -> str | None:
+        """Take the images per second of the last `seconds`, without the wait for data; return the warning when due."""
+        self.expected = self.expected or rate
+        self.slow_seconds = self.slow_seconds + seconds if rate * SLOWDOWN < self.expected else 0.0
+        if self.is_given or self.slow_seconds < SLOW_SECONDS:
+            return None
+        self.is_given = True
+        remedy = "interrupt this command and rerun it with --threads 1, which other processes slow down least"
+        return (
+            f"the rate fell from {self.expected:,.0f} to {rate:,.0f} img/s, probably because other processes use the "
+            f"same cores: end them{f', or {remedy}' if self.count > 1 else ''}"
+        )
