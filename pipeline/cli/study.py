@@ -45,7 +45,7 @@ REASONS_SHOWN = 5
 )
 @click.option("--report", "reports", is_flag=True, help="Only write the report, of the runs that are finished.")
 def study(file: Path, workspace: Workspace, task: int | None, **modes: bool) -> None:
-    """Train every arm of a study with every seed, sample and label, and compare the arms.
+    """Train several arms with several seeds and compare them.
 
     Rerunning the same command runs what is missing. Several GPUs share the runs.
     """

@@ -54,9 +54,7 @@ class StageOptions:
             if name not in known:
                 reserved = {opt for one in self.command.params for opt in one.opts}
                 if f"--{name}" in reserved:
-                    raise FairfaceError(
-                        f"{place}: {written!r} can't be set here: the study sets it, or must not use it"
-                    )
+                    raise FairfaceError(f"{place}: {written!r} can't be an option of a study, which sets it itself")
                 raise FairfaceError(
                     f"{place}: `fairface {self.stage}` has no option {written[:80]!r}: {suggestion(name, known)}"
                 )

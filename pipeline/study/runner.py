@@ -80,7 +80,8 @@ class StudyRunner:
                 self._stopping = True
                 pool.shutdown(wait=False, cancel_futures=True)
                 self._terminate_processes()
-                while wait(futures, timeout=SIGNAL_AGAIN).not_done:
+                started = [future for future in futures if not future.cancelled()]  # a cancelled one never ends
+                while wait(started, timeout=SIGNAL_AGAIN).not_done:
                     self._terminate_processes()
                 raise
 
