@@ -1,14 +1,15 @@
 # Thin wrappers around the `fairface` command. DATA= is the root folder of the images, OUT= the output folder; options of
-# a stage go through SHARDS=, TRAIN=, SAMPLE=, LABEL=, REPORT=, DETECT= and BENCH=, as in make train TRAIN="--steps 5000".
+# a stage go through SHARDS=, TRAIN=, SAMPLE=, LABEL=, REPORT=, STUDY=, DETECT= and BENCH=, as in make train TRAIN="--steps 5000".
 PYTHON ?= python3
 VENV   ?= .venv
 OUT    ?= outputs
 # CUDA version, by default that of the existing environment
 CUDA   ?= $(or $(patsubst $(VENV)/.ready-cuda%,%,$(firstword $(wildcard $(VENV)/.ready-cuda*))),13)
 DATA   ?=
+FILE   ?= studies/natural-vs-uniform.toml
 FAIRFACE = $(VENV)/bin/fairface
 
-.PHONY: help setup shards train sample report detect all check test attack lint format bench
+.PHONY: help setup shards train sample report study detect all check test attack lint format bench
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -43,6 +44,9 @@ sample: setup ## generate samples; label them and the training images
 
 report: setup ## write the report: page, figures and tables
 	@$(FAIRFACE) report --out '$(OUT)' $(REPORT)
+
+study: shards ## train every arm of a study with every seed, and compare them (FILE=studies/natural-vs-uniform.toml)
+	@$(FAIRFACE) study '$(FILE)' --out '$(OUT)' $(STUDY)
 
 detect: setup ## train detectors of generated faces and evaluate them by group
 	@$(FAIRFACE) detect --out '$(OUT)' $(if $(DATA),--data '$(DATA)') $(DETECT)

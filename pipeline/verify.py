@@ -34,6 +34,7 @@ from shards.documents import (
 )
 from shards.errors import FairfaceError
 from shards.locks import LockHeld, shared_lock
+from shards.study import StudyDocument
 from shards.synthetic.files import read_checksums
 from shards.verify import sample_tar_fault
 from shards.workspace import (
@@ -41,6 +42,7 @@ from shards.workspace import (
     LabelFiles,
     ReportFolder,
     RunFolder,
+    StudyFolder,
     SyntheticFolder,
     TrainingFolder,
     Workspace,
@@ -157,6 +159,9 @@ def areas(workspace: Workspace) -> Iterator[Area]:
         yield Area(detector.folder, detector.lock, partial(detector_checks, workspace, detector))
     if report.folder.is_dir():
         yield Area(report.folder, report.lock, partial(report_checks, workspace))
+    for study in workspace.studies():
+        if study.report.folder.is_dir():
+            yield Area(study.report.folder, study.report.lock, partial(study_checks, workspace, study))
 
 
 def has_labels(files: LabelFiles) -> bool:
@@ -241,10 +246,20 @@ def report_checks(workspace: Workspace) -> Iterator[Check]:
         yield from described_checks(folder.document, None)
 
 
-def described_checks(path: Path, kind: type[Document] | None) -> Iterator[Check]:
+def study_checks(workspace: Workspace, study: StudyFolder) -> Iterator[Check]:
+    """The page of a study, its figures and tables."""
+    report, remedy = study.report, StudyDocument.REPORT_AGAIN
+    yield from described_checks(report.tables_document, TablesDocument, remedy=remedy)
+    yield from described_checks(report.document, None, remedy=remedy)
+    if reason := provenance.study_tables_problem(workspace, study):
+        yield Check(report.table("estimates"), lambda: f"is out of date ({reason})", "")
+
+
+def described_checks(path: Path, kind: type[Document] | None, *, remedy: str | None = None) -> Iterator[Check]:
     """The files that the document at `path` describes, and the document if it is damaged; nothing without one.
 
-    The documents of pages, whose types this package does not know, have no `kind`.
+    The documents of pages, whose types this package does not know, have no `kind`. The `remedy` is what to do about a
+    changed file, by default what the document says.
     """
     try:
         document = read_document(path, kind) if kind else read_json(path)
@@ -252,7 +267,7 @@ def described_checks(path: Path, kind: type[Document] | None) -> Iterator[Check]
         yield unreadable_check(path, error)
         return
     files = document.get("files") if isinstance(document, dict) else getattr(document, "files", None)
-    remedy = kind.REDO if kind else TablesDocument.REDO
+    remedy = remedy or (kind.REDO if kind else TablesDocument.REDO)
     for name, digest in (files or {}).items():
         yield hash_check(path.parent / name, digest, remedy)
 

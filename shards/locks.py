@@ -7,13 +7,15 @@ process, however it ends, and hold between machines where a network file system 
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from shards.errors import FairfaceError
 
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+POLL_SECONDS = 0.5  # between two attempts at a lock that is waited for
 
 
 class LockHeld(FairfaceError):
@@ -41,6 +43,19 @@ def exclusive_lock(lock: Path, purpose: str) -> Iterator[None]:
                 lock.unlink()
                 folder.rmdir()
         os.close(descriptor)
+
+
+@contextmanager
+def awaited_lock(lock: Path, purpose: str) -> Iterator[None]:
+    """An `exclusive_lock` that waits until no other process holds it."""
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(exclusive_lock(lock, purpose))
+                break
+            except LockHeld:
+                time.sleep(POLL_SECONDS)
+        yield
 
 
 @contextmanager

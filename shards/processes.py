@@ -10,12 +10,14 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 from shards.errors import FairfaceError
 
@@ -79,6 +81,38 @@ def lost_process_errors() -> Iterator[None]:
         ) from error
 
 
+def start_fork_server(*modules: str) -> None:
+    """Start the server that processes are forked from, with modules that it imports once for all of them.
+
+    It ignores SIGTERM, which SLURM sends to every process of a job: it must outlive the processes that it forked,
+    because it reports how they ended. Those that are forked by `start_command` do not ignore it.
+    """
+    use_safe_path()
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["__main__", *modules])
+    previous = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def start_command(run: Callable[[list[str]], None], arguments: list[str], *, log: Path) -> BaseProcess:
+    """Start a process that runs a command and appends what it prints to a log; it ends when this process does."""
+    process = WorkerProcess(target=_run_command, args=(run, arguments, log))
+    process.start()
+    return process
+
+
+def _run_command(run: Callable[[list[str]], None], arguments: list[str], log: Path) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _end_with_parent()
+    with open(log, "ab") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    faulthandler.enable(2)
+    run(arguments)
+
+
 def warm_up(pool: ProcessPoolExecutor, count: int) -> None:
     """Start `count` of the pool's processes now instead of with their first jobs."""
     for _ in range(count):
@@ -89,13 +123,17 @@ def initialise_worker(report_crashes: bool) -> None:
     """Leave signals to the parent, end when it dies, and keep the decoders' warnings off the terminal."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent
-    threading.Thread(target=exit_after, args=(parent,), daemon=True).start()
+    _end_with_parent()
     if sys.stderr is not None:  # if stderr is closed, its descriptor may belong to another file
         silence_decoders()
         if report_crashes:
             faulthandler.enable(sys.stderr)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent
+    threading.Thread(target=exit_after, args=(parent,), daemon=True).start()
 
 
 def exit_after(process: BaseProcess) -> None:

@@ -26,7 +26,17 @@ from shards.documents import (
     training_images_hash,
 )
 from shards.errors import FairfaceError
-from shards.workspace import REPORT_TABLES, DetectorFolder, LabelFiles, RunFolder, ShardsFolder, Workspace
+from shards.study import StudyDocument
+from shards.workspace import (
+    REPORT_TABLES,
+    STUDY_TABLES,
+    DetectorFolder,
+    LabelFiles,
+    RunFolder,
+    ShardsFolder,
+    StudyFolder,
+    Workspace,
+)
 
 TRAINING = ""  # the training images in TablesDocument.made_of; no run has this name
 P = ParamSpec("P")
@@ -91,6 +101,9 @@ def current_files(workspace: Workspace) -> CurrentFiles:
             )
         if TRAINING in stale_runs:
             left_out.add(report.table("confusion"))
+    for study in workspace.studies():
+        leave_out([study.document], study_problem(study))
+        leave_out([study.report.table(name) for name in STUDY_TABLES], study_tables_problem(workspace, study))
     kept = {view: [path for path in paths if path not in left_out] for view, paths in files.items()}
     return CurrentFiles(workspace_attributes(workspace), kept, stale_runs - {TRAINING}, warnings)
 
@@ -210,6 +223,32 @@ def stale_estimates(workspace: Workspace) -> set[str]:
         for run, inputs in (document.made_of if document else {}).items()
         if inputs != (estimate_inputs(workspace, run) if run else training_inputs(workspace))
     }
+
+
+@problem
+def study_problem(study: StudyFolder) -> str | None:
+    """Why study.json must not be used; None if it may be."""
+    read_document(study.document, StudyDocument)
+    return None
+
+
+@problem
+def study_tables_problem(workspace: Workspace, study: StudyFolder) -> str | None:
+    """Why the tables of a study must not be used; None if they may be."""
+    document, tables = (
+        read_document(study.document, StudyDocument),
+        read_document(study.report.tables_document, TablesDocument),
+    )
+    if document is None or tables is None:
+        return f"the tables in {study.report.folder} are not finished: run `fairface study` again"
+    arms = {run.run: run.arm for run in document.runs}
+    for run, inputs in tables.made_of.items():
+        if run not in arms or inputs != estimate_inputs(document.workspace_of(arms[run], workspace), run):
+            return (
+                f"the estimates of study {study.name} were not computed from the present labels of {run}: run "
+                "`fairface study` again"
+            )
+    return None
 
 
 def estimate_inputs(workspace: Workspace, name: str) -> str | None:

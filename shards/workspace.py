@@ -18,6 +18,7 @@ REPORT_TABLES = (
     "confidence_shift",
     "confusion",
 )
+STUDY_TABLES = ("estimates", "paired")  # of a study's report
 RESERVED_NAMES = ("all", "newest")  # `--model all` and `--param run=newest` would otherwise be ambiguous
 MAX_NAME_BYTES = 200  # the file system's limit is 255, and names of temporary files are longer
 SHARD_FILE = re.compile(r"shard-[0-9]{6,}\.(tar|idx)")
@@ -261,6 +262,10 @@ class TrainingFolder:
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
+    def checkpoint(self, step: int) -> Path:
+        """The checkpoint of a step."""
+        return self.checkpoints / f"step_{step:09d}.pt"
+
     @property
     def tensorboard(self) -> Path:
         return self.folder / "tensorboard"
@@ -413,6 +418,47 @@ class ReportFolder:
 
 
 @dataclass(frozen=True)
+class StudyFolder:
+    """`OUT/studies/<name>`: the state and the report of a study; its runs are below `OUT/runs`."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def lock(self) -> Path:
+        """The lock of the study: held alone by what plans or reports it, shared by what runs a part of it."""
+        return self.folder / LOCK
+
+    @property
+    def document(self) -> Path:
+        return self.folder / "study.json"
+
+    @property
+    def records(self) -> Path:
+        """The folder of the runs' records."""
+        return self.folder / "runs"
+
+    def record(self, run: str) -> Path:
+        """How far a run has come."""
+        return self.records / f"{run}.json"
+
+    def task_lock(self, run: str) -> Path:
+        """The lock of a training and of the runs that sample it."""
+        return self.folder / ".locks" / f".{run}.lock"
+
+    def log(self, run: str) -> Path:
+        """What the commands of a run printed."""
+        return self.folder / "logs" / f"{run}.log"
+
+    @property
+    def report(self) -> ReportFolder:
+        return ReportFolder(self.folder / "report")
+
+
+@dataclass(frozen=True)
 class Workspace:
     """The paths of everything below OUT; nothing is read or created."""
 
@@ -469,6 +515,20 @@ class Workspace:
         """Raises FairfaceError for a name that is not that of a single folder."""
         return DetectorFolder(self.detectors_folder / check_name(name, "--name"))
 
+    @property
+    def labelling_lock(self) -> Path:
+        """The lock that runs of studies wait for before they label, because all of them label the training images."""
+        return self.root / "studies" / ".labels.lock"
+
+    def study(self, name: str) -> StudyFolder:
+        """Raises FairfaceError for a name that is not that of a single folder."""
+        return StudyFolder(self.root / "studies" / check_name(name, "study"))
+
+    def studies(self) -> list[StudyFolder]:
+        """Every study that has a study.json, by name."""
+        studies = map(StudyFolder, named_folders(self.root / "studies"))
+        return [study for study in studies if study.document.exists()]
+
     def runs(self) -> list[RunFolder]:
         """Every run that has a config.json, by name; folders whose name is not valid are passed over."""
         runs = map(RunFolder, named_folders(self.runs_folder))
@@ -486,7 +546,7 @@ class Workspace:
     def view_files(self) -> dict[str, list[Path]]:
         """The existing files of every SQL view, by view."""
         runs, detectors = list(map(RunFolder, named_folders(self.runs_folder))), self.detectors()
-        labels = [self.shards.label_files, *(run.label_files for run in runs)]
+        labels, studies = [self.shards.label_files, *(run.label_files for run in runs)], self.studies()
         files = {
             "images": [self.shards.images],
             "unmatched": [self.shards.unmatched],
@@ -498,6 +558,9 @@ class Workspace:
             **{name: [self.report.table(name)] for name in REPORT_TABLES},
             "predictions": [detector.predictions for detector in detectors],
             "detection_metrics": [detector.detection_metrics for detector in detectors],
+            "studies": [study.document for study in studies],
+            "study_records": [path for study in studies for path in sorted(study.records.glob("*.json"))],
+            **{f"study_{name}": [study.report.table(name) for study in studies] for name in STUDY_TABLES},
         }
         return {view: [path for path in paths if path.is_file()] for view, paths in files.items()}
 

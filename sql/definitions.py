@@ -10,11 +10,22 @@ from shards.workspace import REPORT_TABLES
 
 FOLDER = Path(__file__).parent / "views"
 UNION = "\n    union all\n    "
-FILES = ("columns.sql", "results.sql", "detection.sql")  # in this order: later views are over earlier ones
+FILES = (
+    "columns.sql",
+    "results.sql",
+    "detection.sql",
+    "studies.sql",
+)  # in this order: later views are over earlier ones
 RUN_COLUMNS = (
     "{status: 'VARCHAR', started: 'VARCHAR', finished: 'VARCHAR', device: 'VARCHAR', steps: 'BIGINT', "
     "options: 'JSON', data: 'JSON'}"
 )
+STUDY_RUN = "arm varchar, seed bigint, run varchar, trained_run varchar, status varchar, reason varchar, seconds json"
+JSON_COLUMNS = {  # of the views over JSON files
+    "runs": RUN_COLUMNS,
+    "studies": f"{{name: 'VARCHAR', arms: 'STRUCT(name VARCHAR)[]', runs: 'STRUCT({STUDY_RUN})[]'}}",
+    "study_records": "{run: 'VARCHAR', status: 'VARCHAR', reason: 'VARCHAR', seconds: 'JSON'}",
+}
 
 
 def views(current: CurrentFiles) -> str:
@@ -202,8 +213,8 @@ def table_expression(view: str, files: Iterable[Path], *, stale_runs: Collection
     paths = ", ".join(quote(glob_pattern(file)) for file in files)
     if not paths:
         return f"{view}_columns"
-    if view == "runs":
-        return f"read_json([{paths}], columns = {RUN_COLUMNS}, filename = true)"
+    if view in JSON_COLUMNS:
+        return f"read_json([{paths}], columns = {JSON_COLUMNS[view]}, filename = true)"
     if stale_runs and view in REPORT_TABLES and view != "confusion":
         stale = ", ".join(map(quote, sorted(stale_runs)))
         return f"(from read_parquet([{paths}], union_by_name = true) where run not in ({stale}))"

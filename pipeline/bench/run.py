@@ -22,6 +22,7 @@ from pipeline.bench.pack import COPIES, bench_pack, bench_verify
 from pipeline.bench.report import bench_report
 from pipeline.bench.sample import bench_sample
 from pipeline.bench.scale import bench_scale
+from pipeline.bench.study import bench_study
 from pipeline.bench.table import format_row, write_section
 from pipeline.bench.train import bench_train
 from pipeline.runtime import device_name, processor_name, resolve_device
@@ -41,6 +42,7 @@ STAGES: dict[str, Callable[[BenchContext], Iterator[Row]]] = {
     "label": bench_label,
     "detect": bench_detect,
     "estimates": bench_estimates,
+    "study": bench_study,
     "report": bench_report,
 }
 LONG_STAGES = ("gan",)  # run only if they are named

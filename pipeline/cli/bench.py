@@ -58,7 +58,7 @@ def bench(
     """Measure speed next to plain baselines.
 
     Each rate and its baseline are measured in the same run. STAGES are pack, verify, scale, join, feed, train, sample,
-    label, detect, estimates, report and gan; by default all of them but gan, which compares training recipes.
+    label, detect, estimates, study, report and gan; by default all of them but gan, which compares training recipes.
     """
     from pipeline.bench import run as benchmarks
 

@@ -224,7 +224,11 @@ def check_train_options(*, preset: str, resume: bool, **options: Any) -> None:
 @click.command()
 @workspace_option()
 @run_option
-@click.option("--checkpoint", type=FILE, help="Checkpoint to sample from, instead of the run's newest.")
+@click.option(
+    "--checkpoint",
+    type=FILE,
+    help="Checkpoint to sample from, instead of the run's newest; with --run, a run of that name gets its samples.",
+)
 @click.option(
     "--from",
     "source",
@@ -310,8 +314,6 @@ def sample(workspace: Workspace, source: str | None, size: int | None, as_is: bo
 
 def check_sample_options(source: str | None, *, size: int | None, as_is: bool, **options: Any) -> None:
     """Raise UsageError for options that contradict each other or would have no effect."""
-    if options["run"] and options["checkpoint"]:
-        raise click.UsageError("--run and --checkpoint are alternatives: use one of them")
     if source is None and (size or as_is):
         raise click.UsageError(f"--{'size' if size else 'as-is'} needs --from: a trained generator has a fixed size")
     if options["ema_half_life"] and options["weights"] != "ema":

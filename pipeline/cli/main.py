@@ -14,6 +14,7 @@ from pipeline.cli.gan import sample, train
 from pipeline.cli.label import label, labeller
 from pipeline.cli.results import report, sql
 from pipeline.cli.shards import shards, synth, verify
+from pipeline.cli.study import study
 from shards.errors import FairfaceError
 from shards.processes import use_safe_path
 from shards.workspace import is_unicode
@@ -99,7 +100,7 @@ def main() -> None:
     """
 
 
-for command in (synth, shards, verify, train, sample, label, labeller, report, sql, detect, bench):
+for command in (synth, shards, verify, train, sample, label, labeller, report, study, sql, detect, bench):
     main.add_command(command)
 
 

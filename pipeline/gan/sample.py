@@ -96,7 +96,7 @@ def sample(workspace: Workspace, config: SampleConfig) -> SampleResult:
         if config.checkpoint:
             path = config.checkpoint
             network, state = load_generator(path, device, weights=config.weights, half_life=config.ema_half_life)
-            folder = run_of_checkpoint(workspace, path, state=state)
+            folder = workspace.run(config.run) if config.run else run_of_checkpoint(workspace, path, state=state)
             if folder.checkpoints.resolve() != path.resolve().parent:  # a run that is only sampled from
                 stack.enter_context(exclusive_lock(folder.lock, "sampling"))
                 write_run_config(folder, path, state=state)

@@ -41,6 +41,7 @@ class AttributeCounts:
     reference_unsure: float = 0.0  # training faces without a sure label
     stratified: StratifiedCounts | None = None  # of the generated faces, if error rates depend on other attributes
     stratified_reference: StratifiedCounts | None = None  # of the training faces, where these are corrected as well
+    stream: int = 0  # of the random numbers that resample the labels: the runs of a study have one each
 
     @property
     def strata(self) -> tuple[str, ...]:
@@ -60,8 +61,8 @@ class AttributeCounts:
     def correct(self) -> Correction:
         """Correct the labels of the generated faces."""
         if self.stratified:
-            return correct_stratified(self.stratified, seed=SEED)
-        return correct_shares(self.labels, self.confusion, seed=SEED)
+            return correct_stratified(self.stratified, seed=SEED, side=self.stream)
+        return correct_shares(self.labels, self.confusion, seed=SEED, side=self.stream)
 
     def correct_reference(self) -> Correction:
         """Correct the labels of the training faces, with the replicates of the error rates of `correct`."""

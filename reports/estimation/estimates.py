@@ -8,6 +8,7 @@ faces that could have been collected, so the reference has intervals too.
 import io
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import duckdb
@@ -311,13 +312,20 @@ def estimate_attributes(
     config: RunConfig,
     confusion: pl.DataFrame,
     attributes: AttributeTable,
+    stream: int = 0,
 ) -> list[AttributeEstimate]:
-    """The estimate of every attribute by every labelling method, absent groups included."""
+    """The estimate of every attribute by every labelling method, absent groups included.
+
+    Runs with different `stream`s have independent bootstrap replicates of their labels.
+    """
     counter = CrossCounter(connection, run, config=config, attributes=attributes)
     counts = group_counts.count_groups(connection, run, config=config, attributes=attributes)
     return [
         estimate_attribute(
-            counter.with_strata(attribute_counts(str(attribute), str(method), table, confusion=confusion))
+            replace(
+                counter.with_strata(attribute_counts(str(attribute), str(method), table, confusion=confusion)),
+                stream=stream,
+            )
         )
         for (attribute, method), table in counts.group_by("attribute", "method", maintain_order=True)
     ]

@@ -42,4 +42,13 @@ create table steps_columns (step bigint, epoch bigint, images bigint, seconds do
     d_real float, d_fake float, images_per_s float, data_wait float, filename varchar);
 create table runs_columns (status varchar, started varchar, finished varchar, device varchar, steps bigint, options json, data json,
     filename varchar);
+create table studies_columns (name varchar, arms struct(name varchar)[], runs struct(arm varchar, seed bigint, run varchar,
+    trained_run varchar, status varchar, reason varchar, seconds json)[], filename varchar);
+create table study_records_columns (run varchar, status varchar, reason varchar, seconds json, filename varchar);
+create table study_estimates_columns (study varchar, arm varchar, seed bigint, run varchar, attribute varchar, "group" varchar,
+    metric varchar, baseline varchar, estimate varchar, used boolean, n bigint, seeds bigint, value double, low double, high double,
+    seed_sd double, seed_sd_low double, seed_sd_high double, sampling_sd double, calibration_sd double);
+create table study_paired_columns (study varchar, arm varchar, compared_with varchar, attribute varchar, "group" varchar,
+    metric varchar, baseline varchar, estimate varchar, used boolean, pairs bigint, value double, compared_value double, difference double, low double, high double,
+    sd double, p double, sign_flip_p double, least_sign_flip_p double, significant boolean, verdict varchar, seeds_needed bigint);
 

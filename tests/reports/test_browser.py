@@ -4,6 +4,8 @@ import shutil
 
 import pytest
 
+from reports.study_report import write_study_report
+from tests.reports.fake_study import make_study
 from tests.reports.fake_workspace import HOSTILE, build, make
 from tests.reports.test_comparison import add_run
 from tests.reports.test_own_attributes import TWELVE, TWO
@@ -41,16 +43,19 @@ def browser():
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """A page of one run, of a run with a hostile name and no labels, of two runs, and of few and many attributes."""
+    """A page of one run, of a hostile name without labels, of two runs, of a study, and of few and many attributes."""
     out = make(tmp_path_factory.mktemp("one"))
     hostile = make(tmp_path_factory.mktemp("hostile"), run=HOSTILE.replace("/", "|") * 3, synthetic=False)
     next((hostile / "runs").glob("*/labels.parquet")).unlink()
+    arms = {"natural": 0.8, "a long name of an arm in one-word-of-many-letters-without-any-space": 0.55, "third": 0.5}
+    study = make_study(tmp_path_factory.mktemp("study") / "out", arms=arms, seeds=(1, 2), failed=[("third", 2)])
     both = make(tmp_path_factory.mktemp("two"))
     add_run(both)
     return {
         "one": build(out).page,
         "hostile": build(hostile).page,
         "two": build(both, "first", "second").page,
+        "study": write_study_report(study, "study"),
         "few attributes": build(make(tmp_path_factory.mktemp("few"), attributes=TWO)).page,
         "many attributes": build(make(tmp_path_factory.mktemp("many"), attributes=TWELVE)).page,
     }
@@ -59,7 +64,9 @@ def pages(tmp_path_factory):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [(360, 780), (1280, 900)], ids=["phone", "desktop"])
 @pytest.mark.parametrize(
-    ("name", "figures"), [("one", 8), ("hostile", 2), ("two", 5), ("few attributes", 5), ("many attributes", 16)]
+    ("name", "figures"),
+    [("one", 8), ("hostile", 2), ("two", 5), ("study", 6), ("few attributes", 5), ("many attributes", 16)],
+    [("one", 8), ("hostile", 2), ("two", 5), ("study", 6), ("few attributes", 5), ("many attributes", 16)],
 )
 def test_a_page_fits_is_complete_and_loads_nothing_from_elsewhere(browser, pages, name, figures, size, scheme):
     context = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)

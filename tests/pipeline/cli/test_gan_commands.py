@@ -50,7 +50,6 @@ def test_an_unknown_balance_is_explained(out):
 @pytest.mark.parametrize(
     "options",
     [
-        ("--run", "r", "--checkpoint", "c.pt"),
         ("--truncation", "inf"),
         ("--size", "32"),
         ("--as-is",),

@@ -11,7 +11,20 @@ from pipeline.cli import options
 from pipeline.cli.main import main
 from tests.pipeline.cli.helpers import fairface
 
-COMMANDS = ("synth", "shards", "verify", "train", "sample", "label", "labeller", "report", "sql", "detect", "bench")
+COMMANDS = (
+    "synth",
+    "shards",
+    "verify",
+    "train",
+    "sample",
+    "label",
+    "labeller",
+    "report",
+    "study",
+    "sql",
+    "detect",
+    "bench",
+)
 
 
 def choices(command: str, option: str) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""Studies: several conditions, each trained with several seeds."""

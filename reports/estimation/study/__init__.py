@@ -1,0 +1,1 @@
+"""Estimates of a study: of conditions, each trained with several seeds."""
