@@ -17,7 +17,7 @@ def bench_study(context: BenchContext) -> Iterator[Row]:
         for title, coverage in (("mean shares", measured.means), ("mean distances", measured.distances)):
             yield Row(
                 "study",
-                f"{seeds} seeds: {title} in 95 % intervals, vs the interval of one run",
+                f"{seeds} seeds: {title} in 95 % intervals, vs one run's",
                 unit="%",
                 value=100 * coverage["t"],
                 baseline=100 * coverage["single"],
