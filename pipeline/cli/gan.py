@@ -67,7 +67,8 @@ SETTINGS = (  # options that are fields of TrainConfig; the others are fields of
     default="auto",
     show_default=True,
     help="faces: for real images and a GPU; small-faces: for real images on a laptop; sketch: for synthetic images; "
-    "faces-2016: the DCGAN as published; auto: sketch for synthetic images, otherwise faces on a GPU, else small-faces.",
+    "faces-2016: the DCGAN as published; auto: sketch for synthetic images, for others faces on a GPU, else "
+    "small-faces.",
 )
 @click.option(
     "--image-size",
