@@ -221,7 +221,7 @@ class GanJob(TrainingJob[RunConfig]):
                 f"{folder} was trained on other images than the current shards: choose another --run, replace it with "
                 "--force, or continue on these with --other-data"
             )
-        self.check_same_options(config, asdict(self.config.options))
+        self.check_same_options(config, self.config.options)
         options = self.load_options(GanOptions, config.options)
         automatic = ("precision", "compile", "diff_augment", *self.execution_options)
         resolved = {name: getattr(options, name) for name in automatic}
