@@ -51,7 +51,8 @@ def average_weights(state: dict[str, Any], half_life: float) -> dict[str, Tensor
 
     An average with time constant t weights the past by exp(-age / t) / t. Of all mixtures w, 1 - w of two of them, the
     one nearest to a third in the sense of least squares is returned (Karras et al. 2024, arXiv:2312.02696, section 3.2,
-    with exponential profiles, whose inner product is 1 / (t + u)). Raises FairfaceError for a half-life outside.
+    with exponential profiles, whose inner product is 1 / (t + u)). Raises FairfaceError for a half-life outside, and the
+    errors of `build_generator`.
     """
     networks, (short, long) = state["networks"], GanOptions(**state["options"]).half_lives
     if "ema_long" not in networks or not short <= half_life <= long or not short:
@@ -61,14 +62,16 @@ def average_weights(state: dict[str, Any], half_life: float) -> dict[str, Tensor
             else "--ema-half-life: this checkpoint was saved by an earlier version and has one average only"
         )
 
+    ema, ema_long = (build_generator(state, networks[name]).state_dict() for name in ("ema", "ema_long"))  # checked
+
     def product(t: float, u: float) -> float:
         return 1 / (t + u)
 
     target = product(half_life, short) - product(half_life, long) - product(long, short) + product(long, long)
     weight = target / (product(short, short) - 2 * product(short, long) + product(long, long))
     return {
-        name: torch.lerp(networks["ema_long"][name], tensor, weight) if tensor.is_floating_point() else tensor
-        for name, tensor in networks["ema"].items()
+        name: torch.lerp(ema_long[name], tensor, weight) if tensor.is_floating_point() else tensor
+        for name, tensor in ema.items()
     }
 
 
