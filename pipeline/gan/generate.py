@@ -51,8 +51,8 @@ def average_weights(state: dict[str, Any], half_life: float) -> dict[str, Tensor
 
     An average with time constant t weights the past by exp(-age / t) / t. Of all mixtures w, 1 - w of two of them, the
     one nearest to a third in the sense of least squares is returned (Karras et al. 2024, arXiv:2312.02696, section 3.2,
-    with exponential profiles, whose inner product is 1 / (t + u)). Raises FairfaceError for a half-life outside, and the
-    errors of `build_generator`.
+    with exponential profiles, whose inner product is 1 / (t + u)). Raises FairfaceError for a half-life outside,
+    and the errors of `build_generator`.
     """
     networks, (short, long) = state["networks"], GanOptions(**state["options"]).half_lives
     if "ema_long" not in networks or not short <= half_life <= long or not short:

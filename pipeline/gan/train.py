@@ -29,7 +29,7 @@ class TrainConfig:
     """The options of a DCGAN training run."""
 
     options: GanOptions
-    preset: str  # faces | sketch: decides the length where neither steps nor epochs do
+    preset: str  # a key of PRESETS: decides the length where neither steps nor epochs do
     steps: int | None = None  # of the whole run
     epochs: int | None = None  # instead of steps
     run: str | None = None  # name; None: derived from options and images

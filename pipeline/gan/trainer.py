@@ -212,9 +212,9 @@ def _gradients(network: torch.nn.Module) -> list[Tensor]:
 
 def step_flop(options: GanOptions) -> float:
     """Floating-point operations of one training step per image, as counted by torch, without gradient penalties."""
-    plain = {"compile": False, "precision": "fp32", "conditional": None, "diff_augment": False}
+    plain = replace(options, compile=False, precision="fp32", conditional=None, diff_augment=False)
     # torch can't count the operations of second derivatives: the step that is taken must have no penalty
-    trainer = GanTrainer(replace(options, **plain, penalty_every=2), torch.device("cpu"))
+    trainer = GanTrainer(replace(plain, penalty_every=2), torch.device("cpu"))
     with FlopCounterMode(display=False) as counter:
         trainer.step(1, torch.zeros(2, options.image_size, options.image_size, 3, dtype=torch.uint8))
     return counter.get_total_flops() / 2
