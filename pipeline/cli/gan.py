@@ -139,8 +139,8 @@ SETTINGS = (  # options that are fields of TrainConfig; the others are fields of
 @click.option(
     "--diff-augment/--no-diff-augment",
     default=None,
-    help="Show the discriminator only images with random changes of colour and position.  [default: below 5,000 "
-    "images; faces-2016: no]",
+    help="Show the discriminator only images with random changes of colour and position.  [default: no; sketch, "
+    "small-faces: below 5,000 images]",
 )
 @precision_option
 @click.option(
