@@ -145,8 +145,8 @@ class GanTrainer:
     ) -> Tensor:
         """Update D by its gradient penalty, which stands for `penalty_every` steps; returns the penalty, float32.
 
-        A step of its own, as in StyleGAN2 (Karras et al. 2020, arXiv:1912.04958, section 4, lazy regularisation). It is
-        always eager and in float32: torch.compile has no second derivatives, and in bfloat16 they are mostly noise.
+        A step of its own, as in StyleGAN2 (Karras et al. 2020, arXiv:1912.04958, section 3.1). It is always eager and
+        in float32: torch.compile has no second derivatives, and in bfloat16 they are mostly noise.
         """
         d, options = self.networks.d, self.options
         penalty = gradient_penalty(d, _augment(to_unit_range(images, mirrored), augmentations, 0), labels)
