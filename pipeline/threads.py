@@ -117,9 +117,10 @@ def choose_threads(
     allowed = COST * steps * first[most]
     if allowed < WORTH_SECONDS:
         return ThreadsRecord(count=most)
+    fewest = most
     for count in sorted({most // 2, 1}, reverse=True):
-        if max(first.values()) <= HOPELESS * min(first.values()):
-            first[count] = measure_first(count)
+        if first[fewest] <= HOPELESS * min(first.values()):
+            fewest, first[count] = count, measure_first(count)
     kept = [count for count in first if first[count] <= HOPELESS * min(first.values())]
     turn = min(ROUND_SECONDS, allowed / ROUNDS / len(kept))
     rounds = [{count: measure(count, max(int(turn / first[count]), 1)) for count in kept} for _ in range(ROUNDS)]

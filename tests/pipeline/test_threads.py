@@ -52,6 +52,12 @@ def test_a_single_thread_is_not_tried_where_half_the_cores_are_much_slower(cores
     assert (record.count, taken.count(32)) == (64, 2)
 
 
+def test_a_single_thread_is_tried_where_all_cores_are_much_slower_than_half(cores):
+    cores(4)
+    record, taken = choose({4: 0.5, 2: 0.1, 1: 0.06})
+    assert (record.count, set(taken)) == (1, {4, 2, 1})
+
+
 def test_a_measurement_takes_a_small_share_of_the_time(cores):
     cores(2)
     _, taken = choose(IDLE, steps=300)
