@@ -55,13 +55,14 @@ def average_weights(state: dict[str, Any], half_life: float) -> dict[str, Tensor
     and the errors of `build_generator`.
     """
     networks, (short, long) = state["networks"], GanOptions(**state["options"]).half_lives
-    if "ema_long" not in networks or not short <= half_life <= long or not short:
+    if "ema_long" not in networks or not short - 0.5 <= half_life <= long + 0.5 or not short:
         raise FairfaceError(
             f"--ema-half-life {half_life:g}: this checkpoint has averages of {short:,.0f} to {long:,.0f} images"
             if "ema_long" in networks
             else "--ema-half-life: this checkpoint was saved by an earlier version and has one average only"
         )
 
+    half_life = min(max(half_life, short), long)  # the message above shows them rounded
     ema, ema_long = (build_generator(state, networks[name]).state_dict() for name in ("ema", "ema_long"))  # checked
 
     def product(t: float, u: float) -> float:

@@ -146,6 +146,8 @@ def test_a_mixture_of_averages_is_the_nearest_to_another_half_life(trained):
     assert average_of_ones_and_zeros(state, 2 * short) == pytest.approx(expected, abs=1e-3)
     assert average_of_ones_and_zeros(state, short) == pytest.approx(1)
     assert average_of_ones_and_zeros(state, long) == pytest.approx(0, abs=1e-6)
+    state["options"]["batch_size"] = 128
+    assert average_of_ones_and_zeros(state, 17_700) == pytest.approx(1)  # 17,700.2, as a message shows it
 
 
 @pytest.mark.parametrize("factor", [0.9, 4.1])
