@@ -63,6 +63,12 @@ def test_a_measurement_takes_a_small_share_of_the_time(cores):
     _, taken = choose(IDLE, steps=300)
     assert sum(IDLE[count] for count in taken) < 3
     assert choose(IDLE, steps=150) == (ThreadsRecord(count=2), [2, 2])  # 15 s: too short
+    cores(16)
+    # 16 blocks of samples, for example: a single thread would take longer for them than all cores for all samples
+    assert choose({16: 1}, steps=40) == (ThreadsRecord(count=16), [16, 16])
+    _, taken = choose({16: 1, 8: 2}, steps=400)
+    assert set(taken) == {16, 8}
+    cores(2)
     assert choose({2: 100}, steps=10) == (ThreadsRecord(count=2), [])
 
 
