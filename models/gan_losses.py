@@ -24,7 +24,7 @@ def dcgan_g_loss(real: Tensor, fake: Tensor) -> Tensor:
 def relativistic_d_loss(real: Tensor, fake: Tensor) -> Tensor:
     """Mean of -log s(real - fake) over pairs of a real and a generated image.
 
-    Jolicoeur-Martineau 2019, arXiv:1807.00734, section 4.2; Huang et al. 2024, arXiv:2501.05441, equation 2. Each
+    Jolicoeur-Martineau 2019, arXiv:1807.00734, section 4; Huang et al. 2024, arXiv:2501.05441, equation 2. Each
     generated image is compared with a real one, so a mode that is never generated keeps costing the generator.
     """
     return softplus(fake.float() - real.float()).mean()

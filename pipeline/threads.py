@@ -97,7 +97,8 @@ def choose_threads(
 
     `time_step` takes a number of threads, does the work of one of the `steps` steps of `step_images` images with it,
     and returns its seconds. Nothing is measured if a number is requested, with a single core, or if the steps are fewer
-    than 1 / COST or take less than WORTH_SECONDS / COST. Called `on_all_ranks`, rank 0 decides, and all ranks take the
+    than 1 / COST or take less than WORTH_SECONDS / COST; nor with numbers of threads that might take more than COST of
+    the time for two steps. Called `on_all_ranks`, rank 0 decides, and all ranks take the
     same number of steps.
     """
     most, is_requested = max_threads(), requested_threads() is not None
@@ -117,9 +118,13 @@ def choose_threads(
     allowed = COST * steps * first[most]
     if allowed < WORTH_SECONDS:
         return ThreadsRecord(count=most)
+    fewest = most
     for count in sorted({most // 2, 1}, reverse=True):
-        if max(first.values()) <= HOPELESS * min(first.values()):
-            first[count] = measure_first(count)
+        cost = 2 * first[fewest] * fewest / count  # at most, of two steps
+        if first[fewest] <= HOPELESS * min(first.values()) and cost <= allowed:
+            fewest, first[count] = count, measure_first(count)
+    if len(first) == 1:
+        return ThreadsRecord(count=most)
     kept = [count for count in first if first[count] <= HOPELESS * min(first.values())]
     turn = min(ROUND_SECONDS, allowed / ROUNDS / len(kept))
     rounds = [{count: measure(count, max(int(turn / first[count]), 1)) for count in kept} for _ in range(ROUNDS)]

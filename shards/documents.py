@@ -108,6 +108,10 @@ class ThreadsRecord:
     count: int
     images_per_s: dict[str, float] = field(default_factory=dict)  # by number of threads; empty: not measured
 
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise TypeError(f"{self.count} threads")
+
     @property
     def rate(self) -> float | None:
         """The measured images per second of the chosen number; None if nothing was measured."""

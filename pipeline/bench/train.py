@@ -3,8 +3,10 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from itertools import count, islice, repeat
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +27,7 @@ from shards.concurrency import available_cpus
 # Seconds per image of `faces` that an H100 can't go below: 2.28 GFLOP in bf16; 2.2 to 4.5 us of memory traffic.
 H100_FLOORS = {"arithmetic": 2.8e-6, "memory traffic": 2.2e-6}
 H100_CHIPS = ("H100", "H200", "GH200")
+PUBLISHED: dict[str, Any] = {"loss": "dcgan", "regularizer": "none", "diff_augment": False}  # at equal widths
 
 
 def bench_train(context: BenchContext) -> Iterator[Row]:
@@ -68,6 +71,11 @@ def bench_preset(context: BenchContext, preset: str, *, steps: int) -> Iterator[
         both = partial(train, batches, turn)
         title = f"{preset}: step with the {name} feed, vs the step alone"
         yield measure(title, ours=both, baseline=alone, rounds=5 * ROUNDS)
+    if options.has_penalty:
+        published = partial(our_training(replace(options, **PUBLISHED), device), repeat(fixed))
+        published(2)
+        title = f"{preset}: step alone, vs that of the published loss"
+        yield measure(title, ours=alone, baseline=partial(published, turn), rounds=5 * ROUNDS)
     if device.type == "cpu":
         yield from threads_rows(preset, options, images=fixed, steps=turn)
     yield from arithmetic_rows(preset, options, device=device, rate=row.value)
@@ -112,7 +120,7 @@ def threads_rows(preset: str, options: GanOptions, *, images: Tensor, steps: int
 
 def plain_training(context: BenchContext, options: GanOptions) -> Callable[[int], int]:
     """Return `train(steps)` of the plain loop, which returns the number of images."""
-    plain = PlainGan(GanTrainer(options, context.device), context.device)
+    plain = PlainGan(GanTrainer(replace(options, **PUBLISHED), context.device), context.device)
     loader = DataLoader(ImageFolder(context.faces), options.batch_size, shuffle=True, num_workers=1, drop_last=True)
     batches = repeat_loader(loader)
     return lambda steps: sum(plain.step(images) for images in islice(batches, steps))

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from pipeline.bench.context import WORLDS, TrialsConfig, WorldsConfig
-from pipeline.cli.options import FILE, POSITIVE, device_option
+from pipeline.cli.options import FILE, POSITIVE, device_option, given_options
 
 
 @click.command()
@@ -60,6 +60,9 @@ def bench(
     Each rate and its baseline are measured in the same run. STAGES are pack, verify, scale, join, feed, train, sample,
     label, detect, estimates, study, report and gan; by default all of them but gan, which compares training recipes.
     """
+    if "gan" not in stages and (unused := given_options() & {"annotated_faces", "seconds", "seeds", "recipes"}):
+        name = min(unused).replace("recipes", "recipe").replace("_", "-")
+        raise click.UsageError(f"--{name} applies to the stage gan, which runs only if it is named")
     from pipeline.bench import run as benchmarks
 
     benchmarks.run(

@@ -67,8 +67,7 @@ SETTINGS = (  # options that are fields of TrainConfig; the others are fields of
     default="auto",
     show_default=True,
     help="faces: for real images and a GPU; small-faces: for real images on a laptop; sketch: for synthetic images; "
-    "faces-2016: the DCGAN as published; auto: sketch for synthetic images, for others faces on a GPU, else "
-    "small-faces.",
+    "faces-2016: the DCGAN as published; auto: sketch for synthetic images, otherwise faces on a GPU, or small-faces.",
 )
 @click.option(
     "--image-size",
@@ -140,8 +139,8 @@ SETTINGS = (  # options that are fields of TrainConfig; the others are fields of
 @click.option(
     "--diff-augment/--no-diff-augment",
     default=None,
-    help="Show the discriminator only images with random changes of colour and position.  [default: below 5,000 "
-    "images; faces-2016: no]",
+    help="Show the discriminator only images with random changes of colour and position.  [default: no; sketch, "
+    "small-faces: below 5,000 images]",
 )
 @precision_option
 @click.option(
@@ -218,6 +217,8 @@ def check_train_options(*, preset: str, resume: bool, **options: Any) -> None:
         )
     if options["ema"] is not None and options["ema_half_life"]:
         raise click.UsageError("--ema and --ema-half-life are alternatives: use one of them")
+    if options["lr"] and options["lr_g"] and options["lr_d"]:
+        raise click.UsageError("--lr has no effect next to --lr-g and --lr-d: use one or two of them")
     if options["balance_by"] and options["balance"] in (None, "natural"):
         raise click.UsageError("--balance-by needs --balance uniform or a file of shares")
 

@@ -15,7 +15,7 @@ from pipeline.detection.network import check_frozen_weights, frozen_hash
 from pipeline.detection.options import DETECTOR_EXECUTION_OPTIONS, DetectorOptions
 from pipeline.detection.predict import InferenceConfig
 from pipeline.detection.trainer import DetectorTrainer
-from pipeline.threads import using_threads
+from pipeline.threads import max_threads, using_threads
 from pipeline.training import checkpoint, lifecycle
 from pipeline.training.lifecycle import PreparedRun, Session, TrainingJob
 from pipeline.training.loop import Batches, LoopConfig
@@ -100,7 +100,8 @@ def train_detector(workspace: Workspace, config: DetectConfig) -> DetectResult:
         with lifecycle.locked(folder):
             prepared = lifecycle.prepare(job)
             trained = prepared.config if prepared.is_finished else lifecycle.train_to_end(job, prepared)
-            with using_threads(config.threads or (trained.threads.count if trained.threads else None)):
+            recorded = min(trained.threads.count, max_threads()) if trained.threads else None
+            with using_threads(config.threads or recorded):
                 evaluation = evaluate(
                     workspace,
                     folder,
@@ -263,4 +264,4 @@ class DetectorJob(TrainingJob[DetectorConfig]):
             raise FairfaceError(f"{folder} was trained on other faces than these{samples}: {self.remedy}")
         if options.spec.uses_groups and config.data.groups_hash != pool.groups_hash():
             raise FairfaceError(f"{folder} was trained on faces with other labels: {self.remedy}")
-        self.check_same_options(config, asdict(options), ignored=("epochs",))
+        self.check_same_options(config, options, ignored=("epochs",))

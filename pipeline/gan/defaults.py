@@ -68,7 +68,7 @@ def resolve_auto(
         options = replace(options, compile=pays)
         notes.append("compiled" if pays else "eager (compiling does not pay off in a run this short on a CPU)")
     if device.type == "cpu" and step_flop(options) * options.batch_size > GPU_ADVISED:
-        notes.append("a network of this size needs a GPU: --preset sketch learns faces in minutes")
+        notes.append("a network of this size needs a GPU: --preset small-faces (sketch, if synthetic) takes minutes")
     if options.compile and not has_compiler():
         options = replace(options, compile=False)
         notes.append("eager: torch.compile needs a C++ compiler (apt install g++)")

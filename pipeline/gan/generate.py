@@ -50,16 +50,20 @@ def average_weights(state: dict[str, Any], half_life: float) -> dict[str, Tensor
     """The generator's weights, averaged over its training with any half-life between those of its two averages.
 
     An average with time constant t weights the past by exp(-age / t) / t. Of all mixtures w, 1 - w of two of them, the
-    one nearest to a third in the sense of least squares is returned (Karras et al. 2024, arXiv:2312.02696, section 3.1,
-    with exponential profiles, whose inner product is 1 / (t + u)). Raises FairfaceError for a half-life outside.
+    one nearest to a third in the sense of least squares is returned (Karras et al. 2024, arXiv:2312.02696, section 3.2,
+    with exponential profiles, whose inner product is 1 / (t + u)). Raises FairfaceError for a half-life outside,
+    and the errors of `build_generator`.
     """
     networks, (short, long) = state["networks"], GanOptions(**state["options"]).half_lives
-    if "ema_long" not in networks or not short <= half_life <= long or not short:
+    if "ema_long" not in networks or not short - 0.5 <= half_life <= long + 0.5 or not short:
         raise FairfaceError(
             f"--ema-half-life {half_life:g}: this checkpoint has averages of {short:,.0f} to {long:,.0f} images"
             if "ema_long" in networks
             else "--ema-half-life: this checkpoint was saved by an earlier version and has one average only"
         )
+
+    half_life = min(max(half_life, short), long)  # the message above shows them rounded
+    ema, ema_long = (build_generator(state, networks[name]).state_dict() for name in ("ema", "ema_long"))  # checked
 
     def product(t: float, u: float) -> float:
         return 1 / (t + u)
@@ -67,8 +71,8 @@ def average_weights(state: dict[str, Any], half_life: float) -> dict[str, Tensor
     target = product(half_life, short) - product(half_life, long) - product(long, short) + product(long, long)
     weight = target / (product(short, short) - 2 * product(short, long) + product(long, long))
     return {
-        name: torch.lerp(networks["ema_long"][name], tensor, weight) if tensor.is_floating_point() else tensor
-        for name, tensor in networks["ema"].items()
+        name: torch.lerp(ema_long[name], tensor, weight) if tensor.is_floating_point() else tensor
+        for name, tensor in ema.items()
     }
 
 

@@ -29,7 +29,7 @@ class TrainConfig:
     """The options of a DCGAN training run."""
 
     options: GanOptions
-    preset: str  # faces | sketch: decides the length where neither steps nor epochs do
+    preset: str  # a key of PRESETS: decides the length where neither steps nor epochs do
     steps: int | None = None  # of the whole run
     epochs: int | None = None  # instead of steps
     run: str | None = None  # name; None: derived from options and images
@@ -221,7 +221,7 @@ class GanJob(TrainingJob[RunConfig]):
                 f"{folder} was trained on other images than the current shards: choose another --run, replace it with "
                 "--force, or continue on these with --other-data"
             )
-        self.check_same_options(config, asdict(self.config.options))
+        self.check_same_options(config, self.config.options)
         options = self.load_options(GanOptions, config.options)
         automatic = ("precision", "compile", "diff_augment", *self.execution_options)
         resolved = {name: getattr(options, name) for name in automatic}

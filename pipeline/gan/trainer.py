@@ -125,8 +125,7 @@ class GanTrainer:
         networks.d.requires_grad_(True)
         metrics = torch.cat([torch.stack([loss_d.detach(), loss_g.detach()]), means])
         # with BatchNorm's statistics, so that every rank has the same state after every step and any rank can save it
-        buffers = [b for net in (networks.g, networks.d) for b in net.buffers() if b.is_floating_point()]
-        average_across_ranks([metrics, *buffers], self.rank_slice)
+        average_across_ranks([metrics, *_buffers(networks.g), *_buffers(networks.d)], self.rank_slice)
         return metrics
 
     def _step_d(self, loss: Tensor) -> None:
@@ -146,14 +145,15 @@ class GanTrainer:
     ) -> Tensor:
         """Update D by its gradient penalty, which stands for `penalty_every` steps; returns the penalty, float32.
 
-        A step of its own, as in StyleGAN2 (Karras et al. 2020, arXiv:1912.04958, section 4, lazy regularisation). It is
-        always eager and in float32: torch.compile has no second derivatives, and in bfloat16 they are mostly noise.
+        A step of its own, as in StyleGAN2 (Karras et al. 2020, arXiv:1912.04958, section 3.1). It is always eager and
+        in float32: torch.compile has no second derivatives, and in bfloat16 they are mostly noise.
         """
         d, options = self.networks.d, self.options
         penalty = gradient_penalty(d, _augment(to_unit_range(images, mirrored), augmentations, 0), labels)
         if options.regularizer == "r1r2":
             with torch.no_grad():
                 fake = _augment(self.generate(z, labels), augmentations, 1)
+            average_across_ranks(_buffers(self.networks.g), self.rank_slice)  # generating has changed them
             penalty = penalty + gradient_penalty(d, fake.float(), labels)
         self._step_d(options.gamma / 2 * options.penalty_every * penalty)
         return penalty.detach()
@@ -202,6 +202,10 @@ def _floats(network: torch.nn.Module) -> list[Tensor]:
     return [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
 
 
+def _buffers(network: torch.nn.Module) -> list[Tensor]:
+    return [buffer for buffer in network.buffers() if buffer.is_floating_point()]
+
+
 def _gradients(network: torch.nn.Module) -> list[Tensor]:
     return [weight.grad for weight in network.parameters() if weight.grad is not None]
 
@@ -209,7 +213,8 @@ def _gradients(network: torch.nn.Module) -> list[Tensor]:
 def step_flop(options: GanOptions) -> float:
     """Floating-point operations of one training step per image, as counted by torch, without gradient penalties."""
     plain = replace(options, compile=False, precision="fp32", conditional=None, diff_augment=False)
-    trainer = GanTrainer(plain, torch.device("cpu"))
+    # torch can't count the operations of second derivatives: the step that is taken must have no penalty
+    trainer = GanTrainer(replace(plain, penalty_every=2), torch.device("cpu"))
     with FlopCounterMode(display=False) as counter:
         trainer.step(1, torch.zeros(2, options.image_size, options.image_size, 3, dtype=torch.uint8))
     return counter.get_total_flops() / 2

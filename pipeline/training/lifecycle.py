@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -105,10 +105,16 @@ class TrainingJob(ABC, Generic[Config]):
     def start(self, prepared: PreparedRun[Config]) -> Session[Config]:
         """Load the newest checkpoint, if any, and prepare the remaining batches."""
 
-    def check_same_options(self, config: Config, options: dict[str, Any], *, ignored: tuple[str, ...] = ()) -> None:
-        """Raise FairfaceError if options that affect the weights differ from those of an existing run."""
-        requested, ignored = config.requested_options or {}, (*self.execution_options, *ignored)
-        differing = [name for name, value in options.items() if name not in ignored and requested.get(name) != value]
+    def check_same_options(self, config: Config, options: Any, *, ignored: tuple[str, ...] = ()) -> None:
+        """Raise FairfaceError if options that affect the weights differ from those of an existing run.
+
+        `options` is a dataclass. An option that the run's version did not have yet counts as its default.
+        """
+        defaults = {field.name: field.default for field in fields(options)}
+        requested, ignored = defaults | (config.requested_options or {}), (*self.execution_options, *ignored)
+        differing = [
+            name for name, value in asdict(options).items() if name not in ignored and requested[name] != value
+        ]
         if differing:
             raise FairfaceError(f"{self.folder.folder} was trained with another {', '.join(differing)}: {self.remedy}")
 
@@ -285,10 +291,11 @@ def set_threads(job: TrainingJob[Config], session: Session[Config]) -> None:
 
 
 def measure_threads(session: Session[Config], *, steps: int) -> ThreadsRecord:
-    """Choose the number of threads by taking the first of `steps` steps several times, and undoing them.
+    """Choose the number of threads by taking the second of `steps` steps several times, and undoing them.
 
-    Neither the trainer's state nor torch's random state nor the batches differ afterwards. Steps are eager: compiled
-    ones are compiled for one number of threads.
+    The first has the gradient penalty that few steps of a DCGAN have, and would be slower than most. Neither the
+    trainer's state nor torch's random state nor the batches differ afterwards. Steps are eager: compiled ones are
+    compiled for one number of threads.
     """
     trainer, batches, used, state = session.trainer, session.batches, [], deepcopy(session.trainer.state())
 
@@ -297,7 +304,7 @@ def measure_threads(session: Session[Config], *, steps: int) -> ThreadsRecord:
         used.append((images.clone(), labels))  # the decoder reuses the memory of its batches
         torch.set_num_threads(count)
         start = time.perf_counter()
-        trainer.step(session.first_step, images, labels).sum().item()
+        trainer.step(session.first_step + 1, images, labels).sum().item()
         return time.perf_counter() - start
 
     with torch.random.fork_rng(devices=[]), torch.compiler.set_stance("force_eager"):

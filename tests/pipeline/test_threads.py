@@ -52,11 +52,23 @@ def test_a_single_thread_is_not_tried_where_half_the_cores_are_much_slower(cores
     assert (record.count, taken.count(32)) == (64, 2)
 
 
+def test_a_single_thread_is_tried_where_all_cores_are_much_slower_than_half(cores):
+    cores(4)
+    record, taken = choose({4: 0.5, 2: 0.1, 1: 0.06})
+    assert (record.count, set(taken)) == (1, {4, 2, 1})
+
+
 def test_a_measurement_takes_a_small_share_of_the_time(cores):
     cores(2)
     _, taken = choose(IDLE, steps=300)
     assert sum(IDLE[count] for count in taken) < 3
     assert choose(IDLE, steps=150) == (ThreadsRecord(count=2), [2, 2])  # 15 s: too short
+    cores(16)
+    # 16 blocks of samples, for example: a single thread would take longer for them than all cores for all samples
+    assert choose({16: 1}, steps=40) == (ThreadsRecord(count=16), [16, 16])
+    _, taken = choose({16: 1, 8: 2}, steps=400)
+    assert set(taken) == {16, 8}
+    cores(2)
     assert choose({2: 100}, steps=10) == (ThreadsRecord(count=2), [])
 
 

@@ -63,6 +63,7 @@ def test_a_row_shows_the_mean_over_seeds_and_their_range():
     first, second = gan.recipe_rows("faces", measured, rates={"published": 300, "sketch": 280})
     assert (first.value, first.ratio) == (pytest.approx(300), 1)
     assert second.ratio == pytest.approx(3)
+    assert second.title == "faces: sketch: total variation, vs published"
     assert first.note == "2 seeds, 300 img/s; tv a 0.300 (0.200-0.400)"
 
 

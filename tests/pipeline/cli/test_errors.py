@@ -93,6 +93,7 @@ def test_wrong_input_is_explained_in_one_line(tmp_path, packed):
     assert "48" in error_line("train", "--out", packed, "--image-size", "48", code=2)
     assert "--no-such-option" in error_line("train", "--out", packed, "--no-such-option", code=2)
     assert "nonsense" in error_line("bench", "nonsense")
+    assert "--recipe applies to the stage gan" in error_line("bench", "train", "--recipe", "sketch", code=2)
     assert not list(tmp_path.glob("shards/*"))
 
 

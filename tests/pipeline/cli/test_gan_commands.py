@@ -5,6 +5,9 @@ import os
 import polars as pl
 import pytest
 
+from models.gan_losses import LOSSES
+from pipeline.cli import gan
+from pipeline.gan.options import PRESETS, REGULARIZERS
 from tests.pipeline.cli.helpers import SMALL_TRAINING, error_line, fairface
 
 
@@ -35,12 +38,26 @@ def test_resume_needs_no_options_and_accepts_a_new_length(out):
         ("--other-data", "--steps", "3"),
         ("--other-data", "--run", "one", "--epochs", "3"),
         ("--balance", "evenly"),
+        ("--ema", "0.9", "--ema-half-life", "100"),
+        ("--lr", "1e-3", "--lr-g", "1e-3", "--lr-d", "1e-3"),
     ],
     ids=" ".join,
 )
 def test_contradictory_training_options_are_refused(out, options):
     error_line("train", "--out", out, *options, code=2)
     assert not (out / "runs").exists()
+
+
+def test_options_of_a_penalty_need_one(out):
+    words = error_line("train", "--out", out, *SMALL_TRAINING, "--regularizer", "spectral", "--gamma", 2)
+    assert "--gamma and --penalty-every have no effect without --regularizer r1 or r1r2" in words
+
+
+def test_the_choices_are_those_of_the_options():
+    choices = {option.name: option.type.choices for option in gan.train.params if hasattr(option.type, "choices")}
+    assert (*choices["loss"],) == (*LOSSES,)
+    assert (*choices["regularizer"],) == REGULARIZERS
+    assert {*choices["preset"]} == {"auto", *PRESETS}
 
 
 def test_an_unknown_balance_is_explained(out):
@@ -57,6 +74,9 @@ def test_an_unknown_balance_is_explained(out):
         ("--from", "faces", "--checkpoint", "c.pt"),
         ("--from", "faces", "--weights", "g"),
         ("--from", "faces", "--group", "female"),
+        ("--from", "faces", "--ema-half-life", "100"),
+        ("--from", "faces", "--threads", "2"),
+        ("--weights", "g", "--ema-half-life", "100"),
     ],
     ids=" ".join,
 )

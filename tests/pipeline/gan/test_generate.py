@@ -13,10 +13,12 @@ from PIL import Image
 
 from models.dcgan import Generator, optimise_for_inference
 from pipeline.gan import generate
-from pipeline.gan.generate import ImageGenerator, latents, load_generator
+from pipeline.gan.generate import ImageGenerator, average_weights, latents, load_generator
+from pipeline.gan.options import GanOptions
 from pipeline.training import checkpoint
 from pipeline.training.checkpoint import checkpoint_path
 from shards.errors import FairfaceError
+from tests.pipeline.gan.helpers import TINY
 
 CPU = torch.device("cpu")
 
@@ -123,6 +125,48 @@ def test_the_moving_average_is_loaded_by_default_and_the_generator_on_request(tr
     assert not torch.equal(ema.net[0].weight, g.net[0].weight)
 
 
+def average_of_ones_and_zeros(state: dict[str, Any], half_life: float) -> float:
+    """The weight of the short average in a mixture."""
+    for name, value in (("ema", 1.0), ("ema_long", 0.0)):
+        state["networks"][name] = {key: torch.full_like(old, value) for key, old in state["networks"][name].items()}
+    return average_weights(state, half_life)["net.0.weight"].mean().item()
+
+
+def test_a_mixture_of_averages_is_the_nearest_to_another_half_life(trained):
+    state = checkpoint.load(checkpoint_path(trained.run("r").checkpoints, 12))
+    short, long = GanOptions(**state["options"]).half_lives
+    age = torch.linspace(0, 40 * long, 400_000, dtype=torch.float64)
+
+    def profile(half_life):
+        return 0.5 ** (age / half_life) / half_life
+
+    basis, target = torch.stack([profile(short), profile(long)], 1), profile(2 * short)
+    difference = basis[:, 0] - basis[:, 1]  # the weights sum to 1
+    expected = (difference @ (target - basis[:, 1]) / (difference @ difference)).item()
+    assert average_of_ones_and_zeros(state, 2 * short) == pytest.approx(expected, abs=1e-3)
+    assert average_of_ones_and_zeros(state, short) == pytest.approx(1)
+    assert average_of_ones_and_zeros(state, long) == pytest.approx(0, abs=1e-6)
+    state["options"]["batch_size"] = 128
+    assert average_of_ones_and_zeros(state, 17_700) == pytest.approx(1)  # 17,700.2, as a message shows it
+
+
+@pytest.mark.parametrize("factor", [0.9, 4.1])
+def test_half_lives_outside_those_of_the_averages_are_refused(trained, factor):
+    path = checkpoint_path(trained.run("r").checkpoints, 12)
+    half_life = factor * TINY.half_lives[0]
+    with pytest.raises(FairfaceError, match=r"has averages of 2,213 to 8,850 images"):
+        load_generator(path, CPU, half_life=half_life)
+
+
+def test_a_checkpoint_of_an_older_version_has_one_average(trained, tmp_path):
+    state = checkpoint.load(checkpoint_path(trained.run("r").checkpoints, 12))
+    del state["networks"]["ema_long"]
+    path = checkpoint.save(tmp_path, 12, state, keep=1)
+    load_generator(path, CPU)
+    with pytest.raises(FairfaceError, match="earlier version and has one average only"):
+        load_generator(path, CPU, half_life=3000)
+
+
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     path = checkpoint.save(tmp_path, 3, {"networks": {"net": {}}}, keep=1)
     with pytest.raises(FairfaceError, match="not a checkpoint of a generator"):
@@ -178,3 +222,23 @@ def test_a_checkpoint_that_does_not_describe_its_generator_is_refused(trained, t
     path = checkpoint.save(tmp_path, 12, state, keep=1)
     with pytest.raises(FairfaceError, match=r"step_000000012\.pt is not a complete checkpoint of a generator \(.+\)"):
         load_generator(path, CPU)
+
+
+LONG_WEIGHT = ("networks", "ema_long", "net.0.weight")
+HOSTILE_AVERAGES = {
+    "no weight": put({}, "networks", "ema_long"),
+    "a number as weight": put(1.5, *LONG_WEIGHT),
+    "a weight that is repeated": put(torch.zeros(1).expand(10**6, 10**6, 4, 4), *LONG_WEIGHT),
+    "NaN": put(torch.full((16, 32, 4, 4), math.nan), *LONG_WEIGHT),
+    "a half-life of text": put("16", "options", "ema_half_life"),
+    "another option": put(1, "options", "other"),
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE_AVERAGES.values(), ids=HOSTILE_AVERAGES)
+def test_averages_that_do_not_fit_the_generator_are_refused(trained, tmp_path, change):
+    state = checkpoint.load(checkpoint_path(trained.run("r").checkpoints, 12))
+    change(state)
+    path = checkpoint.save(tmp_path, 12, state, keep=1)
+    with pytest.raises(FairfaceError, match=r"step_000000012\.pt is not a complete checkpoint of a generator \(.+\)"):
+        load_generator(path, CPU, half_life=3000)

@@ -39,9 +39,15 @@ def test_a_run_writes_its_documents_tables_and_grids(workspace):
     assert train_run(workspace, 40).unchanged
 
 
-@pytest.mark.parametrize("feed", ["resident", "streaming"])
-def test_a_resumed_run_equals_an_uninterrupted_one(workspace, feed):
-    options = replace(TINY, feed=feed)
+@pytest.mark.parametrize(
+    "options",
+    [
+        replace(TINY, feed="resident"),
+        replace(TINY, feed="streaming", loss="relativistic", regularizer="r1r2", penalty_every=4, diff_augment=True),
+    ],
+    ids=["published", "relativistic"],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(workspace, options):
     train_run(workspace, 24, options, run="uninterrupted")
     train_run(workspace, 9, options, run="resumed")
     train_run(workspace, 24, options, run="resumed")

@@ -1,8 +1,10 @@
 """One training step of the DCGAN: it learns, averages, shares its random numbers between ranks, and can be captured."""
 
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
+from threading import Barrier
 
 import pytest
 import torch
@@ -162,9 +164,34 @@ def test_the_warm_up_of_a_capture_is_undone(steps):
     assert is_equal(trainer.networks.state(), twin.networks.state())
 
 
+def test_ranks_have_the_same_state_after_a_step_with_a_penalty_on_generated_images(monkeypatch):
+    barrier, sent = Barrier(2, timeout=30), {}
+
+    @torch.no_grad()
+    def average(tensors, rank_slice):
+        sent[rank_slice.rank] = [tensor.clone() for tensor in tensors]
+        barrier.wait()
+        means = [(first + second) / 2 for first, second in zip(sent[0], sent[1], strict=True)]
+        barrier.wait()
+        for tensor, mean in zip(tensors, means, strict=True):
+            tensor.copy_(mean)
+
+    monkeypatch.setattr(trainer_module, "average_across_ranks", average)
+    options = replace(RELATIVISTIC, regularizer="r1r2")
+    trainers = [GanTrainer(options, CPU, rank_slice=RankSlice(rank, 2)) for rank in range(2)]
+    images = torch.randint(0, 255, (2, 8, 32, 32, 3), dtype=torch.uint8)
+    with ThreadPoolExecutor(2) as ranks:
+        list(ranks.map(lambda trainer, batch: trainer.step(0, batch), trainers, images))
+    assert is_equal(*[trainer.networks.state() for trainer in trainers])
+
+
 def test_flop_of_the_published_network():
     # 2.28 GFLOP an image: G forward and backward, D on two images forward and backward, D once more for G
     assert step_flop(GanOptions()) == pytest.approx(2.28e9, rel=0.02)
+
+
+def test_flop_of_a_step_do_not_depend_on_its_gradient_penalty():
+    assert step_flop(replace(RELATIVISTIC, penalty_every=1)) == step_flop(RELATIVISTIC)
 
 
 def test_the_memory_of_a_step_is_not_overestimated():

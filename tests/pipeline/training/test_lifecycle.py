@@ -140,6 +140,29 @@ def test_a_run_needs_the_name_of_a_single_folder(workspace, name):
         train_run(workspace, 3, run=name)
 
 
+def test_a_run_of_an_older_version_is_resumed_to_the_same_weights(workspace):
+    """Without the options, the second moving average and the number of threads that have been added since."""
+    added = {"loss", "regularizer", "gamma", "penalty_every", "lr_g", "lr_d", "ema_half_life", "diff_augment"}
+
+    def older(options: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in options.items() if name not in added}
+
+    train_run(workspace, 5, run="uninterrupted")
+    train_run(workspace, 3, run="mine")
+    folder = workspace.run("mine")
+    config = read_json(folder.config)
+    edit_json(folder.config, threads=None, **{name: older(config[name]) for name in ("options", "requested_options")})
+    state = checkpoint.load(checkpoint.checkpoint_path(folder.checkpoints, 3))
+    del state["networks"]["ema_long"]
+    checkpoint.save(folder.checkpoints, 3, state | {"options": older(state["options"])}, keep=1)
+    assert load_resumable(workspace, "mine").options == TINY
+    train_run(workspace, 5, run="mine")
+    weights, expected = (run_weights(workspace, run, 5) for run in ("mine", "uninterrupted"))
+    assert is_equal(weights | {"ema_long": None}, expected | {"ema_long": None})
+    with pytest.raises(FairfaceError, match="another loss"):
+        train_run(workspace, 6, replace(TINY, loss="hinge"), run="mine")
+
+
 def test_the_newest_run_is_resumed_with_its_own_options(workspace):
     train_run(workspace, 3, replace(TINY, seed=7), run="mine")
     existing = load_resumable(workspace, None)

@@ -1,5 +1,6 @@
 """Runs measure, record and keep their number of threads, and the measurement leaves no trace in the weights."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from pipeline.gan.trainer import GanTrainer
 from pipeline.training import lifecycle
 from pipeline.training.run_directory import read_run
 from shards.documents import ThreadsRecord, write_document
+from shards.errors import FairfaceError
 from tests.pipeline.gan.helpers import TINY, is_equal, run_weights, train_run
 
 MEASURED = ThreadsRecord(count=1, images_per_s={"1": 500.0, "2": 400.0})
@@ -45,7 +47,7 @@ def test_a_measurement_changes_no_bit_of_the_weights(workspace, monkeypatch, ste
     train_run(workspace, 12, options, run="plain")
     measure(monkeypatch)
     train_run(workspace, 12, options, run="measured")
-    assert steps == [(i, 1) for i in range(12)] + [(0, 2), (0, 1), (0, 2)] + [(i, 1) for i in range(12)]
+    assert steps == [(i, 1) for i in range(12)] + [(1, 2), (1, 1), (1, 2)] + [(i, 1) for i in range(12)]
     assert is_equal(run_weights(workspace, "plain", 12), run_weights(workspace, "measured", 12))
     assert torch.equal(random, torch.get_rng_state())
     assert "measured: 1 thread (measured: 500 img/s with 1, 400 img/s with 2)" in capsys.readouterr().out
@@ -85,6 +87,15 @@ def test_a_run_with_more_threads_than_cores_resumes_with_the_cores(workspace, mo
     train_run(workspace, 3, run="a")
     assert [count for _, count in steps] == [3, 3, 2]
     assert "a: 2 threads instead of 3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("count", [0, -2])
+def test_an_impossible_number_is_refused_in_one_line(workspace, count):
+    train_run(workspace, 2, run="a")
+    path = workspace.run("a").config
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"threads": {"count": count}}))
+    with pytest.raises(FairfaceError, match=rf"is damaged \(threads: {count} threads\)"):
+        train_run(workspace, 3, run="a")
 
 
 def test_a_run_of_an_older_version_keeps_all_cores(workspace, monkeypatch, steps):
