@@ -139,8 +139,7 @@ SETTINGS = (  # options that are fields of TrainConfig; the others are fields of
 @click.option(
     "--diff-augment/--no-diff-augment",
     default=None,
-    help="Show the discriminator only images with random changes of colour and position.  [default: no; sketch, "
-    "small-faces: below 5,000 images]",
+    help="Show the discriminator all images with random changes of colour and position.  [default: no-diff-augment]",
 )
 @precision_option
 @click.option(

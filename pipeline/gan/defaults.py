@@ -17,7 +17,6 @@ SMALL_STEPS = {"sketch": 3000, "small-faces": 6000}
 FACES_EPOCHS = 10  # as the original FairFace Generator trains
 FACES_STEPS = 5000  # fewest, for small data sets
 COMPILE_PAYS = 5e14  # FLOP of a run on a CPU above which half a minute of compiling is small in comparison
-FEW_IMAGES = 5000  # below which DiffAugment helps; measured by `fairface bench gan`
 GPU_ADVISED = 1e11  # FLOP of a step that takes seconds on a CPU
 
 
@@ -59,10 +58,6 @@ def resolve_auto(
     if options.feed == "auto":
         options = replace(options, feed=choose_feed(shards, options.image_size, device=device))
         notes.append(f"{options.feed} feed")
-    if options.diff_augment is None:
-        options = replace(options, diff_augment=shards.images < FEW_IMAGES)
-        if options.diff_augment:
-            notes.append(f"DiffAugment (fewer than {FEW_IMAGES:,} images)")
     if options.compile is None:
         pays = device.type == "cuda" or step_flop(options) * options.batch_size * steps > COMPILE_PAYS
         options = replace(options, compile=pays)

@@ -37,7 +37,7 @@ class GanOptions:
     ema_half_life: float | None = None  # of that average in images; decides instead of `ema`
     ema_start: int = 100  # step at which the average starts, as a copy of the generator
     flip: bool = True  # mirror half of the images
-    diff_augment: bool | None = False  # the discriminator sees images through DiffAugment; None: if they are few
+    diff_augment: bool = False  # the discriminator sees images through DiffAugment
     balance: str | dict[str, float] = "natural"  # natural | uniform | target shares by group
     balance_by: str = "intersection"  # label column
     conditional: str | None = None  # label column that G and D are conditioned on
@@ -96,7 +96,7 @@ class GanOptions:
 
 LONG_AVERAGE = 4  # half-life of the second moving average, in those of the first
 
-SKETCH = GanOptions(width_g=24, width_d=16, batch_size=16, loss="relativistic", regularizer="r1", diff_augment=None)
+SKETCH = GanOptions(width_g=24, width_d=16, batch_size=16, loss="relativistic", regularizer="r1")
 
 # `faces` is for real images and a GPU, `small-faces` for real images and `sketch` for synthetic ones on a laptop, where
 # they learn in minutes; `faces-2016` is the DCGAN as published. See docs/training.md for how they were chosen.

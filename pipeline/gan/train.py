@@ -223,12 +223,12 @@ class GanJob(TrainingJob[RunConfig]):
             )
         self.check_same_options(config, self.config.options)
         options = self.load_options(GanOptions, config.options)
-        automatic = ("precision", "compile", "diff_augment", *self.execution_options)
+        automatic = ("precision", "compile", *self.execution_options)
         resolved = {name: getattr(options, name) for name in automatic}
         if (
             options != replace(self.config.options, **resolved)
             or "auto" in resolved.values()
-            or None in (options.compile, options.diff_augment)
+            or options.compile is None
         ):
             raise FairfaceError(f"{self.folder.config} is damaged (its options contradict each other): {self.remedy}")
         classes = self.data.shares or {}
