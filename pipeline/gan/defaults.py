@@ -17,12 +17,12 @@ SMALL_STEPS = {"sketch": 3000, "small-faces": 6000}
 FACES_EPOCHS = 10  # as the original FairFace Generator trains
 FACES_STEPS = 5000  # fewest, for small data sets
 COMPILE_PAYS = 5e14  # FLOP of a run on a CPU above which half a minute of compiling is small in comparison
-FEW_IMAGES = 5000  # below which DiffAugment helps; measured by `fairface bench gan`
+FEW_IMAGES = 5000  # fewer training images than this are augmented with DiffAugment if `diff_augment` is None
 GPU_ADVISED = 1e11  # FLOP of a step that takes seconds on a CPU
 
 
 def resolve_preset(preset: str, packed: ShardsDocument, *, device: str) -> str:
-    """Resolve `auto` to `sketch` for synthetic images, and for real ones to `faces` on a GPU or else to `small-faces`.
+    """Resolve `auto`: to `sketch` for synthetic images, to `faces` for real ones on a GPU, otherwise to `small-faces`.
 
     Any other preset is returned unchanged. After minutes on a CPU, width 64 still shows noise, whereas the small
     networks show faces.

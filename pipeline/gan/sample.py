@@ -56,13 +56,13 @@ class SampleConfig:
     count: int = 2000  # images
     seed: int = 0
     weights: str = "ema"  # ema: the moving average of the generator; g: the generator itself
-    ema_half_life: float | None = None  # images, of the moving average; None: as in training
+    ema_half_life: float | None = None  # of the moving average, in images; None: as in training
     groups: tuple[str, ...] = ()  # classes of a conditional generator; empty: all, in their training shares
     truncation: float | None = None  # bound of the latents, in standard deviations
     png_dir: Path | None = None  # also write sample_00000.png and so on there, as the original does
     batch_size: int | None = None  # images generated at the same time
     device: str = "auto"
-    threads: int | None = None  # on a CPU; None: the fastest number
+    threads: int | None = None  # that generate images on a CPU; None: the fastest number
     force: bool = False  # sample again even if nothing changed
     progress: bool = True
 

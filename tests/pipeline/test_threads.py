@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline import threads
-from pipeline.threads import SlowdownWarning, choose_threads, requested_threads, undone, using_threads
+from pipeline.threads import SlowdownWarning, choose_threads, requested_threads, restored_state, using_threads
 from shards.documents import ThreadsRecord
 
 IDLE, BUSY = {2: 0.1, 1: 0.17}, {2: 0.4, 1: 0.1}  # seconds of a step by number of threads
@@ -109,7 +109,7 @@ def test_steps_are_undone():
     module = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
     optimizer = torch.optim.AdamW(module.parameters())
     before, random = {name: value.clone() for name, value in module.state_dict().items()}, torch.get_rng_state()
-    with undone(module, optimizer):
+    with restored_state(module, optimizer):
         module(torch.randn(4, 3)).square().sum().backward()
         optimizer.step()
         assert not torch.equal(before["0.weight"], module[0].weight)
