@@ -180,7 +180,7 @@ def test_a_runs_record_is_newer_than_the_plan(study):
         ([], "other", "there is no study 'other'"),
     ],
 )
-def test_a_study_without_labelled_runs_is_one_clear_line(study, failed, name, message):
+def test_a_study_without_labelled_runs_is_reported_in_one_line(study, failed, name, message):
     workspace = study(seeds=(1,), failed=failed)
     with pytest.raises(FairfaceError, match=message) as error:
         write_study_report(workspace, name)
