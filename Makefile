@@ -1,5 +1,6 @@
 # Thin wrappers around the `fairface` command. DATA= is the root folder of the images, OUT= the output folder; options of
-# a stage go through SHARDS=, TRAIN=, SAMPLE=, LABEL=, REPORT=, STUDY=, DETECT= and BENCH=, as in make train TRAIN="--steps 5000".
+# a stage go through SHARDS=, TRAIN=, SAMPLE=, LABEL=, REPORT=, STUDY=, DETECT= and BENCH=, as in
+# make train TRAIN="--steps 5000".
 PYTHON ?= python3
 VENV   ?= .venv
 OUT    ?= outputs

@@ -47,23 +47,23 @@ class Discriminator(nn.Module):
     part of the loss, which is exact for large logits. A class adds the inner product of its embedding with the
     features, summed over their positions (Miyato and Koyama 2018, arXiv:1802.05637, equation 6).
 
-    `norm` is `batch`, as published; `none`, which treats every image by itself, as a gradient penalty requires; or
-    `spectral`, which divides each weight by its largest singular value (Miyato et al. 2018, arXiv:1802.05957). Without
-    BatchNorm the convolutions have biases, and their weights start as He et al. (2015, arXiv:1502.01852, equation 15)
-    propose, because nothing rescales the features.
+    `norm` is `batch`, as published; `none`, with which the logit of an image does not depend on the rest of the batch,
+    as a gradient penalty requires; or `spectral`, which divides each weight matrix by its largest singular value
+    (Miyato et al. 2018, arXiv:1802.05957). Without BatchNorm, nothing rescales the features; the convolutions then have
+    biases, and their weights are initialised as in He et al. (2015, arXiv:1502.01852, equation 15).
     """
 
     def __init__(self, width: int = 64, image_size: int = 64, *, classes: int = 0, norm: str = "batch"):
         super().__init__()
         channels = [width * 2**i for i in range(doublings(image_size))]
-        batch = norm == "batch"
-        layers = [nn.Conv2d(3, width, 4, 2, 1, bias=not batch), leaky_relu()]
+        has_batch_norm = norm == "batch"
+        layers = [nn.Conv2d(3, width, 4, 2, 1, bias=not has_batch_norm), leaky_relu()]
         for narrow, wide in itertools.pairwise(channels):
-            convolution = nn.Conv2d(narrow, wide, 4, 2, 1, bias=not batch)
-            layers += block(convolution, leaky_relu()) if batch else [convolution, leaky_relu()]
+            convolution = nn.Conv2d(narrow, wide, 4, 2, 1, bias=not has_batch_norm)
+            layers += block(convolution, leaky_relu()) if has_batch_norm else [convolution, leaky_relu()]
         self.net = nn.Sequential(*layers, ToPoint(channels[-1], 1, 4, 1, 0, bias=False))
         self.embedding = nn.Embedding(classes, channels[-1]) if classes else None
-        self.apply(initialise if batch else initialise_unnormalised)
+        self.apply(initialise if has_batch_norm else initialise_without_norm)
         if norm == "spectral":
             for module in self.modules():
                 if isinstance(module, nn.Conv2d | nn.Embedding):
@@ -149,8 +149,8 @@ def initialise(module: nn.Module) -> None:
         nn.init.normal_(module.weight, 1.0, 0.02)
 
 
-def initialise_unnormalised(module: nn.Module) -> None:
-    """Sample a convolution's weights such that the variance stays the same through a LeakyReLU, and zero its biases."""
+def initialise_without_norm(module: nn.Module) -> None:
+    """Sample a convolution's weights such that features keep their variance through a LeakyReLU; biases are 0."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, LEAKY_SLOPE)
         if module.bias is not None:

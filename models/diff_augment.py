@@ -1,7 +1,7 @@
 """DiffAugment (Zhao et al. 2020, arXiv:2006.10738): random, differentiable changes of colour and position.
 
-The discriminator sees real and generated images only after such a change, so that it can't learn a small set of real
-images by heart. The generator learns to draw unchanged images.
+The discriminator sees real and generated images only after such changes, so that it can't memorise a small set of real
+images. The generator still learns to generate unchanged images, because its images are changed in the same way.
 """
 
 import torch
@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 RANDOM_NUMBERS = 5  # per image: brightness, saturation, contrast, vertical and horizontal shift
-MAX_SHIFT = 1 / 8  # of the side
+MAX_SHIFT = 1 / 8  # as a share of the side
 
 
 def diff_augment(images: Tensor, uniform: Tensor) -> Tensor:
-    """Change images [B, 3, S, S] in [-1, 1] by random numbers from [0, 1), float32 [B, 5]; pixels moved in are 0.
+    """Augment float images [B, 3, S, S] in [-1, 1] with uniform random numbers from [0, 1), float32 [B, 5].
 
-    Ranges are those of the authors' code: brightness +-0.5, saturation times 0 to 2, contrast times 0.5 to 1.5, shifts
-    of up to an eighth of the side.
+    The ranges are those of the authors' code: brightness +-0.5, saturation times 0 to 2, contrast times 0.5 to 1.5,
+    shifts of up to an eighth of the side. Pixels that a shift moves into the image are 0.
     """
     brightness, saturation, contrast = uniform[:, :3].to(images.dtype)[:, :, None, None, None].unbind(1)
     images = images + (brightness - 0.5)
@@ -27,10 +27,10 @@ def diff_augment(images: Tensor, uniform: Tensor) -> Tensor:
 
 
 def shift(images: Tensor, uniform: Tensor) -> Tensor:
-    """Move each image by whole pixels, a function of uniform random numbers [B, 2]."""
+    """Shift each image by whole pixels, vertically and horizontally, by uniform random numbers [B, 2]; pad with 0."""
     count, channels, side, _ = images.shape
     bound = int(side * MAX_SHIFT)
-    start = (uniform * (2 * bound + 1)).long()  # in the padded image
+    start = (uniform * (2 * bound + 1)).long()  # top left corner of the crop from the padded image, [B, 2]
     rows, columns = (start[:, axis, None] + torch.arange(side, device=images.device) for axis in (0, 1))
     padded = pad(images, [bound] * 4)
     width = padded.shape[3]

@@ -1,7 +1,8 @@
-"""Losses of a generative adversarial network, and the gradient penalty of its discriminator, over logits of being real.
+"""Losses of generative adversarial networks, and the gradient penalty of the discriminator.
 
-Losses take logits [B] of real and of generated images and return a scalar in float32. A generator's loss may depend on
-the logits of real images, which are constants to it.
+Losses take the discriminator's logits [B] of real and of generated images, where a high logit means real, and return a
+float32 scalar; s is the sigmoid function. A generator's loss may use the logits of real images, without a gradient
+through them.
 """
 
 from collections.abc import Callable
@@ -31,7 +32,7 @@ def relativistic_d_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def relativistic_g_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Mean of -log s(fake - real) over the same pairs, with the references of `relativistic_d_loss`."""
+    """Mean of -log s(fake - real) over pairs of a real and a generated image; see `relativistic_d_loss`."""
     return softplus(real.float() - fake.float()).mean()
 
 
@@ -46,7 +47,7 @@ def hinge_g_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-LOSSES: dict[str, tuple[Loss, Loss]] = {  # of the discriminator, of the generator
+LOSSES: dict[str, tuple[Loss, Loss]] = {  # name -> loss of the discriminator, loss of the generator
     "dcgan": (dcgan_d_loss, dcgan_g_loss),
     "relativistic": (relativistic_d_loss, relativistic_g_loss),
     "hinge": (hinge_d_loss, hinge_g_loss),
@@ -54,10 +55,11 @@ LOSSES: dict[str, tuple[Loss, Loss]] = {  # of the discriminator, of the generat
 
 
 def gradient_penalty(discriminator: nn.Module, images: Tensor, labels: Tensor | None = None) -> Tensor:
-    """Mean of the squared norm of the logit's gradient with respect to each image, a scalar with a gradient itself.
+    """Mean over images of the squared norm of the logit's gradient with respect to the image: a differentiable scalar.
 
-    Of real images it is R1, of generated ones R2 (Mescheder et al. 2018, arXiv:1801.04406, equations 9 and 10). Images
-    are float [B, 3, S, S]. The discriminator must treat every image by itself, so it can't have BatchNorm.
+    Images are float [B, 3, S, S], labels int64 [B]. For real images it is R1, for generated ones R2 (Mescheder et al.
+    2018, arXiv:1801.04406, equations 9 and 10). The logit of an image must not depend on the other images of the batch,
+    so the discriminator can't have BatchNorm.
     """
     images = images.detach().requires_grad_(True)
     (gradient,) = torch.autograd.grad(discriminator(images, labels).sum(), images, create_graph=True)

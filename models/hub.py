@@ -12,9 +12,9 @@ from pathlib import Path
 import huggingface_hub
 import torch
 
-REQUEST_SECONDS = 3  # to wait for a server's first response, with the resolution of its name
+REQUEST_SECONDS = 3  # limit on the wait for a server's first response, including the resolution of its name
 
-_unreachable: dict[str, str] = {}  # servers that did not answer this process, and why
+_unreachable: dict[str, str] = {}  # server that did not answer this process -> reason
 
 
 def cached_file(repo: str, files: Sequence[str]) -> Path | None:
@@ -28,7 +28,7 @@ def cached_file(repo: str, files: Sequence[str]) -> Path | None:
 def check_reachable(repo: str, file: str) -> None:
     """Raise OSError if the hub does not answer: its own client tries for 47 s before it gives up.
 
-    The hub is not asked at all in its offline mode, HF_HUB_OFFLINE=1.
+    With HF_HUB_OFFLINE=1, the hub's offline mode, it raises the error without a request.
     """
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         raise OSError("HF_HUB_OFFLINE is set")
@@ -38,12 +38,12 @@ def check_reachable(repo: str, file: str) -> None:
 def check_server(url: str) -> None:
     """Raise OSError if no server answers. An HTTP error is an answer: the download itself will report it.
 
-    This takes at most `REQUEST_SECONDS`, and no time for a server that has not answered before.
+    The check takes at most `REQUEST_SECONDS`. A server that did not answer is not asked again by this process.
     """
     server = urllib.parse.urlsplit(url).netloc
     if server not in _unreachable:
         failures: list[str] = []
-        # a timeout of the request would hold for each address of the server, and not for the resolution of its name
+        # a thread, because urlopen's timeout applies to each address of the server and not to the name resolution
         request = threading.Thread(target=send_request, args=(url, failures), daemon=True)
         request.start()
         request.join(REQUEST_SECONDS)
@@ -56,7 +56,7 @@ def check_server(url: str) -> None:
 
 
 def send_request(url: str, failures: list[str]) -> None:
-    """Ask a server for the headers of a URL; if it does not answer, add the reason to `failures`."""
+    """Send a HEAD request for a URL; if the server does not answer, append the reason to `failures`."""
     try:
         with suppress(urllib.error.HTTPError):
             urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=REQUEST_SECONDS).close()

@@ -56,7 +56,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the name of a GPU, or the number of a CPU's cores that this process may use."""
+    """Return the name of a GPU, or the number of CPU cores that this process may use."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {(cores := available_cpus())} core{'s' if cores > 1 else ''}"

@@ -1,7 +1,7 @@
-"""The number of torch's threads on a CPU, measured at the start of a stage.
+"""The number of torch's threads on a CPU, which is measured at the start of a stage.
 
-Torch's threads wait for each other hundreds of times in a step, so that one that another process interrupts stops all
-of them. All cores are therefore fastest on an idle machine, and a single thread often is on a busy one.
+Torch's threads wait for each other hundreds of times in a step, so one thread that another process interrupts delays
+all of them. A thread on every core is fastest on an idle machine; on a busy one, a single thread often is.
 """
 
 import os
@@ -18,14 +18,13 @@ from shards import distributed
 from shards.concurrency import available_cpus
 from shards.documents import ThreadsRecord
 
-ROUNDS = 3  # the numbers of threads take turns
-ROUND_SECONDS = 0.25  # of each number of threads
-COST = 0.05  # largest share of a stage's time that its measurement may take
-WORTH_SECONDS = 1.0  # shorter measurements say little, so that stages of less than WORTH_SECONDS / COST have none
-NOISE = 0.1  # share of the highest rate within which fewer threads are preferred
-HOPELESS = 2  # times the shortest step, above which neither this nor a smaller number of threads is measured further
-SLOWDOWN, SLOW_SECONDS = 3, 20  # times slower than measured, and for how long, before a warning
-
+ROUNDS = 3  # of the measurement; every number of threads has one turn in each
+TURN_SECONDS = 0.25  # length of a turn
+MAX_COST = 0.05  # share of a stage's time that the measurement may take
+MIN_SECONDS = 1.0  # a shorter measurement is too noisy: stages of less than MIN_SECONDS / MAX_COST are not measured
+NOISE = 0.1  # rates within this share of the highest count as equal to it: of these, the fewest threads are chosen
+TOO_SLOW = 2  # a step that takes more than this many times the shortest rules out its and all smaller numbers
+SLOWDOWN, SLOW_SECONDS = 3, 20  # warn if the rate is this many times lower than measured for this many seconds
 
 requested_by_option: ContextVar[int | None] = ContextVar("requested_by_option", default=None)
 
@@ -39,9 +38,9 @@ class Stateful(Protocol):
 
 
 def requested_threads() -> int | None:
-    """Return the number of threads of `using_threads` or of the user's OMP_NUM_THREADS; None if neither is set.
+    """Return the number of threads set by `using_threads` or by the user's OMP_NUM_THREADS; None if neither is set.
 
-    Torchrun sets OMP_NUM_THREADS to 1 where it starts several processes, which is no request of the user's.
+    When torchrun starts several processes, it sets OMP_NUM_THREADS to 1 itself, which does not count as a request.
     """
     if count := requested_by_option.get():
         return count
@@ -69,7 +68,7 @@ def restored_threads() -> Iterator[None]:
 
 @contextmanager
 def using_threads(count: int | None) -> Iterator[None]:
-    """Use `count` of torch's threads within a block, and let nothing be measured there; None: no effect."""
+    """Use `count` threads in torch within a block, where nothing is then measured; None has no effect."""
     with restored_threads():
         if count:
             torch.set_num_threads(count)
@@ -81,8 +80,8 @@ def using_threads(count: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def undone(*objects: Stateful) -> Iterator[None]:
-    """Restore the state of modules and optimizers, and torch's random state, after a block."""
+def restored_state(*objects: Stateful) -> Iterator[None]:
+    """Restore the state of modules and optimizers, and torch's random state on the CPU, after a block."""
     states = [deepcopy(one.state_dict()) for one in objects]
     with torch.random.fork_rng(devices=[]):
         yield
@@ -104,7 +103,7 @@ def choose_threads(
     most, is_requested = max_threads(), requested_threads() is not None
     if on_all_ranks:
         most, is_requested = distributed.run_on_rank0(lambda: (most, is_requested))
-    if is_requested or most == 1 or steps * COST < 1:
+    if is_requested or most == 1 or steps * MAX_COST < 1:
         return ThreadsRecord(count=most)
 
     def measure(count: int, repeats: int = 1) -> float:
@@ -114,9 +113,9 @@ def choose_threads(
     def measure_first(count: int) -> float:
         return min(measure(count), measure(count))  # the first step also allocates memory
 
-    first = {most: measure_first(most)}
-    allowed = COST * steps * first[most]
-    if allowed < WORTH_SECONDS:
+    first = {most: measure_first(most)}  # seconds of a step by number of threads
+    budget = MAX_COST * steps * first[most]
+    if budget < MIN_SECONDS:
         return ThreadsRecord(count=most)
     fewest = most
     for count in sorted({most // 2, 1}, reverse=True):
@@ -131,41 +130,44 @@ def choose_threads(
     seconds = first | {count: statistics.median(one[count] for one in rounds) for count in kept}
     rates = {count: step_images / seconds[count] for count in sorted(seconds)}
     return ThreadsRecord(
-        count=fastest(rates), images_per_s={str(count): round(rate, 1) for count, rate in rates.items()}
+        count=fastest_count(rates), images_per_s={str(count): round(rate, 1) for count, rate in rates.items()}
     )
 
 
-def fastest(rates: Mapping[int, float]) -> int:
-    """Return the smallest number of threads whose rate is within NOISE of the highest: it suffers least from others."""
+def fastest_count(rates: Mapping[int, float]) -> int:
+    """Return the smallest number of threads whose rate is within NOISE of the highest.
+
+    The fewer threads there are, the less they are delayed by other processes.
+    """
     return min(count for count, rate in rates.items() if rate >= (1 - NOISE) * max(rates.values()))
 
 
-def count_threads(count: int) -> str:
-    """Return a number of threads in words."""
+def format_threads(count: int) -> str:
+    """Return a number of threads as text: `1 thread`, `2 threads`."""
     return f"{count} thread{'s' if count > 1 else ''}"
 
 
-def describe(threads: ThreadsRecord) -> str:
-    """Return the measured rates and the choice as a line."""
+def describe_threads(threads: ThreadsRecord) -> str:
+    """Return the chosen number of threads and the measured rates as one line."""
     rates = ", ".join(f"{rate:,.0f} img/s with {count}" for count, rate in threads.images_per_s.items())
-    return f"{count_threads(threads.count)}" + (f" (measured: {rates})" if rates else "")
+    return format_threads(threads.count) + (f" (measured: {rates})" if rates else "")
 
 
 class SlowdownWarning:
-    """Says once what to do if the rate stays far below the one that was measured, or that a stage had at first."""
+    """Warns once if the rate stays far below the measured one or, if nothing was measured, below that at the start."""
 
     def __init__(self, threads: ThreadsRecord):
         self.count, self.expected = threads.count, threads.rate
         self.slow_seconds, self.is_given = 0.0, False
 
     def update(self, rate: float, seconds: float) -> str | None:
-        """Take the images per second of the last `seconds`, without the wait for data; return the warning when due."""
+        """Record the images per second over the last `seconds`, without waits for data; return the warning when due."""
         self.expected = self.expected or rate
         self.slow_seconds = self.slow_seconds + seconds if rate * SLOWDOWN < self.expected else 0.0
         if self.is_given or self.slow_seconds < SLOW_SECONDS:
             return None
         self.is_given = True
-        remedy = "interrupt this command and rerun it with --threads 1, which other processes slow down least"
+        remedy = "interrupt this command and rerun it with --threads 1, which is least affected by other processes"
         return (
             f"the rate fell from {self.expected:,.0f} to {rate:,.0f} img/s, probably because other processes use the "
             f"same cores: end them{f', or {remedy}' if self.count > 1 else ''}"

@@ -229,7 +229,7 @@ def detector_checks(workspace: Workspace, detector: DetectorFolder) -> Iterator[
 
 
 def attribute_checks(workspace: Workspace) -> Iterator[Check]:
-    """The user's own attributes: whether the file can be read, and is the one that was copied."""
+    """The user's own attributes: whether the copy is unchanged and can be read."""
     yield from described_checks(workspace.attributes_document, AttributesDocument)
     try:
         own_attributes(workspace)
@@ -258,8 +258,8 @@ def study_checks(workspace: Workspace, study: StudyFolder) -> Iterator[Check]:
 def described_checks(path: Path, kind: type[Document] | None, *, remedy: str | None = None) -> Iterator[Check]:
     """The files that the document at `path` describes, and the document if it is damaged; nothing without one.
 
-    The documents of pages, whose types this package does not know, have no `kind`. The `remedy` is what to do about a
-    changed file, by default what the document says.
+    The documents of pages, whose types this package does not know, have no `kind`. The `remedy` says what to do about a
+    changed file; by default it is that of the document's type.
     """
     try:
         document = read_document(path, kind) if kind else read_json(path)

@@ -15,7 +15,7 @@ DIFFERENT = ("over", "under")
 def reference_verdict(rows: pl.DataFrame, attributes: AttributeTable, *, corrected: Collection[str] = ()) -> Verdict:
     """The verdict on samples compared with an external reference, or with equal shares.
 
-    The answer says so if the shares of attributes could not be corrected: if they are not among the `corrected`.
+    `corrected` are the attributes whose shares were corrected; the answer says so if those of others were not.
     """
     rows = rows.filter(pl.col("attribute").is_in(list(attributes.tabulated)))
     of_attributes = [(item, rows.filter(attribute=item.name)) for item in attributes.headlines]

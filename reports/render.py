@@ -24,7 +24,7 @@ def render_page(template: str, *, page: RunPage | ComparisonPage | StudyPage, wo
 
 @functools.cache
 def template_environment() -> Environment:
-    """The templates, which are compiled once in a process."""
+    """The environment of the templates, cached so that each is compiled once in a process."""
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["shell"] = shell_word
     return environment

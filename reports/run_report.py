@@ -109,7 +109,7 @@ class RunReport(Document):
 
     @property
     def compares_training(self) -> bool:
-        """Whether the page says how the samples differ from the training images: a reference may replace them."""
+        """Whether the page compares the samples with the training images, which a reference may replace."""
         return self.has_training and not (self.reference and self.reference.replaces_training)
 
     @property
@@ -183,7 +183,7 @@ def gather_run(
 def _with_reference(
     answer: Verdict, external: pl.DataFrame, attributes: AttributeTable, *, corrected: Collection[str], is_only: bool
 ) -> Verdict:
-    """The verdict with a sentence on the rows of `reference`; if these are the only comparison, that on them alone."""
+    """The verdict with a sentence on the comparison with a reference; if `is_only`, the verdict on that comparison."""
     if answer in (CONSTANT, NOT_ANSWERABLE):
         return answer
     if is_only:

@@ -23,32 +23,32 @@ from shards.workspace import Workspace
 if TYPE_CHECKING:
     from reports.study_report import StudyReport
 
-PICTURED_SEEDS, PICTURED_FACES = 6, 8  # of each arm, and of each of these seeds
+PICTURED_SEEDS, PICTURED_FACES = 6, 8  # at most: seeds of each arm, faces of each of these seeds
 STAGES = {"train": "training", "sample": "sampling", "label": "labelling"}
 
 
 @dataclass(frozen=True)
 class ArmColumn:
-    """One arm at the top of the page."""
+    """The column of one arm at the top of the page."""
 
     name: str
     picture: str | None  # data URL: one row of faces for each seed
-    pictured: str  # what the picture shows
+    caption: str  # of the picture
     options: str
-    labelled: str  # how many of its runs
+    progress: str  # how many of the arm's runs are labelled
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The differences of one arm from the first."""
+    """The differences between one arm and the first arm."""
 
     name: str
-    tables: list[Table]  # of each attribute, the distances first
+    tables: list[Table]  # of the distances, then one of the shares of each attribute
 
 
 @dataclass(frozen=True)
 class StudyPage:
-    """What `study.html.j2` prints."""
+    """The data of the template `study.html.j2`."""
 
     title: str
     study: str
@@ -112,36 +112,37 @@ def arm_column(
     file: str,
     files: dict[str, bytes],
 ) -> ArmColumn:
-    """One arm, with the first faces of its first seeds, also added to `files` under the name `file`."""
+    """The column of one arm; the picture of the first faces of its first seeds is also added to `files`, as `file`."""
     labelled = estimates.filter(pl.col("seed").is_not_null(), arm=arm).select("seed", "run").unique().sort("seed")
-    own = document.workspace_of(arm, workspace)
-    connection = sql.connect(own)
+    arm_workspace = document.workspace_of(arm, workspace)
+    connection = sql.connect(arm_workspace)
     images = [
         image
         for run in labelled["run"][:PICTURED_SEEDS]
-        for image in FaceReader(connection, own, run).first("generated")[:PICTURED_FACES]
+        for image in FaceReader(connection, arm_workspace, run).first("generated")[:PICTURED_FACES]
     ]
     if images:
         files[file] = contact_sheet(images)
-    found = next(item for item in document.arms if item.name == arm)
+    arm_options = next(item for item in document.arms if item.name == arm)
     options = [
-        f"--{key}" if value is True else f"--{key} {value}" for key, value in {**found.train, **found.sample}.items()
+        f"--{key}" if value is True else f"--{key} {value}"
+        for key, value in {**arm_options.train, **arm_options.sample}.items()
     ]
     total = sum(run.arm == arm for run in document.runs)
     seeds = ", ".join(map(str, labelled["seed"][:PICTURED_SEEDS]))
     return ArmColumn(
         name=short(arm, 60),
         picture=data_url(images) if images else None,
-        pictured=f"The first {PICTURED_FACES} faces of each seed, a row each ({seeds}), not selected.",
+        caption=f"The first {PICTURED_FACES} faces of each seed, not selected; one row for each of the seeds {seeds}.",
         options=short(" ".join(options), 400) or "no options",
-        labelled=f"{len(labelled)} of {total} runs labelled",
+        progress=f"{len(labelled)} of {total} runs labelled",
     )
 
 
 def draw_figures(
     estimates: pl.DataFrame, report: "StudyReport", *, attributes: AttributeTable, files: dict[str, bytes]
 ) -> list[Markup]:
-    """The distances of the headline attributes, and the shares of all tabulated ones, also added to `files`."""
+    """Figures of the distances of headline attributes and of the shares of tabulated ones; also added to `files`."""
     figures: list[Markup] = []
     synthetic = bool(report.synthetic)
 
@@ -160,14 +161,14 @@ def draw_figures(
             shown,
             name="distances",
             title="Distance from equal shares",
-            caption="dots: seeds; lines: 95 % intervals of the means",
+            caption="dots: single seeds; lines: 95 % intervals of the means",
         )
     shares = with_reference(estimates)
     for name, attribute in attributes.tabulated.items():
         rows = shares.filter(attribute=name).with_columns(key="group")
         if len(rows):
             groups = rows["group"].unique(maintain_order=True)
-            caption = f"{rows['estimate'][0]}; dots: seeds; lines: 95 % intervals of the means; | training"
+            caption = f"{rows['estimate'][0]}; dots: single seeds; lines: 95 % intervals of the means; |: training data"
             labels = {group: group_label(group, attribute) for group in groups}
             add(rows, labels, name=f"arms-{name}", title=attribute.title, caption=caption)
     return figures
@@ -179,7 +180,7 @@ def of_metric(estimates: pl.DataFrame, metric: str, baseline: str | None) -> pl.
 
 
 def with_reference(estimates: pl.DataFrame) -> pl.DataFrame:
-    """The rows of shares with `reference`: the share in the arm's training data, from the ratio to it."""
+    """The rows of shares with a column `reference`: the share in the arm's training data, computed from the ratio."""
     keys = ["arm", "seed", "attribute", "group"]
     ratios = of_metric(estimates, "ratio", "reference").select(*keys, ratio="value")
     reference = pl.when(pl.col("ratio") > 0).then(pl.col("value") / pl.col("ratio"))
@@ -190,7 +191,7 @@ def with_reference(estimates: pl.DataFrame) -> pl.DataFrame:
 
 
 def compare_arm(report: "StudyReport", arm: str, attributes: AttributeTable) -> Comparison:
-    """The tables of an arm's differences from the first."""
+    """The tables of the differences between an arm and the first arm."""
     rows = [row for row in report.paired if row["arm"] == arm and row["compared_with"] == report.arms[0]]
     shown = [item for name, item in attributes.tabulated.items() if any(row["attribute"] == name for row in rows)]
     distances = [
@@ -205,7 +206,7 @@ def compare_arm(report: "StudyReport", arm: str, attributes: AttributeTable) -> 
 
 
 def distances_table(rows: Sequence[dict[str, Any]], attributes: AttributeTable) -> Table:
-    """The differences of the distances from equal shares and from the training data."""
+    """The differences between two arms' distances from equal shares and from the training data."""
     baselines = {"uniform": "equal shares", "reference": "training data"}
     arms = [short(rows[0][key], 16) for key in ("compared_with", "arm")]
     columns = ["attribute", "distance from", *arms, "difference, 95 %", "exact p", "seeds needed"]
@@ -223,7 +224,7 @@ def distances_table(rows: Sequence[dict[str, Any]], attributes: AttributeTable) 
 
 
 def differences_table(rows: Sequence[dict[str, Any]], attribute: Attribute, *, is_collapsed: bool) -> Table:
-    """The differences of the shares of an attribute's groups."""
+    """The differences between two arms' shares of an attribute's groups."""
     arms = [short(rows[0][key], 16) for key in ("compared_with", "arm")]
     columns = ["group", *arms, "difference, 95 %", "exact p", "seeds needed"]
     cells = [
@@ -234,7 +235,7 @@ def differences_table(rows: Sequence[dict[str, Any]], attribute: Attribute, *, i
 
 
 def value_cells(row: dict[str, Any]) -> list[Cell]:
-    """The mean of each arm over the seeds of both."""
+    """The mean of each arm over the seeds that both have."""
     return [Cell(percent(row[key])) for key in ("compared_value", "value")]
 
 
@@ -243,7 +244,7 @@ def difference_cell(row: dict[str, Any]) -> Cell:
     if row["difference"] is None:
         return Cell("–")
     if row["low"] is None:
-        return Cell(points(row["difference"]), "no interval of one seed", css="inconclusive")
+        return Cell(points(row["difference"]), "no interval with one seed", css="inconclusive")
     return Cell(points(row["difference"]), f"{points(row['low'])} to {points(row['high'])}", css=row["verdict"])
 
 
@@ -255,7 +256,7 @@ def test_cells(row: dict[str, Any]) -> list[Cell]:
 
 
 def spread_tables(estimates: pl.DataFrame, report: "StudyReport", attributes: AttributeTable) -> list[Table]:
-    """The spread between seeds next to what one run claims, a table for each tabulated attribute."""
+    """A table for each tabulated attribute of the spread between seeds, next to the interval of a single run."""
     means = of_metric(estimates, "share", None).filter(pl.col("seed").is_null(), pl.col("seeds") > 1)
     shown = [item for name, item in attributes.tabulated.items() if name in means["attribute"]]
     tables = []
@@ -282,12 +283,12 @@ def spread_tables(estimates: pl.DataFrame, report: "StudyReport", attributes: At
 
 
 def share_points(share: float | None) -> str:
-    """A width in percentage points."""
+    """A share, or the width of an interval, in percentage points; a dash for None."""
     return "–" if share is None else f"{100 * share:.1f}"
 
 
 def runs_table(document: StudyDocument) -> Table:
-    """Every run of a study: how far it has come, and the time of its stages."""
+    """Every run of a study, with its status and the time that its stages took."""
     cells = [
         [
             Cell(short(run.arm, 40), css="name"),
@@ -301,27 +302,27 @@ def runs_table(document: StudyDocument) -> Table:
     ]
     is_long = len(cells) > 24
     title = f"All {len(cells)} runs" if is_long else ""
-    return Table(["arm", "seed", "state", *STAGES.values()], cells, title=title, is_collapsed=is_long)
+    return Table(["arm", "seed", "status", *STAGES.values()], cells, title=title, is_collapsed=is_long)
 
 
 def costs_table(document: StudyDocument) -> Table:
     """The time that each arm took, over all of its runs."""
     cells = []
     for arm in document.arms:
-        of_arm = [run.seconds for run in document.runs if run.arm == arm.name]
-        totals = [sum(seconds.get(stage, 0.0) for seconds in of_arm) for stage in STAGES]
+        run_seconds = [run.seconds for run in document.runs if run.arm == arm.name]
+        totals = [sum(seconds.get(stage, 0.0) for seconds in run_seconds) for stage in STAGES]
         cells.append(
             [
                 Cell(short(arm.name, 40), css="name"),
-                Cell(number(len(of_arm))),
+                Cell(number(len(run_seconds))),
                 *(Cell(duration(one)) for one in (*totals, sum(totals))),
             ]
         )
-    return Table(["arm", "runs", *STAGES.values(), "together"], cells)
+    return Table(["arm", "runs", *STAGES.values(), "total"], cells)
 
 
 def duration(seconds: float | None) -> str:
-    """A time in words: 45 s, 12 min, 3.4 h; a dash for None and for 0."""
+    """A time as text, such as 45 s, 12 min or 3.4 h; a dash for None and for 0."""
     if not seconds:
         return "–"
     if seconds < 90:

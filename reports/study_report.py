@@ -1,4 +1,4 @@
-"""Writes the report of a study: its tables, its figures and its page, with the same numbers in report.json."""
+"""Writes the report of a study: its tables, its figures, its page, and report.json with the numbers of the page."""
 
 import io
 from collections.abc import Iterator
@@ -45,20 +45,20 @@ class StudyReport(Document):
     arms: list[str]
     seeds: list[int]
     synthetic: bool | None  # None if neither the runs nor the shards say so
-    findings: list[Finding]  # on each arm but the first
-    notes: list[str]  # on the exact test, and on the spread between seeds
-    missing: list[str]  # runs that are not in the estimates, and why
+    findings: list[Finding]  # about each arm but the first
+    notes: list[str]  # about the exact test and the spread between seeds
+    missing: list[str]  # the runs that are not in the estimates, with the reasons
     warnings: list[str]
     labellers: list[str]
     runs: list[StudyRun]
-    estimates: Rows  # of the estimate that is used
+    estimates: Rows  # of the estimates that are used, raw or corrected
     paired: Rows
     files: dict[str, str] = field(default_factory=dict)  # the page and its figures -> SHA-256
 
 
 @dataclass(frozen=True)
 class StudyInputs:
-    """The runs of a study that are labelled, and what is missing of the others."""
+    """The labelled runs of a study, and why the others are missing."""
 
     runs: list[LabelledRun]
     documents: list[RunDocuments]  # of these runs
@@ -68,10 +68,10 @@ class StudyInputs:
 
 
 def write_study_report(workspace: Workspace, name: str) -> Path:
-    """Write the tables, the figures and the page of a study from all of its labelled runs; returns the page.
+    """Write the tables, the figures and the page of a study from all of its labelled runs; returns the page's path.
 
     Runs without finished labels are left out and named on the page. Raises FairfaceError if there is no such study, if
-    no run of it is labelled, if labels can't be compared, and if another process is writing one of the files.
+    none of its runs is labelled, if labels can't be compared, and if another process is writing one of the files.
     """
     folder = workspace.study(name)
     document = read_document(folder.document, StudyDocument)
@@ -101,7 +101,7 @@ def write_study_report(workspace: Workspace, name: str) -> Path:
 
 
 def study_locks(workspace: Workspace, document: StudyDocument) -> list[Path]:
-    """The locks of what the report of a study is made from."""
+    """The locks of the files that the report of a study is computed from."""
     locks = [
         lock
         for run in document.runs
@@ -141,7 +141,7 @@ def read_inputs(workspace: Workspace, document: StudyDocument, attributes: Attri
 def missing_run(run: StudyRun) -> str:
     """Why a run is not in the estimates."""
     if run.status == "failed":
-        return f"{describe(run)} failed: {run.reason or 'for an unknown reason'}"
+        return f"{describe(run)} failed: {run.reason or 'the reason is unknown'}"
     return f"{describe(run)} is not finished ({run.status})"
 
 
@@ -177,7 +177,7 @@ def gather_study(
 
 
 def is_foreign(documents: RunDocuments, labelling: LabelledSides) -> bool:
-    """Whether a run's faces were labelled by a labeller that was made for other faces."""
+    """Whether a run's faces were labelled by a labeller for other faces: synthetic instead of real, or vice versa."""
     return is_foreign_labeller(labelling, synthetic=documents.synthetic, methods=labelling.methods)
 
 
@@ -190,12 +190,12 @@ def study_warnings(document: StudyDocument, inputs: StudyInputs) -> Iterator[str
             has_failed = all(run.status == "failed" for run in of_arm)
             yield f"No run of {arm.name} is labelled{': all of them failed' if has_failed else ''}. It is not compared."
     if len({tuple(sorted(labelling.methods.items())) for labelling in inputs.labelling}) > 1:
-        yield "The runs were labelled by different labellers: their differences may be those of the labellers."
+        yield "The runs were labelled by different labellers, so differences between runs may be due to the labellers."
     for run, documents, labelling in zip(inputs.runs, inputs.documents, inputs.labelling, strict=True):
         if documents.samples and documents.samples.is_constant:
             yield (
                 f"{run.arm}, seed {run.seed}: all samples are the same image, or each has a single colour. The "
-                "training has failed, and the labels mean nothing; yet it is part of the means."
+                "training has failed, and the labels mean nothing; the run is still included in the means."
             )
         is_annotated = bool(documents.shards and documents.shards.annotated)
         yield from labelling_warnings(labelling, annotated=is_annotated, is_foreign=is_foreign(documents, labelling))

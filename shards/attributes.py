@@ -204,7 +204,7 @@ def read_own_attributes(path: Path) -> OwnAttributes:
 
 
 def keep_own_attributes(workspace: Workspace, own: OwnAttributes) -> None:
-    """Copy a file of attributes into a workspace, where every command finds it, and `verify` checks it."""
+    """Copy a file of attributes into a workspace, where every command reads it and `verify` checks it."""
     document = read_document(workspace.attributes_document, AttributesDocument)
     if own.path != workspace.attributes or document is None or changed_files(workspace.root, document.files):
         replace_described_files(

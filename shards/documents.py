@@ -103,10 +103,10 @@ class DataSource:
 
 @dataclass(kw_only=True)
 class ThreadsRecord:
-    """The number of torch's threads on a CPU, and the rates that decided it."""
+    """The number of torch's threads on a CPU, and the measured rates that it was chosen by."""
 
-    count: int
-    images_per_s: dict[str, float] = field(default_factory=dict)  # by number of threads; empty: not measured
+    count: int  # number of threads
+    images_per_s: dict[str, float] = field(default_factory=dict)  # rate by number of threads; empty: not measured
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -114,7 +114,7 @@ class ThreadsRecord:
 
     @property
     def rate(self) -> float | None:
-        """The measured images per second of the chosen number; None if nothing was measured."""
+        """The measured images per second with `count` threads; None if nothing was measured."""
         return self.images_per_s.get(str(self.count))
 
 
@@ -136,7 +136,7 @@ class RunDocument(Document):
     options: dict[str, Any] | None = None  # with every `auto` resolved
     versions: dict[str, str] | None = None
     device: str | None = None
-    threads: ThreadsRecord | None = None  # None: on a GPU, or of a run of an older version
+    threads: ThreadsRecord | None = None  # None: on a GPU, or in a run of an older version
     files: dict[str, str] = field(default_factory=dict)  # SHA-256 by name, once training has stopped
 
     def checkpoint_header(self) -> dict[str, Any]:
@@ -226,7 +226,7 @@ class SamplesDocument(Document):
     is_constant: bool = False  # whether all samples are the same image, or each has a single colour
     shares: dict[str, float] | None = None  # of the requested classes
     truncation: float | None = None
-    ema_half_life: float | None = None  # images, if another than in training
+    ema_half_life: float | None = None  # of the moving average, in images; None: as in training
     source: SampleSource | None = None  # of imported samples
 
 
@@ -249,7 +249,7 @@ class LabelsDocument(Document):
     command: str | None = None
     evaluated: bool = False  # whether the labellers were compared after it was written
     method: str = "clip"  # of labels.parquet: clip, classifier or imported
-    threads: int | None = None  # of torch on a CPU; None: on a GPU, or imported
+    threads: int | None = None  # of torch on a CPU; None: labelled on a GPU, or imported
 
 
 @dataclass(kw_only=True)
@@ -313,7 +313,7 @@ class TablesDocument(Document):
 
 @dataclass(kw_only=True)
 class AttributesDocument(Document):
-    """attributes.json: the file of the user's own attributes, as it was copied to OUT/attributes.toml."""
+    """attributes.json: the SHA-256 of the user's own attributes, which were copied to OUT/attributes.toml."""
 
     REDO: ClassVar[str] = "pass the file again with `fairface label --attributes FILE`, or pack again with it"
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from shards.errors import FairfaceError
 
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
-POLL_SECONDS = 0.5  # between two attempts at a lock that is waited for
+POLL_SECONDS = 0.5  # between two attempts of `awaited_lock`
 
 
 class LockHeld(FairfaceError):
@@ -47,7 +47,7 @@ def exclusive_lock(lock: Path, purpose: str) -> Iterator[None]:
 
 @contextmanager
 def awaited_lock(lock: Path, purpose: str) -> Iterator[None]:
-    """An `exclusive_lock` that waits until no other process holds it."""
+    """Like `exclusive_lock`, but wait while another process holds the lock."""
     with ExitStack() as stack:
         while True:
             try:

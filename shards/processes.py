@@ -82,10 +82,10 @@ def lost_process_errors() -> Iterator[None]:
 
 
 def start_fork_server(*modules: str) -> None:
-    """Start the server that processes are forked from, with modules that it imports once for all of them.
+    """Start the fork server, which imports `modules` once for all processes that are forked from it.
 
-    It ignores SIGTERM, which SLURM sends to every process of a job: it must outlive the processes that it forked,
-    because it reports how they ended. Those that are forked by `start_command` do not ignore it.
+    The server ignores SIGTERM, which SLURM sends to every process of a job: it must outlive the processes that it
+    forked, because it reports their exit codes. Processes of `start_command` do not ignore SIGTERM.
     """
     use_safe_path()
     multiprocessing.get_context("forkserver").set_forkserver_preload(["__main__", *modules])
@@ -97,7 +97,7 @@ def start_fork_server(*modules: str) -> None:
 
 
 def start_command(run: Callable[[list[str]], None], arguments: list[str], *, log: Path) -> BaseProcess:
-    """Start a process that runs a command and appends what it prints to a log; it ends when this process does."""
+    """Start a process that calls `run(arguments)` and appends its output to a log; it exits when this process does."""
     process = WorkerProcess(target=_run_command, args=(run, arguments, log))
     process.start()
     return process

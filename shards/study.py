@@ -1,4 +1,4 @@
-"""The documents of a study: study.json, and one record a run."""
+"""The documents of a study: study.json, and one record for each run."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,34 +13,36 @@ DONE = {"train": "trained", "sample": "sampled", "label": "labelled"}  # stage -
 
 @dataclass(kw_only=True)
 class StudyArm:
-    """One condition. Options have the names of the command line's, without the leading dashes."""
+    """A set of options that is trained with every seed; options are named as on the command line, without dashes."""
 
     name: str
     train: dict[str, Any]  # options of `fairface train`: those of all arms and the arm's own
     sample: dict[str, Any]  # options of `fairface sample`, likewise
-    out: str | None = None  # folder OUT of other shards, which holds the arm's runs; None: that of the study
+    out: str | None = None  # another folder OUT, with the arm's shards and runs; None: that of the study
 
 
 @dataclass(kw_only=True)
 class StudyRun:
-    """One arm with one seed, as far as it has come."""
+    """The run of one arm with one seed, and its progress."""
 
     arm: str
     seed: int
     run: str  # name of the run's folder
-    trained_run: str  # whose checkpoint is sampled: `run` itself, unless arms share a training
+    trained_run: str  # the run whose checkpoint is sampled: `run` itself, unless arms share a training run
     status: str = "pending"  # pending, trained, sampled, labelled, failed
     reason: str | None = None  # of a failure, one line
-    seconds: dict[str, float] = field(default_factory=dict)  # by stage; of a shared training only with `trained_run`
+    seconds: dict[str, float] = field(
+        default_factory=dict
+    )  # by stage; those of a shared training run are in `trained_run` only
     labels: str | None = None  # fingerprint of labels.json, once it is written
 
 
 @dataclass(kw_only=True)
 class StudyDocument(Document):
-    """study.json: what a study compares, and how far its runs have come."""
+    """study.json: what a study compares, and the progress of its runs."""
 
-    REDO: ClassVar[str] = "remove it, and run the study again: finished runs are found again"
-    REPORT_AGAIN: ClassVar[str] = "run the study again with `fairface study`"  # of a changed table or page
+    REDO: ClassVar[str] = "remove it, and run the study again: finished runs are kept"
+    REPORT_AGAIN: ClassVar[str] = "run the study again with `fairface study`"  # remedy for a changed table or page
 
     name: str
     seeds: list[int]
@@ -58,6 +60,6 @@ class StudyDocument(Document):
 
 @dataclass(kw_only=True)
 class StudyRunDocument(StudyRun, Document):
-    """The record of one run, written by the process that runs it: several may run at the same time."""
+    """The record of one run. The process that executes the run writes it, so that runs can be executed in parallel."""
 
-    REDO: ClassVar[str] = "remove it, and run the study again: finished stages are found again"
+    REDO: ClassVar[str] = "remove it, and run the study again: finished stages are kept"

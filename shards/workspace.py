@@ -429,7 +429,7 @@ class StudyFolder:
 
     @property
     def lock(self) -> Path:
-        """The lock of the study: held alone by what plans or reports it, shared by what runs a part of it."""
+        """The lock of the study: exclusive for planning and reporting, shared by processes that execute its runs."""
         return self.folder / LOCK
 
     @property
@@ -442,15 +442,15 @@ class StudyFolder:
         return self.folder / "runs"
 
     def record(self, run: str) -> Path:
-        """How far a run has come."""
+        """The record of a run: a StudyRunDocument."""
         return self.records / f"{run}.json"
 
     def task_lock(self, run: str) -> Path:
-        """The lock of a training and of the runs that sample it."""
+        """The lock of a training run and of the runs that are sampled from it."""
         return self.folder / ".locks" / f".{run}.lock"
 
     def log(self, run: str) -> Path:
-        """What the commands of a run printed."""
+        """The output of the commands of a run."""
         return self.folder / "logs" / f"{run}.log"
 
     @property
@@ -517,7 +517,7 @@ class Workspace:
 
     @property
     def labelling_lock(self) -> Path:
-        """The lock that runs of studies wait for before they label, because all of them label the training images."""
+        """The lock that the runs of studies take in turn to label, because each of them labels the training images."""
         return self.root / "studies" / ".labels.lock"
 
     def study(self, name: str) -> StudyFolder:

@@ -1,5 +1,6 @@
--- Means of every arm of a study over its seeds, with intervals that hold seeds, samples and calibration; and every seed's value.
--- The rows of the means have no seed. An arm with one seed has no interval; the interval of a seed is what its run claims.
+-- Means of a study's arms over their seeds, with intervals, and the value of every seed.
+-- In the rows of the means, `seed` is null, and the intervals include the uncertainty due to seeds, samples and calibration; the
+-- mean of a single seed has none. The interval in the row of a seed is the one that its run claims.
 -- param study (default all): the study's name, or all
 -- param attribute (default all): one of all, @attributes
 -- param metric (default share): one of share, ratio, total_variation

@@ -10,12 +10,8 @@ from shards.workspace import REPORT_TABLES
 
 FOLDER = Path(__file__).parent / "views"
 UNION = "\n    union all\n    "
-FILES = (
-    "columns.sql",
-    "results.sql",
-    "detection.sql",
-    "studies.sql",
-)  # in this order: later views are over earlier ones
+# in this order, because later views query earlier ones
+FILES = ("columns.sql", "results.sql", "detection.sql", "studies.sql")
 RUN_COLUMNS = (
     "{status: 'VARCHAR', started: 'VARCHAR', finished: 'VARCHAR', device: 'VARCHAR', steps: 'BIGINT', "
     "options: 'JSON', data: 'JSON'}"

@@ -1,6 +1,7 @@
--- Differences of two arms of a study over the seeds of both: `arm` less `compared_with`, with 95 % intervals and tests.
--- `p` is that of the interval, `sign_flip_p` that of the exact test, which can't be below `least_sign_flip_p`: five pairs never
--- reach 0.05, six can. `significant` is by Holm's procedure over all groups. `seeds_needed` would settle the difference.
+-- Differences of two arms of a study, over the seeds that both have, with 95 % intervals and tests.
+-- `difference` is `arm` minus `compared_with`. `p` belongs to the interval, and `sign_flip_p` to the exact test, whose p-value
+-- can't be below `least_sign_flip_p`: with five pairs it never reaches 0.05, with six it can. `significant` is by Holm's
+-- procedure over all groups. `seeds_needed` is the number of seeds that would settle the difference.
 -- param study (default all): the study's name, or all
 -- param attribute (default all): one of all, @attributes
 -- param metric (default share): one of share, ratio, total_variation

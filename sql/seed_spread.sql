@@ -1,6 +1,6 @@
--- How much do runs of an arm differ by their seed alone, next to the interval that a single run claims?
--- `seed_sd` is the standard deviation between seeds without the chance of the samples; `seed_half_width` holds 95 % of the seeds,
--- and `claimed_half_width` is half the mean width of the intervals of single runs.
+-- How much do the runs of an arm vary between seeds, compared with the interval that a single run claims?
+-- `seed_sd` is the standard deviation between seeds, without sampling noise; 95 % of the seeds lie within `seed_half_width`
+-- of their mean, and `claimed_half_width` is half the mean width of the intervals of single runs.
 -- param study (default all): the study's name, or all
 -- param attribute (default all): one of all, @attributes
 -- param metric (default share): one of share, ratio, total_variation

@@ -13,25 +13,25 @@ if TYPE_CHECKING:  # the memory of a fresh process that imports a benchmark is m
 
 SIZE = 64  # pixels of everything after the decoder
 SHARD_IMAGES = 256
-WORLDS = 120
+WORLDS = 120  # default number of simulated worlds of each scenario
 
 
 @dataclass(frozen=True)
 class WorldsConfig:
-    """What `estimates` simulates."""
+    """The options of the stage `estimates`, which simulates worlds: populations with known shares."""
 
-    labelled_faces: Path | None = None  # a CSV of real faces' classes and labels, which are resampled
-    count: int = WORLDS  # worlds in each scenario
+    labelled_faces: Path | None = None  # CSV of real faces' classes and labels, to resample worlds from
+    count: int = WORLDS  # worlds of each scenario
 
 
 @dataclass(frozen=True)
 class TrialsConfig:
-    """The options of `gan`."""
+    """The options of the stage `gan`."""
 
-    annotated_faces: Path | None = None  # a folder of images to train on; None: synthetic faces
-    seconds: float = 90  # of training, in each trial
+    annotated_faces: Path | None = None  # folder of images to train on; None: synthetic faces
+    seconds: float = 90  # training time of each trial
     seeds: int = 3  # trials of each recipe
-    recipes: tuple[str, ...] = ()  # names; empty: all
+    recipes: tuple[str, ...] = ()  # names of the recipes to train; empty: all
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from shards.processes import worker_pool
 
 CLASSES = (2, 3, 5, 10, 14, MAX_GROUPS)
 STUDIES = 400
-WORLDS_PER_JOB = 10
-CALIBRATION_SIZES = (3000, 500, 10_000)  # of the worlds, the first of them in the column
+WORLDS_PER_JOB = 10  # simulated by one call in a worker process
+CALIBRATION_SIZES = (3000, 500, 10_000)  # images; the first gives the values of a row, the others are in its note
 
 R = TypeVar("R")
-PendingRow = Callable[[], Row]  # waits for the jobs of a row
+PendingRow = Callable[[], Row]  # waits for the jobs that the row is computed from
 
 
 def bench_estimates(context: BenchContext) -> Iterator[Row]:
@@ -48,7 +48,7 @@ def bench_estimates(context: BenchContext) -> Iterator[Row]:
 
 
 def submit_studies(pool: Executor) -> Iterator[PendingRow]:
-    """Submit the simulated studies in which only the corrected attribute shifts."""
+    """Submit the simulated studies of a single attribute."""
     for classes in CLASSES:
         yield partial(coverage_row, classes, submit(pool, simulation.interval_coverage, classes, STUDIES, seed=classes))
     study_errors = partial(submit, pool, simulation.estimate_errors)
@@ -60,18 +60,18 @@ def submit_studies(pool: Executor) -> Iterator[PendingRow]:
 
 
 def submit(pool: Executor, function: Callable[..., R], *arguments: Any, **options: Any) -> "Future[R]":
-    """Submit a call to the pool, where it uses one thread."""
+    """Submit a call to the pool, in which it uses a single thread."""
     return pool.submit(call_single_threaded, partial(function, *arguments, **options))
 
 
 def call_single_threaded(function: Callable[[], R]) -> R:
-    """Call a function with one BLAS thread: every core has a process already."""
+    """Call a function with one BLAS thread, because every core already runs a process."""
     with threadpool_limits(1):
         return function()
 
 
 def shift_scenarios(population: CalibrationFaces, attribute: str) -> list[Scenario]:
-    """The attribute shifts alone, with each other one, and with all of them."""
+    """Scenarios in which the attribute shifts alone, with each one of the others, and with all of the others."""
     others = [other for other in population.classes if other != attribute]
     return [
         Scenario(attribute, shifted) for shifted in dict.fromkeys([(), *((other,) for other in others), tuple(others)])
@@ -79,7 +79,7 @@ def shift_scenarios(population: CalibrationFaces, attribute: str) -> list[Scenar
 
 
 def independent_scenarios(population: CalibrationFaces, attribute: str) -> list[Scenario]:
-    """The attribute shifts with each other one, and the two become independent."""
+    """Scenarios in which the attribute shifts with one of the others, and the two become independent."""
     return [Scenario(attribute, (other,), independent=True) for other in population.classes if other != attribute]
 
 
@@ -91,7 +91,7 @@ def submit_worlds(
     count: int,
     faces: str = "simulated faces",
 ) -> Iterator[PendingRow]:
-    """Submit `count` worlds of each scenario, at every size of the calibration."""
+    """Submit `count` worlds of each scenario, for each number of calibration images."""
     for scenario in scenarios:
         jobs = {
             size: [
@@ -104,16 +104,16 @@ def submit_worlds(
 
 
 def batched_range(count: int) -> list[range]:
-    """The numbers below `count`, in ranges of `WORLDS_PER_JOB`."""
+    """The numbers from 0 to `count` - 1, in ranges of `WORLDS_PER_JOB`."""
     return [range(start, min(start + WORLDS_PER_JOB, count)) for start in range(0, count, WORLDS_PER_JOB)]
 
 
 def world_row(faces: str, scenario: Scenario, jobs: dict[int, list["Future[list[tuple[float, ...]]]"]]) -> Row:
     """Return the coverage of stratified intervals in a scenario's worlds, next to those of one matrix."""
     values = {size: [world for job in futures for world in job.result()] for size, futures in jobs.items()}
-    first, *rest = results = [worlds.mean_coverage(of_size) for of_size in values.values()]
+    first, *rest = results = [worlds.mean_coverage(worlds_of_size) for worlds_of_size in values.values()]
     widths = ", ".join(f"{result.width / result.one_matrix_width:.2f}" for result in results)
-    also = "; ".join(
+    other_sizes = "; ".join(
         f"{size:,}: {100 * result.stratified:.0f} % vs {100 * result.one_matrix:.0f} %"
         for size, result in zip(CALIBRATION_SIZES[1:], rest, strict=True)
     )
@@ -127,12 +127,12 @@ def world_row(faces: str, scenario: Scenario, jobs: dict[int, list["Future[list[
         value=100 * first.stratified,
         baseline=100 * first.one_matrix,
         ratio=first.stratified / first.one_matrix,
-        note=f"{count} worlds, {CALIBRATION_SIZES[0]:,} calibrated; {also}; {widths} times as wide",
+        note=f"{count} worlds, {CALIBRATION_SIZES[0]:,} calibrated; {other_sizes}; {widths} times as wide",
     )
 
 
 def coverage_row(classes: int, coverage: "Future[tuple[float, float]]") -> Row:
-    """Return how often intervals cover the true shares: of the corrected ones, next to those of the labels alone."""
+    """Return how often the intervals of corrected shares contain the true ones, next to those of the labels alone."""
     corrected, raw = coverage.result()
     return Row(
         "estimates",

@@ -1,4 +1,4 @@
-"""Benchmark of training recipes: what each does to the groups in equal seconds, over several seeds."""
+"""Benchmark of training recipes: how well each keeps the groups after equal training times, over several seeds."""
 
 import contextlib
 import io
@@ -29,8 +29,8 @@ from shards.concurrency import available_cpus
 from shards.errors import FairfaceError
 from shards.workspace import Workspace
 
-SAMPLES = 2000
-RATE_STEPS = 40  # of a round in which a recipe's speed is measured
+SAMPLES = 2000  # of each trial
+RATE_STEPS = 40  # of each round in which a recipe's speed is measured
 WIDTHS = {"width_g": 24, "width_d": 16, "batch_size": 16}  # of the small presets
 PUBLISHED = GanOptions(**WIDTHS)  # type: ignore[arg-type]
 RECIPES = {  # the first of those that are trained is the baseline
@@ -45,7 +45,7 @@ RECIPES = {  # the first of those that are trained is the baseline
 
 @dataclass(frozen=True)
 class Trial:
-    """One training of a recipe."""
+    """One training run of a recipe."""
 
     recipe: str
     options: GanOptions
@@ -59,9 +59,10 @@ class Trial:
 
 
 def bench_gan(context: BenchContext) -> Iterator[Row]:
-    """Train every recipe with several seeds for equal seconds on synthetic or annotated faces, and measure the samples.
+    """Train every recipe with several seeds for equal times on synthetic or annotated faces, and measure the samples.
 
-    Trials run side by side, each with one thread, for as many steps as fit the seconds at the rate of the step alone.
+    Trials run in parallel, each with one thread. The number of steps of a trial is the one that fits into its seconds
+    at the rate of the training step alone.
     Raises FairfaceError for an unknown recipe.
     """
     if unknown := set(context.trials.recipes) - set(RECIPES):
@@ -87,18 +88,18 @@ def bench_gan(context: BenchContext) -> Iterator[Row]:
         for seed in range(context.trials.seeds)
         for name, options in recipes.items()
     ]
-    run_trial(workspace, replace(trials[0], recipe="first", steps=1))  # the training images' labels
+    run_trial(workspace, replace(trials[0], recipe="first", steps=1))  # labels the training images, once for all trials
     with ProcessPoolExecutor(available_cpus(), mp_context=multiprocessing.get_context("spawn")) as processes:
         results = list(processes.map(run_in_copy, [workspace.root] * len(trials), trials))
-    measured: dict[str, list[Mapping[str, float]]] = {}
+    metrics_by_recipe: dict[str, list[Mapping[str, float]]] = {}
     for trial, metrics in zip(trials, results, strict=True):
-        measured.setdefault(trial.recipe, []).append(metrics)
+        metrics_by_recipe.setdefault(trial.recipe, []).append(metrics)
     title = f"{'annotated' if data else 'synthetic'} faces, {context.trials.seconds:,.0f} s"
-    yield from recipe_rows(title, measured, rates={name: rates[name] for name in measured})
+    yield from recipe_rows(title, metrics_by_recipe, rates={name: rates[name] for name in metrics_by_recipe})
 
 
 def step_rates(recipes: Mapping[str, GanOptions], device: torch.device) -> dict[str, float]:
-    """Images per second of each recipe's step alone, measured in turns; the medians of the rounds."""
+    """The images per second of each recipe's step alone: medians over rounds in which the recipes take turns."""
     trainers = {name: GanTrainer(options, device) for name, options in recipes.items()}
     rates: dict[str, list[float]] = {name: [] for name in recipes}
     for start in range(0, (ROUNDS + 1) * RATE_STEPS, RATE_STEPS):
@@ -116,7 +117,7 @@ def step_rates(recipes: Mapping[str, GanOptions], device: torch.device) -> dict[
 
 
 def run_in_copy(root: Path, trial: Trial) -> dict[str, float]:
-    """Run a trial in this process's own copy of the workspace, because labelling locks the shards."""
+    """Run a trial in a copy of the workspace that belongs to this process, because labelling locks the shards."""
     workspace = Workspace(root / f"process-{os.getpid()}")
     if not workspace.root.exists():
         shutil.copytree(root / "shards", workspace.root / "shards")
@@ -124,7 +125,7 @@ def run_in_copy(root: Path, trial: Trial) -> dict[str, float]:
 
 
 def run_trial(workspace: Workspace, trial: Trial) -> dict[str, float]:
-    """Train, sample and label a run, and measure it."""
+    """Train, sample and label the run of a trial, and return its metrics."""
     name, device = trial.run, trial.device
     with contextlib.redirect_stdout(io.StringIO()):
         config = TrainConfig(trial.options, "sketch", trial.steps, run=name, device=device, threads=1, progress=False)
@@ -135,9 +136,9 @@ def run_trial(workspace: Workspace, trial: Trial) -> dict[str, float]:
 
 
 def recipe_rows(
-    title: str, measured: Mapping[str, Sequence[Mapping[str, float]]], *, rates: Mapping[str, float]
+    title: str, metrics_by_recipe: Mapping[str, Sequence[Mapping[str, float]]], *, rates: Mapping[str, float]
 ) -> Iterator[Row]:
-    """Yield a row for each recipe: its mean total variation over attributes and seeds, and the other measures."""
+    """Yield a row for each recipe: its mean total variation over attributes and seeds, and all metrics in the note."""
 
     def total_variation(trials: Sequence[Mapping[str, float]]) -> float:
         return mean(mean(value for name, value in trial.items() if name.startswith("tv ")) for trial in trials)
@@ -158,6 +159,6 @@ def recipe_rows(
         )
 
 
-def spread(name: str, values: Sequence[float]) -> str:
-    """A measure's mean over seeds and its range."""
+def format_spread(name: str, values: Sequence[float]) -> str:
+    """Return a metric's mean over the seeds, with its range, as text."""
     return f"{name} {mean(values):.3f} ({min(values):.3f}-{max(values):.3f})"

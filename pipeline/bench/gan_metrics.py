@@ -1,4 +1,4 @@
-"""Measures of what a training recipe does to the groups: shares, distance, coverage and recall of a labelled run."""
+"""Metrics of how well a labelled run keeps the groups: shares, Frechet distance, coverage and recall."""
 
 from pathlib import Path
 
@@ -12,17 +12,18 @@ from reports.estimation.quality import MIN_IMAGES, K, covered_share
 from shards.workspace import Workspace
 from sql.catalog import attribute_names
 
-RARE = 0.05  # training share below which a group counts as rare
-IMAGES = 2000  # of each side that are compared by embedding
+RARE = 0.05  # largest training share of a group that counts as rare
+IMAGES = 2000  # at most, of each side of a comparison of embeddings
 
 
 def measure_run(workspace: Workspace, run: str) -> dict[str, float]:
-    """Measure a labelled run by its labels and embeddings, each side labelled by the same labeller.
+    """Return the metrics of a run from the labels and embeddings of samples and training images.
 
-    `tv <attribute>` is the total variation distance of the samples' labels from the training images'; `rare` the mean
-    over rare groups of their share among the samples over that among the training images, at most 1; `frechet`,
-    `coverage` and `recall` compare all images; `worst coverage` and `worst recall` are those of the worst group over
-    what other real images of the group score.
+    `tv <attribute>` is the total variation distance between the shares of the samples' labels and those of the training
+    images'. `rare` is the mean, over rare groups, of the ratio of their share among the samples to that among the
+    training images, at most 1. `frechet`, `coverage` and `recall` compare samples with training images, and
+    `frechet floor` two sets of training images. `worst coverage` and `worst recall` are the scores within the worst
+    group, divided by those of other training images of that group.
     """
     with sql.connect(workspace) as connection:
         table = sql.ask(connection, "side_by_side", attribute="all", run=run)
@@ -37,7 +38,7 @@ def measure_run(workspace: Workspace, run: str) -> dict[str, float]:
 
 
 def share_metrics(table: pl.DataFrame) -> dict[str, float]:
-    """The measures of shares from the rows of the question `side_by_side`."""
+    """The metrics of shares, from the rows of the question `side_by_side`."""
     table = table.drop_nulls(["train_share", "generated_share"])
     train, generated = pl.col("train_share"), pl.col("generated_share")
     distances = table.group_by("attribute", maintain_order=True).agg(distance=(train - generated).abs().sum() / 2)
@@ -49,7 +50,7 @@ def share_metrics(table: pl.DataFrame) -> dict[str, float]:
 
 
 def embedding_metrics(workspace: Workspace, run: str, *, groups: pl.DataFrame) -> dict[str, float]:
-    """The measures of embeddings; `groups` has a row for each source, key and attribute."""
+    """The metrics of embeddings; `groups` has a row for each source, key and attribute."""
     real, generated = (
         side_embeddings(files.embeddings, groups.filter(source=source))
         for source, files in (
@@ -66,21 +67,20 @@ def embedding_metrics(workspace: Workspace, run: str, *, groups: pl.DataFrame) -
         **fidelity(first, samples),
     }
     worst: dict[str, list[float]] = {"coverage": [], "recall": []}
-    train, made = groups.filter(source="train"), groups.filter(source="generated")
-    for (attribute, group), rows in train.group_by("attribute", "group"):
-        ours = vectors[keys.is_in(rows["key"].implode()).to_numpy()]
-        theirs = generated[1][
-            generated[0].is_in(made.filter(attribute=attribute, group=group)["key"].implode()).to_numpy()
-        ]
-        n = min(IMAGES, len(ours) // 2, len(theirs))
-        if len(ours) // 2 >= MIN_IMAGES > n:  # hardly ever generated
+    train_groups, generated_groups = groups.filter(source="train"), groups.filter(source="generated")
+    for (attribute, group), rows in train_groups.group_by("attribute", "group"):
+        real_vectors = vectors[keys.is_in(rows["key"].implode()).to_numpy()]
+        sample_keys = generated_groups.filter(attribute=attribute, group=group)["key"]
+        sample_vectors = generated[1][generated[0].is_in(sample_keys.implode()).to_numpy()]
+        n = min(IMAGES, len(real_vectors) // 2, len(sample_vectors))
+        if len(real_vectors) // 2 >= MIN_IMAGES > n:  # a group that is hardly ever generated
             for values in worst.values():
                 values.append(0.0)
         elif n >= MIN_IMAGES:
-            floors = fidelity(ours[:n], ours[n : 2 * n])
-            values_of_group = fidelity(ours[:n], theirs[:n])
+            best_scores = fidelity(real_vectors[:n], real_vectors[n : 2 * n])
+            scores = fidelity(real_vectors[:n], sample_vectors[:n])
             for name, values in worst.items():
-                values.append(values_of_group[name] / max(floors[name], 1e-9))
+                values.append(scores[name] / max(best_scores[name], 1e-9))
     return metrics | {f"worst {name}": min(values) for name, values in worst.items() if values}
 
 
@@ -91,10 +91,11 @@ def side_embeddings(path: Path, groups: pl.DataFrame) -> tuple[pl.Series, Array]
 
 
 def fidelity(real: Array, generated: Array) -> dict[str, float]:
-    """Coverage and recall of rows [n, D]: the shares of real ones near a generated one, by the radius of either.
+    """Coverage and recall of embeddings, float32 [n, D] each: the share of real ones with a generated one nearby.
 
-    Coverage takes each real row's distance to its K-th nearest real one (Naeem et al. 2020, arXiv:2002.09797), recall
-    each generated row's distance to its K-th nearest generated one (Kynkaanniemi et al. 2019, arXiv:1904.06991).
+    For coverage, nearby means within the real embedding's distance to its K-th nearest real neighbour (Naeem et al.
+    2020, arXiv:2002.09797); for recall, within the generated embedding's distance to its K-th nearest generated
+    neighbour (Kynkaanniemi et al. 2019, arXiv:1904.06991).
     """
     across = squared_distances(real, generated)
     radii = np.partition(squared_distances(generated, generated), K, axis=1)[:, K]
@@ -105,10 +106,10 @@ def fidelity(real: Array, generated: Array) -> dict[str, float]:
 
 
 def frechet_distance(x: Array, y: Array) -> float:
-    """Frechet distance between normal distributions with the means and covariances of rows [n, D] and [m, D].
+    """Frechet distance between two normal distributions, with the means and covariances of rows [n, D] and [m, D].
 
-    Heusel et al. 2017, arXiv:1706.08500, equation 6; the trace of the root of the product of the covariances is the sum
-    of the roots of the eigenvalues of a symmetric matrix similar to it.
+    Heusel et al. 2017, arXiv:1706.08500, equation 6. The trace of the square root of the product of the covariances is
+    computed as the sum of the square roots of the eigenvalues of a symmetric matrix that is similar to the product.
     """
     x, y = x.astype(np.float64), y.astype(np.float64)
     a, b = np.cov(x, rowvar=False), np.cov(y, rowvar=False)

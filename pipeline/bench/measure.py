@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # the memory of a fresh process that imports a benchmark is m
 
 ROUNDS = 3  # ours and the baseline take turns; the median of the rounds is reported
 POLL_SECONDS = 0.02  # between two measurements of a process's memory
-BUSY_PROGRAM = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): sum(range(10**6))"  # ends with its parent
+BUSY_PROGRAM = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): sum(range(10**6))"  # exits after its parent
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def row_of_rounds(stage: str, title: str, *, unit: str, rounds: list[tuple[float
 
 @contextmanager
 def busy_process() -> Iterator[None]:
-    """Keep a core busy with a single-threaded process for the duration of a block."""
+    """Keep a core busy with a single-threaded process while a block runs."""
     with subprocess.Popen([sys.executable, "-c", BUSY_PROGRAM, str(os.getpid())]) as process:
         try:
             yield

@@ -45,7 +45,7 @@ STAGES: dict[str, Callable[[BenchContext], Iterator[Row]]] = {
     "study": bench_study,
     "report": bench_report,
 }
-LONG_STAGES = ("gan",)  # run only if they are named
+LONG_STAGES = ("gan",)  # run only if named explicitly
 
 
 def run(

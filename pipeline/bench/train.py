@@ -21,7 +21,7 @@ from pipeline.gan.defaults import resolve_auto
 from pipeline.gan.options import PRESETS, GanOptions
 from pipeline.gan.trainer import GanTrainer, step_flop
 from pipeline.runtime import device_name, tune_allocator
-from pipeline.threads import choose_threads, describe, restored_threads
+from pipeline.threads import choose_threads, describe_threads, restored_threads
 from shards.concurrency import available_cpus
 
 # Seconds per image of `faces` that an H100 can't go below: 2.28 GFLOP in bf16; 2.2 to 4.5 us of memory traffic.
@@ -92,7 +92,7 @@ def our_training(options: GanOptions, device: torch.device) -> Callable[[Iterato
 
 
 def threads_rows(preset: str, options: GanOptions, *, images: Tensor, steps: int) -> Iterator[Row]:
-    """Measure the step with the number of threads that is measured at a run's start next to that with all cores."""
+    """Measure the step with the number of threads that a run would choose, next to that with a thread on every core."""
     trainer, numbers = GanTrainer(options, images.device), count()
 
     def train(threads: int, steps: int = steps) -> int:
@@ -109,10 +109,10 @@ def threads_rows(preset: str, options: GanOptions, *, images: Tensor, steps: int
             threads = choose_threads(time_step, steps=10**6, step_images=len(images))
             row = compare(
                 "train",
-                f"{preset}: step on the measured number of threads, vs on all cores{title}",
+                f"{preset}: step with the measured number of threads, vs with all cores{title}",
                 ours=partial(train, threads.count),
                 baseline=partial(train, available_cpus()),
-                note=describe(threads),
+                note=describe_threads(threads),
                 rounds=5 * ROUNDS,
             )
         yield row

@@ -29,18 +29,24 @@ from pipeline.cli.options import FILE, POSITIVE, device_option, given_options
     type=click.IntRange(1, 10**6),
     default=WORLDS,
     show_default=True,
-    help="Number of populations that `estimates` simulates in each scenario.",
+    help="Number of populations that `estimates` simulates for each scenario.",
 )
 @click.option(
     "--annotated-faces",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Folder of annotated images that `gan` trains on instead of synthetic faces.",
 )
-@click.option("--seconds", type=POSITIVE, default=90, show_default=True, help="Length of each training of `gan`.")
 @click.option(
-    "--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Trainings of each recipe of `gan`."
+    "--seconds", type=POSITIVE, default=90, show_default=True, help="Length of each training run of `gan`, in seconds."
 )
-@click.option("--recipe", "recipes", multiple=True, help="Name of a recipe of `gan`. Repeatable.  [default: all]")
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, 100),
+    default=3,
+    show_default=True,
+    help="Number of training runs of each recipe of `gan`.",
+)
+@click.option("--recipe", "recipes", multiple=True, help="Recipe that `gan` trains. Repeatable.  [default: all]")
 @device_option
 def bench(
     stages: tuple[str, ...],
@@ -58,7 +64,7 @@ def bench(
     """Measure speed next to plain baselines.
 
     Each rate and its baseline are measured in the same run. STAGES are pack, verify, scale, join, feed, train, sample,
-    label, detect, estimates, study, report and gan; by default all of them but gan, which compares training recipes.
+    label, detect, estimates, study, report and gan; by default all but gan, which compares training recipes.
     """
     if "gan" not in stages and (unused := given_options() & {"annotated_faces", "seconds", "seeds", "recipes"}):
         name = min(unused).replace("recipes", "recipe").replace("_", "-")

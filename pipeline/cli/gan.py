@@ -100,23 +100,32 @@ SETTINGS = (  # options that are fields of TrainConfig; the others are fields of
 @click.option(
     "--loss",
     type=click.Choice([*LOSS_NAMES]),
-    help="Loss of both networks.  [default: dcgan; sketch, small-faces: relativistic]",
+    help="Adversarial loss.  [default: dcgan; sketch, small-faces: relativistic]",
 )
 @click.option(
     "--regularizer",
     type=click.Choice([*REGULARIZERS]),
-    help="Of the discriminator. r1: gradient penalty on real images; r1r2: on generated ones too; spectral: spectral "
-    "normalisation. All but none replace its BatchNorm.  [default: none; sketch, small-faces: r1]",
+    help="Regularisation of the discriminator. r1: gradient penalty on real images; r1r2: on real and generated "
+    "images; spectral: spectral normalisation. All but none remove its BatchNorm.  [default: none; sketch, "
+    "small-faces: r1]",
 )
-@click.option("--gamma", type=POSITIVE, help="Weight of the gradient penalty.  [default: 1; small-faces: 0.1]")
-@click.option("--penalty-every", type=STEPS, help="Steps between two gradient penalties.  [default: 8]")
-@click.option("--lr", type=POSITIVE, help="Learning rate of Adam.  [default: 2e-4; sketch: 8e-4; small-faces: 4e-4]")
+@click.option(
+    "--gamma", type=POSITIVE, help="Weight of the gradient penalty of r1 and r1r2.  [default: 1; small-faces: 0.1]"
+)
+@click.option(
+    "--penalty-every", type=STEPS, help="Number of steps from one gradient penalty to the next.  [default: 8]"
+)
+@click.option(
+    "--lr",
+    type=POSITIVE,
+    help="Learning rate of Adam for both networks.  [default: 2e-4; sketch: 8e-4; small-faces: 4e-4]",
+)
 @click.option("--lr-g", type=POSITIVE, help="Learning rate of the generator.  [default: --lr]")
 @click.option("--lr-d", type=POSITIVE, help="Learning rate of the discriminator.  [default: --lr]")
 @click.option("--beta1", type=BELOW_ONE, help="beta1 of Adam.  [default: 0.5]")
 @click.option("--beta2", type=BELOW_ONE, help="beta2 of Adam.  [default: 0.999]")
 @click.option("--ema", type=BELOW_ONE, help="Decay per step of the generator's moving average.  [default: 0.995]")
-@click.option("--ema-half-life", type=POSITIVE, help="Half-life of the moving average in images, instead of --ema.")
+@click.option("--ema-half-life", type=POSITIVE, help="Half-life of that average in images, instead of --ema.")
 @click.option(
     "--balance",
     callback=balance_callback,
@@ -228,7 +237,7 @@ def check_train_options(*, preset: str, resume: bool, **options: Any) -> None:
 @click.option(
     "--checkpoint",
     type=FILE,
-    help="Checkpoint to sample from, instead of the run's newest; with --run, a run of that name gets its samples.",
+    help="Checkpoint to sample from, instead of the run's newest; with --run, the samples are stored under that run.",
 )
 @click.option(
     "--from",
@@ -271,8 +280,8 @@ def check_train_options(*, preset: str, resume: bool, **options: Any) -> None:
 @click.option(
     "--ema-half-life",
     type=POSITIVE,
-    help="Half-life of the moving average in images: from that of the training to four times as many.  [default: that "
-    "of the training]",
+    help="Half-life of the moving average, in images: from the one used in training to four times as many.  [default: "
+    "the one used in training]",
 )
 @click.option(
     "--group",
@@ -318,12 +327,12 @@ def check_sample_options(source: str | None, *, size: int | None, as_is: bool, *
     if source is None and (size or as_is):
         raise click.UsageError(f"--{'size' if size else 'as-is'} needs --from: a trained generator has a fixed size")
     if options["ema_half_life"] and options["weights"] != "ema":
-        raise click.UsageError("--ema-half-life is that of the moving average: it needs --weights ema")
+        raise click.UsageError("--ema-half-life applies to the moving average: it needs --weights ema")
     if size and as_is:
         raise click.UsageError("--size and --as-is are alternatives: use one of them")
     if source is not None:
-        own = {"checkpoint", "weights", "ema_half_life", "groups", "truncation", "threads"}
-        if unsupported := given_options() & own:
+        of_generators = {"checkpoint", "weights", "ema_half_life", "groups", "truncation", "threads"}
+        if unsupported := given_options() & of_generators:
             name = {"groups": "group"}.get(min(unsupported), min(unsupported)).replace("_", "-")
             raise click.UsageError(f"--{name} applies to generators of `fairface train`, not to --from")
         refuse_torchrun("--from")

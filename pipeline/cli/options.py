@@ -102,7 +102,8 @@ workers_option = click.option(
 threads_option = click.option(
     "--threads",
     type=click.IntRange(1, 1024),
-    help="Number of torch's threads on a CPU.  [default: the fastest of 1, half and all cores; OMP_NUM_THREADS if set]",
+    help="Number of torch's threads on a CPU.  [default: OMP_NUM_THREADS if set, otherwise the fastest of 1, half "
+    "of the cores and all cores]",
 )
 precision_option = click.option(
     "--precision",

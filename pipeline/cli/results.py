@@ -46,7 +46,7 @@ def report(
     if reference and drop_reference:
         raise click.UsageError("--reference and --no-reference are alternatives: use one of them")
     if reference_only and not reference:
-        raise click.UsageError("--reference-only needs the file: pass it with --reference")
+        raise click.UsageError("--reference-only needs a file of shares: pass it with --reference")
     from reports import page
 
     result = page.build(

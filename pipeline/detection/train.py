@@ -42,7 +42,7 @@ class DetectConfig:
     group_by: str | None = None  # attribute whose classes are the groups; None: `dataset.default_group_by`
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     device: str = "auto"  # auto | cpu | cuda | cuda:N
-    threads: int | None = None  # of torch; None: those of the existing detector, or the fastest on a CPU
+    threads: int | None = None  # of torch on a CPU; None: as many as the existing detector had, or the fastest number
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     force: bool = False  # replace a detector of the same name
     progress: bool = True  # show progress bars

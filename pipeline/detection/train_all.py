@@ -28,7 +28,7 @@ class DetectorsConfig:
     group_by: str | None = None  # attribute whose classes are the groups
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     device: str = "auto"
-    threads: int | None = None  # of torch
+    threads: int | None = None  # of torch on a CPU; see DetectConfig
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     force: bool = False
     progress: bool = True

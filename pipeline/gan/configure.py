@@ -37,8 +37,10 @@ def build_train_config(
         preset = resolve_preset(preset, load_shards_json(workspace.shards), device=device)
         options = PRESETS[preset]
     if "ema" in overrides:
-        options = replace(options, ema_half_life=None)  # which would decide instead
+        options = replace(options, ema_half_life=None)  # it would take precedence over `ema`
     options = replace(options, **overrides)
     if not options.has_penalty and overrides.keys() & {"gamma", "penalty_every"}:
-        raise FairfaceError("--gamma and --penalty-every have no effect without --regularizer r1 or r1r2")
+        raise FairfaceError(
+            "--gamma and --penalty-every need --regularizer r1 or r1r2: without it, they have no effect"
+        )
     return TrainConfig(options=options, preset=preset, device=device, **settings)

@@ -21,7 +21,7 @@ GPU_ADVISED = 1e11  # FLOP of a step that takes seconds on a CPU
 
 
 def resolve_preset(preset: str, packed: ShardsDocument, *, device: str) -> str:
-    """Resolve `auto` to `sketch` for synthetic images, and for real ones to `faces` on a GPU or else to `small-faces`.
+    """Resolve `auto`: to `sketch` for synthetic images, to `faces` for real ones on a GPU, otherwise to `small-faces`.
 
     Any other preset is returned unchanged. After minutes on a CPU, width 64 still shows noise, whereas the small
     networks show faces.

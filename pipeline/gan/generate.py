@@ -29,16 +29,15 @@ def load_generator(
 ) -> tuple[Generator, dict[str, Any]]:
     """Return a checkpoint's generator in evaluation mode (`weights`: ema or g), and the checkpoint's state.
 
-    `half_life` is that of the moving average in images, if it is to differ from the one of the training; see
-    `average_weights`. Raises FairfaceError for anything but a checkpoint of a DCGAN, and for another half-life than
-    its averages allow.
+    `half_life` is that of the moving average in images; None: as in training, otherwise see `average_weights`. Raises
+    FairfaceError for anything but a checkpoint of a DCGAN, and for a half-life that its averages don't allow.
     """
     state = checkpoint.load(path, device)
     if weights not in state["networks"]:
         raise FairfaceError(f"{path} is not a checkpoint of a generator: it was not written by `fairface train`")
     try:
-        chosen = state["networks"][weights] if half_life is None else average_weights(state, half_life)
-        net = build_generator(state, chosen)
+        tensors = state["networks"][weights] if half_life is None else average_weights(state, half_life)
+        net = build_generator(state, tensors)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = (str(error).splitlines() or [""])[-1].strip()[:200]
         raise FairfaceError(f"{path} is not a complete checkpoint of a generator ({reason})") from error
@@ -47,7 +46,7 @@ def load_generator(
 
 
 def average_weights(state: dict[str, Any], half_life: float) -> dict[str, Tensor]:
-    """The generator's weights, averaged over its training with any half-life between those of its two averages.
+    """The moving average of a generator's weights with a `half_life` between those of the two averages in a checkpoint.
 
     An average with time constant t weights the past by exp(-age / t) / t. Of all mixtures w, 1 - w of two of them, the
     one nearest to a third in the sense of least squares is returned (Karras et al. 2024, arXiv:2312.02696, section 3.2,
@@ -57,9 +56,9 @@ def average_weights(state: dict[str, Any], half_life: float) -> dict[str, Tensor
     networks, (short, long) = state["networks"], GanOptions(**state["options"]).half_lives
     if "ema_long" not in networks or not short - 0.5 <= half_life <= long + 0.5 or not short:
         raise FairfaceError(
-            f"--ema-half-life {half_life:g}: this checkpoint has averages of {short:,.0f} to {long:,.0f} images"
+            f"--ema-half-life {half_life:g}: this checkpoint allows half-lives of {short:,.0f} to {long:,.0f} images"
             if "ema_long" in networks
-            else "--ema-half-life: this checkpoint was saved by an earlier version and has one average only"
+            else "--ema-half-life: this checkpoint was saved by an earlier version, which kept a single moving average"
         )
 
     half_life = min(max(half_life, short), long)  # the message above shows them rounded
@@ -130,7 +129,7 @@ class ImageGenerator:
     shares: dict[str, float] | None = None  # of the classes; None for an unconditional network
     truncation: float | None = None  # of the latents; see `latents`
     batch_size: int | None = None  # images generated at the same time; None: a block in every thread
-    threads: int | None = None  # each generates a block; None: the fastest number
+    threads: int | None = None  # each generates its own blocks; None: the fastest number
 
     @cached_property
     def inference_network(self) -> Generator:
@@ -167,7 +166,7 @@ class ImageGenerator:
             yield from files[max(first - start, 0) : first + count - start]
 
     def _encode_blocks(self, blocks: Iterable[int], *, workers: int) -> Iterator[tuple[int, list[bytes]]]:
-        """Yield the number and the PNG files of each block, generated in `workers` threads."""
+        """Generate blocks in `workers` threads; yield the number and the PNG files of each."""
 
         def work(number: int) -> list[bytes]:
             return [encode_png(rows) for rows in filter_rows(self.generate_block(number))]
@@ -181,15 +180,16 @@ class ImageGenerator:
                 yield number, files
 
     def _fastest_threads(self, blocks: int) -> int:
-        """Measure the number of threads that generates `blocks` blocks fastest on a CPU; for a GPU use every core."""
+        """Return the number of threads that generate so many blocks fastest: measured on a CPU, all cores on a GPU."""
         if self.device.type != "cpu":
             return available_cpus()
-        together = max_threads()  # blocks of a measurement
+        blocks_per_step = max_threads()  # of the measurement
 
         def time_blocks(workers: int) -> float:
             start = time.perf_counter()
-            for _ in self._encode_blocks(range(together), workers=workers):
+            for _ in self._encode_blocks(range(blocks_per_step), workers=workers):
                 pass
             return time.perf_counter() - start
 
-        return choose_threads(time_blocks, steps=blocks // together, step_images=together * BLOCK).count
+        steps, step_images = blocks // blocks_per_step, blocks_per_step * BLOCK
+        return choose_threads(time_blocks, steps=steps, step_images=step_images).count

@@ -19,7 +19,7 @@ class Networks:
     g: Generator
     d: Discriminator
     ema: Generator
-    ema_long: Generator  # with LONG_AVERAGE times the half-life
+    ema_long: Generator  # its half-life is LONG_AVERAGE times that of `ema`
     adam_g: torch.optim.Adam
     adam_d: torch.optim.Adam
 
@@ -28,7 +28,7 @@ class Networks:
         """Build untrained networks on `device`, a function of the seed alone; `classes` is 0 for unconditional ones."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
-            g, d = build(options, classes=classes)
+            g, d = build_networks(options, classes=classes)
         for network in (g, d):
             network.to(device).to(memory_format=torch.channels_last)
         adam_g, adam_d = (
@@ -71,8 +71,8 @@ class Networks:
                 group["capturable"] = group["params"][0].device.type == "cuda"
 
 
-def build(options: GanOptions, *, classes: int = 0) -> tuple[Generator, Discriminator]:
-    """Build a generator and a discriminator with the default random generator and device."""
+def build_networks(options: GanOptions, *, classes: int = 0) -> tuple[Generator, Discriminator]:
+    """Build a generator and a discriminator on torch's default device, with its default random generator."""
     g = Generator(options.latent_dim, options.width_g, image_size=options.image_size, classes=classes)
     return g, Discriminator(options.width_d, options.image_size, classes=classes, norm=options.norm_d)
 
@@ -80,7 +80,7 @@ def build(options: GanOptions, *, classes: int = 0) -> tuple[Generator, Discrimi
 def step_memory(options: GanOptions, *, images: int, classes: int = 0) -> int:
     """The bytes that a training step on `images` images needs at least, without building the networks."""
     with torch.device("meta"):
-        g, d = build(options, classes=classes)
+        g, d = build_networks(options, classes=classes)
     weights_g, weights_d = (sum(p.numel() for p in net.parameters()) for net in (g, d))
     weights = 4 * (6 * weights_g + 4 * weights_d)  # with gradients, Adam's averages and the moving averages
     # of G and, for real and for fake images, of D; half of what an eager step in float32 takes

@@ -15,7 +15,7 @@ GAN_EXECUTION_OPTIONS = ("feed", "cuda_graphs")  # change the speed, not the res
 class GanOptions:
     """The options that determine a run's weights, together with the images and the number of steps.
 
-    The defaults are those of the DCGAN as published; the presets differ from them. Raises FairfaceError for a value
+    The defaults are those of the DCGAN as published; PRESETS override some of them. Raises FairfaceError for a value
     that is out of range, such as one in a config.json that was edited.
     """
 
@@ -26,15 +26,15 @@ class GanOptions:
     batch_size: int = 128  # images of a step, over all ranks
     loss: str = "dcgan"  # dcgan | relativistic | hinge
     regularizer: str = "none"  # of the discriminator: none | r1 | r1r2 | spectral
-    gamma: float = 1.0  # weight of the gradient penalty of r1 and r1r2, whose loss is gamma / 2 * penalty
-    penalty_every: int = 8  # steps between two gradient penalties, each weighted by this number
+    gamma: float = 1.0  # weight of the gradient penalty of r1 and r1r2: it adds gamma / 2 * penalty to the loss
+    penalty_every: int = 8  # steps from one gradient penalty to the next; each is multiplied by this number
     lr: float = 2e-4  # of Adam
     lr_g: float | None = None  # of the generator's Adam; None: lr
     lr_d: float | None = None  # of the discriminator's Adam; None: lr
     beta1: float = 0.5
     beta2: float = 0.999
     ema: float = 0.995  # decay per step of the generator's moving average
-    ema_half_life: float | None = None  # of that average in images; decides instead of `ema`
+    ema_half_life: float | None = None  # of that average, in images; takes precedence over `ema`
     ema_start: int = 100  # step at which the average starts, as a copy of the generator
     flip: bool = True  # mirror half of the images
     diff_augment: bool = False  # the discriminator sees images through DiffAugment
@@ -77,29 +77,29 @@ class GanOptions:
 
     @property
     def norm_d(self) -> str:
-        """The discriminator's normalisation: a gradient penalty can't be had with BatchNorm, see `Discriminator`."""
+        """The discriminator's normalisation; a gradient penalty rules out BatchNorm, see `Discriminator`."""
         return {"none": "batch", "spectral": "spectral"}.get(self.regularizer, "none")
 
     @property
     def has_penalty(self) -> bool:
-        """Whether some steps are followed by one on a gradient penalty."""
+        """Whether there are gradient penalties: separate updates of the discriminator after some of the steps."""
         return self.regularizer in ("r1", "r1r2")
 
     @property
     def half_lives(self) -> tuple[float, float]:
-        """The images after which a generator's weight in the short and in the long moving average is halved."""
+        """The half-lives of the short and the long moving average of the generator, in images."""
         short = self.ema_half_life
         if short is None:
             short = -self.batch_size / math.log2(self.ema) if self.ema else 0.0
         return short, LONG_AVERAGE * short
 
 
-LONG_AVERAGE = 4  # half-life of the second moving average, in those of the first
+LONG_AVERAGE = 4  # half-life of the long moving average, as a multiple of that of the short one
 
 SKETCH = GanOptions(width_g=24, width_d=16, batch_size=16, loss="relativistic", regularizer="r1")
 
-# `faces` is for real images and a GPU, `small-faces` for real images and `sketch` for synthetic ones on a laptop, where
-# they learn in minutes; `faces-2016` is the DCGAN as published. See docs/training.md for how they were chosen.
+# `faces` is for real images on a GPU. `small-faces`, for real images, and `sketch`, for synthetic ones, train in
+# minutes on a laptop. `faces-2016` is the DCGAN as published. docs/training.md describes how they were chosen.
 PRESETS = {
     "faces": GanOptions(),
     "small-faces": replace(SKETCH, lr=4e-4, gamma=0.1),

@@ -62,7 +62,7 @@ class SampleConfig:
     png_dir: Path | None = None  # also write sample_00000.png and so on there, as the original does
     batch_size: int | None = None  # images generated at the same time
     device: str = "auto"
-    threads: int | None = None  # on a CPU; None: the fastest number
+    threads: int | None = None  # that generate images on a CPU; None: the fastest number
     force: bool = False  # sample again even if nothing changed
     progress: bool = True
 

@@ -34,7 +34,7 @@ class TrainConfig:
     epochs: int | None = None  # instead of steps
     run: str | None = None  # name; None: derived from options and images
     device: str = "auto"  # auto | cpu | cuda | cuda:N
-    threads: int | None = None  # of torch; None: those of the existing run, or the fastest on a CPU
+    threads: int | None = None  # of torch on a CPU; None: as many as the existing run had, or the fastest number
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     sample_every: int = 500  # steps between two grids of samples
     save_every_epoch: int | None = None  # epochs between two checkpoints; None: every half minute

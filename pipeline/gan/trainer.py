@@ -66,7 +66,7 @@ class GanTrainer:
 
         B is this rank's share of the batch. Conditional networks take the labels int64 [B] of the images, and the
         fakes are generated for the same labels. G's step reuses the fakes of D's step, as in the original, so that G
-        runs forward only once. Every `penalty_every` steps D is updated once more, by its gradient penalty.
+        runs forward only once. Every `penalty_every` steps, D is also updated by its gradient penalty.
         """
         world_size, rank = self.rank_slice.world_size, self.rank_slice.rank
         batch, share = len(images) * world_size, slice(len(images) * rank, len(images) * (rank + 1))
@@ -91,7 +91,7 @@ class GanTrainer:
     def _d_loss(
         self, real: Tensor, fake: Tensor, labels: Tensor | None, augmentations: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """D's loss, the means of s(D) over real and over generated images, and the logits of the real ones."""
+        """Return D's loss, its mean outputs s(D) for real and generated images, [2], and the real logits, [B]."""
         real, fake = _augment(real, augmentations, 0), _augment(fake, augmentations, 1)
         with self._autocast():
             real, fake = self.networks.d(real, labels), self.networks.d(fake, labels)
@@ -99,7 +99,7 @@ class GanTrainer:
         return LOSSES[self.options.loss][0](real, fake), means, real.detach()
 
     def _g_loss(self, real: Tensor, fake: Tensor, labels: Tensor | None, augmentations: Tensor | None) -> Tensor:
-        """The generator's loss; `real` are the logits of real images before D's update, which spare another pass."""
+        """The generator's loss; `real` are the logits of real images before D's update, which saves a forward pass."""
         fake = _augment(fake, augmentations, 2)
         with self._autocast():
             return LOSSES[self.options.loss][1](real, self.networks.d(fake, labels))
@@ -143,7 +143,7 @@ class GanTrainer:
         labels: Tensor | None,
         augmentations: Tensor | None,
     ) -> Tensor:
-        """Update D by its gradient penalty, which stands for `penalty_every` steps; returns the penalty, float32.
+        """Update D by its gradient penalty, weighted for `penalty_every` steps; returns the penalty, float32 [].
 
         A step of its own, as in StyleGAN2 (Karras et al. 2020, arXiv:1912.04958, section 3.1). It is always eager and
         in float32: torch.compile has no second derivatives, and in bfloat16 they are mostly noise.
@@ -169,18 +169,18 @@ class GanTrainer:
         return torch.randn(count, self.options.latent_dim, generator=generator, device=self.device)
 
     def augmentations(self, step: int, count: int) -> Tensor:
-        """Random numbers of DiffAugment, for D's real and generated images and for G's: float32 [3, count, 5]."""
+        """Random numbers for DiffAugment, float32 [3, count, 5]: for D's real and generated images, and in G's loss."""
         generator = seeded_generator(self.device, self.options.seed, GAN_AUGMENTATION, step)
         return torch.rand(3, count, RANDOM_NUMBERS, generator=generator, device=self.device)
 
     @torch.no_grad()
     def _update_averages(self, step: int) -> None:
-        """Move the averages (weights and BatchNorm's statistics) towards G; before `ema_start` they are copies of G."""
+        """Update the averages of G's weights and BatchNorm statistics; before `ema_start` they are copies of G."""
         options, networks = self.options, self.networks
-        current = _floats(networks.g)
+        current = _float_tensors(networks.g)
         for average, half_life in zip((networks.ema, networks.ema_long), options.half_lives, strict=True):
             decay = 0.5 ** (options.batch_size / half_life) if half_life else 0.0
-            torch._foreach_lerp_(_floats(average), current, 1 - decay if step >= options.ema_start else 1.0)
+            torch._foreach_lerp_(_float_tensors(average), current, 1 - decay if step >= options.ema_start else 1.0)
 
     @torch.no_grad()
     def grid(self) -> Tensor:
@@ -198,7 +198,7 @@ def _augment(images: Tensor, augmentations: Tensor | None, use: int) -> Tensor:
     return images if augmentations is None else diff_augment(images, augmentations[use])
 
 
-def _floats(network: torch.nn.Module) -> list[Tensor]:
+def _float_tensors(network: torch.nn.Module) -> list[Tensor]:
     return [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
 
 
@@ -211,7 +211,7 @@ def _gradients(network: torch.nn.Module) -> list[Tensor]:
 
 
 def step_flop(options: GanOptions) -> float:
-    """Floating-point operations of one training step per image, as counted by torch, without gradient penalties."""
+    """Floating-point operations per image of one training step without gradient penalty, as counted by torch."""
     plain = replace(options, compile=False, precision="fp32", conditional=None, diff_augment=False)
     # torch can't count the operations of second derivatives: the step that is taken must have no penalty
     trainer = GanTrainer(replace(plain, penalty_every=2), torch.device("cpu"))

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from models.classifier import FaceClassifier, uses_bf16
 from pipeline.data.random_streams import CLASSIFIER_AUGMENTATION, CLASSIFIER_ORDER, seeded_generator
-from pipeline.threads import choose_threads, requested_threads, restored_threads, undone
+from pipeline.threads import choose_threads, requested_threads, restored_state, restored_threads
 from pipeline.training import checkpoint
 
 BATCH, LR, WARM_UP, DECAY = 64, 4e-3, 0.2, 0.05  # WARM_UP is a share of the steps
@@ -40,7 +40,7 @@ class FitImages:
 
     @cached_property
     def priors(self) -> dict[str, Tensor]:
-        """`log_priors` of each attribute."""
+        """The `log_priors` of the classes of each attribute."""
         return {name: log_priors(classes, self.counts[name]) for name, classes in self.classes.items()}
 
 
@@ -60,8 +60,8 @@ class FitConfig:
 def fit_classifier(data: FitImages, config: FitConfig) -> FaceClassifier:
     """Fit a classifier to images; an interrupted fit continues after the last epoch in `config.checkpoints`.
 
-    The weights depend only on the images and the seed (bit for bit on CPUs of the same kind with the same number of
-    threads), however often the fit was interrupted: it keeps its number of threads.
+    The weights depend only on the images and the seed, however often the fit was interrupted. On CPUs of the same kind
+    they are bit-identical if the number of threads is the same; a resumed fit keeps its number.
     """
     device, epochs = data.images.device, config.count_epochs(len(data.images))
     with torch.random.fork_rng(devices=[]):
@@ -88,7 +88,7 @@ def fit_epochs(
     first: int,
     threads: int | None,
 ) -> None:
-    """Fit to every image once in each epoch from `first` on, and save the state, with `threads`, after each."""
+    """Run the epochs from number `first` on; after each, save the state together with the number of `threads`."""
     epochs = config.count_epochs(len(data.images))
     total = epochs * len(data.images)
     with tqdm(total=total, desc="fitting classifier", unit="img", disable=not config.progress, leave=False) as bar:
@@ -112,7 +112,7 @@ def parameter_groups(model: FaceClassifier) -> list[dict[str, Any]]:
 def resume(folder: Path | None, model: FaceClassifier, *, optimizer: torch.optim.Optimizer) -> tuple[int, int | None]:
     """Load the newest intact state in a folder.
 
-    Returns the number of finished epochs, 0 without a state, and the number of threads that they were fitted with.
+    Returns the number of finished epochs, which is 0 without a state, and the number of threads that was used for them.
     """
     for path in reversed(checkpoint.list_checkpoints(folder) if folder else []):
         if checkpoint.find_fault(path) is None:
@@ -149,7 +149,7 @@ def fit_batch(
     size: int,
     rng: torch.Generator,
 ) -> Tensor:
-    """Fit to the images in `rows`, int64 [B], augmented at `size` pixels; returns the loss, float32 []."""
+    """Fit to the images `rows`, int64 [B], augmented to a side of `size` pixels; returns the loss, float32 []."""
     device = rows.device
     pixels = augment(data.images[rows], size, standardise=model.standardise, rng=rng)
     with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(device)):
@@ -164,7 +164,7 @@ def fit_batch(
 
 
 def choose_fit_threads(model: FaceClassifier, optimizer: torch.optim.Optimizer, *, data: FitImages, epochs: int) -> int:
-    """Choose the number of torch's threads that fits fastest on a CPU, by fitting to a batch and undoing it."""
+    """Choose the number of threads with which a fit is fastest on a CPU, by fitting to one batch and undoing that."""
     rows, rng, size = torch.arange(min(BATCH, len(data.images))), torch.Generator(), data.images.shape[2]
 
     def time_batch(count: int) -> float:
@@ -173,7 +173,7 @@ def choose_fit_threads(model: FaceClassifier, optimizer: torch.optim.Optimizer, 
         fit_batch(model, optimizer, data=data, rows=rows, size=size, rng=rng)
         return time.perf_counter() - start
 
-    with undone(model, optimizer):
+    with restored_state(model, optimizer):
         return choose_threads(time_batch, steps=epochs * len(data.images) // BATCH, step_images=len(rows)).count
 
 

@@ -24,7 +24,7 @@ from pipeline.labelling.embedded_model import (
     make_labeller,
     tokenizer,
 )
-from pipeline.threads import choose_threads, restored_threads, undone
+from pipeline.threads import choose_threads, restored_state, restored_threads
 from shards.concurrency import available_cpus, map_in_order
 from shards.processes import worker_pool
 from shards.synthetic import dataset
@@ -141,11 +141,13 @@ def fit_model(images: Tensor, classes: Tensor, *, steps: int, seed: int, progres
     def time_batch(count: int) -> float:
         torch.set_num_threads(count)
         start = time.perf_counter()
-        fit_batch(torch.arange(BATCH) % len(images), torch.Generator().manual_seed(seed))  # the same views every time
+        fit_batch(
+            torch.arange(BATCH) % len(images), torch.Generator().manual_seed(seed)
+        )  # the same augmentation every time
         return time.perf_counter() - start
 
     with restored_threads():
-        with undone(model, optimizer):
+        with restored_state(model, optimizer):
             threads = choose_threads(time_batch, steps=steps, step_images=BATCH)
         torch.set_num_threads(threads.count)
         bar = tqdm(range(steps), "fitting labeller", unit="step", disable=not progress, leave=False)

@@ -32,7 +32,7 @@ class LabelConfig:
     pretrained: str | None = None  # tag of the weights, or path of a checkpoint; None is OpenAI's
     prompts: str | None = None  # a set of models/prompts.toml, or path of a file; None is `faces`
     device: str = "auto"
-    threads: int | None = None  # of torch; None: the fastest number on a CPU
+    threads: int | None = None  # of torch on a CPU; None: the fastest number
     batch_size: int = 256  # images of a forward pass
     limit: int | None = None  # training images that are labelled; None is all
     classifier: bool | None = None  # whether to fit one to the annotated images; None: unless they are synthetic

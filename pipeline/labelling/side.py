@@ -52,11 +52,11 @@ class LabelKinds:
 
     @property
     def labellers(self) -> list[Labeller]:
-        """The labeller, and the classifier if there is one in addition."""
+        """The labeller, followed by the classifier if there is one."""
         return [self.labeller, *([self.classifier] if self.classifier else [])]
 
     def label(self, images: Tensor) -> tuple[list[tuple[dict[str, Tensor], Tensor]], tuple[Tensor, Tensor]]:
-        """Return what every labeller, and `skin.read_skin`, return for images, uint8 [B, S, S, 3]."""
+        """Label images, uint8 [B, S, S, 3]; returns the results of every labeller, and that of `skin.read_skin`."""
         return [labeller.label(images.permute(0, 3, 1, 2)) for labeller in self.labellers], skin.read_skin(images)
 
     @property
@@ -107,7 +107,7 @@ class Side:
         return SideResult(self.document, unchanged=False)
 
     def set_threads(self, batch_size: int) -> None:
-        """Set the number of torch's threads that labels fastest, and record it."""
+        """Set torch to the number of threads with which labelling is fastest, and record that number."""
         assert self.document.size is not None
         shape = (batch_size, self.document.size, self.document.size, 3)
         images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator())

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from pipeline.runtime import command_line, device_name, resolve_device, tune_allocator, utc_now, versions
-from pipeline.threads import choose_threads, count_threads, describe, max_threads, restored_threads
+from pipeline.threads import choose_threads, describe_threads, format_threads, max_threads, restored_threads
 from pipeline.training import checkpoint
 from pipeline.training.loop import Batches, LoopConfig, Trainer, TrainingLoop, steps_schema
 from pipeline.training.signals import StopSignals
@@ -241,7 +241,7 @@ def train_to_end(job: TrainingJob[Config], prepared: PreparedRun[Config]) -> Con
 
 
 def _train(job: TrainingJob[Config], session: Session[Config], *, is_new: bool) -> Config:
-    """Take the steps of a session and return the config.json of the finished run."""
+    """Take the remaining steps of a session; returns the config.json of the finished run."""
     config = session.config
     distributed.run_on_rank0(lambda: _begin(job, session))
     try:
@@ -265,7 +265,7 @@ def _train(job: TrainingJob[Config], session: Session[Config], *, is_new: bool) 
 def set_threads(job: TrainingJob[Config], session: Session[Config]) -> None:
     """Set the number of torch's threads, and record it in the session's config.
 
-    A run that is resumed keeps its number, because the last bits of its weights depend on it.
+    A resumed run keeps its number of threads, because the last bits of its weights depend on it.
     """
     recorded, trainer = session.config.threads, session.trainer
     if job.threads:
@@ -277,15 +277,15 @@ def set_threads(job: TrainingJob[Config], session: Session[Config]) -> None:
         most = distributed.run_on_rank0(max_threads)  # runs of older versions used all cores
         threads = recorded if recorded and recorded.count <= most else ThreadsRecord(count=most)
         if recorded and recorded != threads and distributed.rank() == 0:
-            print(f"{session.config.name}: {count_threads(most)} instead of {recorded.count}, as only so many are free")
+            print(f"{session.config.name}: {format_threads(most)} instead of {recorded.count}, for lack of cores")
     else:
         threads = measure_threads(session, steps=job.steps)
         if distributed.rank() == 0 and threads.images_per_s:
-            print(f"{session.config.name}: {describe(threads)}", flush=True)
+            print(f"{session.config.name}: {describe_threads(threads)}", flush=True)
     torch.set_num_threads(threads.count)
     device = session.config.device
     if trainer.device.type == "cpu" and (recorded is None or recorded.count != threads.count):
-        device = f"{device_name(trainer.device)}, {count_threads(threads.count)}"
+        device = f"{device_name(trainer.device)}, {format_threads(threads.count)}"
     session.config = replace(session.config, threads=threads, device=device)
     session.loop = replace(session.loop, threads=threads if trainer.device.type == "cpu" else None)
 

@@ -13,7 +13,7 @@ from torchvision.utils import save_image
 from tqdm import tqdm
 
 from pipeline.data.sampler import RankSlice
-from pipeline.threads import SlowdownWarning, count_threads
+from pipeline.threads import SlowdownWarning, format_threads
 from pipeline.training import checkpoint
 from pipeline.training.signals import StopSignals, TrainingInterrupted
 from shards.atomic_io import atomic_write, write_parquet
@@ -65,7 +65,7 @@ class LoopConfig:
     log_every: int = 20  # steps between two rows of steps.parquet; metrics are read from the device only then
     keep: int = 3  # checkpoints
     progress: bool = True  # show a progress bar instead of an occasional line
-    threads: ThreadsRecord | None = None  # of torch on a CPU
+    threads: ThreadsRecord | None = None  # torch's threads on a CPU; None: on a GPU
 
 
 class TrainingLoop:
@@ -202,7 +202,7 @@ class TrainingLoop:
     def _show(self, row: dict[str, Any], values: list[float], *, bar: tqdm, last: int) -> None:
         """Show the newest row next to the progress bar, or print it occasionally if there is no progress bar."""
         step, rate, threads = row["step"], row["images_per_s"], self.config.threads
-        on = f" on {count_threads(threads.count)}" if threads else ""
+        on = f" on {format_threads(threads.count)}" if threads else ""
         line = (
             f"epoch {row['epoch']}, {rate:,.0f} img/s{on}, waiting for data {row['data_wait']:.1%}, "
             f"{self.trainer.summary(values)}"
@@ -225,7 +225,7 @@ class TrainingLoop:
             self._print(f"the remaining {last - step:,} steps will take about {days:,.1f} days")
 
     def _warn_if_slow(self, steps: int, seconds: float) -> None:
-        """Print once if steps take much longer than at the start, without the wait for data."""
+        """Print a warning, once, if steps take much longer than at the start; waits for data do not count."""
         if self._slowdown and len(self.rows) - self._first_rows > 1:  # the first row includes compilation
             warning = self._slowdown.update(steps * self.trainer.batch_size / max(seconds, 1e-9), seconds)
             if warning:

@@ -41,7 +41,7 @@ class AttributeCounts:
     reference_unsure: float = 0.0  # training faces without a sure label
     stratified: StratifiedCounts | None = None  # of the generated faces, if error rates depend on other attributes
     stratified_reference: StratifiedCounts | None = None  # of the training faces, where these are corrected as well
-    stream: int = 0  # of the random numbers that resample the labels: the runs of a study have one each
+    stream: int = 0  # of the random numbers that resample the labels; every run of a study has its own
 
     @property
     def strata(self) -> tuple[str, ...]:
@@ -163,8 +163,9 @@ class AttributeEstimate:
     def inconclusive_reason(self, group: int) -> str | None:
         """Why a group's verdict is inconclusive; None if it isn't.
 
-        `no labels`; `disagree` (raw and corrected); `calibration`: no number of samples is enough, because too few
-        images were annotated; `few` (faces).
+        `no labels`: no face has a label; `disagree`: the raw and the corrected estimate contradict each other;
+        `calibration`: no number of samples is enough, because there are too few annotated images; `few`: there are
+        too few faces.
         """
         if self.verdicts[group] != "inconclusive":
             return None
@@ -199,16 +200,16 @@ class AttributeEstimate:
         return max(round(n), round(self.counts.count.sum()) + 1) if np.isfinite(n) else None
 
     def n_for_limit(self, group: int, limit: float) -> float:
-        """The number of generated faces with which the interval of a group's ratio ends at `limit`; may be infinite.
+        """The number of generated faces at which the interval of a group's ratio would just reach `limit`; may be inf.
 
-        The interval is that of the corrected ratio, if there is one.
+        The interval is that of the corrected ratio if there is one, and otherwise that of the raw ratio.
         """
         ratios = self.ratios
         ratio = (ratios.ratio if self.best_estimate == "corrected" else ratios.other_ratio)[group]
         end = (ratios.high if limit > ratio else ratios.low)[group]
         generated, rest = self.log_ratio_variances(group)
         allowed = (np.log(limit / ratio) / Z) ** 2
-        if 0 < end < np.inf:  # the interval is not exactly as wide as the variances say
+        if 0 < end < np.inf:  # the variances only approximate the width of the interval
             scale = (np.log(end / ratio) / Z) ** 2 / (generated + rest)
             generated, rest = scale * generated, scale * rest
         return float(self.counts.count.sum() * generated / (allowed - rest)) if allowed > rest else np.inf

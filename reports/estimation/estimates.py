@@ -316,7 +316,7 @@ def estimate_attributes(
 ) -> list[AttributeEstimate]:
     """The estimate of every attribute by every labelling method, absent groups included.
 
-    Runs with different `stream`s have independent bootstrap replicates of their labels.
+    The bootstrap replicates of the labels are independent between runs with different `stream`s.
     """
     counter = CrossCounter(connection, run, config=config, attributes=attributes)
     counts = group_counts.count_groups(connection, run, config=config, attributes=attributes)

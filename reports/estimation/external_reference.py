@@ -62,7 +62,7 @@ def keep_reference(
 ) -> Reference:
     """Copy a CSV of reference shares into a workspace, where every later report finds it.
 
-    If it `replaces_training`, these reports do not compare the samples with the training images.
+    If it `replaces_training`, later reports compare the samples with it instead of with the training images.
 
     Raises FairfaceError, and copies nothing, if the file is not a valid reference.
     """
@@ -142,7 +142,7 @@ def parse_reference(table: pl.DataFrame, path: Path, attributes: AttributeTable)
 
 
 def reference_columns(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """The table with its columns' names in lower case, and its values without spaces around them.
+    """The table with lower-case column names, and without leading and trailing spaces in its values.
 
     Raises FairfaceError for missing or repeated columns.
     """
@@ -157,9 +157,9 @@ def reference_columns(table: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 
 def scale_shares(shares: Mapping[str, float], sizes: set[int | None], *, attribute: str, path: Path) -> ExternalShares:
-    """An attribute's shares, scaled to a sum of 1; `sizes` are the numbers of people in its rows.
+    """An attribute's shares, scaled to a sum of 1; `sizes` are the distinct numbers of people in its rows.
 
-    Raises FairfaceError if the sum is not nearly 1, or if the numbers differ.
+    Raises FairfaceError if the sum is not approximately 1, or if the numbers of people differ.
     """
     total = sum(shares.values())
     if abs(total - 1) > TOLERANCE:
@@ -238,9 +238,9 @@ def reference_rows(estimate: AttributeEstimate, run: str, external: ExternalShar
 
 
 def raw_ratios(estimate: AttributeEstimate, generated: SharesWithInterval, *, q: np.ndarray, m: int | None) -> Ratios:
-    """Ratios of raw shares to reference shares `q`, [K], of `m` people: None if the reference is exact.
+    """Ratios of raw shares to the reference shares `q`, [K], which are exact or based on `m` people.
 
-    Their intervals are Wilson's or, if the reference is a sample, Koopman's.
+    The intervals are Wilson's or, if the reference is a sample of `m` people, Koopman's.
     """
     count = estimate.counts.count
     n, smallest = count.sum(), smallest_share(estimate, m)
@@ -257,9 +257,9 @@ def raw_ratios(estimate: AttributeEstimate, generated: SharesWithInterval, *, q:
 
 
 def corrected_ratios(estimate: AttributeEstimate, raw: Ratios, *, q: np.ndarray, m: int | None) -> Ratios:
-    """Ratios of the better estimate's shares to reference shares `q`, [K], of `m` people: None if they are exact.
+    """Ratios of the better estimate's shares to the reference shares `q`, [K], exact or based on `m` people.
 
-    Their intervals come from the bootstrap replicates of both sides, and extend to the ratio.
+    The intervals come from the bootstrap replicates of both sides, and are extended to contain the ratio.
     """
     assert estimate.corrected
     correction = estimate.corrected.generated
@@ -279,5 +279,5 @@ def corrected_ratios(estimate: AttributeEstimate, raw: Ratios, *, q: np.ndarray,
 
 
 def smallest_share(estimate: AttributeEstimate, m: int | None) -> float:
-    """Half a face: the share of a group that a reference of `m` people lacks, which keeps its ratio finite."""
+    """The share that stands for 0 in a reference of `m` people: half a person, which keeps the ratio finite."""
     return 0.5 / (m or max(estimate.counts.count.sum(), 1))

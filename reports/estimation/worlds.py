@@ -1,8 +1,9 @@
 """Worlds in which the mix of several attributes shifts at once, which test the coverage of the corrected shares.
 
-The faces of a population have classes and labels of several attributes. Calibration images are drawn from it at random;
-samples are drawn with weights, the product of a random share (Dirichlet) of each shifted attribute's class. This keeps
-the population's associations between attributes; a scenario may remove them, which is a strong interaction.
+The faces of a population have classes and labels of several attributes. Calibration images are chosen from it at
+random. The samples of a world are chosen with weights, each the product of random shares (Dirichlet) of the classes of
+the shifted attributes. This keeps the population's associations between attributes; a scenario may also remove them,
+which is a strong interaction.
 """
 
 from collections.abc import Sequence
@@ -31,11 +32,11 @@ SIMULATED_CLASSES = {"gender": 2, "age": 4, "race": 3}
 
 @dataclass(frozen=True)
 class Scenario:
-    """What differs between the samples and the population, and how many images are calibrated."""
+    """How the samples differ from the population, and the number of calibration images."""
 
-    attribute: str  # its shares are estimated, and they shift
+    attribute: str  # the attribute that is estimated; its shares shift
     shifted: tuple[str, ...] = ()  # other attributes whose shares shift
-    independent: bool = False  # whether all these attributes are independent among the samples
+    independent: bool = False  # whether all attributes that shift are independent of each other among the samples
     calibration: int = 3000  # images
 
 
@@ -52,8 +53,8 @@ class WorldCoverage:
 def read_population(path: Path) -> CalibrationFaces:
     """Read a CSV with a column for each attribute's class, and one with the prefix `labelled_` for its label.
 
-    Faces without a class are left out; a label that is missing, or no class, is unsure. Raises FairfaceError if the
-    file can't be read, or has no such pair of columns or no face.
+    Faces without a class are left out; a label that is missing or is not one of the classes counts as unsure. Raises
+    FairfaceError if the file can't be read, or has no such pair of columns, or no faces.
     """
     try:
         table = pl.read_csv(path, infer_schema=False, glob=False)
@@ -108,7 +109,7 @@ def mean_coverage(worlds: Sequence[tuple[float, ...]]) -> WorldCoverage:
 def simulate_worlds(
     population: CalibrationFaces, scenario: Scenario, numbers: Sequence[int]
 ) -> list[tuple[float, ...]]:
-    """The values of `WorldCoverage` in each of some worlds, which are a function of their numbers."""
+    """The fields of `WorldCoverage` for each of some worlds; a world is a function of its number."""
     results = []
     for number in numbers:
         rng = np.random.default_rng([number, scenario.calibration, len(scenario.shifted)])

@@ -1,4 +1,4 @@
-"""Figure: a value of every seed of several arms, side by side, with the means over the seeds."""
+"""Figure: the values of every seed of several arms, side by side, with the means over the seeds."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,16 +23,16 @@ from reports.figures.canvas import (
 from reports.figures.run_shares import MARKERS, PLOT_END
 from reports.formats import percent, short
 
-LINE_HEIGHT, DOTS_BELOW = 0.19, 0.055  # inches: of one arm of a group; between its interval and its dots
+LINE_HEIGHT, DOTS_BELOW = 0.19, 0.055  # inches: height of an arm's line; distance of its dots below its interval
 
 
 def study_dots(
     rows: pl.DataFrame, labels: Mapping[str, str], *, title: str, arms: Sequence[str], caption: str
 ) -> Figure:
-    """The values of each of `arms` under each of `labels` (key -> text): a dot for each seed, the mean, its interval.
+    """Draw a line for each arm under each of `labels` (key -> text): a dot for each seed, the mean and its interval.
 
-    `rows` are those of a study's `estimates` with a column `key`; `seed` is null in the row of the mean. A column
-    `reference` has the value to compare with, or null.
+    `rows` are rows of a study's `estimates`, in which `seed` is null for the mean, with two more columns: `key`, which
+    selects the label, and `reference`, the value to compare with, or null.
     """
     with matplotlib.rc_context(STYLE):
         left = label_width(labels.values())
@@ -51,19 +51,19 @@ def study_dots(
             y = top + height * index
             add_text(axes, 0.04, y + height / 2 - 0.06, label)
             for number, arm in enumerate(arms):
-                of_arm = rows.filter(key=key, arm=arm).to_dicts()
-                _add_arm(axes, y + 0.07 + LINE_HEIGHT * number, of_arm, number=number, left=left, inches=inches)
+                arm_rows = rows.filter(key=key, arm=arm).to_dicts()
+                _add_arm(axes, y + 0.07 + LINE_HEIGHT * number, arm_rows, number=number, left=left, inches=inches)
         add_text(axes, 0.04, bottom + 0.28, caption, size=7.2, colour=MUTED)
     return figure
 
 
 def style(number: int) -> tuple[str, tuple[str, str]]:
-    """The colour and the marker of an arm; more arms than colours differ in their markers."""
+    """The colour and the marker of an arm; arms that share a colour have different markers."""
     return RUN_COLOURS[number % len(RUN_COLOURS)], MARKERS[(number + number // len(RUN_COLOURS)) % len(MARKERS)]
 
 
 def _add_arm(axes: Axes, y: float, rows: list[dict[str, Any]], *, number: int, left: float, inches: float) -> None:
-    """One arm under one label: a dot for each seed, the mean with its interval and its number."""
+    """Draw one arm under one label: a dot for each seed, the mean with its interval, and its value as text."""
     colour, (marker, _) = style(number)
     for row in rows:
         if row["value"] is None:

@@ -108,9 +108,9 @@ def group_cells(row: dict[str, Any], pixels: dict[str, Any] | None, has_pixels: 
 
 
 def samples_needed(row: dict[str, Any]) -> str:
-    """How many samples would decide a group's verdict, as text."""
+    """The number of samples that would decide a group's verdict, as text."""
     if row["inconclusive_reason"] == "calibration":
-        return "no number suffices"
+        return "no number is enough"
     return number(row["n_needed"]) if row["n_needed"] else ""
 
 

@@ -1,6 +1,6 @@
 -- The views of studies. A name in braces is replaced by the files of that view below OUT.
 
--- Every run of every study, as far as it has come: its own record is newer than the study's document.
+-- Every run of every study, with its progress from the run's own record if there is one: it is newer than study.json.
 create view study_runs as
     with planned as (
         select name as study, list_position(list_transform(arms, lambda one: one.name), run.arm) as arm_rank, run.*

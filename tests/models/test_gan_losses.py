@@ -35,7 +35,7 @@ def test_the_hinge_loss_ignores_images_that_are_classified_with_a_margin():
 
 @pytest.mark.parametrize("classes", [0, 3])
 def test_the_gradient_penalty_equals_central_differences(classes):
-    """Its value by differences of logits, and its gradient in a weight by differences of that value; in float64."""
+    """The penalty is compared with differences of logits, and its gradient with those of penalties, in float64."""
     torch.manual_seed(0)
     network = Discriminator(2, 32, classes=classes, norm="none").double()
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)

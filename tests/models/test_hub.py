@@ -1,4 +1,4 @@
-"""A server that does not answer costs seconds once, and nothing in the hub's offline mode."""
+"""A server that does not answer is waited for once, for seconds, and not at all in the hub's offline mode."""
 
 import socket
 import threading

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline import threads
-from pipeline.threads import SlowdownWarning, choose_threads, requested_threads, undone, using_threads
+from pipeline.threads import SlowdownWarning, choose_threads, requested_threads, restored_state, using_threads
 from shards.documents import ThreadsRecord
 
 IDLE, BUSY = {2: 0.1, 1: 0.17}, {2: 0.4, 1: 0.1}  # seconds of a step by number of threads
@@ -20,7 +20,7 @@ def cores(monkeypatch):
 def choose(
     seconds: dict[int, float], *, steps: int = 10_000, on_all_ranks: bool = False
 ) -> tuple[ThreadsRecord, list[int]]:
-    """The choice where steps take `seconds` by number of threads, and the number of each step that was taken."""
+    """Choose threads where a step takes `seconds` by number of threads; also returns the number used in each step."""
     taken: list[int] = []
 
     def time_step(count: int) -> float:
@@ -106,7 +106,7 @@ def test_all_ranks_take_the_steps_and_the_number_of_the_first(cores, monkeypatch
     assert not shared
 
 
-def test_what_torchrun_sets_is_no_request(monkeypatch):
+def test_the_number_that_torchrun_sets_is_not_a_request(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert requested_threads() == 1
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
@@ -117,11 +117,11 @@ def test_what_torchrun_sets_is_no_request(monkeypatch):
     assert requested_threads() == 3
 
 
-def test_steps_are_undone():
+def test_the_state_before_the_steps_is_restored():
     module = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
     optimizer = torch.optim.AdamW(module.parameters())
     before, random = {name: value.clone() for name, value in module.state_dict().items()}, torch.get_rng_state()
-    with undone(module, optimizer):
+    with restored_state(module, optimizer):
         module(torch.randn(4, 3)).square().sum().backward()
         optimizer.step()
         assert not torch.equal(before["0.weight"], module[0].weight)
@@ -140,7 +140,7 @@ def test_a_rate_that_stays_at_a_third_is_reported_once():
     assert [warning.update(190, 15) for _ in range(3)] == [None] * 3
 
 
-def test_without_a_measurement_the_first_rate_is_compared_with():
+def test_without_a_measurement_the_first_rate_is_the_reference():
     warning = SlowdownWarning(ThreadsRecord(count=1))
     assert warning.update(300, 60) is None
     message = warning.update(90, 60)

@@ -49,7 +49,7 @@ def test_a_balanced_arm_is_found_closer_to_equal_shares(written):
     text = text_of(written.study("study").report.page.read_text())
     assert "Does uniform generate more balanced faces than natural?" in text
     assert "Yes: over 4 seeds, uniform is closer to equal shares of genders than natural." in text
-    assert "5 pairs can never reach 0.05 two-sided; 6 can" in text
+    assert "5 pairs can never reach 0.05; 6 can" in text
     row = table(written, "paired").filter(attribute="gender", group="female", metric="share").row(0, named=True)
     assert row["low"] < WOMEN["uniform"] - WOMEN["natural"] < row["high"] < 0
     assert (row["pairs"], row["least_sign_flip_p"]) == (4, 0.125)
@@ -81,7 +81,7 @@ def test_a_runs_shares_are_those_of_its_own_report(copied):
 
 def test_one_seed_claims_nothing(study):
     workspace = study(seeds=(3,))
-    assert "Not answered: one seed does not show how much trainings differ by chance" in page_text(workspace)
+    assert "Not answered: a single seed does not show how much training runs differ by chance" in page_text(workspace)
     means = table(workspace, "estimates").filter(pl.col("seed").is_null())
     assert means["value"].is_not_null().any()
     assert means["low"].is_null().all()
@@ -180,7 +180,7 @@ def test_a_runs_record_is_newer_than_the_plan(study):
         ([], "other", "there is no study 'other'"),
     ],
 )
-def test_a_study_without_labelled_runs_is_one_clear_line(study, failed, name, message):
+def test_a_study_without_labelled_runs_is_reported_in_one_line(study, failed, name, message):
     workspace = study(seeds=(1,), failed=failed)
     with pytest.raises(FairfaceError, match=message) as error:
         write_study_report(workspace, name)

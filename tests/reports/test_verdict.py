@@ -76,7 +76,7 @@ def test_a_foreign_labeller_gets_no_answer():
     assert verdict.run_verdict(pl.DataFrame(), ATTRIBUTES, is_foreign=True).answer.startswith("No answer")
 
 
-def test_groups_that_more_samples_cannot_decide_are_counted_apart():
+def test_groups_that_more_samples_cannot_decide_are_counted_separately():
     reasons = {
         "verdict": ["inconclusive"] * 3 + ["preserved"],
         "inconclusive_reason": ["few"] + ["calibration"] * 2 + [None],

@@ -1,1 +1,1 @@
-"""Estimates of a study: of conditions, each trained with several seeds."""
+"""Estimates of a study: of arms (sets of options) that are trained with several seeds each."""

@@ -1,4 +1,4 @@
-"""From the labelled runs of a study to its tables: each arm's means over the seeds, and paired differences of arms."""
+"""Computes the tables of a study from its labelled runs: means of arms over their seeds, and paired differences."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -27,9 +27,9 @@ from shards.attributes import AttributeTable
 from shards.documents import RunConfig
 from shards.errors import FairfaceError
 
-REPLICATES = 400  # of every run, at most
-FIRST_STREAM = 10  # of random numbers; smaller ones are those of the correction
-REFERENCE_STREAM = 5
+REPLICATES = 400  # bootstrap replicates of raw shares
+FIRST_STREAM = 10  # of the runs' random numbers; the correction uses streams with smaller numbers
+REFERENCE_STREAM = 5  # of the random numbers that resample the training faces
 STUDY_SCHEMA: dict[str, Any] = {  # estimates.parquet of a study: a row for each run, and one for each arm
     **dict.fromkeys(("study", "arm"), pl.String),
     "seed": pl.Int64,  # null in the row of the arm, which is a mean over its seeds
@@ -39,7 +39,7 @@ STUDY_SCHEMA: dict[str, Any] = {  # estimates.parquet of a study: a row for each
     **dict.fromkeys(("value", "low", "high"), pl.Float64),
     **dict.fromkeys(("seed_sd", "seed_sd_low", "seed_sd_high", "sampling_sd", "calibration_sd"), pl.Float64),
 }
-PAIRED_SCHEMA: dict[str, Any] = {  # paired.parquet of a study: differences of two arms over the seeds of both
+PAIRED_SCHEMA: dict[str, Any] = {  # paired.parquet of a study: differences of two arms over the seeds that both have
     **dict.fromkeys(("study", "arm", "compared_with", "attribute", "group"), pl.String),
     **dict.fromkeys(("metric", "baseline", "estimate"), pl.String),
     "used": pl.Boolean,
@@ -50,7 +50,7 @@ PAIRED_SCHEMA: dict[str, Any] = {  # paired.parquet of a study: differences of t
     "verdict": pl.String,
     "seeds_needed": pl.Int64,
 }
-LIMITS = {"share": (0.0, 1.0), "ratio": (0.0, np.inf), "total_variation": (0.0, 1.0)}  # of a metric's intervals
+LIMITS = {"share": (0.0, 1.0), "ratio": (0.0, np.inf), "total_variation": (0.0, 1.0)}  # possible values of a metric
 
 
 @dataclass(frozen=True)
@@ -60,27 +60,27 @@ class LabelledRun:
     arm: str
     seed: int
     run: str
-    calibration: str  # the same for runs that are corrected by the same calibration images
-    estimates: dict[str, AttributeEstimate]  # by attribute, by the selected method
+    calibration: str  # identifies the calibration images by which the run is corrected
+    estimates: dict[str, AttributeEstimate]  # of each attribute, by the selected method
 
 
 @dataclass(frozen=True)
 class SeedValues:
-    """One metric of an attribute's G groups, or of the attribute itself (G = 1), over the seeds of an arm."""
+    """One metric over the seeds of an arm: of an attribute's G groups, or of the attribute itself (G = 1)."""
 
     metric: str  # share, ratio, total_variation
-    baseline: str | None  # of a ratio or a distance: reference (the training images), uniform
-    groups: Sequence[str | None]
+    baseline: str | None  # of a ratio or a distance: reference (the training images) or uniform (equal shares)
+    groups: Sequence[str | None]  # names; None for the attribute itself
     values: np.ndarray  # [seeds, G]
     replicates: np.ndarray  # [R, seeds, G]
-    low: np.ndarray  # end of the interval that each run claims on its own, [seeds, G]; NaN where it claims none
+    low: np.ndarray  # ends of the interval that each run claims on its own, [seeds, G]; NaN where it claims none
     high: np.ndarray
 
 
 def estimate_run(
     connection: duckdb.DuckDBPyConnection, config: RunConfig, *, attributes: AttributeTable, number: int
 ) -> dict[str, AttributeEstimate]:
-    """The estimates of a run by attribute, by the selected method; `number` is the run's number in the study."""
+    """The estimate of each attribute of a run, by the selected method; `number` is the run's number in the study."""
     selected = group_counts.selected_methods(connection, config.name)
     estimates = estimate_attributes(
         connection,
@@ -107,9 +107,9 @@ def study_tables(
     estimates: Rows = []
     paired: Rows = []
     for attribute in attributes:
-        having = [run for run in runs if attribute in run.estimates]
-        check_groups(having, attribute)
-        is_corrected = bool(having) and all(run.estimates[attribute].corrected for run in having)
+        estimated_runs = [run for run in runs if attribute in run.estimates]
+        check_groups(estimated_runs, attribute)
+        is_corrected = bool(estimated_runs) and all(run.estimates[attribute].corrected for run in estimated_runs)
         for estimate in ("raw", "corrected") if is_corrected else ("raw",):
             about: dict[str, Any] = {
                 "study": study,
@@ -117,7 +117,7 @@ def study_tables(
                 "estimate": estimate,
                 "used": is_corrected == (estimate == "corrected"),
             }
-            by_arm = {arm: [run for run in having if run.arm == arm] for arm in arms}
+            by_arm = {arm: [run for run in estimated_runs if run.arm == arm] for arm in arms}
             claims_distances = attributes[attribute].headline and about["used"]
             for arm, of_arm in by_arm.items():
                 for values in seed_values(of_arm, attribute, estimate=estimate, claims_distances=claims_distances):
@@ -142,9 +142,9 @@ def check_groups(runs: Sequence[LabelledRun], attribute: str) -> None:
 def seed_values(
     runs: Sequence[LabelledRun], attribute: str, *, estimate: str, claims_distances: bool = False
 ) -> Iterator[SeedValues]:
-    """Every metric of an attribute over the runs of an arm; none without runs.
+    """Yield every metric of an attribute over the runs of an arm; nothing without runs.
 
-    Distances have the interval that each run claims on its own, which takes long, only with `claims_distances`.
+    The intervals that single runs claim for distances take long to compute: they are NaN unless `claims_distances`.
     """
     if not runs:
         return
@@ -166,7 +166,7 @@ def seed_values(
         )
         values = np.where(references > 0, divide(shares, references), np.nan)
         yield SeedValues("ratio", "reference", groups, values, ratios, low, high)
-    claimed = [distance_ends(item, estimate) if claims_distances else {} for item in of_runs]
+    claimed_ends = [distance_ends(item, estimate) if claims_distances else {} for item in of_runs]
     baselines = {
         "uniform": (np.full(len(groups), 1 / len(groups)),) * 2,
         "reference": (references, reference_replicates),
@@ -174,7 +174,7 @@ def seed_values(
     for baseline, (q, q_replicates) in baselines.items():
         values = total_variation(shares, q)
         if np.isfinite(values).all():
-            ends = np.array([ends.get(baseline, (np.nan, np.nan)) for ends in claimed])
+            ends = np.array([ends.get(baseline, (np.nan, np.nan)) for ends in claimed_ends])
             yield SeedValues(
                 "total_variation",
                 baseline,
@@ -187,7 +187,10 @@ def seed_values(
 
 
 def both_sides(estimate: AttributeEstimate, name: str) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-    """Shares [K] and their replicates [R, K], of the generated faces and of the reference."""
+    """The shares, [K], and their replicates, [R, K], of the generated and of the training faces.
+
+    `name` is the estimate: raw or corrected.
+    """
     if name == "corrected" and estimate.corrected:
         generated, reference = estimate.corrected.generated, estimate.corrected.reference
         return (generated.shares, generated.bootstrap_shares), (reference.shares, reference.bootstrap_shares)
@@ -234,7 +237,7 @@ def distance_ends(estimate: AttributeEstimate, name: str) -> dict[str, tuple[flo
 
 
 def arm_rows(values: SeedValues, runs: Sequence[LabelledRun], *, about: dict[str, Any]) -> Rows:
-    """The rows of one metric: of each run, and of the mean over the seeds."""
+    """The rows of one metric: one for each run, and one for the mean over the seeds."""
     count = len(values.groups)
     n = [round(run.estimates[about["attribute"]].counts.count.sum()) for run in runs]
     metric = about | {"group": list(values.groups), "metric": values.metric, "baseline": values.baseline}
@@ -261,7 +264,7 @@ def arm_rows(values: SeedValues, runs: Sequence[LabelledRun], *, about: dict[str
 
 
 def paired_rows(first: Sequence[LabelledRun], second: Sequence[LabelledRun], *, about: dict[str, Any]) -> Rows:
-    """The rows of the differences `second` - `first` over the seeds that both arms have, with neither verdict."""
+    """The rows of the differences `second` - `first` over the seeds that both arms have; see `add_verdicts`."""
     common = sorted({run.seed for run in first} & {run.seed for run in second})
     if not common:
         return []
@@ -272,7 +275,7 @@ def paired_rows(first: Sequence[LabelledRun], second: Sequence[LabelledRun], *, 
     rows: Rows = []
     for a, b in zip(*both, strict=True):
         size = min(len(a.replicates), len(b.replicates))
-        # replicates of one number share their error rates: without a shift, so would those of different calibrations
+        # replicates with the same index share error rates; a shift makes those of different calibrations independent
         shift = 0 if shares_calibration else 1
         difference, replicates = b.values - a.values, b.replicates[:size] - np.roll(a.replicates[:size], shift, 0)
         means = mean_over_seeds(difference, replicates)
@@ -301,8 +304,8 @@ def paired_rows(first: Sequence[LabelledRun], second: Sequence[LabelledRun], *, 
 def add_verdicts(rows: Rows, attributes: AttributeTable) -> Rows:
     """Replace `shared_sd` by `significant`, `verdict` and `seeds_needed` in rows of `paired`.
 
-    Holm's procedure over all groups of two arms by one estimate and metric, small cells separately. The seeds needed
-    are those for the significance of a group that is tested with all the others.
+    Holm's procedure covers all groups of a pair of arms, an estimate, a metric and a baseline; cells of many attributes
+    are tested separately. `seeds_needed` is for significance when a group is tested together with all the others.
     """
     families: dict[tuple[Any, ...], Rows] = {}
     for row in rows:
@@ -321,7 +324,7 @@ def add_verdicts(rows: Rows, attributes: AttributeTable) -> Rows:
 
 
 def verdict(row: dict[str, Any], is_significant: bool) -> str:
-    """Whether an arm has `more` or `less` of a group, or a metric, than the one that it is compared with."""
+    """Whether an arm has `more` or `less` of a group, or of a metric, than the arm that it is compared with."""
     if not is_significant:
         return "inconclusive"
     return "more" if row["difference"] > 0 else "less"

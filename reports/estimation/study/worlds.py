@@ -1,9 +1,9 @@
-"""Simulated studies with a known truth, which test the intervals and tests over seeds (`make bench`, tests).
+"""Simulated studies with a known truth, by which the intervals and tests over seeds are checked (`make bench`, tests).
 
-Every seed shifts the logarithms of its condition's shares at random, as much as three seeds of this program's first
-recipe for real faces did: their total variation in gender ranged from 0.05 to 0.18, a standard deviation of a share of
-0.05 to 0.06. A few seeds shift more, as collapsed trainings do. All runs are labelled by one labeller, whose error
-rates come from calibration images.
+Every seed shifts the logarithms of its arm's shares at random, as much as three seeds of this program's first recipe
+for real faces did: their total variation in gender ranged from 0.05 to 0.18, which corresponds to a standard deviation
+of a share of 0.05 to 0.06. A few seeds shift the shares more, as collapsed training runs do. All runs are labelled by
+one labeller, whose error rates are measured on calibration images.
 """
 
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from reports.estimation.distances import total_variation
 from reports.estimation.intervals import holm_significant
 from reports.estimation.study.seeds import LEVEL, mean_over_seeds, sign_flip_p
 
-SPREAD = 0.14  # of a seed's log shares: with collapsed seeds, a standard deviation of 0.055 of a share of one half
-COLLAPSED, COLLAPSED_SPREAD = 0.1, 2.0  # share of the seeds, and how many times as much they shift
-PAIRED = 0.5  # share of the variance of a seed's effect that the arms of a pair have in common
+SPREAD = 0.14  # standard deviation of a log share between seeds; 0.055 for a share of one half, with collapsed seeds
+COLLAPSED, COLLAPSED_SPREAD = 0.1, 2.0  # share of collapsed seeds, and the factor by which they shift shares more
+PAIRED = 0.5  # share of the variance of a seed's effect that both arms of a pair have in common
 SAMPLES, CALIBRATION_SIZES, ACCURACIES = 2000, (500, 5000), (0.7, 0.97)
 CLASSES = (2, 5)
-TRUTH_SEEDS = 20_000  # that a condition's mean is computed from
+TRUTH_SEEDS = 20_000  # seeds whose mean is taken as an arm's true mean
 REPLICATES = 200
 METHODS = ("t", "bca", "percentile_t", "single")
 NORMAL = NormalDist()
@@ -29,17 +29,17 @@ NORMAL = NormalDist()
 
 @dataclass(frozen=True)
 class StudyCoverage:
-    """How often intervals of simulated studies covered the truth, and how often their tests found what is not there."""
+    """How often intervals of simulated studies contained the truth, and how often their tests were false positives."""
 
-    means: dict[str, float]  # by `METHODS`: of a condition's shares; `single` is the interval that one run claims
-    distances: dict[str, float]  # of a condition's mean distance from equal shares
-    false_positives: dict[str, float]  # of differences of two equal conditions: t, sign flip, single
-    family_false_positives: float  # at least one significant group in a study, by Holm's procedure
+    means: dict[str, float]  # coverage of an arm's mean shares by method; `single` is the interval that one run claims
+    distances: dict[str, float]  # coverage of an arm's mean distance from equal shares by method
+    false_positives: dict[str, float]  # of differences of two equal arms, by test: t, sign_flip, single
+    family_false_positives: float  # share of studies with at least one significant group by Holm's procedure
 
 
 @dataclass(frozen=True)
 class SimulatedArm:
-    """One condition of a simulated study: G = K shares and their distance from equal shares, which is the last."""
+    """One arm of a simulated study. Its K + 1 values are K shares and their distance from equal shares."""
 
     truth: np.ndarray  # means over all seeds, [K + 1]
     values: np.ndarray  # estimates, [seeds, K + 1]
@@ -47,7 +47,7 @@ class SimulatedArm:
 
 
 def measure_study_coverage(seeds: int, studies: int, *, seed: int) -> StudyCoverage:
-    """Simulate `studies` of two equal conditions with so many seeds each."""
+    """Simulate so many studies of two equal arms, with so many seeds for each arm."""
     covered: dict[str, list[np.ndarray]] = {name: [] for name in METHODS}
     positives: dict[str, list[float]] = {"t": [], "sign_flip": [], "single": []}
     families = []
@@ -58,12 +58,12 @@ def measure_study_coverage(seeds: int, studies: int, *, seed: int) -> StudyCover
             inside = (low <= first.truth) & (first.truth <= high)
             covered[name].append(np.array([inside[:-1].mean(), inside[-1]]))
         difference = second.values - first.values
-        found = mean_over_seeds(difference, second.replicates - first.replicates)
-        positives["t"].append(float((found.p <= 1 - LEVEL).mean()))
+        mean_difference = mean_over_seeds(difference, second.replicates - first.replicates)
+        positives["t"].append(float((mean_difference.p <= 1 - LEVEL).mean()))
         positives["sign_flip"].append(float((sign_flip_p(difference) <= 1 - LEVEL).mean()))
         spread = np.sqrt(first.replicates[:, 0].var(0) + second.replicates[:, 0].var(0))
         positives["single"].append(float((np.abs(difference[0]) > NORMAL.inv_cdf((1 + LEVEL) / 2) * spread).mean()))
-        families.append(bool(holm_significant(found.p[:-1]).any()))
+        families.append(bool(holm_significant(mean_difference.p[:-1]).any()))
     means, distances = (
         {name: float(np.mean([both[i] for both in ends])) for name, ends in covered.items()} for i in (0, 1)
     )
@@ -73,7 +73,7 @@ def measure_study_coverage(seeds: int, studies: int, *, seed: int) -> StudyCover
 
 
 def simulate_pair(rng: np.random.Generator, classes: int, *, seeds: int) -> tuple[SimulatedArm, SimulatedArm]:
-    """Two arms of the same condition, whose runs are paired by their seeds and labelled by one labeller."""
+    """Two arms with the same true means, whose runs are paired by their seeds and labelled by one labeller."""
     base = np.log(rng.dirichlet(np.full(classes, 3)))
     calibration, accuracy = int(rng.choice(CALIBRATION_SIZES)), rng.uniform(*ACCURACIES)
     rates = accuracy * np.eye(classes) + (1 - accuracy) * rng.dirichlet(np.ones(classes), size=classes)
@@ -95,7 +95,7 @@ def simulate_pair(rng: np.random.Generator, classes: int, *, seeds: int) -> tupl
 
 
 def effects(rng: np.random.Generator, seeds: int, classes: int) -> np.ndarray:
-    """What seeds add to the logarithms of shares, [seeds, K]."""
+    """The random shifts of the logarithms of shares by seeds, [seeds, K]."""
     scale = np.where(rng.random((seeds, 1)) < COLLAPSED, COLLAPSED_SPREAD, 1)
     return SPREAD * scale * rng.standard_normal((seeds, classes))
 
@@ -116,13 +116,14 @@ def bootstrap_intervals(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """BCa and percentile-t intervals of the mean of `values`, [seeds, G], by a hierarchical bootstrap.
 
-    Seeds are resampled, and each brings its `replicates`, [R, seeds, G], of samples and calibration.
+    Seeds are resampled; the value of a resampled seed is one of its `replicates`, [R, seeds, G], which vary with the
+    samples and the calibration.
     """
     size, count = replicates.shape[:2]
     chosen = rng.integers(count, size=(size, count))
     resampled = replicates[np.arange(size)[:, None], chosen]
     means, mean = resampled.mean(1), values.mean(0)
-    # the jackknife of a mean leaves out one seed at a time
+    # jackknife means, each of which leaves out one seed
     jackknife = (values.sum(0) - values) / (count - 1)
     centred = jackknife.mean(0) - jackknife
     acceleration = (centred**3).sum(0) / np.maximum(6 * (centred**2).sum(0) ** 1.5, 1e-300)

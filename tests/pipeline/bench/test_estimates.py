@@ -1,4 +1,4 @@
-"""Worlds are simulated in jobs, and make the rows that one process would make."""
+"""Worlds that are simulated in parallel jobs give the same rows as in one process."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace

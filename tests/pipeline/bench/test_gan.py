@@ -1,4 +1,4 @@
-"""The comparison of training recipes: its measures, its rows, and a trial from training to measures."""
+"""The comparison of training recipes: its metrics, its rows, and a trial from training to metrics."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ def test_recall_and_coverage_fall_where_modes_are_missing():
     assert equal["recall"] > 0.8 > 0.7 > collapsed["recall"]
 
 
-def test_shares_are_compared_by_attribute_and_rare_groups_apart():
+def test_shares_are_compared_by_attribute_and_for_rare_groups():
     table = pl.DataFrame(
         {
             "attribute": ["a", "a", "b", "b", "b"],

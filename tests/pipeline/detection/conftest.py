@@ -52,7 +52,7 @@ def write_random_labels(
 
 @pytest.fixture(autouse=True)
 def small_network(request, monkeypatch) -> None:
-    """A network of milliseconds takes Xception's place; a test with the fixture `full_xception` trains that."""
+    """Replace Xception by a network that trains in milliseconds, except in tests with the fixture `full_xception`."""
 
     if "full_xception" not in request.fixturenames:
         monkeypatch.setattr(registry, "xception", small_xception)
@@ -60,7 +60,7 @@ def small_network(request, monkeypatch) -> None:
 
 @pytest.fixture
 def full_xception() -> None:
-    """Keeps Xception as it is."""
+    """Train the full Xception."""
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ SMALL = DetectorOptions(
 
 
 def small_xception(weights: Weights, *, classes: int = 1, channels: int = 3, dropout: float = 0.0) -> nn.Module:
-    """A network that takes the place of `models.detectors.registry.xception`, and milliseconds."""
+    """A network that replaces `models.detectors.registry.xception` and trains in milliseconds."""
     layers = [nn.Conv2d(channels, 8, 5, stride=4), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(4)]
     net = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(dropout), nn.Linear(128, classes))
     if weights.tag_or_path:

@@ -1,4 +1,4 @@
-"""Runs measure, record and keep their number of threads, and the measurement leaves no trace in the weights."""
+"""Runs measure, record and keep their number of threads, and the measurement does not change the weights."""
 
 import json
 from dataclasses import replace
@@ -69,7 +69,7 @@ def test_a_measurement_compiles_nothing(workspace, monkeypatch):
     assert not torch._dynamo.utils.counters["frames"]
 
 
-def test_a_resumed_run_keeps_its_number_unless_another_is_given(workspace, monkeypatch, steps):
+def test_a_resumed_run_keeps_its_number_of_threads_unless_another_is_passed(workspace, monkeypatch, steps):
     measure(monkeypatch)
     monkeypatch.setattr(lifecycle, "max_threads", lambda: 2)
     before = torch.get_num_threads()
@@ -107,6 +107,6 @@ def test_a_run_of_an_older_version_keeps_all_cores(workspace, monkeypatch, steps
     assert steps[-1] == (2, 2)
 
 
-def test_the_number_of_threads_is_no_part_of_a_runs_name(workspace):
+def test_the_number_of_threads_is_not_part_of_a_runs_name(workspace):
     names = {train_run(workspace, 2, threads=threads).config.name for threads in (None, 1, 2)}
     assert len(names) == 1

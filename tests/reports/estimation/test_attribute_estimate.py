@@ -113,7 +113,7 @@ def test_where_calibration_limits_the_interval_no_number_of_samples_is_named():
 
 
 def test_needed_samples_are_no_few_more_than_there_are_however_narrow_the_estimate_is():
-    """Just too wide an interval of a labeller that is hardly known: its calibration is what is missing."""
+    """The interval is slightly too wide because the labeller was measured on few images: it lacks calibration."""
     for calibration in (300, 400, 500, 700, 1000, 2000):
         estimate = estimate_genders(1_000_000, calibration)
         if estimate.verdicts[0] == "inconclusive":

@@ -1,4 +1,4 @@
-"""Intervals and tests over seeds, by hand, by tables, and in simulated studies with a known truth."""
+"""Intervals and tests over seeds, against hand computation, tables, and simulated studies with a known truth."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def test_a_sign_flip_test_of_many_pairs_is_never_certain():
     assert p[1] == 1
 
 
-def test_the_interval_without_chance_of_samples_is_students():
+def test_without_sampling_noise_the_interval_is_students():
     values = np.array([[0.1], [0.2], [0.6]])
     mean = seeds.mean_over_seeds(values, np.repeat(values[None], 5, 0))
     half_width = 4.30265 * values.std(ddof=1) / np.sqrt(3)
@@ -66,7 +66,7 @@ def replicates(rng, values, *, own, shared):
     )
 
 
-def test_the_chance_of_calibration_is_told_from_that_of_samples_and_does_not_fall_with_the_seeds():
+def test_calibration_noise_is_separated_from_sampling_noise_and_does_not_fall_with_the_seeds():
     rng = np.random.default_rng(1)
     values = np.full((50, 1), 0.5)
     mean = seeds.mean_over_seeds(values, replicates(rng, values, own=0.02, shared=0.03))
@@ -75,7 +75,7 @@ def test_the_chance_of_calibration_is_told_from_that_of_samples_and_does_not_fal
     assert mean.high[0] - 0.5 == pytest.approx(1.96 * 0.03, rel=0.1)
 
 
-def test_seeds_that_agree_by_chance_still_have_the_chance_of_their_samples():
+def test_seeds_that_agree_by_chance_still_have_sampling_noise():
     rng = np.random.default_rng(2)
     values = np.full((3, 1), 0.5)
     mean = seeds.mean_over_seeds(values, replicates(rng, values, own=0.02, shared=0))
