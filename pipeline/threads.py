@@ -96,9 +96,9 @@ def choose_threads(
 
     `time_step` takes a number of threads, does the work of one of the `steps` steps of `step_images` images with it,
     and returns its seconds. Nothing is measured if a number is requested, with a single core, or if the steps are fewer
-    than 1 / COST or take less than WORTH_SECONDS / COST; nor with numbers of threads that might take more than COST of
-    the time for two steps. Called `on_all_ranks`, rank 0 decides, and all ranks take the
-    same number of steps.
+    than 1 / MAX_COST or take less than MIN_SECONDS / MAX_COST; nor with a number of threads with which two steps might
+    take more than MAX_COST of the time. Called `on_all_ranks`, rank 0 decides, and all ranks take the same number of
+    steps.
     """
     most, is_requested = max_threads(), requested_threads() is not None
     if on_all_ranks:
@@ -120,12 +120,12 @@ def choose_threads(
     fewest = most
     for count in sorted({most // 2, 1}, reverse=True):
         cost = 2 * first[fewest] * fewest / count  # at most, of two steps
-        if first[fewest] <= HOPELESS * min(first.values()) and cost <= allowed:
+        if first[fewest] <= TOO_SLOW * min(first.values()) and cost <= budget:
             fewest, first[count] = count, measure_first(count)
     if len(first) == 1:
         return ThreadsRecord(count=most)
-    kept = [count for count in first if first[count] <= HOPELESS * min(first.values())]
-    turn = min(ROUND_SECONDS, allowed / ROUNDS / len(kept))
+    kept = [count for count in first if first[count] <= TOO_SLOW * min(first.values())]
+    turn = min(TURN_SECONDS, budget / ROUNDS / len(kept))
     rounds = [{count: measure(count, max(int(turn / first[count]), 1)) for count in kept} for _ in range(ROUNDS)]
     seconds = first | {count: statistics.median(one[count] for one in rounds) for count in kept}
     rates = {count: step_images / seconds[count] for count in sorted(seconds)}

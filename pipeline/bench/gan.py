@@ -143,11 +143,11 @@ def recipe_rows(
     def total_variation(trials: Sequence[Mapping[str, float]]) -> float:
         return mean(mean(value for name, value in trial.items() if name.startswith("tv ")) for trial in trials)
 
-    first, *_ = measured
-    reference = total_variation(measured[first])
-    for name, trials in measured.items():
+    first, *_ = metrics_by_recipe
+    reference = total_variation(metrics_by_recipe[first])
+    for name, trials in metrics_by_recipe.items():
         value = total_variation(trials)
-        details = [spread(measure, [trial[measure] for trial in trials]) for measure in trials[0]]
+        details = [format_spread(metric, [trial[metric] for trial in trials]) for metric in trials[0]]
         yield Row(
             "gan",
             f"{title}: {name}: total variation, vs {first}",
