@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from pipeline.bench.context import WORLDS, TrialsConfig, WorldsConfig
-from pipeline.cli.options import FILE, POSITIVE, device_option, given_options
+from pipeline.cli.options import FILE, FOLDER, POSITIVE, device_option, given_options
 
 
 @click.command()
@@ -33,7 +33,7 @@ from pipeline.cli.options import FILE, POSITIVE, device_option, given_options
 )
 @click.option(
     "--annotated-faces",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=FOLDER,
     help="Folder of annotated images that `gan` trains on instead of synthetic faces.",
 )
 @click.option(
