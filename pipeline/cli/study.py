@@ -22,7 +22,7 @@ from shards.documents import write_document
 from shards.errors import FairfaceError
 from shards.locks import exclusive_lock, shared_lock
 from shards.processes import new_pool, start_fork_server
-from shards.study import StudyArm, StudyDocument, StudyRun
+from shards.study import StudyDocument, StudyRun
 from shards.workspace import Workspace
 
 OPTIONS: StudyOptions = {
@@ -166,11 +166,11 @@ def finish_study(workspace: Workspace, document: StudyDocument) -> None:
         )
 
 
-def ask_torch(function: str, *arguments: Any) -> Any:
-    """The result of a function of pipeline.study.cost in a process that has torch: this one does without."""
+def ask_torch(function: str, calls: list[tuple[Any, ...]]) -> list[Any]:
+    """The results of a function of pipeline.study.cost in a process that has torch: this one does without."""
     start_fork_server(*PRELOADED, "pipeline.study.cost")
     with new_pool(1) as pool:
-        return pool.submit(call_cost, function, *arguments).result()
+        return [pool.submit(call_cost, function, *arguments).result() for arguments in calls]
 
 
 def call_cost(function: str, *arguments: Any) -> Any:
@@ -186,21 +186,26 @@ def find_devices(document: StudyDocument) -> list[str | None]:
     if any("device" in table for table in tables):
         start_fork_server(*PRELOADED)
         return [None]
-    count = ask_torch("gpu_count")
+    (count,) = ask_torch("gpu_count", [()])
     return [f"cuda:{number}" for number in range(count)] if count > 1 else [None]
 
 
-def training_of(workspace: Workspace, document: StudyDocument, arm: StudyArm) -> tuple[Workspace, dict[str, Any]]:
-    """The workspace of an arm, and the parameters of its training."""
-    parameters = OPTIONS["train"].parameters(arm.train, f"arms.{arm.name}.train")
-    return document.workspace_of(arm.name, workspace), parameters
+def trainings(workspace: Workspace, document: StudyDocument) -> list[tuple[Any, ...]]:
+    """The workspace of each arm, and the parameters of its training."""
+    return [
+        (
+            document.workspace_of(arm.name, workspace),
+            OPTIONS["train"].parameters(arm.train, f"arms.{arm.name}.train"),
+        )
+        for arm in document.arms
+    ]
 
 
 def check_arms_differ(workspace: Workspace, document: StudyDocument) -> None:
     """Raise FairfaceError for two arms that are alike because one sets an option to what is its default."""
     seen: dict[str, str] = {}  # content -> arm
-    for arm in document.arms:
-        training = ask_torch("training_fingerprint", *training_of(workspace, document, arm))
+    resolved = ask_torch("training_fingerprint", trainings(workspace, document))
+    for arm, training in zip(document.arms, resolved, strict=True):
         sampling = OPTIONS["sample"].parameters(arm.sample, f"arms.{arm.name}.sample")
         content = fingerprint([arm.out, training, sampling])
         if content in seen:
@@ -213,7 +218,8 @@ def check_arms_differ(workspace: Workspace, document: StudyDocument) -> None:
 
 def measure_arms(workspace: Workspace, document: StudyDocument) -> dict[str, float]:
     """The seconds of each arm's training, by a trial."""
-    return {arm.name: ask_torch("training_seconds", *training_of(workspace, document, arm)) for arm in document.arms}
+    seconds = ask_torch("training_seconds", trainings(workspace, document))
+    return dict(zip((arm.name for arm in document.arms), seconds, strict=True))
 
 
 def has_times(document: StudyDocument) -> bool:
@@ -239,11 +245,11 @@ def print_plan(document: StudyDocument) -> None:
 
 def print_remaining(document: StudyDocument, trained: Mapping[str, float], *, devices: int) -> None:
     """Print how many runs are left, and about how long they will take."""
-    trainings, runs = sum(map(is_unfinished, tasks(document))), sum(run.status != "labelled" for run in document.runs)
+    unfinished, runs = sum(map(is_unfinished, tasks(document))), sum(run.status != "labelled" for run in document.runs)
     if not runs:
         console.echo("  all runs are finished")
         return
-    counts = f"{trainings} training{'s' * (trainings > 1)} and {runs} set{'s' * (runs > 1)} of samples to go"
+    counts = f"{unfinished} training{'s' * (unfinished > 1)} and {runs} set{'s' * (runs > 1)} of samples to go"
     console.echo(f"  {counts}: {describe_remaining(document, trained, devices=devices)}")
 
 
