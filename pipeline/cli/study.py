@@ -1,6 +1,5 @@
 """The command that trains and compares several conditions with several seeds: `study`."""
 
-import json
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from pipeline.study.plan import StudyFile, Task, plan_study, read_study, tasks
 from pipeline.study.progress import read_runs, remaining_seconds
 from pipeline.study.runner import PRELOADED, StudyRunner
 from pipeline.study.slurm import fairface_command, submission_script, submit
+from shards.atomic_io import fingerprint
 from shards.documents import write_document
 from shards.errors import FairfaceError
 from shards.locks import exclusive_lock, shared_lock
@@ -30,7 +30,6 @@ OPTIONS: StudyOptions = {
     "sample": StageOptions("sample", sample, check_sample_options),
     "label": StageOptions("label", label, check_label_options),
 }
-FREE_OPTIONS = ("balance", "balance-by", "lr", "beta1", "beta2", "ema", "flip")  # of training, which cost no time
 REASONS_SHOWN = 5
 
 
@@ -56,6 +55,8 @@ def study(file: Path, workspace: Workspace, task: int | None, **modes: bool) -> 
     description = read_study(file, OPTIONS)
     document, notes = plan_study(workspace, description)
     document.runs = read_runs(workspace, document)
+    if task is None and not modes["reports"]:
+        check_arms_differ(workspace, document)
     if modes["slurm"] or modes["submits"]:
         submit_study(workspace, document, description, submits=modes["submits"])
         return
@@ -66,7 +67,8 @@ def study(file: Path, workspace: Workspace, task: int | None, **modes: bool) -> 
         return
     if modes["plan"]:
         print_plan(document)
-        echo_estimate(workspace, document, devices=len(find_devices(document)))
+        trained = {} if has_times(document) else measure_arms(workspace, document)
+        print_remaining(document, trained, devices=len(find_devices(document)))
         return
     folder = workspace.study(document.name)
     with exclusive_lock(folder.lock, "running the study"):
@@ -91,7 +93,7 @@ def run_study(workspace: Workspace, document: StudyDocument) -> None:
     if not remaining:
         return
     devices = find_devices(document)
-    echo_estimate(workspace, document, devices=len(devices))
+    print_remaining(document, {}, devices=len(devices))
 
     def finished(run: StudyRun) -> None:
         write_document(workspace.study(document.name).document, document)
@@ -164,45 +166,65 @@ def finish_study(workspace: Workspace, document: StudyDocument) -> None:
         )
 
 
+def ask_torch(function: str, calls: list[tuple[Any, ...]]) -> list[Any]:
+    """The results of a function of pipeline.study.cost in a process that has torch: this one does without."""
+    start_fork_server(*PRELOADED, "pipeline.study.cost")
+    with new_pool(1) as pool:
+        return [pool.submit(call_cost, function, *arguments).result() for arguments in calls]
+
+
+def call_cost(function: str, *arguments: Any) -> Any:
+    """Call a function of pipeline.study.cost."""
+    from pipeline.study import cost
+
+    return getattr(cost, function)(*arguments)
+
+
 def find_devices(document: StudyDocument) -> list[str | None]:
     """The devices that runs are spread over: every GPU if there are several and no option names a device."""
-    start_fork_server(*PRELOADED, "pipeline.study.cost")
     tables = [document.label, *(table for arm in document.arms for table in (arm.train, arm.sample))]
     if any("device" in table for table in tables):
+        start_fork_server(*PRELOADED)
         return [None]
-    with new_pool(1) as pool:
-        count = pool.submit(count_gpus).result()
+    (count,) = ask_torch("gpu_count", [()])
     return [f"cuda:{number}" for number in range(count)] if count > 1 else [None]
 
 
-def count_gpus() -> int:
-    """The number of GPUs, found in another process: this one does without torch."""
-    from pipeline.study.cost import gpu_count
+def trainings(workspace: Workspace, document: StudyDocument) -> list[tuple[Any, ...]]:
+    """The workspace of each arm, and the parameters of its training."""
+    return [
+        (
+            document.workspace_of(arm.name, workspace),
+            OPTIONS["train"].parameters(arm.train, f"arms.{arm.name}.train"),
+        )
+        for arm in document.arms
+    ]
 
-    return gpu_count()
 
-
-def training_seconds(workspace: Workspace, parameters: dict[str, Any]) -> float:
-    """The seconds of a training by a trial, likewise."""
-    from pipeline.study.cost import measure_training
-
-    return measure_training(workspace, parameters).seconds
+def check_arms_differ(workspace: Workspace, document: StudyDocument) -> None:
+    """Raise FairfaceError for two arms that are alike because one sets an option to what is its default."""
+    seen: dict[str, str] = {}  # content -> arm
+    resolved = ask_torch("training_fingerprint", trainings(workspace, document))
+    for arm, training in zip(document.arms, resolved, strict=True):
+        sampling = OPTIONS["sample"].parameters(arm.sample, f"arms.{arm.name}.sample")
+        content = fingerprint([arm.out, training, sampling])
+        if content in seen:
+            raise FairfaceError(
+                f"the arms {seen[content]} and {arm.name} are alike, because options that only one of them sets have "
+                "their default values: give one of them other options"
+            )
+        seen[content] = arm.name
 
 
 def measure_arms(workspace: Workspace, document: StudyDocument) -> dict[str, float]:
-    """The seconds of each arm's training, by a trial for each set of options that costs another time."""
-    measured: dict[str, float] = {}  # by options
-    seconds = {}
-    with new_pool(1) as pool:
-        for arm in document.arms:
-            costly = {name: value for name, value in arm.train.items() if name not in FREE_OPTIONS}
-            key = json.dumps([arm.out, costly], sort_keys=True)
-            if key not in measured:
-                parameters = OPTIONS["train"].parameters(arm.train, f"arms.{arm.name}.train")
-                place = document.workspace_of(arm.name, workspace)
-                measured[key] = pool.submit(training_seconds, place, parameters).result()
-            seconds[arm.name] = measured[key]
-    return seconds
+    """The seconds of each arm's training, by a trial."""
+    seconds = ask_torch("training_seconds", trainings(workspace, document))
+    return dict(zip((arm.name for arm in document.arms), seconds, strict=True))
+
+
+def has_times(document: StudyDocument) -> bool:
+    """Whether a finished run shows how long a training takes."""
+    return any("train" in run.seconds for run in document.runs if run.status == "labelled")
 
 
 def print_plan(document: StudyDocument) -> None:
@@ -221,24 +243,24 @@ def print_plan(document: StudyDocument) -> None:
         console.warn("with one seed no interval can be given, and no difference between the arms can be told from luck")
 
 
-def echo_estimate(workspace: Workspace, document: StudyDocument, *, devices: int) -> None:
+def print_remaining(document: StudyDocument, trained: Mapping[str, float], *, devices: int) -> None:
     """Print how many runs are left, and about how long they will take."""
-    every = tasks(document)
-    trainings, runs = sum(map(is_unfinished, every)), sum(run.status != "labelled" for run in document.runs)
+    unfinished, runs = sum(map(is_unfinished, tasks(document))), sum(run.status != "labelled" for run in document.runs)
     if not runs:
         console.echo("  all runs are finished")
         return
-    has_finished = any("train" in run.seconds for run in document.runs if run.status == "labelled")
-    trained = {} if has_finished else measure_arms(workspace, document)
-    counts = f"{trainings} training{'s' * (trainings > 1)} and {runs} set{'s' * (runs > 1)} of samples to go"
+    counts = f"{unfinished} training{'s' * (unfinished > 1)} and {runs} set{'s' * (runs > 1)} of samples to go"
     console.echo(f"  {counts}: {describe_remaining(document, trained, devices=devices)}")
 
 
 def describe_remaining(document: StudyDocument, trained: Mapping[str, float], *, devices: int) -> str:
     """About how long the rest of a study will take, in words."""
     seconds = remaining_seconds([task.runs for task in tasks(document)], trained)
+    known = [value for value in seconds.values() if value is not None]
+    if not known:
+        return "the first finished run shows how long they take"
     unknown = [stage for stage, value in seconds.items() if value is None]
-    total = sum(value or 0 for value in seconds.values()) / devices
+    total = sum(known) / devices
     about = f"about {total / 60:,.0f} minutes" if total < 2 * 3600 else f"about {total / 3600:,.1f} hours"
     about = "less than a minute" if total < 60 else about
     shared = f" on {devices} GPUs" if devices > 1 else ""
@@ -258,5 +280,5 @@ def print_run(document: StudyDocument, run: StudyRun, *, devices: int = 1) -> No
         return
     times = ", ".join(f"{stage} {seconds:,.0f} s" for stage, seconds in run.seconds.items())
     done = sum(one.status == "labelled" for one in document.runs)
-    rest = "" if done == len(document.runs) else f", {describe_remaining(document, {}, devices=devices)} left"
+    rest = "" if done == len(document.runs) else f"; to go: {describe_remaining(document, {}, devices=devices)}"
     console.echo(f"  {describe_run(run)}: {times} ({done} of {len(document.runs)} runs{rest})")

@@ -1,33 +1,23 @@
-"""How long the trainings of a study will take on this machine, and on how many devices they can run side by side."""
+"""What the trainings of a study will do on this machine: with which options, for how long, on how many devices."""
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import torch
 
 from models.precision import bf16_is_fast
-from pipeline.gan.defaults import default_steps, resolve_preset
-from pipeline.gan.options import PRESETS, GanOptions
+from pipeline.gan.configure import build_train_config
+from pipeline.gan.defaults import default_steps
+from pipeline.gan.options import GanOptions
 from pipeline.gan.trainer import GanTrainer
 from pipeline.runtime import resolve_device
+from shards.atomic_io import fingerprint
 from shards.documents import load_shards_json
 from shards.workspace import Workspace
 
-WARM_UP, MEASURED_STEPS, MEASURED_SECONDS = 3, 16, 3.0  # steps; steps and seconds, of which the later one ends a trial
-
-
-@dataclass(frozen=True)
-class TrainingCost:
-    """The length of a training, measured in a trial with random images."""
-
-    steps: int
-    step_seconds: float
-
-    @property
-    def seconds(self) -> float:
-        return self.steps * self.step_seconds
+WARM_UP, MEASURED_STEPS, MEASURED_SECONDS = 3, 16, 1.5  # steps; steps and seconds, of which the later one ends a trial
 
 
 def gpu_count() -> int:
@@ -35,20 +25,40 @@ def gpu_count() -> int:
     return torch.cuda.device_count()
 
 
-def measure_training(workspace: Workspace, parameters: Mapping[str, Any]) -> TrainingCost:
-    """Take some steps of a training with the parameters of `fairface train`, without compiling them.
+def resolve_training(workspace: Workspace, parameters: Mapping[str, Any]) -> tuple[GanOptions, int]:
+    """The options of a training with the parameters of `fairface train`, and its steps.
 
-    Raises FairfaceError for options that are out of range, and if nothing was packed.
+    Raises FairfaceError for options that are out of range or have no effect, and if nothing was packed.
     """
-    packed = load_shards_json(workspace.shards)
-    preset = resolve_preset(parameters["preset"], packed, device=parameters["device"])
-    given = {item.name: parameters.get(item.name) for item in fields(GanOptions)}
-    options = replace(PRESETS[preset], **{name: value for name, value in given.items() if value is not None})
-    steps_per_epoch = max(packed.images // options.batch_size, 1)
-    steps = parameters["steps"] or (
-        parameters["epochs"] * steps_per_epoch if parameters["epochs"] else default_steps(preset, steps_per_epoch)
+    given = {item.name: value for item in fields(GanOptions) if (value := parameters.get(item.name)) is not None}
+    preset, device = parameters["preset"], parameters["device"]
+    config = build_train_config(workspace, given, preset=preset, device=device)
+    steps_per_epoch = max(load_shards_json(workspace.shards).images // config.options.batch_size, 1)
+    epochs = parameters["epochs"]
+    steps = (
+        parameters["steps"] or (epochs and epochs * steps_per_epoch) or default_steps(config.preset, steps_per_epoch)
     )
-    return TrainingCost(steps, step_seconds(options, resolve_device(parameters["device"])))
+    return config.options, steps
+
+
+def training_fingerprint(workspace: Workspace, parameters: Mapping[str, Any]) -> str:
+    """The same text for parameters of `fairface train` that are the same training, as where one is set to its default.
+
+    Raises FairfaceError as `resolve_training`.
+    """
+    options, steps = resolve_training(workspace, parameters)
+    resolved = {"preset", "steps", "epochs", *(item.name for item in fields(GanOptions))}
+    others = {name: value for name, value in parameters.items() if name not in resolved}
+    return fingerprint([asdict(options), steps, others])
+
+
+def training_seconds(workspace: Workspace, parameters: Mapping[str, Any]) -> float:
+    """The seconds of a training, from some steps with random images that are not compiled.
+
+    Raises FairfaceError as `resolve_training`.
+    """
+    options, steps = resolve_training(workspace, parameters)
+    return steps * step_seconds(options, resolve_device(parameters["device"]))
 
 
 def step_seconds(options: GanOptions, device: torch.device) -> float:

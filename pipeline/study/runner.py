@@ -157,6 +157,8 @@ class StudyRunner:
         write_run(self.study, run)
         if code in INTERRUPTED:
             raise StudyInterrupted(code)
+        if code and self._stopping:  # it was starting when it was asked to end
+            raise StudyInterrupted(INTERRUPTED[0])
         if code:
             raise RunFailed(f"{stage}: {_reason(code, log)}")
 

@@ -93,6 +93,11 @@ def test_a_checkpoint_from_elsewhere_becomes_a_run_of_its_own(finished, out):
     assert pl.read_parquet(run / "samples.parquet")["run"].unique().to_list() == [run.name]
     assert run.name in fairface("sql", "runs", "--out", out)
     assert "unchanged" in fairface("sample", "--out", out, "--num-samples", 5)
+    fairface(
+        "sample", "--out", out, "--checkpoint", checkpoint, "--num-samples", 5, "--run", "named", "--truncation", 1
+    )
+    assert set(pl.read_parquet(out / "runs" / "named" / "samples.parquet")["run"]) == {"named"}
+    assert (out / "runs" / "named" / "samples.parquet").read_bytes() != (run / "samples.parquet").read_bytes()
     assert "not trained here" in error_line("train", "--out", out, "--run", run.name, *SMALL_TRAINING)
     next(run.glob("samples/*.idx")).unlink()
     assert "unchanged" not in fairface("sample", "--out", out, "--num-samples", 5)

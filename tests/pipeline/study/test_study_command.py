@@ -13,10 +13,11 @@ import pytest
 
 from pipeline.cli.main import main
 from shards.documents import read_document, write_document
-from shards.study import StudyDocument, StudyRunDocument
+from shards.study import StudyDocument
 from shards.workspace import Workspace
 from tests.attacks.helpers import read_tree
 from tests.pipeline.cli.helpers import error_line, fairface
+from tests.reports.fake_workspace import text_of
 
 STUDY = """
 seeds = [0, 1]
@@ -67,6 +68,8 @@ def study(tmp_path):
         ("samples = 64", "sample = 64", "sample is not a table"),
         ("samples = 64", "sampels = 64", "'sampels' is not a key of a study: did you mean 'samples'"),
         ("truncation = 0.5", "", "the arms natural and truncated are alike"),
+        ("[arms.natural]", "[arms.same.train]\nbalance = 'natural'\n[arms.natural]", "same and natural are alike"),
+        ("[arms.natural]", "[arms.same.train]\npreset = 'sketch'\n[arms.natural]", "same and natural are alike"),
         ("truncation = 0.5", "truncation = -1", "arms.truncated.sample: Invalid value for '--truncation'"),
         ("steps = 40", "steps = true", "train: steps: True is not a text or a number"),
         ("steps = 40", "seed = 4", "'seed' can't be an option of a study"),
@@ -162,6 +165,36 @@ def test_submitting_runs_the_script(out, study, tmp_path, monkeypatch):
     assert "could not be submitted: no such account" in error_line("study", study(), "--out", out, "--submit")
 
 
+def test_failed_runs_are_named_and_the_others_go_on(out, study, tmp_path):
+    text = STUDY.replace("steps = 40", "steps = 2").replace("[arms.truncated.sample]\ntruncation = 0.5\n", "")
+    (tmp_path / "shares.csv").write_text("group,share\nnobody,1\n")
+    file = study(text.replace('"uniform"', f'"{tmp_path / "shares.csv"}"'))
+    damaged = Workspace(out).run("s.natural.0").config
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("{")
+    printed = fairface("study", file, "--out", out, code=1)
+    assert "Warning: every run of the arm uniform failed: the report says nothing about it" in printed
+    assert re.search("natural, seed 0 failed in train: .*config.json", printed)
+    assert re.search("uniform, seed 1 failed in train: .*nobody", printed)
+    assert "Error: 3 of 4 runs of the study s are not finished, and the report is without them" in printed
+    page = text_of(Workspace(out).study("s").report.page.read_text())
+    assert "No run of uniform is labelled: all of them failed" in page
+    assert "natural, seed 0 failed" in page
+    damaged.unlink()
+    printed = fairface("study", file, "--out", out, code=1)
+    assert "natural, seed 0: train" in printed
+    assert "natural, seed 1: train" not in printed
+    assert "Error: 2 of 4 runs" in printed
+
+
+def test_one_seed_promises_no_interval(out, study):
+    file = study(STUDY.replace("seeds = [0, 1]", "seeds = [3]"))
+    printed = fairface("study", file, "--out", out, "--plan")
+    assert "with one seed no interval can be given" in printed
+    assert re.search("2 trainings and 3 sets of samples to go: less than a minute, and the time of sample", printed)
+    assert not (out / "studies").exists()
+
+
 def start(*words: object) -> subprocess.Popen:
     """Start a command in a process of its own."""
     return subprocess.Popen(
@@ -169,24 +202,40 @@ def start(*words: object) -> subprocess.Popen:
     )
 
 
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    """Wait until a file that a study writes exists."""
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0].decode()
+        time.sleep(0.01)
+
+
 @pytest.mark.attack
-def test_a_study_that_is_killed_twice_ends_like_one_that_was_not(packed, study, tmp_path):
+def test_a_study_that_is_killed_and_terminated_ends_like_one_that_was_not(packed, study, tmp_path):
+    text = STUDY.replace("steps = 40", "steps = 120").replace("[0, 1]", "[0]")
     rng, trees = random.Random(0), []
-    for kills in (0, 2):
+    # while the first run trains, samples or labels, and while the second trains
+    stops = [("s.natural.0", signal.SIGTERM), ("s.natural.0", signal.SIGKILL), ("s.uniform.0", signal.SIGKILL)]
+    for interruptions in ([], stops):
         shutil.copytree(packed, tmp_path / "out")
-        command = ("study", study(STUDY.replace("steps = 40", "steps = 400")), "--out", tmp_path / "out")
-        for _ in range(kills):
+        workspace = Workspace(tmp_path / "out")
+        command = ("study", study(text), "--out", workspace.root)
+        for run, number in interruptions:
             process = start(*command)
-            time.sleep(rng.uniform(15, 30))
-            assert process.poll() is None
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        process = start(*command)
-        printed, _ = process.communicate()
-        assert process.returncode == 0, printed.decode()
-        records = Workspace(tmp_path / "out").study("s").records
-        assert len([read_document(path, StudyRunDocument) for path in records.iterdir()]) == 6
-        tree = read_tree(tmp_path / "out")
-        trees.append({path: content for path, content in tree.items() if not path.startswith("studies/s/logs/")})
-        (tmp_path / "out").rename(tmp_path / f"out{kills}")
-    assert {path for path in trees[0] if trees[0][path] != trees[1].get(path)} == set()
+            wait_for(workspace.run(run).config, process)
+            time.sleep(rng.uniform(0, 2))
+            process.send_signal(number)
+            printed, _ = process.communicate()
+            assert process.returncode == (75 if number == signal.SIGTERM else -number), printed.decode()
+            if number == signal.SIGTERM:
+                assert printed.decode().endswith("Progress is saved; rerun the same command to resume.\n")
+        printed = fairface(*command)
+        assert "3 of 3 runs" in printed
+        trees.append(read_tree(workspace.root))
+        workspace.root.rename(tmp_path / f"out{len(interruptions)}")
+    assert differing(*trees) == set()
+
+
+def differing(*trees: dict[str, str]) -> set[str]:
+    """The files that differ between two trees, without the logs of studies."""
+    names = trees[0].keys() | trees[1].keys()
+    return {name for name in names if trees[0].get(name) != trees[1].get(name) and "/logs/" not in name}
