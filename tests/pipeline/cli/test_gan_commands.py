@@ -50,7 +50,7 @@ def test_contradictory_training_options_are_refused(out, options):
 
 def test_options_of_a_penalty_need_one(out):
     words = error_line("train", "--out", out, *SMALL_TRAINING, "--regularizer", "spectral", "--gamma", 2)
-    assert "--gamma and --penalty-every have no effect without --regularizer r1 or r1r2" in words
+    assert "--gamma and --penalty-every need --regularizer r1 or r1r2" in words
 
 
 def test_the_choices_are_those_of_the_options():
