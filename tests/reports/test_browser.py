@@ -66,7 +66,6 @@ def pages(tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "figures"),
     [("one", 8), ("hostile", 2), ("two", 5), ("study", 6), ("few attributes", 5), ("many attributes", 16)],
-    [("one", 8), ("hostile", 2), ("two", 5), ("study", 6), ("few attributes", 5), ("many attributes", 16)],
 )
 def test_a_page_fits_is_complete_and_loads_nothing_from_elsewhere(browser, pages, name, figures, size, scheme):
     context = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)

@@ -154,7 +154,7 @@ def test_a_mixture_of_averages_is_the_nearest_to_another_half_life(trained):
 def test_half_lives_outside_those_of_the_averages_are_refused(trained, factor):
     path = checkpoint_path(trained.run("r").checkpoints, 12)
     half_life = factor * TINY.half_lives[0]
-    with pytest.raises(FairfaceError, match=r"has averages of 2,213 to 8,850 images"):
+    with pytest.raises(FairfaceError, match=r"allows half-lives of 2,213 to 8,850 images"):
         load_generator(path, CPU, half_life=half_life)
 
 
@@ -163,7 +163,7 @@ def test_a_checkpoint_of_an_older_version_has_one_average(trained, tmp_path):
     del state["networks"]["ema_long"]
     path = checkpoint.save(tmp_path, 12, state, keep=1)
     load_generator(path, CPU)
-    with pytest.raises(FairfaceError, match="earlier version and has one average only"):
+    with pytest.raises(FairfaceError, match="earlier version, which kept a single moving average"):
         load_generator(path, CPU, half_life=3000)
 
 

@@ -114,7 +114,7 @@ def test_a_second_training_is_refused_while_one_trains(workspace, monkeypatch):
     step, refused = GanTrainer.step, []
 
     def train_again(trainer, number, *batch):
-        if number == 1:
+        if number == 0:
             for more in ((), ("--force",)):
                 words = [*train_command(workspace, "mine", 2)[3:], *more]
                 refused.append(CliRunner().invoke(main, words))
