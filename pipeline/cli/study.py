@@ -202,7 +202,7 @@ def trainings(workspace: Workspace, document: StudyDocument) -> list[tuple[Any, 
 
 
 def check_arms_differ(workspace: Workspace, document: StudyDocument) -> None:
-    """Raise FairfaceError for two arms that are alike because one sets an option to what is its default."""
+    """Raise FairfaceError for two arms that differ only by an option that one of them sets to its default."""
     seen: dict[str, str] = {}  # content -> arm
     resolved = ask_torch("training_fingerprint", trainings(workspace, document))
     for arm, training in zip(document.arms, resolved, strict=True):
@@ -240,7 +240,9 @@ def print_plan(document: StudyDocument) -> None:
             words += ["--out", arm.out]
         console.echo(f"  {arm.name}: {shlex.join(words)}")
     if seeds == 1:
-        console.warn("with one seed no interval can be given, and no difference between the arms can be told from luck")
+        console.warn(
+            "with one seed no interval can be given, and no difference between arms is distinguishable from chance"
+        )
 
 
 def print_remaining(document: StudyDocument, trained: Mapping[str, float], *, devices: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.study.options import StudyOptions, suggestion
-from pipeline.study.progress import has_begun
+from pipeline.study.progress import has_started
 from shards.atomic_io import file_sha256
 from shards.documents import load_shards_json, read_document
 from shards.errors import FairfaceError
@@ -86,10 +86,10 @@ def plan_study(workspace: Workspace, file: StudyFile) -> tuple[StudyDocument, li
         workspace.run(run.run)  # checks the name
     if existing is None:
         return document, []
-    begun = [run for run in existing.runs if has_begun(workspace, existing, run)]
-    if begun:
-        _check_unchanged(document, existing, begun=begun, path=path)
-    return document, _describe_new(document, existing) if begun else []
+    started = [run for run in existing.runs if has_started(workspace, existing, run)]
+    if started:
+        _check_unchanged(document, existing, started=started, path=path)
+    return document, _describe_new(document, existing) if started else []
 
 
 def tasks(document: StudyDocument) -> list[Task]:
@@ -108,7 +108,7 @@ def tasks(document: StudyDocument) -> list[Task]:
 
 
 def _plan_runs(document: StudyDocument, existing: StudyDocument | None) -> list[StudyRun]:
-    """The runs by seed and arm; arms with the same training share that of the first, or of the one that has begun."""
+    """The runs by seed and arm; arms with the same training share that of the first, or of the one that has started."""
     known = [arm.name for arm in existing.arms] if existing else []
     trained: dict[str, str] = {}  # training -> arm
     for arm in sorted(document.arms, key=lambda arm: known.index(arm.name) if arm.name in known else len(known)):
@@ -133,17 +133,17 @@ def _training_key(arm: StudyArm) -> str:
     return json.dumps([arm.out, arm.train], sort_keys=True)
 
 
-def _check_unchanged(document: StudyDocument, existing: StudyDocument, *, begun: list[StudyRun], path: Path) -> None:
-    """Raise FairfaceError if a study of which runs have begun would no longer be the same for these runs."""
+def _check_unchanged(document: StudyDocument, existing: StudyDocument, *, started: list[StudyRun], path: Path) -> None:
+    """Raise FairfaceError if a study of which runs have started would no longer be the same for these runs."""
     arms, changes = {arm.name: arm for arm in document.arms}, []
     for old in existing.arms:
-        if not any(run.arm == old.name for run in begun):
+        if not any(run.arm == old.name for run in started):
             continue
         if old.name not in arms:
             changes.append(f"arm {old.name} is gone")
         elif differing := _differing_options(old, arms[old.name]):
             changes.append(f"arm {old.name} has another {', '.join(differing)}")
-    gone = sorted({run.seed for run in begun} - set(document.seeds))
+    gone = sorted({run.seed for run in started} - set(document.seeds))
     changes += [f"seed {seed} is gone" for seed in gone]
     if document.samples != existing.samples:
         changes.append(f"samples is {document.samples:,} instead of {existing.samples:,}")

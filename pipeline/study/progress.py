@@ -18,7 +18,7 @@ def run_folder(workspace: Workspace, document: StudyDocument, run: StudyRun) -> 
     return document.workspace_of(run.arm, workspace).run(run.run)
 
 
-def has_begun(workspace: Workspace, document: StudyDocument, run: StudyRun) -> bool:
+def has_started(workspace: Workspace, document: StudyDocument, run: StudyRun) -> bool:
     """Whether anything of a run exists."""
     record = workspace.study(document.name).record(run.run)
     return record.exists() or run_folder(workspace, document, run).config.exists()

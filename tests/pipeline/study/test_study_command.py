@@ -99,7 +99,7 @@ def test_every_option_of_training_can_be_given_except_those_that_the_study_sets(
 
 
 def begin(out: Path, file: Path, run: str) -> StudyDocument:
-    """Plan a study as `--submit` does, and record that one of its runs has begun."""
+    """Plan a study as `--submit` does, and record that one of its runs has started."""
     from pipeline.cli.study import OPTIONS
     from pipeline.study.plan import plan_study, read_study
     from pipeline.study.progress import write_run
