@@ -177,8 +177,8 @@ class AttributeEstimate:
     def inconclusive_reason(self, group: int) -> str | None:
         """Why a group's verdict is inconclusive; None if it isn't.
 
-        `no labels`: no face has a label; `disagree`: the raw and the corrected estimate contradict each other, or differ
-        in their verdicts where the labeller's confidence has shifted; `calibration`: no number of samples is enough,
+        `no labels`: no face has a label; `disagree`: the raw and the corrected estimate contradict each other, or their
+        verdicts differ and the labeller's confidence has shifted; `calibration`: no number of samples is enough,
         because there are too few annotated images; `few`: there are too few faces.
         """
         if self.verdicts[group] != "inconclusive":
