@@ -201,6 +201,18 @@ def test_labels_below_the_threshold_are_unsure_and_keep_their_probabilities(real
     assert gender["unsure"] == pytest.approx(labels["gender"].null_count() / 120)
 
 
+def test_half_of_the_images_are_blurred_and_half_are_noisy():
+    stripes = (40 * (torch.arange(64) % 7)).float().expand(8, 3, 64, 64)
+    degraded = stripes.clone()
+    classifier_fit.degrade(degraded, torch.Generator().manual_seed(0))
+    change = (degraded - stripes).abs().amax((1, 2, 3))
+    assert (change[6:] == 0).all()
+    assert (change[:6] > 0).all()
+    blurred, noisy = degraded[:2], degraded[4:6]
+    assert blurred.diff(dim=3).std() < 0.9 * stripes.diff(dim=3).std()
+    assert 1 < (noisy - stripes[4:6]).std() < classifier_fit.NOISE
+
+
 def test_a_threshold_leaves_at_most_a_tenth_unsure_and_only_labels_that_are_often_wrong():
     confidence, rng = np.linspace(0.5, 1, 1000), np.random.default_rng(0)
     is_correct = rng.random(1000) < confidence
