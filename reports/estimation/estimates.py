@@ -8,7 +8,6 @@ faces that could have been collected, so the reference has intervals too.
 import io
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import duckdb
@@ -312,20 +311,13 @@ def estimate_attributes(
     config: RunConfig,
     confusion: pl.DataFrame,
     attributes: AttributeTable,
-    stream: int = 0,
 ) -> list[AttributeEstimate]:
-    """The estimate of every attribute by every labelling method, absent groups included.
-
-    The bootstrap replicates of the labels are independent between runs with different `stream`s.
-    """
+    """The estimate of every attribute by every labelling method, absent groups included."""
     counter = CrossCounter(connection, run, config=config, attributes=attributes)
     counts = group_counts.count_groups(connection, run, config=config, attributes=attributes)
     return [
         estimate_attribute(
-            replace(
-                counter.with_strata(attribute_counts(str(attribute), str(method), table, confusion=confusion)),
-                stream=stream,
-            )
+            counter.with_strata(attribute_counts(str(attribute), str(method), table, confusion=confusion))
         )
         for (attribute, method), table in counts.group_by("attribute", "method", maintain_order=True)
     ]

@@ -24,7 +24,9 @@ VOLATILE_FIELDS = (
 )
 VOLATILE_NAMES = re.compile(r"\b[0-9a-f]{16}(?=-[0-9a-f]{64}(\.parquet)?$)")  # cached predictions of a training's start
 VOLATILE_COLUMNS = ("seconds", "images_per_s", "data_wait")
-VOLATILE_PATHS = re.compile(r"(^|/)(tensorboard/|\.[\w.-]*lock$)|/(losses|discriminator)\.(svg|png)$|index\.html$")
+VOLATILE_PATHS = re.compile(
+    r"(^|/)(tensorboard/|\.[\w.-]*lock$)|/(losses|discriminator)\.(svg|png)$|index\.html$|/logs/"
+)
 
 
 @dataclass(frozen=True)

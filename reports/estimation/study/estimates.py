@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import duckdb
@@ -10,11 +10,12 @@ import numpy as np
 import polars as pl
 
 from reports.estimation import group_counts
-from reports.estimation.attribute_estimate import SEED, AttributeEstimate, divide
+from reports.estimation.attribute_estimate import SEED, AttributeEstimate, divide, estimate_attribute
 from reports.estimation.correction import resample_shares
+from reports.estimation.cross_counts import CrossCounter
 from reports.estimation.distances import total_variation
 from reports.estimation.estimate_rows import Rows, distance_rows, rows_from_columns
-from reports.estimation.estimates import confusion_table, estimate_attributes
+from reports.estimation.estimates import attribute_counts, confusion_table
 from reports.estimation.intervals import holm_significant, ratio_interval, wilson
 from reports.estimation.study.seeds import (
     LEVEL,
@@ -80,21 +81,21 @@ class SeedValues:
 def estimate_run(
     connection: duckdb.DuckDBPyConnection, config: RunConfig, *, attributes: AttributeTable, number: int
 ) -> dict[str, AttributeEstimate]:
-    """The estimate of each attribute of a run, by the selected method; `number` is the run's number in the study."""
+    """The estimate of each attribute of a run by the selected method.
+
+    The bootstrap replicates of the labels are independent between runs with different `number`s.
+    """
     selected = group_counts.selected_methods(connection, config.name)
-    estimates = estimate_attributes(
-        connection,
-        config.name,
-        config=config,
-        confusion=confusion_table(connection, attributes),
-        attributes=attributes,
-        stream=FIRST_STREAM + number,
-    )
-    return {
-        estimate.counts.attribute: estimate
-        for estimate in estimates
-        if selected[estimate.counts.attribute] == estimate.counts.method and estimate.counts.count.sum()
-    }
+    confusion = confusion_table(connection, attributes)
+    counter = CrossCounter(connection, config.name, config=config, attributes=attributes)
+    groups = group_counts.count_groups(connection, config.name, config=config, attributes=attributes)
+    estimates = {}
+    for (attribute, method), table in groups.group_by("attribute", "method", maintain_order=True):
+        if selected[str(attribute)] == method and table["count"].sum():
+            counts = attribute_counts(str(attribute), str(method), table, confusion=confusion)
+            counts = replace(counter.with_strata(counts), stream=FIRST_STREAM + number)
+            estimates[str(attribute)] = estimate_attribute(counts)
+    return estimates
 
 
 def study_tables(
