@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import ClassVar
 
@@ -45,14 +44,8 @@ balance-by = "gender"
 """
 
 
-@pytest.fixture(scope="session")
-def preloaded() -> None:
-    """The server that other tests have started has not imported torch, which every command would then do."""
-    forkserver._forkserver._stop()
-
-
 @pytest.fixture
-def out(packed, preloaded, tmp_path) -> Path:
+def out(packed, torch_server, tmp_path) -> Path:
     """An OUT folder with packed images and no run."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "shards").symlink_to(packed / "shards")
