@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from importlib import import_module
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).pare
 import pytest
 from hypothesis import settings
 
+from pipeline.study.runner import PRELOADED
 from reports.estimation.stratified import REPLICATES, correct_stratified
 from shards import pack
 from shards.plan import PackConfig
+from shards.processes import start_fork_server
 from shards.synthetic import dataset
 from shards.synthetic.dataset import SyntheticConfig
 from shards.workspace import Workspace
@@ -68,6 +71,13 @@ def packed(synthetic_root, tmp_path_factory) -> Path:
     workspace = Workspace(tmp_path_factory.mktemp("out"))
     pack.pack(synthetic_root, workspace.shards, PackConfig(shard_images=100), progress=False)
     return workspace.root
+
+
+@pytest.fixture(scope="session")
+def torch_server() -> None:
+    """A server that has imported torch and forks processes, in the place of one that other tests have started."""
+    forkserver._forkserver._stop()
+    start_fork_server(*PRELOADED)
 
 
 @pytest.fixture(scope="session")
