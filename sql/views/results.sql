@@ -89,6 +89,11 @@ create view selected_method as
     select attribute, coalesce(max(method) filter (selected), 'clip') as method
     from (select distinct attribute from vocabulary) left join labellers using (attribute) group by attribute;
 
+-- The method whose labels are used for each attribute of a run: imported labels, if it has any.
+create macro run_methods(run_) as table
+    select attribute, coalesce((select any_value(method) from labels where run = run_ and method = 'imported'), method) as method
+    from selected_method;
+
 -- The labels of that method, the annotations, and imported labels.
 create view selected_labels as
     select labels_long.* from labels_long join selected_method using (attribute)
