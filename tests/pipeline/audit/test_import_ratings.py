@@ -83,10 +83,7 @@ def test_agreement_is_printed(out, tmp_path):
     half[0].write_text("\n".join(line.replace(",40,", ",80,", 1) for line in lines))
     (tmp_path / "b.csv").write_text(half[0].read_text().replace(",a,", ",b,"))
     printed = fairface("audit", "import", "--out", out, *half, tmp_path / "b.csv")
-    assert (
-        "gender:       Krippendorff's alpha 1.00 (1.00 to 1.00) on 40 faces; 100% of pairs of answers are equal"
-        in printed
-    )
+    assert "gender:       Krippendorff's alpha 1.00 (1.00 to 1.00); 100% of pairs of answers are equal" in printed
     assert "skin tone:    agreement undefined: all gave one class; 100% of pairs" in printed
 
 
@@ -127,8 +124,8 @@ def test_a_byte_order_mark_and_escaped_names_are_read(out, tmp_path):
 
 BAD = {
     "another plan": (
-        lambda text: text.replace("first,", "second,").replace("\n" + text[50:66], "\n" + "0" * 16),
-        "plan",
+        lambda text: re.sub(r"^[0-9a-f]{16},", "0" * 16 + ",", text, flags=re.M),
+        "not to the present plan",
     ),
     "cut between rows": (lambda text: "\n".join(text.splitlines()[:-3]), "has 77 of 80 answers: the file was cut off"),
     "cut in a row": (lambda text: text.rstrip()[:-8].rpartition(",")[0], "cells: the file was cut off"),
