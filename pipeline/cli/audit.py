@@ -22,7 +22,7 @@ FACES = click.IntRange(10, 10_000)  # the page holds all of them
 
 @click.group()
 def audit() -> None:
-    """Have people label some of the faces, which corrects the shares for the labeller's errors.
+    """Let people label some faces, and correct the labeller.
 
     `plan` chooses the faces, `page` writes the file on which people label them, and `import` reads the files that
     they save there.
