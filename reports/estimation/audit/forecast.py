@@ -52,9 +52,7 @@ def expected_width(
     return high - low
 
 
-def likely_classes(
-    labels: np.ndarray, *, classes: int, confusion: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
+def likely_classes(labels: np.ndarray, *, classes: int, confusion: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """The probabilities of the classes of a face with each label, [K + 1, K], and the shares of the classes, [K]."""
     counts = np.bincount(labels, minlength=classes + 1)
     if confusion is None or not confusion.any():

@@ -276,9 +276,7 @@ def rater_errors(
     return errors
 
 
-def with_unseen(
-    shares: np.ndarray, bootstrap: np.ndarray, *, unseen: np.ndarray, missed: np.ndarray
-) -> SharesEstimate:
+def with_unseen(shares: np.ndarray, bootstrap: np.ndarray, *, unseen: np.ndarray, missed: np.ndarray) -> SharesEstimate:
     """An estimate whose interval allows for kinds of faces that may have been missed.
 
     `unseen`, [2, replicates, K], are shares of faces of the class, and of others. The labeller's weight `missed`, [K],

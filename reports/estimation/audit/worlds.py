@@ -82,9 +82,7 @@ def simulate_audit(generator: np.random.Generator, scenario: AuditScenario, *, i
     return AuditWorld(truth, faces, correct_shares(counts, confusion, seed=0, replicates=300))
 
 
-def label_faces(
-    generator: np.random.Generator, true: np.ndarray, rates: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def label_faces(generator: np.random.Generator, true: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Labels of faces of the classes `true`, and whether the labeller is confident of each: errors are rarer there."""
     is_confident = generator.random(len(true)) < 0.5
     error = (1 - rates[np.arange(len(rates)), np.arange(len(rates))])[true]
