@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from shards.attributes import workspace_attributes
 from shards.documents import (
     Document,
     LabelsDocument,
@@ -15,6 +16,7 @@ from shards.errors import FairfaceError
 from shards.workspace import LabelFiles, RunFolder, Workspace
 
 DESIGNS = ("stratified", "active", "uniform")
+ANSWER_COLUMNS = ("plan", "run", "rater", "answers", "face", "attribute", "answer")  # of a rater's CSV
 CANNOT_TELL = "can't tell"  # an answer in a rater's file; no class may contain an apostrophe
 
 
@@ -39,6 +41,7 @@ class AuditPlan(Document):
     id: str  # of the run, the options and the labels; the same after an extension
     run: str
     attributes: list[str]  # asked about the samples, in this order
+    classes: dict[str, list[str]]  # of each attribute: the possible answers
     labels: list[int]  # faces in each round: of the first plan, and of each extension
     raters: int  # how many people are expected to label every face
     design: str  # one of DESIGNS
@@ -83,6 +86,12 @@ def stale_plan(workspace: Workspace, run: RunFolder, plan: AuditPlan) -> str | N
 
     Labels of the same faces may have changed: people's answers and the probabilities of the faces stay valid.
     """
+    attributes = workspace_attributes(workspace)
+    for name, classes in plan.classes.items():
+        if name not in attributes or list(attributes[name].names) != classes:
+            return (
+                f"the plan in {run.audit.folder} asks about other classes of {name} than the present ones: {plan.REDO}"
+            )
     for source, side in plan.sides.items():
         is_train = source == "train"
         name = "training images" if is_train else "samples"

@@ -1,5 +1,6 @@
 """Plans an audit: which of a run's samples, and of its training images, people should label."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from pipeline.audit.design import Strata, by_expected_error, choose, equal_sizes
 from shards.atomic_io import fingerprint, write_parquet
 from shards.attributes import PROBABILITY_PREFIX, AttributeTable, workspace_attributes
 from shards.audit import AuditPlan, AuditSide, label_table_hashes, read_plan, side_label_files
-from shards.audit_tables import PLAN_COLUMNS, read_plan_table
+from shards.audit_tables import PLAN_COLUMNS
 from shards.documents import (
     LabelsDocument,
     ReferenceDocument,
@@ -49,7 +50,7 @@ class PlanResult:
 
     folder: AuditFolder
     plan: AuditPlan
-    faces: pl.DataFrame  # its table
+    population: dict[str, pl.DataFrame]  # by source: `read_labels` of all faces, with stratum and probability
     unchanged: bool = False  # whether it existed before
 
 
@@ -66,7 +67,8 @@ def plan_audit(workspace: Workspace, connection: duckdb.DuckDBPyConnection, run:
         raise FairfaceError(f"run {run} has no samples to show: run `fairface sample --run {run}` first")
     audit = folder.audit
     with plan_locks(workspace, folder):
-        names = choose_attributes(connection, workspace_attributes(workspace), config.attributes, run=run)
+        attributes = workspace_attributes(workspace)
+        names = choose_attributes(connection, attributes, config.attributes, run=run)
         selected = dict(sql.select(connection, "from run_methods($run)", {"run": run}).iter_rows())
         methods = {name: selected[name] for name in names}
         labels = {"generated": read_labels(connection, "generated", methods, run=run)}
@@ -76,6 +78,7 @@ def plan_audit(workspace: Workspace, connection: duckdb.DuckDBPyConnection, run:
             id="",
             run=run,
             attributes=names,
+            classes={name: list(attributes[name].names) for name in names},
             labels=[config.labels],
             raters=0,
             design=config.design,
@@ -92,7 +95,7 @@ def plan_audit(workspace: Workspace, connection: duckdb.DuckDBPyConnection, run:
                 "it, with --force"
             )
         if old:
-            return PlanResult(audit, old, read_plan_table(audit, old), unchanged=True)
+            return PlanResult(audit, old, choose_faces(old, labels), unchanged=True)
         return write_plan(audit, plan, labels, obsolete=[audit.page, audit.ratings_document, audit.ratings])
 
 
@@ -203,10 +206,11 @@ def write_plan(
     audit: AuditFolder, plan: AuditPlan, labels: Mapping[str, pl.DataFrame], *, obsolete: Sequence[Path]
 ) -> PlanResult:
     """Choose the faces of a plan from the `labels` of each side, write it, and remove the files `obsolete`."""
-    shares = {source: split(plan.labels, len(labels), part) for part, source in enumerate(labels)}
-    tables = [choose_faces(plan, source, table, totals=shares[source]) for source, table in labels.items()]
+    population = choose_faces(plan, labels)
+    chosen = [table.with_columns(source=pl.lit(source)) for source, table in population.items()]
+    faces = pl.concat(chosen, how="diagonal").filter(pl.col("round") >= 0)
     # by random numbers, so that neither the side nor the stratum of a face shows in its place
-    faces = pl.concat(tables).sort("round", "number").with_row_index("face").select(*PLAN_COLUMNS)
+    faces = faces.sort("round", "number").with_row_index("face").select(*PLAN_COLUMNS)
     faces = faces.cast(PLAN_COLUMNS)  # type: ignore[arg-type]
     for source, side in plan.sides.items():
         counts = faces.filter(source=source)["round"].value_counts()
@@ -222,34 +226,33 @@ def write_plan(
         describe=describe,
         obsolete=obsolete,
     )
-    return PlanResult(audit, plan, faces)
+    return PlanResult(audit, plan, population)
 
 
-def split(labels: Sequence[int], sides: int, part: int) -> list[int]:
-    """How many faces of one of several sides are chosen up to each round, if the sides share all of them equally."""
-    totals = [sum(labels[: number + 1]) for number in range(len(labels))]
-    return [(total + sides - 1 - part) // sides for total in totals]
+def choose_faces(plan: AuditPlan, labels: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
+    """The `labels` of each side with the stratum, round (-1: not chosen), probability and random number of every face.
 
-
-def choose_faces(plan: AuditPlan, source: str, labels: pl.DataFrame, *, totals: Sequence[int]) -> pl.DataFrame:
-    """The chosen faces of one side: the columns of the plan's table without `face`, and `number`, their random number.
-
-    `totals` are the faces that are chosen up to each round. Raises FairfaceError if there are too few.
+    The sides share the faces of a plan equally. Raises FairfaceError if a side has too few.
     """
+    return {source: choose_side(plan, source, labels[source], place=place) for place, source in enumerate(labels)}
+
+
+def choose_side(plan: AuditPlan, source: str, labels: pl.DataFrame, *, place: int) -> pl.DataFrame:
+    """One side of `choose_faces`; an odd face goes to the side at `place` 0."""
+    sides = len(plan.sides)
+    totals = [(total + sides - 1 - place) // sides for total in itertools.accumulate(plan.labels)]
     if totals[-1] > len(labels):
         name = "training images" if source == "train" else "samples"
-        raise FairfaceError(f"{totals[-1]:,} faces cannot be chosen from {len(labels):,} labelled {name}: choose fewer")
+        raise FairfaceError(f"{totals[-1]:,} faces can't be chosen from {len(labels):,} labelled {name}: choose fewer")
     strata = make_strata(plan, labels, count=totals[0])
     numbers = permanent_numbers(labels["key"].to_list(), seed=plan.seed, source=source)
     choice = choose(strata, numbers, totals)
-    names = pl.Series("stratum", strata.names, dtype=pl.String)
-    table = labels.select("key", source=pl.lit(source)).with_columns(
-        stratum=names.gather(strata.index),
+    return labels.with_columns(
+        stratum=pl.Series(strata.names, dtype=pl.String).gather(strata.index),
         round=pl.Series(choice.rounds),
         probability=pl.Series(choice.probabilities),
         number=pl.Series(numbers),
     )
-    return table.filter(pl.col("round") >= 0)
 
 
 def make_strata(plan: AuditPlan, labels: pl.DataFrame, *, count: int) -> Strata:
