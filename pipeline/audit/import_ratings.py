@@ -142,7 +142,7 @@ def match_answers(answers: Answers, plan: AuditPlan, faces: pl.DataFrame) -> pl.
             f"{plan.run} ({plan.id})"
         )
     numbers = {str(number): number for number in faces["face"]}
-    if unknown := first_other(table["face"], numbers):
+    if (unknown := first_other(table["face"], numbers)) is not None:
         raise FairfaceError(f"{path}: {unknown!r} is not one of the plan's {len(faces):,} faces")
     table = table.with_columns(face=table["face"].replace_strict(numbers, return_dtype=pl.Int32))
     table = table.join(faces.select("face", "source", "key"), on="face", how="left", maintain_order="left")
@@ -151,7 +151,7 @@ def match_answers(answers: Answers, plan: AuditPlan, faces: pl.DataFrame) -> pl.
             raise FairfaceError(f"{path}: {name[:80]!r} is not asked about {source} faces of this plan")
     for (name,), rows in table.group_by("attribute", maintain_order=True):
         classes = plan.classes[str(name)]
-        if unknown := first_other(rows["answer"], (*classes, CANNOT_TELL)):
+        if (unknown := first_other(rows["answer"], (*classes, CANNOT_TELL))) is not None:
             raise FairfaceError(f"{path}: {unknown!r} is not a valid {name}; choose from {', '.join(classes)}")
     twice = table.filter(table.select("face", "attribute").is_duplicated())
     if len(twice):

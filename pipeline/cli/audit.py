@@ -63,10 +63,13 @@ def plan(workspace: Workspace, run: str | None, extend: int | None, **options: A
     The samples are chosen from, and the training images where they are not annotated.
     """
     if extend and (others := given_options() - {"workspace", "run", "extend"}):
-        raise click.UsageError(f"--extend can't be combined with --{min(others).removesuffix('s')}")
+        name = min(others).replace("attributes", "attribute")
+        raise click.UsageError(f"--extend can't be combined with --{name}")
     import sql
     from pipeline.audit.plan import PlanConfig, extend_plan, plan_audit
+    from reports.audit_summary import expected_widths
     from reports.estimation.estimates import choose_run
+    from shards.attributes import workspace_attributes
 
     connection = sql.connect(workspace)
     name = choose_run(connection, workspace, run=run)
@@ -74,7 +77,8 @@ def plan(workspace: Workspace, run: str | None, extend: int | None, **options: A
         result = extend_plan(workspace, connection, name, extend)
     else:
         result = plan_audit(workspace, connection, name, PlanConfig(**options))
-    console.print_audit_plan(result)
+    attributes = workspace_attributes(workspace)
+    console.print_audit_plan(result, expected_widths(connection, result.plan, result.population, attributes=attributes))
 
 
 @audit.command()
@@ -101,5 +105,10 @@ def page(workspace: Workspace, run: str | None) -> None:
 def import_(workspace: Workspace, files: tuple[Path, ...], run: str | None, replace: bool) -> None:
     """Import the FILES that people saved on the page, and print how well they agree."""
     from pipeline.audit.import_ratings import import_ratings
+    from reports.audit_summary import count_answers, rater_agreement
+    from shards.attributes import workspace_attributes
 
-    console.print_ratings(import_ratings(workspace, files, run=run, replace=replace))
+    result = import_ratings(workspace, files, run=run, replace=replace)
+    ordered = {name for name, attribute in workspace_attributes(workspace).items() if attribute.is_numbered}
+    counts, agreement = count_answers(result.plan, result.ratings), rater_agreement(result.plan, result.ratings)
+    console.print_ratings(result, counts, agreement, ordered=ordered)
