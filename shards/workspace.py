@@ -16,6 +16,8 @@ REPORT_TABLES = (
     "quality",
     "neighbours",
     "confidence_shift",
+    "audit",
+    "audit_confusion",
     "confusion",
 )
 STUDY_TABLES = ("estimates", "paired")  # of a study's report
@@ -592,6 +594,8 @@ class Workspace:
             "samples": [run.samples_table for run in runs],
             "steps": [run.steps for run in runs],
             "runs": [run.config for run in runs],
+            "audit_faces": [run.audit.plan for run in runs],
+            "ratings": [run.audit.ratings for run in runs],
             **{name: [self.report.table(name)] for name in REPORT_TABLES},
             "predictions": [detector.predictions for detector in detectors],
             "detection_metrics": [detector.detection_metrics for detector in detectors],

@@ -46,6 +46,17 @@ create view distances as
     from distances_columns union all by name from {distances};
 create view confusion as
     from confusion_columns union all by name from {confusion};
+create view audit as
+    from audit_columns union all by name from {audit};
+create view audit_confusion as
+    from audit_confusion_columns union all by name from {audit_confusion};
+-- The faces that the plan of a run's audit chose, and people's answers; an answer without a group is "can't tell".
+create view audit_faces as
+    select parse_path(filename, 'forward_slash')[-3] as run, * exclude (filename)
+    from (from audit_faces_columns union all by name from {audit_faces});
+create view ratings as
+    select parse_path(filename, 'forward_slash')[-3] as run, * exclude (filename)
+    from (from ratings_columns union all by name from {ratings});
 create view steps as
     select parse_path(filename, 'forward_slash')[-2] as run, * exclude (filename)
     from (from steps_columns union all by name from {steps});

@@ -74,7 +74,6 @@ def labels_needed(
     label_variance: float,
     other_variance: float,
     sizes: tuple[int, int],
-    seed: int,
     limits: tuple[float, float],
 ) -> int | None:
     """The number of human labels, all together, that would settle a group's verdict; None if no number would.
@@ -86,9 +85,8 @@ def labels_needed(
     `limits`. The number is the smallest for which at least `POWER` of them are.
     """
     n, most = sizes
-    generator = np.random.default_rng(seed)
     truth, present = np.log(np.maximum(ratio_draws, 1e-6)), np.log(max(ratio, 1e-6))
-    noise = generator.standard_normal(len(truth))
+    noise = np.random.default_rng(n).standard_normal(len(truth))
     more = n * STEP
     while more < most:
         new = label_variance * n / (more - n)

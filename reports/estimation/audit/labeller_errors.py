@@ -10,7 +10,8 @@ import numpy as np
 
 from reports.estimation.audit.shares import AuditedFaces, weigh_faces
 from reports.estimation.intervals import wilson
-from reports.estimation.stratified import dependence
+
+PERMUTATIONS = 999  # of the test
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,12 @@ class LabellerErrors:
     p: float  # of the test that the rates are those on photographs; NaN if they can't be compared
 
 
-def compare_errors(faces: AuditedFaces, confusion: np.ndarray) -> LabellerErrors:
+def compare_errors(faces: AuditedFaces, confusion: np.ndarray, *, seed: int) -> LabellerErrors:
     """Compare with photographs: `confusion`, [K, L], counts them by annotated class and label, L = K or K + 1.
 
-    The test of independence of label and side, within each class, counts audited faces by their effective number
-    (Kish, Survey Sampling, 1965), as their weights differ. A small p says that the correction rests on a wrong
-    assumption; a large one only that these faces don't show it.
+    Audited faces count by their effective number within each class (Kish, Survey Sampling, 1965), as their weights
+    differ. A small p says that the correction rests on a wrong assumption; a large one only that these faces don't show
+    it.
     """
     told, classes = faces.is_told, faces.classes
     photographs = np.zeros((classes, classes + 1))
@@ -42,8 +43,36 @@ def compare_errors(faces: AuditedFaces, confusion: np.ndarray) -> LabellerErrors
     with np.errstate(divide="ignore", invalid="ignore"):
         rates = (weighted.T @ is_label) / total[:, None]
         effective = np.where(squared > 0, total**2 / squared, 0)
-    low, high = wilson(np.nan_to_num(rates) * effective[:, None], effective[:, None])
-    table = np.stack([np.nan_to_num(rates) * effective[:, None], photographs], 1)
-    score = dependence(table)
-    p = math.erfc(score / math.sqrt(2)) / 2 if np.isfinite(score) else math.nan
+    audited = np.nan_to_num(rates) * effective[:, None]
+    low, high = wilson(audited, effective[:, None])
+    p = homogeneity_p(audited, photographs, generator=np.random.default_rng(seed))
     return LabellerErrors(targets.T @ is_label, rates, low, high, photographs, p)
+
+
+def homogeneity_p(first: np.ndarray, second: np.ndarray, *, generator: np.random.Generator) -> float:
+    """p-value of the hypothesis that two tables of counts, [K, L], have the same rates in every row; NaN if no row can.
+
+    Pearson's statistics of the rows are added, and compared with those of permuted tables, which have the same faces
+    and labels: with few faces in a cell, the chi-squared distribution would reject too often. Counts are rounded.
+    """
+    tables = np.rint([first, second]).astype(int)  # [2, K, L]
+    rows = np.flatnonzero((tables.sum(2) > 0).all(0))
+    if not len(rows):
+        return math.nan
+    observed, permuted = 0.0, np.zeros(PERMUTATIONS)
+    for row in rows:
+        one, other = tables[:, row]
+        observed += float(pearson_statistic(one, other))
+        draws = generator.multivariate_hypergeometric(one + other, one.sum(), size=PERMUTATIONS)
+        permuted += pearson_statistic(draws, one + other - draws)
+    return float((1 + (permuted >= observed - 1e-9).sum()) / (1 + PERMUTATIONS))
+
+
+def pearson_statistic(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Pearson's chi-squared statistic of two rows of counts, [..., L] each."""
+    pooled = (first + second) / (first + second).sum(-1, keepdims=True)
+    statistic = np.zeros(first.shape[:-1])
+    for side in (first, second):
+        expected = pooled * side.sum(-1, keepdims=True)
+        statistic += ((side - expected) ** 2 / np.where(expected > 0, expected, 1)).sum(-1)
+    return statistic

@@ -7,10 +7,11 @@ labels at once: Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, Ann. Statist. 5
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
-from reports.estimation.audit.shares import SharesEstimate
+from reports.estimation.audit.shares import AuditEstimate, SharesEstimate
 from reports.estimation.intervals import Z
 
 MISCOVERAGE = 0.05
@@ -22,6 +23,12 @@ def width_factor(labels: float, *, planned: float) -> float:
     tuning = (log + math.log(log + 1)) / planned  # rho squared
     scaled = labels * tuning + 1
     return math.sqrt(2 * scaled / (labels * tuning) * math.log(math.sqrt(scaled) / MISCOVERAGE)) / Z
+
+
+def widen_audit(estimate: AuditEstimate, *, planned: int) -> AuditEstimate:
+    """The estimate of a plan that was extended from so many `planned` faces."""
+    factor = width_factor(int(estimate.faces.is_told.sum()), planned=planned)
+    return replace(estimate, human=widen(estimate.human, factor), powered=widen(estimate.powered, factor))
 
 
 def widen(estimate: SharesEstimate, factor: float) -> SharesEstimate:

@@ -39,6 +39,7 @@ class AuditedFaces:
     strata: np.ndarray  # int [n]; strata with neighbouring numbers are alike
     probability: np.ndarray  # float64 [n], of being in the plan
     label_counts: np.ndarray  # [K + 1], all N faces by the labeller's label
+    importance: np.ndarray | None = None  # float64 [n], positive: how much a face counts; None: all alike
 
     def __post_init__(self) -> None:
         n = len(self.ratings)
@@ -55,14 +56,26 @@ class AuditedFaces:
         return len(self.label_counts) - 1
 
     @cached_property
+    def inverse(self) -> np.ndarray:
+        """How many faces each one stands for, float64 [n]."""
+        return 1 / self.probability if self.importance is None else self.importance / self.probability
+
+    def weighted(self, importance: np.ndarray) -> "AuditedFaces":
+        """The faces with an importance, [n]; those without any are left out."""
+        kept = importance > 0
+        rows = (self.ratings[kept], self.labels[kept], self.strata[kept], self.probability[kept])
+        return AuditedFaces(*rows, self.label_counts, importance[kept])
+
+    @cached_property
     def is_told(self) -> np.ndarray:
         """Whether a rater could tell a face's class, bool [n]."""
-        return ((self.ratings >= 0) & (self.ratings < self.classes)).any(1)
+        is_class: np.ndarray = (self.ratings >= 0) & (self.ratings < self.classes)
+        return np.asarray(is_class.any(1))
 
     @cached_property
     def is_answered(self) -> np.ndarray:
         """Whether a rater answered, be it with "can't tell", bool [n]."""
-        return (self.ratings != NO_ANSWER).any(1)
+        return np.asarray((self.ratings != NO_ANSWER).any(1))
 
     @cached_property
     def by_rater(self) -> np.ndarray:
@@ -79,7 +92,7 @@ class AuditedFaces:
     def cant_tell(self) -> float:
         """The share of the faces that raters can't tell the class of, among those with answers, weighted."""
         is_answer = self.is_answered
-        weights = is_answer / self.probability
+        weights = is_answer * self.inverse
         told = self.by_rater.sum((1, 2)) / np.maximum((self.ratings != NO_ANSWER).sum(1), 1)
         return float((weights * (1 - told)).sum() / weights.sum()) if is_answer.any() else np.nan
 
@@ -108,6 +121,8 @@ class AuditEstimate:
     human: SharesEstimate  # by the human labels alone
     powered: SharesEstimate  # by PPI++
     tuned_weight: np.ndarray  # of the labeller's labels, by class, in [0, 1], [K]
+    label_variance: np.ndarray  # of the shares by PPI++: the part that more labels reduce, [K]
+    other_variance: np.ndarray  # the part due to samples and raters, [K]
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """The shares if all faces that raters can't tell the class of were of other classes, or all of this one."""
@@ -169,20 +184,22 @@ def estimate_audit(faces: AuditedFaces, *, seed: int, replicates: int = REPLICAT
         with_unseen(human, bootstrap_human + other, unseen=unseen, missed=np.zeros(classes)),
         with_unseen(shares, bootstrap_powered + other, unseen=unseen, missed=tuned),
         tuned,
+        bootstrap_powered.var(0),
+        other.var(0),
     )
 
 
 def weigh_faces(faces: AuditedFaces) -> _Sample:
     """The weights of the faces with a class: the others of their stratum are missing at random."""
-    told, inverse = faces.is_told, 1 / faces.probability
+    told, inverse = faces.is_told, faces.inverse
     strata = merge_strata(faces.strata, told)
     share = np.bincount(strata, inverse)
     answered = np.bincount(strata[told], inverse[told])
     factor, share = share / answered, share / share.sum()
-    strata, inverse = strata[told], inverse[told]
-    weights = inverse * (share / answered)[strata]
+    strata = strata[told]
+    weights = inverse[told] * (share / answered)[strata]
     n = np.bincount(strata)[strata]
-    chance = np.minimum(1 / (inverse * factor[strata]), 1 - 1e-6)  # of being in the plan, and told
+    chance = np.minimum(faces.probability[told] / factor[strata], 1 - 1e-6)  # of being in the plan, and told
     freedom = np.maximum(((n - 1) / (1 - chance) - 1) / n, 0.05)
     return _Sample(strata, share, weights, freedom, weights**2 * (1 - chance) * n / np.maximum(n - 1, 1))
 

@@ -166,10 +166,8 @@ def measure_audits(scenario: AuditScenario, worlds: int, *, seed: int, replicate
             width[name].append((high - low).mean())
             error[name].append(((shares - world.truth) ** 2).sum())
         wider.append(width["powered"][-1] > 1.05 * width["human"][-1])
-    return AuditCoverage(
-        *({name: float(np.mean(values[name])) for name in names} for values in (covered, rare, width, error)),
-        wider=float(np.mean(wider)),
-    )
+    means = [{name: float(np.mean(values[name])) for name in names} for values in (covered, rare, width, error)]
+    return AuditCoverage(means[0], means[1], means[2], means[3], float(np.mean(wider)))
 
 
 def _estimates(
