@@ -157,7 +157,7 @@ def _labels_problem(files: LabelFiles, *, images_hash: str | None) -> str | None
 
 @problem
 def audit_problem(workspace: Workspace, run: RunFolder) -> str | None:
-    """Why the plan of a run's audit, and the answers to it, must not be used; None if they may be, or without a plan."""
+    """Why the plan of a run's audit, and the answers to it, must not be used; None if they may be."""
     plan = read_document(run.audit.plan_document, AuditPlan)
     if plan is None:
         return f"the plan in {run.audit.folder} is not finished: run `fairface audit plan --run {run.name}` again"

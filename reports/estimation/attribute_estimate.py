@@ -272,7 +272,9 @@ def audited_ratios(audited: AuditedSides) -> Ratios:
     generated, reference = audited.generated.powered, audited.reference
     size = len(generated.shares)
     if reference is None:  # no training images
-        return Ratios(np.full(size, np.nan), np.zeros(size), np.full(size, np.inf), np.full(size, np.nan), np.ones(size))
+        return Ratios(
+            np.full(size, np.nan), np.zeros(size), np.full(size, np.inf), np.full(size, np.nan), np.ones(size)
+        )
     ratio = divide(generated.shares, reference.shares)
     smallest = 0.5 / max(len(audited.generated.faces.ratings), 1)  # for an absent group: keeps the ratio finite
     replicates = np.resize(reference.bootstrap_shares, generated.bootstrap_shares.shape)

@@ -14,7 +14,7 @@ from reports.estimation.audit.agreement import measure_agreement
 from reports.estimation.audit.labeller_errors import compare_errors
 from reports.estimation.audit.looks import widen_audit
 from reports.estimation.audit.read import Audit
-from reports.estimation.audit.shares import NO_ANSWER, AuditEstimate, AuditedFaces, estimate_audit
+from reports.estimation.audit.shares import NO_ANSWER, AuditedFaces, AuditEstimate, estimate_audit
 from reports.estimation.estimate_rows import Rows, finite_or_none, rows_from_columns
 from shards.attributes import UNSURE
 

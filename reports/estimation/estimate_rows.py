@@ -95,7 +95,9 @@ def audited_columns(estimate: AttributeEstimate) -> tuple[SharesWithInterval, Sh
     if not estimate.audited:
         return None
     generated = estimate.audited.generated
-    human, powered = (SharesWithInterval(item.shares, *item.interval()) for item in (generated.human, generated.powered))
+    human, powered = (
+        SharesWithInterval(item.shares, *item.interval()) for item in (generated.human, generated.powered)
+    )
     return human, powered
 
 
@@ -120,7 +122,7 @@ def corrected_reference_columns(estimate: AttributeEstimate) -> tuple[SharesWith
 
 
 def method_estimate_rows(estimate: AttributeEstimate, run: str, *, labeller: str, is_selected: bool) -> Rows:
-    """Rows of `method_estimates`: the raw shares, and those that are corrected or by people's labels, if there are any."""
+    """Rows of `method_estimates`: the raw shares, and corrected ones and those by people's labels if there are any."""
     counts = estimate.counts
     raw = SharesWithInterval(estimate.shares, *wilson(counts.count, counts.count.sum()))
     estimates = [("raw", raw, estimate.reference_shares)]

@@ -111,7 +111,9 @@ def label_codes(
         where source = $side and method = $method and ($side = 'train' or run = $run) and key in $keys"""
     values = {"side": side, "method": method, "run": run, "keys": keys.to_list()}
     labels = sql.select(connection, text, values)
-    return class_codes(pl.DataFrame({"key": keys}).join(labels, on="key", how="left", maintain_order="left"), attributes)
+    return class_codes(
+        pl.DataFrame({"key": keys}).join(labels, on="key", how="left", maintain_order="left"), attributes
+    )
 
 
 def population_counts(
