@@ -84,7 +84,7 @@ def rater_agreement(plan: AuditPlan, ratings: pl.DataFrame) -> dict[str, Agreeme
             pl.col("group").replace_strict(code, default=-1, return_dtype=pl.Int64)
         )
         table = codes.pivot("rater", index=["source", "key"], values="group").drop("source", "key").fill_null(-1)
-        matrix = table.to_numpy()
-        if ((matrix >= 0).sum(1) >= 2).any():
-            found[name] = measure_agreement(matrix, classes=len(code), seed=plan.seed)
+        agreement = measure_agreement(table.to_numpy(), classes=len(code), seed=plan.seed)
+        if agreement.faces:
+            found[name] = agreement
     return found

@@ -267,8 +267,8 @@ def print_audit_plan(result: "PlanResult", widths: "Sequence[ExpectedWidth]") ->
         for row in (row for row in widths if row.source == source):
             name = row.attribute.replace("_", " ") + ":"
             echo(
-                f"  {name:13} shares of the {title} to about ±{row.width * 50:.1f} percentage points (95 % interval of "
-                f"{row.group}, the widest)"
+                f"  {name:13} shares of the {title} to about ±{row.width * 50:.1f} percentage points (95 %, widest: "
+                f"{row.group}), if people agree"
             )
     echo(f"  next: `fairface audit page --run {shlex.quote(plan.run)}`")
 

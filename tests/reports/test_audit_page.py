@@ -6,16 +6,19 @@ import io
 import json
 import re
 
+import polars as pl
 import pytest
 from PIL import Image
 
+import sql
+from reports.audit_page import data_uri
 from shards import tar
 from shards.audit import AuditPlan
 from shards.audit_tables import read_plan_table, read_ratings
 from shards.documents import read_document
 from shards.workspace import Workspace
 from tests.pipeline.cli.helpers import error_line, fairface
-from tests.reports.fake_workspace import attribute_toml, make
+from tests.reports.fake_workspace import attribute_toml, make, page_text
 from tests.reports.test_browser import BROKEN, CHROMIUM, CONTRAST, OVERFLOWING, browser
 
 __all__ = ["browser"]
@@ -26,7 +29,7 @@ TONES = [str(tone) for tone in range(1, 11)]
 
 def make_page(out, *words):
     """Plan an audit of the samples below an OUT folder, and write its page; returns its path."""
-    fairface("audit", "plan", "--out", out, "--labels", FACES, *words)
+    fairface("audit", "plan", "--out", out, *(() if "--labels" in words else ("--labels", FACES)), *words)
     return write_page(out)
 
 
@@ -203,6 +206,35 @@ def test_a_session_of_thirty_faces_by_keyboard_is_resumed_saved_and_imported(bro
     assert [stored[keys[image]] for image in order] == expected
     audit.ratings_document.unlink()
     audit.ratings.unlink()
+
+
+@needs_chromium
+def test_answers_change_a_wrong_verdict(browser, tmp_path):
+    """Half of those whom the labeller takes for women are men; the rater sees what they are by the colour of the image."""
+    out = make(tmp_path / "out", n=400, women=0.8)  # 60 % of the training faces are women
+    labels = pl.read_parquet(out / "runs" / "first" / "labels.parquet")
+    is_woman = (labels["gender"] == "female") & (labels["key"].hash(1) % 2 == 0)
+    with tar.TarWriter(out / "runs" / "first" / "samples" / "s.tar") as writer:
+        for key, truth in zip(labels["key"], is_woman, strict=True):
+            content = io.BytesIO()
+            Image.new("RGB", (8, 8), "red" if truth else "blue").save(content, "png")
+            writer.add(key, "png", content.getvalue())
+    page = make_page(out, "--attribute", "gender", "--labels", 120)
+    rater = Rater(browser, page, "Ann")
+    red = data_uri(Image.new("RGB", (8, 8), "red"))
+    while rater.tab.locator("#question").is_visible():
+        rater.press("1" if rater.face == red else "2")
+    rater.save(tmp_path / "ann.csv")
+    rater.context.close()
+    fairface("audit", "import", "--out", out, tmp_path / "ann.csv")
+    fairface("report", "--out", out)
+    rows = sql.ask(sql.connect(Workspace(out)), "audit", attribute="gender").rows_by_key(
+        "group", named=True, unique=True
+    )
+    assert (rows["female"]["unaudited_verdict"], rows["female"]["verdict"]) == ("amplified", "reduced")
+    assert rows["female"]["audited_low"] <= is_woman.mean() <= rows["female"]["audited_high"]
+    assert rows["female"]["raw"] == pytest.approx(0.8, abs=0.05)
+    assert "women (amplified by the labeller, reduced by the audit)" in page_text(out)
 
 
 @needs_chromium

@@ -27,9 +27,12 @@ def measure_agreement(ratings: np.ndarray, *, classes: int, seed: int, replicate
     counts = (ratings[:, :, None] == np.arange(classes)).sum(1).astype(float)  # [n, K]
     counts = counts[counts.sum(1) >= 2]
     pairs = coincidences(counts)
-    generator = np.random.default_rng(seed)
-    weights = generator.multinomial(len(counts), np.full(len(counts), 1 / max(len(counts), 1)), size=replicates)
-    flat = pairs.reshape(len(counts), -1)
+    faces = len(counts)
+    equal = np.full(faces, 1 / max(faces, 1))
+    weights = (
+        np.random.default_rng(seed).multinomial(faces, equal, size=replicates) if faces else np.zeros((replicates, 0))
+    )
+    flat = pairs.reshape(faces, classes**2)
     resampled = (weights @ flat).reshape(replicates, classes, classes)
     total, is_close = pairs.sum(0), np.abs(np.subtract.outer(np.arange(classes), np.arange(classes))) <= 1
 
@@ -41,7 +44,7 @@ def measure_agreement(ratings: np.ndarray, *, classes: int, seed: int, replicate
 
     every = np.concatenate([total[None], resampled])
     return Agreement(
-        faces=len(counts),
+        faces=faces,
         nominal=with_interval(krippendorff_alpha(every, 1 - np.eye(classes))),
         ordinal=with_interval(krippendorff_alpha(every, ordinal_distances(every.sum(2)))),
         same=with_interval(share_of_pairs(every, np.eye(classes))),
