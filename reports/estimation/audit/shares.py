@@ -178,13 +178,14 @@ def estimate_audit(faces: AuditedFaces, *, seed: int, replicates: int = REPLICAT
     other = generator.multinomial(n, human / human.sum(), size=replicates) / n - human  # of the samples as draws
     other += rater_errors(generator, faces, sample, replicates=replicates)
     unseen = sample.weights.max() * generator.standard_gamma(UNSEEN_FACES, size=(2, replicates, classes))
-    alone = with_unseen(human, bootstrap_human + other, unseen=unseen, missed=np.zeros(classes))
+    missed = np.where(human > 0, 0.0, np.inf)
+    alone = with_unseen(human, bootstrap_human + other, unseen=unseen, missed=missed)
     tuned = tune_weight(sample, y, f)
     for _ in range(2):
         matrix = share_matrix(sample, y, f, tuned=tuned)
         shares = project_to_simplex(human + matrix @ (all_labels - sampled_labels))
         of_labels = bootstrap_human + (all_labels - bootstrap_labels) @ matrix.T
-        powered = with_unseen(shares, of_labels + other, unseen=unseen, missed=tuned)
+        powered = with_unseen(shares, of_labels + other, unseen=unseen, missed=tuned + missed)
         if not (is_wider := powered.width() > alone.width()).any():
             break
         tuned = np.where(is_wider, 0, tuned)  # a weight from a few faces may be of no use
@@ -298,8 +299,8 @@ def rater_errors(
 def with_unseen(shares: np.ndarray, bootstrap: np.ndarray, *, unseen: np.ndarray, missed: np.ndarray) -> SharesEstimate:
     """An estimate whose interval allows for kinds of faces that may have been missed.
 
-    `unseen`, [2, replicates, K], are shares of faces of the class, and of others. The labeller's weight `missed`, [K],
-    is its part of a face that it alone calls one of the class.
+    `unseen`, [2, replicates, K], are shares of faces of the class, and of others. `missed`, [K], is the labeller's part
+    of a face that it alone calls one of the class: its weight, and infinite where people saw none at all.
     """
     others = np.roll(unseen[1], 1, axis=1) if shares.size != 2 else unseen[0][:, ::-1]
     low = (bootstrap - missed * unseen[1]) / (1 + others)
