@@ -210,7 +210,7 @@ def test_a_session_of_thirty_faces_by_keyboard_is_resumed_saved_and_imported(bro
 
 @needs_chromium
 def test_answers_change_a_wrong_verdict(browser, tmp_path):
-    """Half of those whom the labeller takes for women are men; the rater sees what they are by the colour of the image."""
+    """Half of those whom the labeller takes for women are men; the rater sees it by the colour of the image."""
     out = make(tmp_path / "out", n=400, women=0.8)  # 60 % of the training faces are women
     labels = pl.read_parquet(out / "runs" / "first" / "labels.parquet")
     is_woman = (labels["gender"] == "female") & (labels["key"].hash(1) % 2 == 0)
