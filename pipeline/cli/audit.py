@@ -1,7 +1,8 @@
 """The commands of an audit, in which people label some of the faces: `audit plan`, `audit page` and `audit import`."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +17,9 @@ from pipeline.cli.options import (
     workspace_option,
 )
 from shards.workspace import Workspace
+
+if TYPE_CHECKING:
+    import duckdb
 
 FACES = click.IntRange(10, 10_000)  # the page holds all of them
 
@@ -65,13 +69,12 @@ def plan(workspace: Workspace, run: str | None, extend: int | None, **options: A
     if extend and (others := given_options() - {"workspace", "run", "extend"}):
         name = min(others).replace("attributes", "attribute")
         raise click.UsageError(f"--extend can't be combined with --{name}")
-    import sql
     from pipeline.audit.plan import PlanConfig, extend_plan, plan_audit
     from reports.audit_summary import expected_widths
     from reports.estimation.estimates import choose_run
     from shards.attributes import workspace_attributes
 
-    connection = sql.connect(workspace)
+    connection = connect(workspace)
     name = choose_run(connection, workspace, run=run)
     if extend:
         result = extend_plan(workspace, connection, name, extend)
@@ -89,26 +92,33 @@ def page(workspace: Workspace, run: str | None) -> None:
 
     It needs nothing but a browser: send it to each person. It contains the faces, but not the labels.
     """
-    import sql
     from reports.audit_page import write_audit_page
     from reports.estimation.estimates import choose_run
 
-    name = choose_run(sql.connect(workspace), workspace, run=run)
+    name = choose_run(connect(workspace), workspace, run=run)
     console.echo(str(write_audit_page(workspace, name)))
+
+
+def connect(workspace: Workspace) -> "duckdb.DuckDBPyConnection":
+    """A connection without the audits' own tables: a plan must be replaceable even if one of them is damaged."""
+    import sql
+
+    current = sql.find_files(workspace)
+    return sql.connect(workspace, replace(current, files=current.files | {"audit_faces": [], "ratings": []}))
 
 
 @audit.command("import")
 @click.argument("files", nargs=-1, required=True, type=FILE)
 @workspace_option()
 @click.option("--run", callback=name_callback, help="Name of the run.  [default: the run that the files name]")
-@click.option("--replace", is_flag=True, help="Replace other answers of the same people.")
-def import_(workspace: Workspace, files: tuple[Path, ...], run: str | None, replace: bool) -> None:
+@click.option("--replace", "replaces", is_flag=True, help="Replace other answers of the same people.")
+def import_(workspace: Workspace, files: tuple[Path, ...], run: str | None, replaces: bool) -> None:
     """Import the FILES that people saved on the page, and print how well they agree."""
     from pipeline.audit.import_ratings import import_ratings
     from reports.audit_summary import count_answers, rater_agreement
     from shards.attributes import workspace_attributes
 
-    result = import_ratings(workspace, files, run=run, replace=replace)
+    result = import_ratings(workspace, files, run=run, replace=replaces)
     ordered = {name for name, attribute in workspace_attributes(workspace).items() if attribute.is_numbered}
     counts, agreement = count_answers(result.plan, result.ratings), rater_agreement(result.plan, result.ratings)
     console.print_ratings(result, counts, agreement, ordered=ordered)

@@ -172,6 +172,8 @@ def test_samples_without_labels_or_images_are_refused(audit):
 
 def test_a_changed_plan_is_found(audit):
     plan(audit, "--labels", 60)
-    audit.plan.write_bytes(audit.plan.read_bytes() + b" ")
+    audit.plan.write_bytes(audit.plan.read_bytes()[:-1] + b" ")
     assert "plan.parquet was changed" in error_line("audit", "page", "--out", out(audit))
     assert "plan.parquet was changed" in fairface("verify", "--out", out(audit), code=1)
+    assert "60 of 400 samples" in plan(audit, "--labels", 60, "--force")
+    fairface("sql", "audit", "--out", out(audit))
