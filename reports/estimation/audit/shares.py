@@ -112,6 +112,11 @@ class SharesEstimate:
         high = np.quantile(self.high_shares, (1 + level) / 2, axis=0)
         return np.minimum(low, self.shares), np.maximum(high, self.shares)
 
+    def width(self) -> np.ndarray:
+        """Of the 95 % interval, [K]."""
+        low, high = self.interval()
+        return high - low
+
 
 @dataclass(frozen=True)
 class AuditEstimate:
@@ -167,26 +172,23 @@ def estimate_audit(faces: AuditedFaces, *, seed: int, replicates: int = REPLICAT
     y, f = faces.targets[told], (faces.labels[told][:, None] == np.arange(classes)).astype(float)
     all_labels = faces.label_counts[:classes] / faces.label_counts.sum()
     human, sampled_labels = sample.weights @ y, sample.weights @ f
-    tuned = tune_weight(sample, y, f)
-    matrix = share_matrix(sample, y, f, tuned=tuned)
-    powered = human + matrix @ (all_labels - sampled_labels)
     bootstrap = bootstrap_means(generator, sample, np.concatenate([y, f], 1), replicates=replicates)
     bootstrap_human, bootstrap_labels = bootstrap[:, :classes], bootstrap[:, classes:]
-    bootstrap_powered = bootstrap_human + (all_labels - bootstrap_labels) @ matrix.T
-    # of the samples as draws of the generator, and of the raters
-    n, shares = round(faces.label_counts.sum()), project_to_simplex(powered)
-    other = generator.multinomial(n, shares / shares.sum(), size=replicates) / n - shares
+    n = round(faces.label_counts.sum())
+    other = generator.multinomial(n, human / human.sum(), size=replicates) / n - human  # of the samples as draws
     other += rater_errors(generator, faces, sample, replicates=replicates)
-    largest = float(np.max(sample.weights))
-    unseen = largest * generator.standard_gamma(UNSEEN_FACES, size=(2, replicates, classes))
-    return AuditEstimate(
-        faces,
-        with_unseen(human, bootstrap_human + other, unseen=unseen, missed=np.zeros(classes)),
-        with_unseen(shares, bootstrap_powered + other, unseen=unseen, missed=tuned),
-        tuned,
-        bootstrap_powered.var(0),
-        other.var(0),
-    )
+    unseen = sample.weights.max() * generator.standard_gamma(UNSEEN_FACES, size=(2, replicates, classes))
+    alone = with_unseen(human, bootstrap_human + other, unseen=unseen, missed=np.zeros(classes))
+    tuned = tune_weight(sample, y, f)
+    for _ in range(2):
+        matrix = share_matrix(sample, y, f, tuned=tuned)
+        shares = project_to_simplex(human + matrix @ (all_labels - sampled_labels))
+        of_labels = bootstrap_human + (all_labels - bootstrap_labels) @ matrix.T
+        powered = with_unseen(shares, of_labels + other, unseen=unseen, missed=tuned)
+        if not (is_wider := powered.width() > alone.width()).any():
+            break
+        tuned = np.where(is_wider, 0, tuned)  # a weight from a few faces may be of no use
+    return AuditEstimate(faces, alone, powered, tuned, of_labels.var(0), other.var(0))
 
 
 def weigh_faces(faces: AuditedFaces) -> _Sample:

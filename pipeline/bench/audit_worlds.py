@@ -8,16 +8,17 @@ their own way. The true shares are those that raters see on average: without err
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 
+from pipeline.audit.design import by_expected_error, choose, equal_sizes, stratify
 from reports.estimation.audit.shares import AuditedFaces, AuditEstimate, estimate_audit
 from reports.estimation.correction import Correction, correct_shares
+from shards.audit import DESIGNS
 
 SAMPLES, PHOTOGRAPHS = 5000, 3000
 RARE = 0.01  # share of the rare class in every other world
 RATER_ERRORS = (0.01, 0.08)  # error rates of raters
 CONFIDENT = 0.5  # how much rarer a labeller's errors are among the half that it is more confident of
-FLOOR = 5  # labels of each stratum, at least, in a stratified plan
-DESIGNS = ("uniform", "stratified", "active")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class AuditWorld:
     """A world's data and its truth."""
 
     truth: np.ndarray  # shares of the generator as raters see them, [K]
+    shares: np.ndarray  # of the classes, about which raters err, [K]
     faces: AuditedFaces
     correction: Correction  # of the labels of all samples by the error rates on photographs
 
@@ -49,6 +51,7 @@ class AuditCoverage:
     width: dict[str, float]
     variance: dict[str, float]  # mean squared error of the shares, summed over the classes
     wider: float  # share of the worlds in which PPI++ is more than 5 % wider than human labels alone
+    classes_seen: float  # how often those by PPI++ contain the shares of the classes that raters err about
 
 
 def error_rates(generator: np.random.Generator, classes: int, accuracy: float) -> np.ndarray:
@@ -60,12 +63,23 @@ def error_rates(generator: np.random.Generator, classes: int, accuracy: float) -
     return np.diag(right) + (1 - right)[:, None] * wrong
 
 
-def simulate_audit(generator: np.random.Generator, scenario: AuditScenario, *, is_rare: bool) -> AuditWorld:
+def world_generators(
+    scenario: AuditScenario, *, seed: int, number: int
+) -> tuple[np.random.Generator, np.random.Generator]:
+    """Of a world's true shares, which all scenarios have in common, and of everything else."""
+    options = (scenario.labels, scenario.raters, DESIGNS.index(scenario.design), round(100 * scenario.accuracy))
+    return np.random.default_rng([seed, number]), np.random.default_rng([seed, number, *options])
+
+
+def simulate_audit(
+    generators: tuple[np.random.Generator, np.random.Generator], scenario: AuditScenario, *, is_rare: bool
+) -> AuditWorld:
     """Simulate a generator, a labeller, photographs, a plan and raters."""
+    of_shares, generator = generators
     classes = scenario.classes
-    shares = generator.dirichlet(np.full(classes, 2.0))
+    shares = of_shares.dirichlet(np.full(classes, 2.0))
     if is_rare:
-        shares = np.append((1 - RARE) * generator.dirichlet(np.full(classes - 1, 2.0)), RARE)
+        shares = np.append((1 - RARE) * of_shares.dirichlet(np.full(classes - 1, 2.0)), RARE)
     rates, photo_rates = (error_rates(generator, classes, scenario.accuracy) for _ in range(2))
     true = generator.choice(classes, SAMPLES, p=shares)
     labels, is_confident = label_faces(generator, true, rates)
@@ -79,7 +93,7 @@ def simulate_audit(generator: np.random.Generator, scenario: AuditScenario, *, i
     faces = AuditedFaces(
         ratings, labels[chosen], strata[chosen], probability=probability[chosen], label_counts=np.append(counts, 0)
     )
-    return AuditWorld(truth, faces, correct_shares(counts, confusion, seed=0, replicates=300))
+    return AuditWorld(truth, shares, faces, correct_shares(counts, confusion, seed=0, replicates=300))
 
 
 def label_faces(generator: np.random.Generator, true: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -96,24 +110,16 @@ def label_faces(generator: np.random.Generator, true: np.ndarray, rates: np.ndar
 def choose_faces(
     generator: np.random.Generator, scenario: AuditScenario, *, labels: np.ndarray, is_confident: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The chosen faces, the probability of every face, and its stratum."""
-    n, size = scenario.labels, len(labels)
-    if scenario.design == "active":
-        error = np.where(is_confident, 1 - CONFIDENT, 1 + CONFIDENT)
-        probability = np.minimum(n * error / error.sum(), 1)
-        chosen = np.argsort(generator.random(size) / probability)[:n]
-        return chosen, probability, np.zeros(size, int)
-    strata = np.unique(2 * labels + is_confident, return_inverse=True)[1]
-    if scenario.design == "uniform":
-        strata = np.zeros(size, int)
-    sizes = np.bincount(strata)
-    planned = np.minimum(np.maximum(np.floor(n * sizes / size), min(FLOOR, n // len(sizes))), sizes).astype(int)
-    while planned.sum() > n:
-        planned[np.argmax(planned)] -= 1
-    order = np.lexsort([generator.random(size), strata])
-    rank = np.empty(size, int)
-    rank[order] = np.arange(size) - (sizes.cumsum() - sizes)[strata[order]]
-    return np.flatnonzero(rank < planned[strata]), (planned / sizes)[strata], strata
+    """The faces that `fairface audit plan` would choose, the probability of every face, and its stratum."""
+    confidence = np.where(is_confident, 0.9, 0.6) + 0.1 * generator.random(len(labels))
+    table = pl.DataFrame({"a": labels.astype(str), "p_a": confidence})
+    strata = {
+        "uniform": lambda: equal_sizes(len(labels)),
+        "stratified": lambda: stratify(table, ["a"], count=scenario.labels),
+        "active": lambda: by_expected_error(table, ["a"]),
+    }[scenario.design]()
+    choice = choose(strata, generator.random(len(labels)), [scenario.labels])
+    return np.flatnonzero(choice.rounds >= 0), choice.probabilities, strata.index
 
 
 def rate_faces(
@@ -152,12 +158,13 @@ def measure_audits(scenario: AuditScenario, worlds: int, *, seed: int, replicate
     """Simulate so many worlds of a scenario; every other one has a class of 1 %."""
     names = ("human", "powered", "corrected")
     covered, rare, width, error = ({name: list[float]() for name in names} for _ in range(4))
-    wider = []
+    wider, seen = [], []
     for number in range(worlds):
-        generator = np.random.default_rng([seed, scenario.classes, scenario.labels, number])
         is_rare = number % 2 == 1
-        world = simulate_audit(generator, scenario, is_rare=is_rare)
+        world = simulate_audit(world_generators(scenario, seed=seed, number=number), scenario, is_rare=is_rare)
         estimate = estimate_audit(world.faces, seed=number, replicates=replicates)
+        low, high = estimate.powered.interval()
+        seen.append(((low <= world.shares) & (world.shares <= high)).mean())
         for name, shares, (low, high) in zip(names, *_estimates(estimate, world), strict=True):
             inside = (low <= world.truth) & (world.truth <= high)
             covered[name].append(inside.mean())
@@ -167,7 +174,7 @@ def measure_audits(scenario: AuditScenario, worlds: int, *, seed: int, replicate
             error[name].append(((shares - world.truth) ** 2).sum())
         wider.append(width["powered"][-1] > 1.05 * width["human"][-1])
     means = [{name: float(np.mean(values[name])) for name in names} for values in (covered, rare, width, error)]
-    return AuditCoverage(means[0], means[1], means[2], means[3], float(np.mean(wider)))
+    return AuditCoverage(means[0], means[1], means[2], means[3], float(np.mean(wider)), float(np.mean(seen)))
 
 
 def _estimates(
