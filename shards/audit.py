@@ -50,6 +50,18 @@ class AuditPlan(Document):
     sides: dict[str, AuditSide]  # by source: generated, train
     files: dict[str, str]  # the table -> SHA-256
 
+    def __post_init__(self) -> None:
+        names = set(self.attributes)
+        asked = {name for side in self.sides.values() for name in side.attributes}
+        if not (
+            names == self.classes.keys() == self.methods.keys() == asked
+            and {"generated"} <= self.sides.keys() <= {"generated", "train"}
+            and self.design in DESIGNS
+            and self.raters >= 0
+            and all(count > 0 for count in self.labels)
+        ):
+            raise TypeError("its parts contradict each other")
+
 
 @dataclass(kw_only=True)
 class RaterFile:

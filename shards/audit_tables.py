@@ -28,8 +28,11 @@ RATING_COLUMNS: Types = {
 
 
 def read_plan_table(audit: AuditFolder, plan: AuditPlan) -> pl.DataFrame:
-    """The faces of a plan. Raises FairfaceError if the table is missing or was changed."""
-    return read_parquet(audit.plan, PLAN_COLUMNS, sha256=plan.files.get(audit.plan.name, ""))
+    """The faces of a plan. Raises FairfaceError if the table is missing, damaged, or was changed."""
+    faces = read_parquet(audit.plan, PLAN_COLUMNS, sha256=plan.files.get(audit.plan.name, ""))
+    if set(faces["source"]) - plan.sides.keys() or faces["face"].to_list() != list(range(sum(plan.labels))):
+        raise FairfaceError(f"{audit.plan} does not list the faces of the plan: {plan.REDO}")
+    return faces
 
 
 def read_ratings(audit: AuditFolder, plan: AuditPlan) -> pl.DataFrame:

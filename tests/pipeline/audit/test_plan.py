@@ -1,5 +1,7 @@
 """`fairface audit plan`: which faces are chosen, when a plan stays, and when it is refused."""
 
+import json
+
 import polars as pl
 import pytest
 
@@ -177,3 +179,23 @@ def test_a_changed_plan_is_found(audit):
     assert "plan.parquet was changed" in fairface("verify", "--out", out(audit), code=1)
     assert "60 of 400 samples" in plan(audit, "--labels", 60, "--force")
     fairface("sql", "audit", "--out", out(audit))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"attributes": ["gender", "hair"]},
+        {"classes": {}},
+        {"design": "none"},
+        {"sides": {}},
+        {"labels": [60, -1]},
+        {"labels": [70]},
+        {"raters": "two"},
+    ],
+    ids=str,
+)
+def test_a_damaged_document_is_refused_in_one_line(audit, change):
+    plan(audit, "--labels", 60, "--attribute", "gender")
+    document = json.loads(audit.plan_document.read_text())
+    audit.plan_document.write_text(json.dumps(document | change))
+    assert "audit plan --force" in error_line("audit", "page", "--out", out(audit))
