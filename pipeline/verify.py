@@ -16,6 +16,7 @@ from shards import provenance
 from shards import verify as pack_verification
 from shards.atomic_io import check_regular, file_sha256, read_json
 from shards.attributes import own_attributes
+from shards.audit import AuditPlan, RatingsDocument
 from shards.concurrency import available_cpus, map_in_order
 from shards.documents import (
     AttributesDocument,
@@ -38,6 +39,7 @@ from shards.study import StudyDocument
 from shards.synthetic.files import read_checksums
 from shards.verify import sample_tar_fault
 from shards.workspace import (
+    AuditFolder,
     DetectorFolder,
     LabelFiles,
     ReportFolder,
@@ -155,6 +157,8 @@ def areas(workspace: Workspace) -> Iterator[Area]:
         stale = partial(provenance.sample_labels_problem, run)
         if has_labels(run.label_files):
             yield Area(run.folder, run.label_files.lock, partial(label_checks, run.label_files, stale))
+        if run.audit.plan_document.exists():
+            yield Area(run.audit.folder, run.audit.lock, partial(audit_checks, run.audit))
     for detector in map(DetectorFolder, named_folders(workspace.detectors_folder)):
         yield Area(detector.folder, detector.lock, partial(detector_checks, workspace, detector))
     if report.folder.is_dir():
@@ -215,6 +219,12 @@ def sample_checks(run: RunFolder) -> Iterator[Check]:
     for shard in document.shards if document else ():
         path = run.samples / Path(shard.name).name
         yield Check(path, partial(sample_tar_fault, path, shard.sha256), SamplesDocument.REDO)
+
+
+def audit_checks(audit: AuditFolder) -> Iterator[Check]:
+    """The faces that people label, and their answers."""
+    yield from described_checks(audit.plan_document, AuditPlan)
+    yield from described_checks(audit.ratings_document, RatingsDocument)
 
 
 def detector_checks(workspace: Workspace, detector: DetectorFolder) -> Iterator[Check]:

@@ -174,7 +174,8 @@ def draw_figures(
 def with_estimate(rows: pl.DataFrame, estimate: str) -> pl.DataFrame:
     """Rows of `estimates` with best_share and best_reference of that estimate, whichever a run's own page uses."""
     is_own = pl.col("best_estimate") == estimate
-    name, reference = ("share", "reference") if estimate == "raw" else ("corrected", "annotated")
+    names = {"raw": ("share", "reference"), "audited": ("audited", "best_reference")}
+    name, reference = names.get(estimate, ("corrected", "annotated"))
     shares = [
         pl.when(is_own).then(f"best_share{end}").otherwise(f"{name}{end}").alias(f"best_share{end}")
         for end in ("", "_low", "_high")

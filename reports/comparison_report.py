@@ -71,7 +71,9 @@ def gather_comparison(
 
 
 def common_estimates(pages: list[RunReport], attributes: Iterable[str]) -> dict[str, str]:
-    """attribute -> the estimate that all runs are compared by: corrected if one uses it and all have it, else raw.
+    """attribute -> the estimate that all runs are compared by: audited if all use it; corrected if one uses it or was
+
+    audited, and all have it; else raw.
 
     It is the choice of question `difference`, for all runs at once.
     """
@@ -79,7 +81,8 @@ def common_estimates(pages: list[RunReport], attributes: Iterable[str]) -> dict[
     for attribute in attributes:
         rows = [row for page in pages for row in page.estimates if row["attribute"] == attribute]
         is_raw = all(row["best_estimate"] == "raw" for row in rows) or any(row["corrected"] is None for row in rows)
-        estimates[attribute] = "raw" if is_raw else "corrected"
+        is_audited = bool(rows) and all(row["best_estimate"] == "audited" for row in rows)
+        estimates[attribute] = "audited" if is_audited else "raw" if is_raw else "corrected"
     return estimates
 
 

@@ -6,6 +6,7 @@ from reports.faces import RunFaces
 from reports.figures.run_figures import RunFigures
 from reports.formats import short
 from reports.run_report import RunReport
+from reports.sections.audit import AuditSection, audit_section
 from reports.sections.confidence import Confidence, confidence_section
 from reports.sections.counts import Counts, counts_section
 from reports.sections.detectors import Detectors, detectors_section
@@ -29,6 +30,7 @@ CONTENTS = {  # section -> its name in the contents, in the order of the page
     "verdicts": "Verdicts",
     "reference": "Reference",
     "methods": "Estimates",
+    "audit": "Audit",
     "distances": "Distances",
     "counts": "Counts",
     "labellers": "Labellers",
@@ -54,6 +56,7 @@ class RunPage:
     verdicts: Verdicts | None
     reference: Reference | None
     methods: Methods | None
+    audit: AuditSection | None
     intersections: Intersections | None
     distances: Distances | None
     counts: Counts | None
@@ -85,6 +88,7 @@ def build_run_page(report: RunReport, attributes: AttributeTable, *, figures: Ru
         verdicts=verdicts_section(report, figures, attributes=attributes) if compares_training else None,
         reference=reference_section(report, attributes),
         methods=methods_section(report, attributes) if compares_training else None,
+        audit=audit_section(report, attributes),
         intersections=intersections_section(report, attributes) if compares_training else None,
         distances=distances_section(report, attributes) if compares_training else None,
         counts=counts_section(report, attributes),

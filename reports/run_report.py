@@ -55,7 +55,7 @@ from evaluated_predictions where perturbation = 'none' group by detector order b
 class RunReport(Document):
     """report.json of one run: every number and sentence of its page."""
 
-    FORMAT: ClassVar[int] = 3
+    FORMAT: ClassVar[int] = 4
     REDO: ClassVar[str] = "build it again with `fairface report --force`"
 
     fingerprint: str  # of the files and the code that the page was made from
@@ -72,6 +72,8 @@ class RunReport(Document):
     estimates: Rows
     method_estimates: Rows
     reference_estimates: Rows  # compared with an external reference
+    audit: Rows  # people's answers, by side and attribute
+    audit_errors: Rows  # the labeller's labels by the class that people see
     distances: Rows
     quality: Rows
     labellers: Rows
@@ -162,6 +164,8 @@ def gather_run(
         labelling=labelling,
         is_constant=is_constant,
         estimates=estimates.to_dicts(),
+        audit=sql.ask(connection, "audit_agreement", run=run).to_dicts(),
+        audit_errors=sql.select(connection, "from audit_confusion where run = $run", {"run": run}).to_dicts(),
         reference_estimates=external.to_dicts(),
         labellers=labeller_accuracies(connection).to_dicts() if labelling else [],
         selected_methods=selected_methods(connection, run),

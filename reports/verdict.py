@@ -10,6 +10,7 @@ from reports.formats import conjunction, percent, ratio, short
 from shards.attributes import Attribute, AttributeTable
 
 CHANGED = ("amplified", "reduced")
+MISSING = {"calibration": "annotated images", "labels": "human labels"}  # reason -> what there is too little of
 
 
 @dataclass(kw_only=True)
@@ -53,22 +54,45 @@ def run_verdict(
     """
     if is_constant:
         return CONSTANT
-    if is_foreign:
-        return NOT_ANSWERABLE
+    if is_foreign:  # people's labels are valid whatever the labeller is
+        rows = rows.filter(best_estimate="audited")
+        if rows.is_empty():
+            return NOT_ANSWERABLE
     of_attributes = [(attribute, rows.filter(attribute=attribute.name)) for attribute in attributes.headlines]
     sentences = [attribute_sentence(attribute, groups) for attribute, groups in of_attributes if len(groups)]
+    if audited := audit_sentence(rows, attributes):
+        sentences.append(audited)
     answer = requested_answer(rows) if is_requested else answer_sentence(rows, attributes)
     return Verdict(answer=answer, sentences=sentences, undecided=undecided_sentence(rows))
+
+
+def audit_sentence(rows: pl.DataFrame, attributes: AttributeTable) -> str | None:
+    """What people's labels decide on, and how many verdicts they changed; None without an audit."""
+    audited = rows.filter(best_estimate="audited")
+    if audited.is_empty():
+        return None
+    names = [name.replace("_", " ") for name in attributes.labelled if name in audited["attribute"]]
+    changed = int((audited["verdict"] != audited["unaudited_verdict"]).sum())
+    effect = f"they changed {changed}" if changed else "they changed none"
+    labels = max(audited["labels"].drop_nulls())
+    return (
+        f"People labelled {labels:,} samples ({conjunction(names)}); {effect} of the {len(audited)} verdicts that the "
+        "labeller alone would have given."
+    )
 
 
 def undecided_sentence(rows: pl.DataFrame) -> str:
     """How many groups have no verdict, and for how many of them more samples would not help."""
     total, is_undecided = len(rows), rows["verdict"] == "inconclusive"
-    limited = int((is_undecided & (rows["inconclusive_reason"] == "calibration")).sum())
-    rare = int(is_undecided.sum()) - limited
+    limited, unlabelled = (
+        int((is_undecided & (rows["inconclusive_reason"] == reason)).sum()) for reason in ("calibration", "labels")
+    )
+    rare = int(is_undecided.sum()) - limited - unlabelled
     sentence = f"{rare or 'None'} of {total} groups {'is' if rare <= 1 else 'are'} too rare for a verdict."
     if limited:
         sentence += f" For {limited}, there are too few annotated images: more samples would not be enough."
+    if unlabelled:
+        sentence += f" For {unlabelled}, people have labelled too few samples."
     return sentence
 
 
@@ -117,20 +141,20 @@ def attribute_sentence(attribute: Attribute, rows: pl.DataFrame) -> str:
     changed = sorted((row for row in groups if row["verdict"] in CHANGED), key=effect_size, reverse=True)
     inconclusive = [row for row in groups if row["verdict"] == "inconclusive"]
     undecided = [group_word(row) for row in inconclusive]
-    is_limited = all(row.get("inconclusive_reason") == "calibration" for row in inconclusive)
+    reasons = {row.get("inconclusive_reason") for row in inconclusive}
+    few = MISSING.get(str(*reasons), "samples") if len(reasons) == 1 else "samples"
     if changed:
         return f"Of {plural}, it generates {conjunction([change_phrase(row, group_word(row)) for row in changed[:3]])}."
     if groups and all(row.get("inconclusive_reason") == "no labels" for row in groups):
         return f"The {name} is unknown: no face has a label for it."
     if len(undecided) == len(groups):
-        few = "annotated images" if is_limited else "samples"
         return f"There are too few {few} to decide whether it preserves the {name}."
     if undecided:
         preserved = [f"{group_word(row)} {both_shares(row)}" for row in groups if row["verdict"] == "preserved"]
-        few = f"annotated images to decide on {conjunction(undecided)}"
-        if not is_limited:
-            few = f"{conjunction(undecided)} to decide"
-        return f"Of {plural}, it preserves {conjunction(preserved)}; there are too few {few}."
+        too_few = f"{few} to decide on {conjunction(undecided)}"
+        if few == "samples":
+            too_few = f"{conjunction(undecided)} to decide"
+        return f"Of {plural}, it preserves {conjunction(preserved)}; there are too few {too_few}."
     example = groups[0] if len(groups) == 2 else max(groups, key=lambda row: row["share"] or 0)
     shares = f"{percent(example['share'])} {group_word(example)}, training {percent(example['reference'])}"
     return f"It preserves the {name} of its training data ({shares})."

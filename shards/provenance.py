@@ -14,6 +14,7 @@ from typing import ParamSpec
 
 from shards.atomic_io import fingerprint, read_bytes
 from shards.attributes import AttributeTable, workspace_attributes
+from shards.audit import AuditPlan, RatingsDocument, stale_plan
 from shards.documents import (
     PredictionsDocument,
     RunConfig,
@@ -86,6 +87,7 @@ def current_files(workspace: Workspace) -> CurrentFiles:
         leave_out([run.samples_table], samples_problem(run))
         leave_out(run.label_files.all(), sample_labels_problem(run))
         leave_out(probe_files(run.label_files), probe_problem(run.label_files))
+        leave_out([run.audit.plan, run.audit.ratings], audit_problem(workspace, run))
     for detector in map(DetectorFolder, _folders(files, ("predictions", "detection_metrics"))):
         leave_out([detector.predictions, detector.detection_metrics], predictions_problem(workspace, detector))
         leave_out([detector.detection_metrics], metrics_problem(workspace, detector))
@@ -151,6 +153,18 @@ def _labels_problem(files: LabelFiles, *, images_hash: str | None) -> str | None
     if files.labels.exists() and not files.document.exists():
         return f"the labels in {files.folder} are not finished: run `fairface label` again"
     return stale_labels(files, images_hash=images_hash)
+
+
+@problem
+def audit_problem(workspace: Workspace, run: RunFolder) -> str | None:
+    """Why the plan of a run's audit, and the answers to it, must not be used; None if they may be."""
+    plan = read_document(run.audit.plan_document, AuditPlan)
+    if plan is None:
+        return f"the plan in {run.audit.folder} is not finished: run `fairface audit plan --run {run.name}` again"
+    ratings = read_document(run.audit.ratings_document, RatingsDocument)
+    if ratings and ratings.plan != plan.id:
+        return f"{run.audit.ratings} has answers to another plan than the present one: {ratings.REDO}"
+    return stale_plan(workspace, run, plan)
 
 
 def probe_files(files: LabelFiles) -> list[Path]:
@@ -260,8 +274,9 @@ def estimate_inputs(workspace: Workspace, name: str) -> str | None:
         return None
     about = [config.options, config.data, config.classes] if config else []
     samples = [_content_hash(run.samples_document), _label_inputs(run.label_files)]
-    reference = [_content_hash(workspace.reference_document)] if workspace.reference_document.exists() else []
-    return fingerprint([name, about, training_inputs(workspace), samples, *reference])
+    documents = (workspace.reference_document, run.audit.plan_document, run.audit.ratings_document)
+    others = [_content_hash(path) for path in documents if path.exists()]
+    return fingerprint([name, about, training_inputs(workspace), samples, *others])
 
 
 def training_inputs(workspace: Workspace) -> str:

@@ -16,6 +16,8 @@ REPORT_TABLES = (
     "quality",
     "neighbours",
     "confidence_shift",
+    "audit",
+    "audit_confusion",
     "confusion",
 )
 STUDY_TABLES = ("estimates", "paired")  # of a study's report
@@ -292,6 +294,38 @@ class TrainingFolder:
 
 
 @dataclass(frozen=True)
+class AuditFolder:
+    """`OUT/runs/<name>/audit`: which of a run's faces people label, and their answers."""
+
+    folder: Path
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / LOCK
+
+    @property
+    def plan_document(self) -> Path:
+        return self.folder / "plan.json"
+
+    @property
+    def plan(self) -> Path:
+        return self.folder / "plan.parquet"
+
+    @property
+    def page(self) -> Path:
+        """The page on which people label the faces."""
+        return self.folder / "page.html"
+
+    @property
+    def ratings_document(self) -> Path:
+        return self.folder / "ratings.json"
+
+    @property
+    def ratings(self) -> Path:
+        return self.folder / "ratings.parquet"
+
+
+@dataclass(frozen=True)
 class RunFolder(TrainingFolder):
     """`OUT/runs/<name>`: a training run of the DCGAN and its samples."""
 
@@ -334,6 +368,11 @@ class RunFolder(TrainingFolder):
     @property
     def label_files(self) -> LabelFiles:
         return LabelFiles(self.folder)
+
+    @property
+    def audit(self) -> AuditFolder:
+        """Not among `results`: people's answers are not removed with the samples."""
+        return AuditFolder(self.folder / "audit")
 
     def results(self) -> list[Path]:
         labels = self.label_files
@@ -555,6 +594,8 @@ class Workspace:
             "samples": [run.samples_table for run in runs],
             "steps": [run.steps for run in runs],
             "runs": [run.config for run in runs],
+            "audit_faces": [run.audit.plan for run in runs],
+            "ratings": [run.audit.ratings for run in runs],
             **{name: [self.report.table(name)] for name in REPORT_TABLES},
             "predictions": [detector.predictions for detector in detectors],
             "detection_metrics": [detector.detection_metrics for detector in detectors],

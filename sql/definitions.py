@@ -214,8 +214,8 @@ def table_expression(view: str, files: Iterable[Path], *, stale_runs: Collection
     if stale_runs and view in REPORT_TABLES and view != "confusion":
         stale = ", ".join(map(quote, sorted(stale_runs)))
         return f"(from read_parquet([{paths}], union_by_name = true) where run not in ({stale}))"
-    # labels and samples have a column `run`; the run of steps and of a config.json is the name of its folder
-    named = ", filename = true" if view in ("steps", "labels") else ""
+    # labels and samples have a column `run`; the run of other files is the name of a folder
+    named = ", filename = true" if view in ("steps", "labels", "audit_faces", "ratings") else ""
     return f"read_parquet([{paths}], union_by_name = true{named})"
 
 

@@ -6,17 +6,19 @@
 -- param attribute (default all): one of all, @attributes
 with pairs as (
     select a.attribute, a."group", vocabulary.rank,
+        a.best_estimate = 'audited' and b.best_estimate = 'audited' as is_audited,
         a.best_estimate = 'raw' and b.best_estimate = 'raw' or a.corrected is null or b.corrected is null as is_raw, a, b
     from estimates as a join estimates as b using (attribute, "group")
     left join vocabulary using (attribute, "group")
     where a.run = resolve_run($run) and b.run = resolve_run($other) and ($attribute = 'all' or a.attribute = $attribute)
 ), shares as (
-    select attribute, "group", rank, if(is_raw, 'raw', 'corrected') as estimate,
-        if(is_raw, a.share, a.corrected) as share, if(is_raw, b.share, b.corrected) as other_share,
-        case when not is_raw then a.corrected_low when a.best_estimate = 'raw' then a.best_share_low else a.share_low end as low,
-        case when not is_raw then a.corrected_high when a.best_estimate = 'raw' then a.best_share_high else a.share_high end as high,
-        case when not is_raw then b.corrected_low when b.best_estimate = 'raw' then b.best_share_low else b.share_low end as other_low,
-        case when not is_raw then b.corrected_high when b.best_estimate = 'raw' then b.best_share_high else b.share_high end as other_high,
+    select attribute, "group", rank, if(is_audited, 'audited', if(is_raw, 'raw', 'corrected')) as estimate,
+        if(is_audited, a.audited, if(is_raw, a.share, a.corrected)) as share,
+        if(is_audited, b.audited, if(is_raw, b.share, b.corrected)) as other_share,
+        case when is_audited then a.audited_low when not is_raw then a.corrected_low when a.best_estimate = 'raw' then a.best_share_low else a.share_low end as low,
+        case when is_audited then a.audited_high when not is_raw then a.corrected_high when a.best_estimate = 'raw' then a.best_share_high else a.share_high end as high,
+        case when is_audited then b.audited_low when not is_raw then b.corrected_low when b.best_estimate = 'raw' then b.best_share_low else b.share_low end as other_low,
+        case when is_audited then b.audited_high when not is_raw then b.corrected_high when b.best_estimate = 'raw' then b.best_share_high else b.share_high end as other_high,
         a.ratio as ratio, b.ratio as other_ratio, a.verdict as verdict, b.verdict as other_verdict
     from pairs
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
+from pipeline.bench.audit import bench_audit
 from pipeline.bench.context import BenchContext, TrialsConfig, WorldsConfig
 from pipeline.bench.detect import bench_detect
 from pipeline.bench.estimates import bench_estimates
@@ -43,6 +44,7 @@ STAGES: dict[str, Callable[[BenchContext], Iterator[Row]]] = {
     "detect": bench_detect,
     "estimates": bench_estimates,
     "study": bench_study,
+    "audit": bench_audit,
     "report": bench_report,
 }
 LONG_STAGES = ("gan",)  # run only if named explicitly

@@ -29,7 +29,7 @@ from pipeline.cli.options import FILE, FOLDER, POSITIVE, device_option, given_op
     type=click.IntRange(1, 10**6),
     default=WORLDS,
     show_default=True,
-    help="Number of populations that `estimates` simulates for each scenario.",
+    help="Number of populations that `estimates` and `audit` simulate for each scenario.",
 )
 @click.option(
     "--annotated-faces",
@@ -64,7 +64,7 @@ def bench(
     """Measure speed next to plain baselines.
 
     Each rate and its baseline are measured in the same run. STAGES are pack, verify, scale, join, feed, train, sample,
-    label, detect, estimates, study, report and gan; by default all but gan, which compares training recipes.
+    label, detect, estimates, study, audit, report and gan; by default all but gan, which compares training recipes.
     """
     if "gan" not in stages and (unused := given_options() & {"annotated_faces", "seconds", "seeds", "recipes"}):
         name = min(unused).replace("recipes", "recipe").replace("_", "-")

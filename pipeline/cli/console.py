@@ -1,6 +1,9 @@
 """Prints the commands' summaries, warnings and tables."""
 
+import math
+import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from unicodedata import category
@@ -15,12 +18,16 @@ from shards.workspace import ShardsFolder, Workspace
 if TYPE_CHECKING:
     import polars as pl
 
+    from pipeline.audit.import_ratings import ImportResult
+    from pipeline.audit.plan import PlanResult
     from pipeline.detection.import_predictions import ImportedPredictions
     from pipeline.detection.train import DetectResult
     from pipeline.gan.sample import SampleResult
     from pipeline.gan.train import TrainResult
     from pipeline.labelling.label import FolderResult, LabelResult
+    from reports.audit_summary import ExpectedWidth, RaterCounts
     from reports.detector_summary import DetectorSummary
+    from reports.estimation.audit.agreement import Agreement
     from reports.page import BuildResult
     from shards.attributes import AttributeTable
     from shards.documents import ShardsDocument
@@ -243,6 +250,48 @@ def print_report(result: "BuildResult") -> None:
         warn(f"{missing}; the page shows what is available")
     for reason in result.warnings:
         warn(reason)
+
+
+def print_audit_plan(result: "PlanResult", widths: "Sequence[ExpectedWidth]") -> None:
+    """Print which faces people should label, and the precision to expect."""
+    plan = result.plan
+    names = {"generated": "samples", "train": "training images"}
+    chosen = " and ".join(
+        f"{sum(side.faces):,} of {side.population:,} {names[source]}" for source, side in plan.sides.items()
+    )
+    echo(f"{result.folder.folder}: {chosen}, {plan.design}{unchanged_suffix(result.unchanged)}")
+    answers = sum(sum(side.faces) * len(side.attributes) for side in plan.sides.values())
+    people = f" from each of {plan.raters} people" if plan.raters > 1 else ""
+    echo(f"  {answers:,} answers{people}, about {', '.join(name.replace('_', ' ') for name in plan.attributes)}")
+    for source, title in names.items():
+        for row in (row for row in widths if row.source == source):
+            name = row.attribute.replace("_", " ") + ":"
+            echo(
+                f"  {name:13} shares of the {title} to about ±{row.width * 50:.1f} percentage points (95 %, widest: "
+                f"{row.group}), if people agree"
+            )
+    echo(f"  next: `fairface audit page --run {shlex.quote(plan.run)}`")
+
+
+def print_ratings(
+    result: "ImportResult", counts: "Sequence[RaterCounts]", agreement: "Mapping[str, Agreement]", *, ordered: set[str]
+) -> None:
+    """Print how many answers there are of each rater, and how well the raters agree; `ordered` have ordered classes."""
+    for row in counts:
+        state = "" if row.rater in result.imported else ", imported before"
+        missing = row.questions - row.answers
+        rest = f", {missing:,} left" if missing else ""
+        echo(f'{row.rater}: {row.answers:,} answers, {row.cannot_tell:,} of them "can\'t tell"{rest}{state}')
+    for attribute, found in agreement.items():
+        name, is_ordered = attribute.replace("_", " ") + ":", attribute in ordered
+        alpha, low, high = found.ordinal if is_ordered else found.nominal
+        near = f", {found.close[0]:.0%} at most one class apart" if is_ordered else ""
+        same = f"{found.same[0]:.0%} of pairs of answers are equal{near}, on {found.faces:,} faces"
+        measured = f"Krippendorff's {'ordinal ' * is_ordered}alpha {alpha:.2f} ({low:.2f} to {high:.2f})"
+        echo(f"  {name:13} {'agreement undefined: all gave one class' if math.isnan(alpha) else measured}; {same}")
+    if len(counts) < result.plan.raters:
+        echo(f"  {result.plan.raters - len(counts)} of {result.plan.raters} people have not answered yet")
+    echo(f"  next: `fairface report --run {shlex.quote(result.plan.run)}`")
 
 
 def print_questions(attributes: "AttributeTable") -> None:

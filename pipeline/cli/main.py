@@ -7,6 +7,7 @@ from types import FrameType
 
 import click
 
+from pipeline.cli.audit import audit
 from pipeline.cli.bench import bench
 from pipeline.cli.console import printable
 from pipeline.cli.detect import detect
@@ -100,7 +101,7 @@ def main() -> None:
     """
 
 
-for command in (synth, shards, verify, train, sample, label, labeller, report, study, sql, detect, bench):
+for command in (synth, shards, verify, train, sample, label, labeller, report, audit, study, sql, detect, bench):
     main.add_command(command)
 
 

@@ -5,8 +5,11 @@ from functools import cached_property
 
 import numpy as np
 
+from reports.estimation.audit.forecast import labels_needed
+from reports.estimation.audit.shares import AuditEstimate
 from reports.estimation.correction import (
     MAX_CONDITION,
+    REPLICATES,
     Correction,
     correct_shares,
     raw_is_better,
@@ -85,13 +88,21 @@ class CorrectedSides:
 
 
 @dataclass(frozen=True)
+class AuditedSides:
+    """Shares of both sides where people labelled some of the samples."""
+
+    generated: AuditEstimate
+    reference: ReferenceShares | None  # annotated or audited; None if the training images are neither
+
+
+@dataclass(frozen=True)
 class Ratios:
     """Ratios of generated to training shares, [K] each."""
 
-    ratio: np.ndarray  # of the better estimate, raw or corrected
+    ratio: np.ndarray  # of the estimate that verdicts are based on
     low: np.ndarray
     high: np.ndarray
-    other_ratio: np.ndarray  # of the other estimate; the same if there is no correction
+    other_ratio: np.ndarray  # of the other estimate; the same if there is no correction, and of an audit
     p: np.ndarray  # of no difference, the larger of both estimates'
 
 
@@ -102,6 +113,7 @@ class AttributeEstimate:
     counts: AttributeCounts
     corrected: CorrectedSides | None
     correction_note: str | None  # why the shares are not corrected
+    audited: AuditedSides | None = None  # if people labelled some of the samples
 
     @cached_property
     def shares(self) -> np.ndarray:
@@ -115,22 +127,26 @@ class AttributeEstimate:
 
     @cached_property
     def best_estimate(self) -> str:
-        """The better estimate: raw or corrected.
+        """The estimate that verdicts are based on: audited if people labelled some samples, else raw or corrected.
 
         Where the labeller's confidence has shifted, its error rates may have, too: degrading photographs on purpose
         made the corrected shares worse than the raw ones (docs/method.md).
         """
+        if self.audited and (self.audited.reference or not self.counts.reference.sum()):
+            return "audited"
         if not self.corrected or self.counts.is_shifted:
             return "raw"
         return "raw" if raw_is_better(self.counts.count, self.corrected.generated) else "corrected"
 
     @cached_property
     def ratios(self) -> Ratios:
-        """Ratios of the better estimate to its reference.
+        """Ratios of the best estimate to its reference.
 
         An interval around raw labels does not include their errors: where there is a correction, it extends to the
         interval of the corrected ratio. Where the labeller's confidence has shifted, it includes both intervals.
         """
+        if self.audited and self.best_estimate == "audited":
+            return audited_ratios(self.audited)
         counts = self.counts
         n, m = counts.count.sum(), counts.reference.sum()
         raw = divide(self.shares, self.reference_shares)
@@ -179,10 +195,13 @@ class AttributeEstimate:
 
         `no labels`: no face has a label; `disagree`: the raw and the corrected estimate contradict each other, or their
         verdicts differ and the labeller's confidence has shifted; `calibration`: no number of samples is enough,
-        because there are too few annotated images; `few`: there are too few faces.
+        because there are too few annotated images; `few`: there are too few faces; `labels`: people labelled too few of
+        them.
         """
         if self.verdicts[group] != "inconclusive":
             return None
+        if self.best_estimate == "audited":
+            return "few" if self.has_finite_ratios(group) and self.labels_needed(group) is None else "labels"
         if not self.counts.count.sum() or not self.counts.reference.sum():
             return "no labels"
         if self.estimates_disagree(group):
@@ -211,7 +230,8 @@ class AttributeEstimate:
         only the generated side's part of its width. None if no number is enough, or if the verdict is already
         conclusive.
         """
-        if self.verdicts[group] != "inconclusive" or not self.has_finite_ratios(group):
+        is_decided = self.verdicts[group] != "inconclusive"
+        if is_decided or self.best_estimate == "audited" or not self.has_finite_ratios(group):
             return None
         if self.counts.is_shifted and self.estimates_disagree(group):
             return None
@@ -223,6 +243,27 @@ class AttributeEstimate:
             needed.append(max(self.n_for_limit(group, limit) for limit in PRESERVED))
         n = min(needed, default=np.inf)
         return max(round(n), round(self.counts.count.sum()) + 1) if np.isfinite(n) else None
+
+    def labels_needed(self, group: int) -> int | None:
+        """The number of human labels, all together, that would settle a group's verdict, by simulation.
+
+        None if no number would, if the verdict is already conclusive, or without an audit.
+        """
+        audited = self.audited
+        is_undecided = self.best_estimate == "audited" and self.verdicts[group] == "inconclusive"
+        if not audited or not audited.reference or not is_undecided or not self.has_finite_ratios(group):
+            return None
+        estimate, reference = audited.generated, audited.reference
+        share = max(estimate.powered.shares[group], 1e-9)
+        of_reference = reference.bootstrap_shares[:, group].var() / max(reference.shares[group], 1e-9) ** 2
+        return labels_needed(
+            estimate.powered.bootstrap_shares[:, group] / max(reference.shares[group], 1e-9),
+            ratio=float(self.ratios.ratio[group]),
+            label_variance=float(estimate.label_variance[group] / share**2),
+            other_variance=float(estimate.other_variance[group] / share**2 + of_reference),
+            sizes=(int(estimate.faces.is_told.sum()), round(estimate.faces.label_counts.sum())),
+            limits=PRESERVED,
+        )
 
     def n_for_limit(self, group: int, limit: float) -> float:
         """The number of generated faces at which the interval of a group's ratio would just reach `limit`; may be inf.
@@ -250,6 +291,24 @@ class AttributeEstimate:
         rest = max(correction.bootstrap_shares.var(0)[group] / share**2 - generated, 0)
         rest += reference.bootstrap_shares.var(0)[group] / max(reference.shares[group], 1e-9) ** 2
         return generated, rest
+
+
+def audited_ratios(audited: AuditedSides) -> Ratios:
+    """Ratios of the shares by people's labels to the reference, with percentiles of the replicates of both."""
+    generated, reference = audited.generated.powered, audited.reference
+    size = len(generated.shares)
+    if reference is None:  # no training images
+        return Ratios(
+            np.full(size, np.nan), np.zeros(size), np.full(size, np.inf), np.full(size, np.nan), np.ones(size)
+        )
+    ratio = divide(generated.shares, reference.shares)
+    smallest = 0.5 / max(len(audited.generated.faces.ratings), 1)  # for an absent group: keeps the ratio finite
+    replicates = np.resize(reference.bootstrap_shares, generated.bootstrap_shares.shape)
+    low = np.quantile(generated.low_shares / np.maximum(replicates, smallest), 0.025, axis=0)
+    high = np.quantile(generated.high_shares / np.maximum(replicates, smallest), 0.975, axis=0)
+    variance = generated.bootstrap_shares.var(0) + reference.bootstrap_shares.var(0)
+    p = two_sided_p(generated.shares - reference.shares, variance)
+    return Ratios(ratio, np.fmin(low, ratio), np.fmax(high, ratio), ratio, p)
 
 
 def estimate_attribute(counts: AttributeCounts) -> AttributeEstimate:
@@ -294,9 +353,13 @@ def corrected_reference(counts: AttributeCounts, correction: Correction) -> Refe
     if not counts.is_fully_annotated:
         reference = counts.correct_reference()
         return ReferenceShares(reference.shares, reference.bootstrap_shares)
+    return annotated_reference(counts, replicates=len(correction.bootstrap_shares))
+
+
+def annotated_reference(counts: AttributeCounts, *, replicates: int = REPLICATES) -> ReferenceShares:
+    """The shares of the annotated training images, with replicates of them as a sample."""
     shares, n = normalize(counts.annotated), round(counts.annotated.sum())
     generator = np.random.default_rng([SEED, 2])
-    replicates = len(correction.bootstrap_shares)
     return ReferenceShares(shares, resample_shares(generator, shares, n=n, replicates=replicates))
 
 

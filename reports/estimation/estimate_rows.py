@@ -1,13 +1,14 @@
 """Rows of the tables of estimates from an attribute's estimate."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from reports.estimation import distances
-from reports.estimation.attribute_estimate import AttributeEstimate, divide, normalize
-from reports.estimation.correction import Correction, resample_shares, solve_shares
+from reports.estimation.attribute_estimate import AttributeEstimate, ReferenceShares, divide, normalize
+from reports.estimation.audit.shares import SharesEstimate
+from reports.estimation.correction import Correction, project_to_simplex, resample_shares, solve_shares
 from reports.estimation.intervals import wilson
 
 Rows = list[dict[str, Any]]
@@ -45,6 +46,10 @@ def estimate_rows(estimate: AttributeEstimate, run: str) -> Rows:
     if estimate.best_estimate == "corrected":
         best = corrected
         best_reference, best_reference_n = corrected_reference_columns(estimate)
+    human, audited = audited_columns(estimate) or (nothing, nothing)
+    if estimate.best_estimate == "audited":
+        best = audited
+        best_reference, best_reference_n = audited_reference_columns(estimate) or (reference, m)
     indices = range(len(counts.groups))
     columns = {
         "run": run,
@@ -73,8 +78,36 @@ def estimate_rows(estimate: AttributeEstimate, run: str) -> Rows:
         "inconclusive_reason": [estimate.inconclusive_reason(group) for group in indices],
         "p": ratios.p,
         "n_needed": [estimate.n_needed(group) for group in indices],
+        **human.columns("human"),
+        **audited.columns("audited"),
+        "labels_needed": [estimate.labels_needed(group) for group in indices],
+        "unaudited_verdict": replace(estimate, audited=None).verdicts if estimate.audited else None,
     }
+    if estimate.audited:
+        generated = estimate.audited.generated
+        bounds = dict(zip(("audited_least", "audited_most"), generated.bounds(), strict=True))
+        columns |= {"labels": int(generated.faces.is_told.sum()), "tuned_weight": generated.tuned_weight, **bounds}
     return rows_from_columns(columns, len(counts.groups))
+
+
+def audited_columns(estimate: AttributeEstimate) -> tuple[SharesWithInterval, SharesWithInterval] | None:
+    """The shares by people's labels alone, and by PPI++; None without an audit."""
+    if not estimate.audited:
+        return None
+    generated = estimate.audited.generated
+    human, powered = (
+        SharesWithInterval(item.shares, *item.interval()) for item in (generated.human, generated.powered)
+    )
+    return human, powered
+
+
+def audited_reference_columns(estimate: AttributeEstimate) -> tuple[SharesWithInterval, float] | None:
+    """The reference of shares by people's labels with its interval, and its training faces; None without any."""
+    if not estimate.audited or not estimate.audited.reference:
+        return None
+    reference, counts = estimate.audited.reference, estimate.counts
+    n = counts.annotated.sum() if counts.is_fully_annotated else counts.reference.sum()
+    return SharesWithInterval(reference.shares, *reference.interval()), n
 
 
 def corrected_reference_columns(estimate: AttributeEstimate) -> tuple[SharesWithInterval, float]:
@@ -89,7 +122,7 @@ def corrected_reference_columns(estimate: AttributeEstimate) -> tuple[SharesWith
 
 
 def method_estimate_rows(estimate: AttributeEstimate, run: str, *, labeller: str, is_selected: bool) -> Rows:
-    """Rows of `method_estimates`: the raw shares, and the corrected ones if there are any."""
+    """Rows of `method_estimates`: the raw shares, and corrected ones and those by people's labels if there are any."""
     counts = estimate.counts
     raw = SharesWithInterval(estimate.shares, *wilson(counts.count, counts.count.sum()))
     estimates = [("raw", raw, estimate.reference_shares)]
@@ -97,6 +130,10 @@ def method_estimate_rows(estimate: AttributeEstimate, run: str, *, labeller: str
         correction = estimate.corrected.generated
         corrected = SharesWithInterval(correction.shares, *correction.interval())
         estimates.append(("corrected", corrected, estimate.corrected.reference.shares))
+    if audited := audited_columns(estimate):
+        columns_of_reference = audited_reference_columns(estimate)
+        shares = columns_of_reference[0].shares if columns_of_reference else np.full(len(counts.groups), np.nan)
+        estimates += [(name, item, shares) for name, item in zip(("human", "audited"), audited, strict=True)]
     rows = []
     for name, generated, reference in estimates:
         columns = {
@@ -118,7 +155,7 @@ def method_estimate_rows(estimate: AttributeEstimate, run: str, *, labeller: str
 
 
 def distance_rows(estimate: AttributeEstimate, run: str, *, seed: int) -> Rows:
-    """Rows of `distances`: of the raw and of the corrected shares, from the reference and from equal shares."""
+    """Rows of `distances`: of the shares by every estimate, from the reference and from equal shares."""
     counts, rows = estimate.counts, []
     n, equal_shares = round(counts.count.sum()), np.full(len(counts.groups), 1 / len(counts.groups))
     for name in ("raw", "corrected") if estimate.corrected else ("raw",):
@@ -139,7 +176,44 @@ def distance_rows(estimate: AttributeEstimate, run: str, *, seed: int) -> Rows:
             about = {"run": run, "attribute": counts.attribute, "estimate": name, "baseline": baseline}
             measured = distances.distance_rows(shares, q, sampler=sampler, replicates=replicates)
             rows += [about | row for row in measured]
+    return rows + audited_distance_rows(estimate, run, seed=seed)
+
+
+def audited_distance_rows(estimate: AttributeEstimate, run: str, *, seed: int) -> Rows:
+    """Rows of `distances` of the shares by people's labels."""
+    if not estimate.audited:
+        return []
+    powered, reference = estimate.audited.generated.powered, estimate.audited.reference
+    equal_shares, rows = np.full(len(powered.shares), 1 / len(powered.shares)), []
+    for baseline, other in (("reference", reference), ("uniform", None)):
+        if baseline == "reference" and other is None:
+            continue
+        q = equal_shares if other is None else other.shares
+        sampler = audited_sampler(powered, other, generator=np.random.default_rng(seed))
+        about = {"run": run, "attribute": estimate.counts.attribute, "estimate": "audited", "baseline": baseline}
+        measured = distances.distance_rows(
+            powered.shares, q, sampler=sampler, replicates=distances.CORRECTED_REPLICATES
+        )
+        rows += [about | row for row in measured]
     return rows
+
+
+def audited_sampler(
+    powered: SharesEstimate, reference: ReferenceShares | None, *, generator: np.random.Generator
+) -> distances.Sampler:
+    """Resamples shares with the errors of those by people's labels, and the `reference`, exact for None."""
+    errors = powered.bootstrap_shares - powered.bootstrap_shares.mean(0)
+
+    def sample(mixtures: np.ndarray, replicates: int) -> tuple[np.ndarray, np.ndarray]:
+        chosen = generator.integers(len(errors), size=(len(mixtures), replicates))
+        shares = project_to_simplex(mixtures[:, None] + errors[chosen])
+        if reference is None:
+            return shares, mixtures[0]
+        others = reference.bootstrap_shares - reference.bootstrap_shares.mean(0)
+        chosen = generator.integers(len(others), size=(len(mixtures), replicates))
+        return shares, project_to_simplex(mixtures[0] + others[chosen])
+
+    return sample
 
 
 def corrected_sampler(

@@ -20,6 +20,8 @@ import sql
 from reports.estimation import group_counts, neighbours, quality
 from reports.estimation import unsure as unsure_labels
 from reports.estimation.attribute_estimate import AttributeCounts, estimate_attribute
+from reports.estimation.audit.read import read_audit
+from reports.estimation.audited import add_audit, audit_confusion_rows, audit_rows
 from reports.estimation.confidence_shift import SHIFT_SCHEMA, confidence_shift, shifted_attributes
 from reports.estimation.cross_counts import CrossCounter
 from reports.estimation.embeddings import read_embeddings
@@ -55,6 +57,29 @@ ESTIMATE_SCHEMA = {
     **dict.fromkeys(("verdict", "inconclusive_reason"), pl.String),
     "significant": pl.Boolean,
     "n_needed": pl.Int64,
+    **dict.fromkeys(("human", "human_low", "human_high"), pl.Float64),
+    **dict.fromkeys(("audited", "audited_low", "audited_high"), pl.Float64),
+    **dict.fromkeys(("labels", "labels_needed"), pl.Int64),
+    "unaudited_verdict": pl.String,
+    **dict.fromkeys(("audited_least", "audited_most", "tuned_weight"), pl.Float64),
+}
+AUDIT_SCHEMA = {
+    **dict.fromkeys(("run", "attribute", "source", "design"), pl.String),
+    **dict.fromkeys(("looks", "planned", "answered", "told"), pl.Int64),
+    "cant_tell": pl.Float64,
+    **dict.fromkeys(("raters", "rated_twice"), pl.Int64),
+    **{
+        f"{name}{end}": pl.Float64
+        for name in ("alpha_nominal", "alpha_ordinal", "same", "close")
+        for end in ("", "_low", "_high")
+    },
+    "errors_p": pl.Float64,
+}
+AUDIT_CONFUSION_SCHEMA = {
+    **dict.fromkeys(("run", "attribute", "seen", "labelled"), pl.String),
+    **dict.fromkeys(("faces", "share", "share_low", "share_high"), pl.Float64),
+    "photographs": pl.Int64,
+    "photographs_share": pl.Float64,
 }
 METHOD_ESTIMATE_SCHEMA = {
     **dict.fromkeys(("run", "attribute", "group", "method", "labeller", "estimate"), pl.String),
@@ -78,6 +103,8 @@ SCHEMAS: dict[str, dict[str, Any]] = {  # of the tables of a run; `confusion` is
     "quality": QUALITY_SCHEMA,
     "neighbours": neighbours.NEIGHBOUR_SCHEMA,
     "confidence_shift": SHIFT_SCHEMA,
+    "audit": AUDIT_SCHEMA,
+    "audit_confusion": AUDIT_CONFUSION_SCHEMA,
 }
 WITHOUT_TRAINING = {  # fields of `estimates` where no training images are packed
     **dict.fromkeys(("reference_low", "reference_high", "best_reference_low", "best_reference_high")),
@@ -85,6 +112,8 @@ WITHOUT_TRAINING = {  # fields of `estimates` where no training images are packe
     "verdict": None,
     "inconclusive_reason": None,
     "significant": None,
+    "labels_needed": None,
+    "unaudited_verdict": None,
     "correction_note": "no training images are packed, so the labeller's error rates are unknown",
 }
 QUALITY_IMAGES, LEAST_QUALITY_IMAGES = 500, 100  # of a group on either side: at most, and where there are many groups
@@ -142,8 +171,10 @@ def estimate_tables(
     labellers = check_labels(connection, run, has_training=has_training).methods
     confusion = confusion_table(connection, attributes)
     selected = group_counts.selected_methods(connection, run)
-    rows: dict[str, Rows] = {name: [] for name in ("estimates", "method_estimates", "reference_estimates", "distances")}
+    counted = ("estimates", "method_estimates", "reference_estimates", "distances", "audit", "audit_confusion")
+    rows: dict[str, Rows] = {name: [] for name in counted}
     reference = find_reference(workspace, attributes)
+    audit = read_audit(connection, workspace, run, config=config, attributes=attributes)
     shifts = confidence_shift(connection, run, attributes=attributes, selected=selected)
     all_counts = count_attributes(connection, run, config=config, confusion=confusion, attributes=attributes)
     shifted = shifted_attributes(shifts, attributes)
@@ -156,6 +187,10 @@ def estimate_tables(
         if counts.method not in labellers:  # CLIP, for an attribute that only the pixels label
             continue
         is_selected = selected[counts.attribute] == counts.method
+        if audit and is_selected:
+            estimate = add_audit(estimate, audit)
+            rows["audit"] += audit_rows(estimate, run, audit)
+            rows["audit_confusion"] += audit_confusion_rows(estimate, run, audit)
         rows["method_estimates"] += method_estimate_rows(
             estimate, run, labeller=labellers[counts.method], is_selected=is_selected
         )

@@ -12,7 +12,16 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from reports.estimation.attribute_estimate import SEED, AttributeEstimate, Ratios, divide, verdict
+from reports.estimation.attribute_estimate import (
+    SEED,
+    AttributeEstimate,
+    AuditedSides,
+    Ratios,
+    ReferenceShares,
+    audited_ratios,
+    divide,
+    verdict,
+)
 from reports.estimation.correction import resample_shares
 from reports.estimation.estimate_rows import Rows, SharesWithInterval, rows_from_columns
 from reports.estimation.intervals import pearson_p, ratio_interval, two_sided_p, wilson
@@ -215,6 +224,11 @@ def reference_rows(estimate: AttributeEstimate, run: str, external: ExternalShar
         corrected = SharesWithInterval(correction.shares, *correction.interval())
         ratios = corrected_ratios(estimate, ratios, q=q, m=external.n)
         generated = generated.extended(corrected) if estimate.best_estimate == "raw" else corrected
+    if estimate.audited and estimate.best_estimate == "audited":
+        powered = estimate.audited.generated.powered
+        generated = SharesWithInterval(powered.shares, *powered.interval())
+        replicates = reference_replicates(q, m=external.n, count=len(powered.bootstrap_shares))
+        ratios = audited_ratios(AuditedSides(estimate.audited.generated, ReferenceShares(q, replicates)))
     ends = zip(ratios.low, ratios.high, ratios.other_ratio, strict=True)
     verdicts = [verdict(low, high, other_ratio=other) for low, high, other in ends]
     columns = {
@@ -263,10 +277,7 @@ def corrected_ratios(estimate: AttributeEstimate, raw: Ratios, *, q: np.ndarray,
     """
     assert estimate.corrected
     correction = estimate.corrected.generated
-    count = len(correction.bootstrap_shares)
-    replicates = np.tile(q, (count, 1))
-    if m:
-        replicates = resample_shares(np.random.default_rng([SEED, 3]), q, n=m, replicates=count)
+    replicates = reference_replicates(q, m=m, count=len(correction.bootstrap_shares))
     bootstrap = correction.bootstrap_shares / np.maximum(replicates, smallest_share(estimate, m))
     low, high = np.quantile(bootstrap, [0.025, 0.975], axis=0)
     variance = correction.bootstrap_shares.var(0) + replicates.var(0)
@@ -276,6 +287,11 @@ def corrected_ratios(estimate: AttributeEstimate, raw: Ratios, *, q: np.ndarray,
         ratio, other = other, ratio
     low, widened = np.fmin(low, ratio), np.fmax(high, ratio)
     return Ratios(ratio, low, np.where(np.isfinite(widened), widened, high), other, p)
+
+
+def reference_replicates(q: np.ndarray, *, m: int | None, count: int) -> np.ndarray:
+    """Replicates, [count, K], of the reference shares `q`, [K], exact or based on `m` people."""
+    return resample_shares(np.random.default_rng([SEED, 3]), q, n=m, replicates=count) if m else np.tile(q, (count, 1))
 
 
 def smallest_share(estimate: AttributeEstimate, m: int | None) -> float:

@@ -21,10 +21,7 @@ SIDES = {"generated": "count", "train": "reference_count", "annotated": "annotat
 
 def selected_methods(connection: duckdb.DuckDBPyConnection, run: str) -> dict[str, str]:
     """The labelling method that is used for each attribute: imported if the run has imported labels, else selected."""
-    text = """select attribute, coalesce(
-            (select any_value(method) from labels where run = $run and method = 'imported'), method) as method
-        from selected_method"""
-    return dict(sql.select(connection, text, {"run": run}).iter_rows())
+    return dict(sql.select(connection, "from run_methods($run)", {"run": run}).iter_rows())
 
 
 def target_column(config: RunConfig, attributes: AttributeTable) -> str | None:

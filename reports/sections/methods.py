@@ -13,6 +13,7 @@ REASONS = {
     "calibration": "too few annotated images",
     "disagree": "raw and corrected disagree",
     "no labels": "no labels",
+    "labels": "too few human labels",
 }
 USED = "▸ "  # in front of the estimate that determines ratio and verdict
 
@@ -59,6 +60,7 @@ def attribute_table(
     best = rows[0]["best_estimate"]
     columns = ["group", "generated", f"{USED if best == 'raw' else ''}raw, 95 %", "training"]
     columns += [f"{USED if best == 'corrected' else ''}corrected, 95 %", "annotated"]
+    columns += [f"{USED}audited, 95 %"] if best == "audited" else []
     columns += ["pixels", "training"] if pixels else []
     columns += ["ratio, 95 %", "verdict", "samples needed"]
     table_rows = [group_cells(row, pixels.get(row["group"]) if pixels else None, bool(pixels)) for row in rows]
@@ -95,6 +97,8 @@ def group_cells(row: dict[str, Any], pixels: dict[str, Any] | None, has_pixels: 
         share_cell(row, "corrected"),
         Cell(percent(row["annotated"])),
     ]
+    if row["best_estimate"] == "audited":
+        cells.append(share_cell(row, "audited"))
     if has_pixels:
         cells += [Cell(percent(pixels[side] if pixels else None)) for side in ("share", "reference")]
     high = "∞" if row["ratio_high"] is None else f"{row['ratio_high']:.2f}"
@@ -111,6 +115,8 @@ def samples_needed(row: dict[str, Any]) -> str:
     """The number of samples that would decide a group's verdict, as text."""
     if row["inconclusive_reason"] == "calibration":
         return "no number is enough"
+    if row["labels_needed"]:
+        return f"{number(row['labels_needed'])} human labels"
     return number(row["n_needed"]) if row["n_needed"] else ""
 
 

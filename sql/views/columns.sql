@@ -17,7 +17,9 @@ create table estimates_columns (run varchar, attribute varchar, "group" varchar,
     annotated double, best_estimate varchar, correction_note varchar, strata varchar, unsure bigint, best_share double, best_share_low double, best_share_high double,
     best_reference double, best_reference_low double, best_reference_high double,
     best_reference_n bigint, ratio double, ratio_low double, ratio_high double, verdict varchar, inconclusive_reason varchar,
-    significant boolean, n_needed bigint);
+    significant boolean, n_needed bigint, human double, human_low double, human_high double, audited double, audited_low double,
+    audited_high double, labels bigint, labels_needed bigint, unaudited_verdict varchar, audited_least double, audited_most double,
+    tuned_weight double);
 create table method_estimates_columns (run varchar, attribute varchar, "group" varchar, method varchar, labeller varchar,
     estimate varchar, share double, low double, high double, reference double, ratio double, used boolean);
 create table reference_estimates_columns (run varchar, attribute varchar, "group" varchar, baseline varchar, estimate varchar,
@@ -33,6 +35,16 @@ create table quality_columns (run varchar, attribute varchar, "group" varchar, n
 create table confidence_shift_columns (run varchar, attribute varchar, method varchar, held_out bigint, generated bigint,
     confidence_held_out double, confidence_generated double, statistic double, floor double, unsure_held_out double,
     unsure_generated double);
+create table audit_faces_columns (face integer, source varchar, key varchar, round integer, stratum varchar, probability double,
+    filename varchar);
+create table ratings_columns (source varchar, key varchar, rater varchar, attribute varchar, "group" varchar, file varchar,
+    filename varchar);
+create table audit_columns (run varchar, attribute varchar, source varchar, design varchar, looks bigint, planned bigint,
+    answered bigint, told bigint, cant_tell double, raters bigint, rated_twice bigint, alpha_nominal double,
+    alpha_nominal_low double, alpha_nominal_high double, alpha_ordinal double, alpha_ordinal_low double, alpha_ordinal_high double,
+    same double, same_low double, same_high double, close double, close_low double, close_high double, errors_p double);
+create table audit_confusion_columns (run varchar, attribute varchar, seen varchar, labelled varchar, faces double, share double,
+    share_low double, share_high double, photographs bigint, photographs_share double);
 create table neighbours_columns (run varchar, source varchar, key varchar, nearest varchar, similarity double, images_searched bigint);
 create table predictions_columns (key varchar, detector varchar, part varchar, source varchar, run varchar, perturbation varchar,
     grouped_by varchar, target varchar, logit double, {stored});

@@ -46,6 +46,17 @@ create view distances as
     from distances_columns union all by name from {distances};
 create view confusion as
     from confusion_columns union all by name from {confusion};
+create view audit as
+    from audit_columns union all by name from {audit};
+create view audit_confusion as
+    from audit_confusion_columns union all by name from {audit_confusion};
+-- The faces that the plan of a run's audit chose, and people's answers; an answer without a group is "can't tell".
+create view audit_faces as
+    select parse_path(filename, 'forward_slash')[-3] as run, * exclude (filename)
+    from (from audit_faces_columns union all by name from {audit_faces});
+create view ratings as
+    select parse_path(filename, 'forward_slash')[-3] as run, * exclude (filename)
+    from (from ratings_columns union all by name from {ratings});
 create view steps as
     select parse_path(filename, 'forward_slash')[-2] as run, * exclude (filename)
     from (from steps_columns union all by name from {steps});
@@ -88,6 +99,11 @@ create view confidence as
 create view selected_method as
     select attribute, coalesce(max(method) filter (selected), 'clip') as method
     from (select distinct attribute from vocabulary) left join labellers using (attribute) group by attribute;
+
+-- The method whose labels are used for each attribute of a run: imported labels, if it has any.
+create macro run_methods(run_) as table
+    select attribute, coalesce((select any_value(method) from labels where run = run_ and method = 'imported'), method) as method
+    from selected_method;
 
 -- The labels of that method, the annotations, and imported labels.
 create view selected_labels as

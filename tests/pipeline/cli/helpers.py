@@ -1,10 +1,21 @@
 """Runs the command in this process."""
 
+import click
 from click.testing import CliRunner
 
 from pipeline.cli.main import main
 
 SMALL_TRAINING = ("--image-size", 32, "--width-g", 8, "--width-d", 8, "--batch-size", 16, "--steps", 30)
+
+
+def all_commands(group: click.Group = main, words: tuple[str, ...] = ()) -> dict[tuple[str, ...], click.Command]:
+    """Every command by its words, such as ("audit", "plan"), and the groups of commands."""
+    found: dict[tuple[str, ...], click.Command] = {}
+    for name, command in group.commands.items():
+        found[*words, name] = command
+        if isinstance(command, click.Group):
+            found |= all_commands(command, (*words, name))
+    return found
 
 
 def fairface(*words: object, code: int = 0) -> str:

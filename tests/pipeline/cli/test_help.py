@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.cli import options
 from pipeline.cli.main import main
-from tests.pipeline.cli.helpers import fairface
+from tests.pipeline.cli.helpers import all_commands, fairface
 
 COMMANDS = (
     "synth",
@@ -20,6 +20,7 @@ COMMANDS = (
     "label",
     "labeller",
     "report",
+    "audit",
     "study",
     "sql",
     "detect",
@@ -41,12 +42,12 @@ def test_help_lists_every_command_in_the_order_of_use():
     assert "..." not in printed.partition("Commands:\n")[2]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_option_is_described(name):
-    assert "--" in fairface(name, "--help")
-    for parameter in main.commands[name].params:
+@pytest.mark.parametrize("words", all_commands(), ids=" ".join)
+def test_every_option_is_described(words):
+    assert "--" in fairface(*words, "--help")
+    for parameter in all_commands()[words].params:
         if isinstance(parameter, click.Option):
-            assert parameter.help, f"{name} {parameter.name} has no help"
+            assert parameter.help, f"{words} {parameter.name} has no help"
 
 
 def test_help_loads_no_heavy_library():

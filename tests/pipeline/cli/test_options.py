@@ -5,15 +5,14 @@ from collections.abc import Iterator
 import click
 import pytest
 
-from pipeline.cli.main import main
-from tests.pipeline.cli.helpers import error_line
+from tests.pipeline.cli.helpers import all_commands, error_line
 
 UNSAFE_NAMES = ("x*", "a?", "[a]", "newest", "all", "-a", "a/b", "a\nb", "a" * 201, "")
 
 
-def numbers(kind: type[click.ParamType]) -> Iterator[tuple[str, str, click.ParamType]]:
+def numbers(kind: type[click.ParamType]) -> Iterator[tuple[tuple[str, ...], str, click.ParamType]]:
     """Command, option and type of every option of this kind of number."""
-    for name, command in main.commands.items():
+    for name, command in all_commands().items():
         for parameter in command.params:
             if isinstance(parameter.type, kind):
                 yield name, parameter.opts[-1], parameter.type
@@ -29,7 +28,7 @@ def test_every_option_with_a_fraction_is_known():
 @pytest.mark.parametrize("value", ["nan", "NaN", "-nan", "inf", "-inf", "infinity", "1e400", "-1e400"])
 @pytest.mark.parametrize(("command", "option"), FLOATS, ids=str)
 def test_no_number_is_nan_or_infinite(command, option, value):
-    assert option in error_line(command, f"{option}={value}", code=2)
+    assert option in error_line(*command, f"{option}={value}", code=2)
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e400"])
@@ -48,7 +47,7 @@ def test_every_whole_number_has_bounds_that_sql_can_hold():
         assert isinstance(kind, click.IntRange), (command, option)
         assert (-1 if kind.min is None else kind.min) >= 0, (command, option)
         assert (2**63 if kind.max is None else kind.max) < 2**63, (command, option)
-        assert option in error_line(command, option, 10**23, code=2)
+        assert option in error_line(*command, option, 10**23, code=2)
 
 
 def test_a_size_is_bounded():
@@ -64,6 +63,8 @@ def test_a_size_is_bounded():
         ("sample", "--run"),
         ("label", "--run"),
         ("report", "--run"),
+        ("audit plan", "--run"),
+        ("audit import", "answers.csv", "--run"),
         ("detect", "--data", "x", "--run"),
         ("detect", "--data", "x", "--name"),
     ],
@@ -71,7 +72,7 @@ def test_a_size_is_bounded():
 )
 def test_a_name_is_refused_before_anything_is_written(tmp_path, words, name):
     command, *others = words
-    line = error_line(command, "--out", tmp_path / "out", *others[:-1], f"{others[-1]}={name}")
+    line = error_line(*command.split(), "--out", tmp_path / "out", *others[:-1], f"{others[-1]}={name}")
     assert others[-1] in line
     assert not (tmp_path / "out").exists()
 
@@ -80,7 +81,7 @@ def test_a_name_is_refused_before_anything_is_written(tmp_path, words, name):
     ("command", "option"),
     [
         (name, parameter.opts[0])
-        for name, command in main.commands.items()
+        for name, command in all_commands().items()
         for parameter in command.params
         if isinstance(parameter, click.Option) and isinstance(parameter.type, click.Path | click.types.StringParamType)
     ],
@@ -88,7 +89,7 @@ def test_a_name_is_refused_before_anything_is_written(tmp_path, words, name):
 )
 def test_text_that_is_not_utf8_is_refused_first_by_every_option(tmp_path, monkeypatch, command, option):
     monkeypatch.chdir(tmp_path)
-    assert "is not valid UTF-8" in error_line(command, option, "a\udcff", code=2)
+    assert "is not valid UTF-8" in error_line(*command, option, "a\udcff", code=2)
     assert not list(tmp_path.iterdir())
 
 

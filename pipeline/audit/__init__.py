@@ -1,0 +1,1 @@
+"""The audit: people label some of the faces, chosen with known probabilities."""

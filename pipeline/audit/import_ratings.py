@@ -1,0 +1,165 @@
+"""Imports the answers of an audit: CSV files that raters saved from the page."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import polars as pl
+
+from shards.atomic_io import read_bytes, write_parquet
+from shards.audit import ANSWER_COLUMNS, CANNOT_TELL, AuditPlan, RaterFile, RatingsDocument, read_plan
+from shards.audit_tables import RATING_COLUMNS, read_plan_table, read_ratings
+from shards.csv_output import unescape_formulas
+from shards.documents import read_document
+from shards.errors import FairfaceError
+from shards.locks import exclusive_lock
+from shards.replacement import replace_described_files
+from shards.workspace import Workspace
+
+MAX_BYTES = 1 << 26  # of a file: more than 100,000 answers
+MAX_RATER = 100  # characters
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A rater's file, checked without a plan: `table` has the columns of ANSWER_COLUMNS as text."""
+
+    path: Path
+    sha256: str
+    plan: str
+    run: str
+    rater: str
+    table: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class ImportResult:
+    """The answers to a plan after an import."""
+
+    plan: AuditPlan
+    ratings: pl.DataFrame  # of all raters, with the columns of RATING_COLUMNS
+    imported: list[str]  # raters whose answers are new
+
+
+def import_ratings(
+    workspace: Workspace, files: Sequence[Path], *, run: str | None = None, replace: bool = False
+) -> ImportResult:
+    """Add the answers in raters' CSV files to those of a run, by default of the run that the files name.
+
+    A file that was imported before is passed over; other answers of a rater are replaced only with `replace`. Raises
+    FairfaceError, and imports nothing, if one of the files is not a complete file of answers to the run's plan.
+    """
+    read = [read_answers(path) for path in files]
+    folder = workspace.run(run or read[0].run)
+    read_plan(workspace, folder)  # without a plan, the lock would create a folder
+    with exclusive_lock(folder.audit.lock, "importing answers"):
+        plan = read_plan(workspace, folder)
+        faces = read_plan_table(folder.audit, plan)
+        old = read_ratings(folder.audit, plan)
+        document = read_document(folder.audit.ratings_document, RatingsDocument)
+        raters = dict(document.raters) if document else {}
+        known = {same_person(name): name for name in raters}
+        new = [one for one in read if not is_imported(one, raters)]
+        seen: dict[str, Path] = {}
+        for one in new:
+            if other := seen.get(same_person(one.rater)):
+                raise FairfaceError(f"{one.path}: {other} has answers of {one.rater} as well: import only one of them")
+            seen[same_person(one.rater)] = one.path
+            if same_person(one.rater) in known and not replace:
+                raise FairfaceError(
+                    f"{one.path}: other answers of {one.rater} were imported before: replace them with --replace"
+                )
+        tables = [match_answers(one, plan, faces) for one in new]
+        if not new:
+            return ImportResult(plan, old, [])
+        replaced = [known[person] for person in seen if person in known]
+        ratings = pl.concat([old.filter(~pl.col("rater").is_in(replaced)), *tables]).sort("rater", maintain_order=True)
+        for name in replaced:
+            del raters[name]
+        for one in new:
+            raters[one.rater] = RaterFile(name=one.path.name, sha256=one.sha256, answers=len(one.table))
+        replace_described_files(
+            folder.audit.ratings_document,
+            {folder.audit.ratings: lambda file: write_parquet(folder.audit.ratings, ratings, output=file)},
+            describe=lambda hashes: RatingsDocument(plan=plan.id, raters=dict(sorted(raters.items())), files=hashes),
+        )
+    return ImportResult(plan, ratings, [one.rater for one in new])
+
+
+def same_person(rater: str) -> str:
+    """A rater's name as it is compared: regardless of capitals."""
+    return rater.casefold()
+
+
+def is_imported(answers: Answers, raters: dict[str, RaterFile]) -> bool:
+    """Whether exactly this file was imported before."""
+    return answers.rater in raters and raters[answers.rater].sha256 == answers.sha256
+
+
+def read_answers(path: Path) -> Answers:
+    """Read a rater's CSV, and check what can be checked without the plan.
+
+    Raises FairfaceError for anything but a complete file of one rater's answers to one plan.
+    """
+    try:
+        content = read_bytes(path, limit=MAX_BYTES)
+    except FileNotFoundError as error:
+        raise FairfaceError(f"{path}: there is no such file") from error
+    try:
+        rows = list(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True))
+    except UnicodeDecodeError as error:
+        raise FairfaceError(f"{path} is not a CSV in UTF-8: import the file as it was saved from the page") from error
+    except csv.Error as error:
+        raise FairfaceError(f"{path} can't be read as CSV ({error}): it was cut off or changed") from error
+    if not rows or tuple(rows[0]) != ANSWER_COLUMNS:
+        raise FairfaceError(f"{path} is not a file of answers: its columns must be {', '.join(ANSWER_COLUMNS)}")
+    if len(rows) == 1:
+        raise FairfaceError(f"{path} has no answers")
+    for number, row in enumerate(rows[1:], 2):
+        if len(row) != len(ANSWER_COLUMNS):
+            raise FairfaceError(f"{path}: row {number} has {len(row)} cells: the file was cut off or changed")
+    table = unescape_formulas(pl.DataFrame(rows[1:], schema=dict.fromkeys(ANSWER_COLUMNS, pl.String), orient="row"))
+    for name in ("plan", "run", "rater", "answers"):
+        if table[name].n_unique() > 1:
+            raise FairfaceError(f"{path} has more than one value of {name}: import each rater's file on its own")
+    if (listed := table["answers"][0]) != str(len(table)):
+        raise FairfaceError(f"{path} has {len(table):,} of {listed[:20]} answers: the file was cut off or changed")
+    rater = table["rater"][0]
+    if not rater.strip() or len(rater) > MAX_RATER or not rater.isprintable():
+        raise FairfaceError(f"{path}: {rater[:MAX_RATER]!r} is not the name of a rater")
+    return Answers(path, sha256(content).hexdigest(), table["plan"][0], table["run"][0], rater, table)
+
+
+def match_answers(answers: Answers, plan: AuditPlan, faces: pl.DataFrame) -> pl.DataFrame:
+    """A rater's answers with the columns of RATING_COLUMNS. Raises FairfaceError if they don't belong to the plan."""
+    path, table = answers.path, answers.table
+    if answers.plan != plan.id:
+        raise FairfaceError(
+            f"{path} has answers about {answers.run}, plan {answers.plan[:20]}, and not to the present plan of run "
+            f"{plan.run} ({plan.id})"
+        )
+    numbers = {str(number): number for number in faces["face"]}
+    if (unknown := first_other(table["face"], numbers)) is not None:
+        raise FairfaceError(f"{path}: {unknown!r} is not one of the plan's {len(faces):,} faces")
+    table = table.with_columns(face=table["face"].replace_strict(numbers, return_dtype=pl.Int32))
+    table = table.join(faces.select("face", "source", "key"), on="face", how="left", maintain_order="left")
+    for name, source in table.select("attribute", "source").unique(maintain_order=True).iter_rows():
+        if name not in plan.sides[source].attributes:
+            raise FairfaceError(f"{path}: {name[:80]!r} is not asked about {source} faces of this plan")
+    for (name,), rows in table.group_by("attribute", maintain_order=True):
+        classes = plan.classes[str(name)]
+        if (unknown := first_other(rows["answer"], (*classes, CANNOT_TELL))) is not None:
+            raise FairfaceError(f"{path}: {unknown!r} is not a valid {name}; choose from {', '.join(classes)}")
+    twice = table.filter(table.select("face", "attribute").is_duplicated())
+    if len(twice):
+        raise FairfaceError(f"{path} has two answers about face {twice['face'][0]}, {twice['attribute'][0]}")
+    group = pl.when(pl.col("answer") != CANNOT_TELL).then("answer").alias("group")
+    return table.select("source", "key", "rater", "attribute", group, file=pl.lit(path.name)).select(*RATING_COLUMNS)
+
+
+def first_other(values: pl.Series, known: Sequence[str] | dict[str, int]) -> str | None:
+    """The first of the values that is not known, at most 80 characters of it; None if all are."""
+    return next((value[:80] for value in values if value not in known), None)

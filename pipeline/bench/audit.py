@@ -1,0 +1,115 @@
+"""Benchmark of an audit's statistics in simulated audits: coverage of intervals, and the human labels that PPI++ saves.
+
+The audits run on all cores, in processes with one thread each.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import Future
+from itertools import product
+from statistics import fmean
+
+from pipeline.bench.audit_worlds import AuditCoverage, AuditScenario, measure_audits
+from pipeline.bench.context import BenchContext
+from pipeline.bench.estimates import submit
+from pipeline.bench.measure import Row
+from shards.audit import DESIGNS
+from shards.concurrency import available_cpus
+from shards.processes import worker_pool
+
+CLASSES = (2, 3, 5, 10)
+ACCURACIES = (0.6, 0.75, 0.9, 0.97)  # of the labeller
+LABELS = (100, 300, 1000)  # faces that people label
+RATERS = (1, 3)
+TYPICAL_ACCURACY, TYPICAL_LABELS = 0.9, 300  # of the row on saved labels
+
+Coverages = dict[AuditScenario, AuditCoverage]
+
+
+def bench_audit(context: BenchContext) -> Iterator[Row]:
+    """Measure the intervals of shares by people's labels and PPI++, next to those that are corrected only."""
+    with worker_pool(available_cpus(), preload=__name__) as pool:
+        jobs: dict[int, dict[AuditScenario, Future[AuditCoverage]]] = {}
+        for classes in CLASSES:
+            options = product(ACCURACIES, LABELS, RATERS, DESIGNS)
+            scenarios = [AuditScenario(classes, *option) for option in options]
+            jobs[classes] = {
+                scenario: submit(pool, measure_audits, scenario, context.worlds.count, seed=classes)
+                for scenario in scenarios
+            }
+        for classes, futures in jobs.items():
+            measured = {scenario: future.result() for scenario, future in futures.items()}
+            yield coverage_row(classes, measured, worlds=context.worlds.count)
+            yield width_row(classes, measured)
+            yield saving_row(classes, measured)
+
+
+def coverage_row(classes: int, measured: Coverages, *, worlds: int) -> Row:
+    """How often 95 % intervals by PPI++ contain the truth, next to those of the corrected labels of all samples."""
+    powered, corrected, human = (
+        fmean(result.covered[name] for result in measured.values()) for name in ("powered", "corrected", "human")
+    )
+    parts = {
+        f"{scenario.design}, {scenario.labels:,} labels": [
+            result.covered["powered"]
+            for other, result in measured.items()
+            if (other.design, other.labels) == (scenario.design, scenario.labels)
+        ]
+        for scenario in measured
+    }
+    lowest = min(parts, key=lambda name: fmean(parts[name]))
+    rare = fmean(result.rare["powered"] for result in measured.values())
+    least_rare = min(
+        fmean(result.rare["powered"] for scenario, result in measured.items() if scenario.labels == labels)
+        for labels in LABELS
+    )
+    return Row(
+        "audit",
+        f"{classes} classes: true shares in 95 % intervals by PPI++, vs corrected labels",
+        unit="%",
+        value=100 * powered,
+        baseline=100 * corrected,
+        ratio=powered / corrected,
+        note=f"{len(measured) * worlds:,} simulated audits; human labels alone {100 * human:.1f} %; lowest "
+        f"{100 * fmean(parts[lowest]):.1f} % ({lowest}); classes of 1 % {100 * rare:.1f} %, lowest "
+        f"{100 * least_rare:.1f} %",
+    )
+
+
+def width_row(classes: int, measured: Coverages) -> Row:
+    """How wide intervals by PPI++ are in the worst scenario, next to those of the same human labels alone."""
+    ratios = {scenario: result.width["powered"] / result.width["human"] for scenario, result in measured.items()}
+    worst = max(ratios, key=lambda scenario: ratios[scenario])
+    wider = max(result.wider for result in measured.values())
+    return Row(
+        "audit",
+        f"{classes} classes: widest intervals by PPI++, vs the same human labels alone",
+        unit="%",
+        value=100 * measured[worst].width["powered"],
+        baseline=100 * measured[worst].width["human"],
+        ratio=1 / ratios[worst],
+        note=f"labeller of accuracy {worst.accuracy}, {worst.design}, {worst.labels:,} labels; more than 5 % wider in "
+        f"at most {100 * wider:.1f} % of a scenario's audits",
+    )
+
+
+def saving_row(classes: int, measured: Coverages) -> Row:
+    """How many labels PPI++ needs for the width of human labels alone, where the labeller is 0.9 accurate."""
+    alone = measured[AuditScenario(classes, TYPICAL_ACCURACY, TYPICAL_LABELS)]
+
+    def needed(design: str = "uniform", *, accuracy: float = TYPICAL_ACCURACY, is_common: bool = True) -> float:
+        scenario = AuditScenario(classes, accuracy, TYPICAL_LABELS, 1, design)
+        powered, human = (item.common_width if is_common else item.width for item in (measured[scenario], alone))
+        return TYPICAL_LABELS * (powered["powered"] / human["human"]) ** 2
+
+    designs = ", ".join(f"{design} {needed(design):.0f}" for design in DESIGNS if design != "uniform")
+    accuracies = ", ".join(f"{accuracy}: {needed(accuracy=accuracy):.0f}" for accuracy in ACCURACIES)
+    return Row(
+        "audit",
+        f"{classes} classes: labels for the same width by PPI++, vs human labels alone",
+        unit="labels",
+        value=needed(),
+        baseline=TYPICAL_LABELS,
+        ratio=TYPICAL_LABELS / needed(),
+        note=f"labeller of accuracy {TYPICAL_ACCURACY}, uniform plans; {designs}; by accuracy {accuracies}; with a "
+        f"class of 1 % in half of the worlds {needed(is_common=False):.0f}",
+    )

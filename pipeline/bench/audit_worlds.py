@@ -1,0 +1,191 @@
+"""Simulated audits with a known truth, by which their intervals are checked (`fairface bench audit`, tests).
+
+A generator produces faces of K classes, one of which may have a share of 1 %. A labeller labels all samples, with error
+rates that differ from those on the photographs that its correction rests on. Raters label a few samples; each errs in
+their own way. The true shares are those that raters see on average: without errors, those of the classes.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from pipeline.audit.design import by_expected_error, choose, equal_sizes, stratify
+from reports.estimation.audit.shares import AuditedFaces, AuditEstimate, estimate_audit
+from reports.estimation.correction import Correction, correct_shares
+from shards.audit import DESIGNS
+
+SAMPLES, PHOTOGRAPHS = 5000, 3000
+RARE = 0.01  # share of the rare class in every other world
+RATER_ERRORS = (0.01, 0.08)  # error rates of raters
+CONFIDENT = 0.5  # how much rarer a labeller's errors are among the half that it is more confident of
+
+
+@dataclass(frozen=True)
+class AuditScenario:
+    """One kind of world."""
+
+    classes: int
+    accuracy: float  # of the labeller, on generated faces
+    labels: int  # faces that are labelled by humans
+    raters: int = 1  # with errors, unless 0: then one without
+    design: str = "uniform"
+
+
+@dataclass(frozen=True)
+class AuditWorld:
+    """A world's data and its truth."""
+
+    truth: np.ndarray  # shares of the generator as raters see them, [K]
+    shares: np.ndarray  # of the classes, about which raters err, [K]
+    faces: AuditedFaces
+    correction: Correction  # of the labels of all samples by the error rates on photographs
+
+
+@dataclass(frozen=True)
+class AuditCoverage:
+    """How often 95 % intervals contain the truth, and their widths, by estimate: human, powered and corrected."""
+
+    covered: dict[str, float]
+    rare: dict[str, float]  # coverage of the class of 1 %
+    width: dict[str, float]
+    common_width: dict[str, float]  # in worlds without a class of 1 %
+    variance: dict[str, float]  # mean squared error of the shares, summed over the classes
+    wider: float  # share of the worlds in which PPI++ is more than 5 % wider than human labels alone
+    classes_seen: float  # how often those by PPI++ contain the shares of the classes that raters err about
+
+
+def error_rates(generator: np.random.Generator, classes: int, accuracy: float) -> np.ndarray:
+    """A labeller's rates of labels by class, [K, K], with about this accuracy: errors go to some classes more often."""
+    spread = min(accuracy, 1 - accuracy) / 2
+    right = np.clip(accuracy + generator.uniform(-spread, spread, classes), 0.02, 0.995)
+    wrong = generator.dirichlet(np.ones(classes), size=classes) * (1 - np.eye(classes))
+    wrong /= wrong.sum(1, keepdims=True)
+    return np.diag(right) + (1 - right)[:, None] * wrong
+
+
+def world_generators(
+    scenario: AuditScenario, *, seed: int, number: int
+) -> tuple[np.random.Generator, np.random.Generator]:
+    """Of a world's true shares, which all scenarios have in common, and of everything else."""
+    options = (scenario.labels, scenario.raters, DESIGNS.index(scenario.design), round(100 * scenario.accuracy))
+    return np.random.default_rng([seed, number]), np.random.default_rng([seed, number, *options])
+
+
+def simulate_audit(
+    generators: tuple[np.random.Generator, np.random.Generator], scenario: AuditScenario, *, is_rare: bool
+) -> AuditWorld:
+    """Simulate a generator, a labeller, photographs, a plan and raters."""
+    of_shares, generator = generators
+    classes = scenario.classes
+    shares = of_shares.dirichlet(np.full(classes, 2.0))
+    if is_rare:
+        shares = np.append((1 - RARE) * of_shares.dirichlet(np.full(classes - 1, 2.0)), RARE)
+    rates, photo_rates = (error_rates(generator, classes, scenario.accuracy) for _ in range(2))
+    true = generator.choice(classes, SAMPLES, p=shares)
+    labels, is_confident = label_faces(generator, true, rates)
+    annotated = np.append(generator.choice(classes, PHOTOGRAPHS), np.arange(classes))
+    labelled, _ = label_faces(generator, annotated, photo_rates)
+    confusion = np.zeros((classes, classes), int)
+    np.add.at(confusion, (annotated, labelled), 1)
+    counts = np.bincount(labels, minlength=classes)
+    chosen, probability, strata = choose_faces(generator, scenario, labels=labels, is_confident=is_confident)
+    truth, ratings = rate_faces(generator, true[chosen], shares=shares, raters=scenario.raters)
+    faces = AuditedFaces(
+        ratings, labels[chosen], strata[chosen], probability=probability[chosen], label_counts=np.append(counts, 0)
+    )
+    return AuditWorld(truth, shares, faces, correct_shares(counts, confusion, seed=0, replicates=300))
+
+
+def label_faces(generator: np.random.Generator, true: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of faces of the classes `true`, and whether the labeller is confident of each: errors are rarer there."""
+    is_confident = generator.random(len(true)) < 0.5
+    error = (1 - rates[np.arange(len(rates)), np.arange(len(rates))])[true]
+    error = np.clip(error * np.where(is_confident, 1 - CONFIDENT, 1 + CONFIDENT), 0, 1)
+    wrong = rates * (1 - np.eye(len(rates)))
+    cumulative = (wrong / np.maximum(wrong.sum(1, keepdims=True), 1e-12)).cumsum(1)[true]
+    other = (generator.random((len(true), 1)) > cumulative[:, :-1]).sum(1)
+    return np.where(generator.random(len(true)) < error, other, true), is_confident
+
+
+def choose_faces(
+    generator: np.random.Generator, scenario: AuditScenario, *, labels: np.ndarray, is_confident: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The faces that `fairface audit plan` would choose, the probability of every face, and its stratum."""
+    confidence = np.where(is_confident, 0.9, 0.6) + 0.1 * generator.random(len(labels))
+    table = pl.DataFrame({"a": labels.astype(str), "p_a": confidence})
+    strata = {
+        "uniform": lambda: equal_sizes(len(labels)),
+        "stratified": lambda: stratify(table, ["a"], count=scenario.labels),
+        "active": lambda: by_expected_error(table, ["a"]),
+    }[scenario.design]()
+    choice = choose(strata, generator.random(len(labels)), [scenario.labels])
+    return np.flatnonzero(choice.rounds >= 0), choice.probabilities, strata.index
+
+
+def rate_faces(
+    generator: np.random.Generator, true: np.ndarray, *, shares: np.ndarray, raters: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The shares that raters see, and the ratings of faces of the classes `true`, [n, R].
+
+    With several raters the shares are those that raters see on average; with one, those that this rater sees.
+    """
+    classes = len(shares)
+    if not raters:
+        return shares, true[:, None]
+    ratings, seen = [], []
+    for _ in range(raters):
+        # which classes a rater mistakes for which differs between raters
+        rates = rater_rates(generator, classes)
+        cumulative = rates.cumsum(1)[true]
+        ratings.append((generator.random((len(true), 1)) > cumulative[:, :-1]).sum(1))
+        seen.append(shares @ rates)
+    if raters == 1:
+        return seen[0], np.stack(ratings, 1)
+    error = np.mean(RATER_ERRORS)
+    return shares * (1 - error) + (1 - shares) * error / max(classes - 1, 1), np.stack(ratings, 1)
+
+
+def rater_rates(generator: np.random.Generator, classes: int) -> np.ndarray:
+    """A rater's rates of answers by class, [K, K]. The mean over raters has the same errors for all classes."""
+    wrong = 1 - np.eye(classes)
+    off = wrong * generator.gamma(2.0, size=(classes, classes))
+    off /= off.sum(1, keepdims=True)
+    errors = generator.uniform(*RATER_ERRORS, size=(classes, 1))
+    return np.eye(classes) * (1 - errors) + errors * off
+
+
+def measure_audits(scenario: AuditScenario, worlds: int, *, seed: int, replicates: int = 400) -> AuditCoverage:
+    """Simulate so many worlds of a scenario; every other one has a class of 1 %."""
+    names = ("human", "powered", "corrected")
+    covered, rare, width, common_width, error = ({name: list[float]() for name in names} for _ in range(5))
+    wider, seen = [], []
+    for number in range(worlds):
+        is_rare = number % 2 == 1
+        world = simulate_audit(world_generators(scenario, seed=seed, number=number), scenario, is_rare=is_rare)
+        estimate = estimate_audit(world.faces, seed=number, replicates=replicates)
+        low, high = estimate.powered.interval()
+        seen.append(((low <= world.shares) & (world.shares <= high)).mean())
+        for name, shares, (low, high) in zip(names, *_estimates(estimate, world), strict=True):
+            inside = (low <= world.truth) & (world.truth <= high)
+            covered[name].append(inside.mean())
+            if is_rare:
+                rare[name].append(inside[-1])
+            width[name].append((high - low).mean())
+            if not is_rare:
+                common_width[name].append((high - low).mean())
+            error[name].append(((shares - world.truth) ** 2).sum())
+        wider.append(width["powered"][-1] > 1.05 * width["human"][-1])
+    measures = (covered, rare, width, common_width, error)
+    means = [{name: float(np.mean(values[name])) for name in names} for values in measures]
+    return AuditCoverage(
+        means[0], means[1], means[2], means[3], means[4], wider=float(np.mean(wider)), classes_seen=float(np.mean(seen))
+    )
+
+
+def _estimates(
+    estimate: AuditEstimate, world: AuditWorld
+) -> tuple[list[np.ndarray], list[tuple[np.ndarray, np.ndarray]]]:
+    """The shares and intervals of the human labels alone, of PPI++, and of the correction."""
+    every = (estimate.human, estimate.powered, world.correction)
+    return [item.shares for item in every], [item.interval() for item in every]
