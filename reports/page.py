@@ -124,7 +124,8 @@ def input_locks(workspace: Workspace, runs: Sequence[str]) -> list[Path]:
     folders = [workspace.run(run) for run in runs]
     shards = workspace.shards
     sides = [(shards.lock, shards.label_files.lock), *((run.samples_lock, run.label_files.lock) for run in folders)]
-    return [lock for locks in sides for lock in locks]
+    audits = [run.audit.lock for run in folders if run.audit.plan_document.exists()]
+    return [*(lock for locks in sides for lock in locks), *audits]
 
 
 def available_detectors(workspace: Workspace, stack: ExitStack) -> tuple[list[str], list[str]]:
@@ -292,6 +293,7 @@ def input_fingerprint(workspace: Workspace, run: str, *, detectors: list[str]) -
     sides, evaluated = (shards.label_files, run_folder.label_files), [workspace.detector(name) for name in detectors]
     documents = [workspace.attributes, shards.document, run_folder.config, run_folder.samples_document]
     documents += [workspace.reference_document, workspace.reference]
+    documents += [run_folder.audit.plan_document, run_folder.audit.ratings_document]
     documents += [path for files in sides for path in (files.document, files.probe_document)]
     documents += [path for folder in evaluated for path in (folder.predictions_document, folder.metrics_document)]
     files = [shards.images, run_folder.steps, run_folder.samples_table, *sides[0].all(), *sides[1].all()]

@@ -71,13 +71,12 @@ def audit_sentence(rows: pl.DataFrame, attributes: AttributeTable) -> str | None
     audited = rows.filter(best_estimate="audited")
     if audited.is_empty():
         return None
-    titles = [attributes[name].title.lower() for name in audited["attribute"].unique() if not attributes[name].cross]
-    titles = [name for name in map(str.lower, (item.title for item in attributes.values())) if name in titles]
+    names = [name.replace("_", " ") for name in attributes.labelled if name in audited["attribute"]]
     changed = int((audited["verdict"] != audited["unaudited_verdict"]).sum())
     effect = f"they changed {changed}" if changed else "they changed none"
     labels = max(audited["labels"].drop_nulls())
     return (
-        f"People labelled {labels:,} samples ({conjunction(titles)}); {effect} of the {len(audited)} verdicts that the "
+        f"People labelled {labels:,} samples ({conjunction(names)}); {effect} of the {len(audited)} verdicts that the "
         "labeller alone would have given."
     )
 

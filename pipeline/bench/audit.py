@@ -20,7 +20,7 @@ CLASSES = (2, 3, 5, 10)
 ACCURACIES = (0.6, 0.75, 0.9, 0.97)  # of the labeller
 LABELS = (100, 300, 1000)  # faces that people label
 RATERS = (1, 3)
-TYPICAL_ACCURACY = 0.9
+TYPICAL_ACCURACY, TYPICAL_LABELS = 0.9, 300  # of the row on saved labels
 
 Coverages = dict[AuditScenario, AuditCoverage]
 
@@ -93,22 +93,23 @@ def width_row(classes: int, measured: Coverages) -> Row:
 
 
 def saving_row(classes: int, measured: Coverages) -> Row:
-    """How many labels human labels alone take for the width of 300 with PPI++, where the labeller is 0.9 accurate."""
-    labels, alone = 300, AuditScenario(classes, TYPICAL_ACCURACY, 300)
-    human = measured[alone].width["human"]
+    """How many labels PPI++ needs for the width of human labels alone, where the labeller is 0.9 accurate."""
+    alone = measured[AuditScenario(classes, TYPICAL_ACCURACY, TYPICAL_LABELS)]
 
-    def needed(design: str, *, accuracy: float = TYPICAL_ACCURACY) -> float:
-        width = measured[AuditScenario(classes, accuracy, labels, 1, design)].width["powered"]
-        return labels * (width / human) ** 2
+    def needed(design: str = "uniform", *, accuracy: float = TYPICAL_ACCURACY, is_common: bool = True) -> float:
+        scenario = AuditScenario(classes, accuracy, TYPICAL_LABELS, 1, design)
+        powered, human = (item.common_width if is_common else item.width for item in (measured[scenario], alone))
+        return TYPICAL_LABELS * (powered["powered"] / human["human"]) ** 2
 
-    others = ", ".join(f"{design} {needed(design):.0f}" for design in DESIGNS if design != "uniform")
-    accuracies = ", ".join(f"{accuracy}: {needed('uniform', accuracy=accuracy):.0f}" for accuracy in ACCURACIES)
+    designs = ", ".join(f"{design} {needed(design):.0f}" for design in DESIGNS if design != "uniform")
+    accuracies = ", ".join(f"{accuracy}: {needed(accuracy=accuracy):.0f}" for accuracy in ACCURACIES)
     return Row(
         "audit",
         f"{classes} classes: labels for the same width by PPI++, vs human labels alone",
         unit="labels",
-        value=needed("uniform"),
-        baseline=labels,
-        ratio=labels / needed("uniform"),
-        note=f"labeller of accuracy {TYPICAL_ACCURACY}, uniform plan; {others}; by accuracy {accuracies}",
+        value=needed(),
+        baseline=TYPICAL_LABELS,
+        ratio=TYPICAL_LABELS / needed(),
+        note=f"labeller of accuracy {TYPICAL_ACCURACY}, uniform plans; {designs}; by accuracy {accuracies}; with a "
+        f"class of 1 % in half of the worlds {needed(is_common=False):.0f}",
     )

@@ -49,6 +49,7 @@ class AuditCoverage:
     covered: dict[str, float]
     rare: dict[str, float]  # coverage of the class of 1 %
     width: dict[str, float]
+    common_width: dict[str, float]  # in worlds without a class of 1 %
     variance: dict[str, float]  # mean squared error of the shares, summed over the classes
     wider: float  # share of the worlds in which PPI++ is more than 5 % wider than human labels alone
     classes_seen: float  # how often those by PPI++ contain the shares of the classes that raters err about
@@ -157,7 +158,7 @@ def rater_rates(generator: np.random.Generator, classes: int) -> np.ndarray:
 def measure_audits(scenario: AuditScenario, worlds: int, *, seed: int, replicates: int = 400) -> AuditCoverage:
     """Simulate so many worlds of a scenario; every other one has a class of 1 %."""
     names = ("human", "powered", "corrected")
-    covered, rare, width, error = ({name: list[float]() for name in names} for _ in range(4))
+    covered, rare, width, common_width, error = ({name: list[float]() for name in names} for _ in range(5))
     wider, seen = [], []
     for number in range(worlds):
         is_rare = number % 2 == 1
@@ -171,10 +172,15 @@ def measure_audits(scenario: AuditScenario, worlds: int, *, seed: int, replicate
             if is_rare:
                 rare[name].append(inside[-1])
             width[name].append((high - low).mean())
+            if not is_rare:
+                common_width[name].append((high - low).mean())
             error[name].append(((shares - world.truth) ** 2).sum())
         wider.append(width["powered"][-1] > 1.05 * width["human"][-1])
-    means = [{name: float(np.mean(values[name])) for name in names} for values in (covered, rare, width, error)]
-    return AuditCoverage(means[0], means[1], means[2], means[3], float(np.mean(wider)), float(np.mean(seen)))
+    measures = (covered, rare, width, common_width, error)
+    means = [{name: float(np.mean(values[name])) for name in names} for values in measures]
+    return AuditCoverage(
+        means[0], means[1], means[2], means[3], means[4], wider=float(np.mean(wider)), classes_seen=float(np.mean(seen))
+    )
 
 
 def _estimates(

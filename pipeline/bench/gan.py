@@ -138,16 +138,23 @@ def run_trial(workspace: Workspace, trial: Trial) -> dict[str, float]:
 def recipe_rows(
     title: str, metrics_by_recipe: Mapping[str, Sequence[Mapping[str, float]]], *, rates: Mapping[str, float]
 ) -> Iterator[Row]:
-    """Yield a row for each recipe: its mean total variation over attributes and seeds, and all metrics in the note."""
+    """Yield two rows for each recipe, with means over the seeds.
+
+    The first has the total variation over attributes, and in its note all metrics of the whole run; the second the
+    coverage of groups, and in its note that and the recall of every group.
+    """
 
     def total_variation(trials: Sequence[Mapping[str, float]]) -> float:
         return mean(mean(value for name, value in trial.items() if name.startswith("tv ")) for trial in trials)
 
     first, *_ = metrics_by_recipe
     reference = total_variation(metrics_by_recipe[first])
+    reference_coverage = group_scores("coverage", metrics_by_recipe[first])
     for name, trials in metrics_by_recipe.items():
         value = total_variation(trials)
-        details = [format_spread(metric, [trial[metric] for trial in trials]) for metric in trials[0]]
+        details = [
+            format_spread(metric, [trial[metric] for trial in trials]) for metric in trials[0] if " of " not in metric
+        ]
         yield Row(
             "gan",
             f"{title}: {name}: total variation, vs {first}",
@@ -157,6 +164,26 @@ def recipe_rows(
             ratio=reference / value,
             note=f"{len(trials)} seeds, {rates[name]:,.0f} img/s; {'; '.join(details)}",
         )
+        coverage, recall = group_scores("coverage", trials), group_scores("recall", trials)
+        if coverage:
+            value, baseline = mean(coverage.values()), mean(reference_coverage.values())
+            groups = [f"{group} {coverage[group]:.2f} and {recall[group]:.2f}" for group in coverage]
+            yield Row(
+                "gan",
+                f"{title}: {name}: mean coverage of the groups, vs {first}",
+                unit="permille",
+                value=1000 * value,
+                baseline=1000 * baseline,
+                ratio=value / baseline if baseline else None,
+                note=f"coverage and recall relative to training images: {'; '.join(groups)}",
+            )
+
+
+def group_scores(score: str, trials: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean score of each group that all trials have one of."""
+    prefix = f"{score} of "
+    names = [name for name in trials[0] if name.startswith(prefix) and all(name in trial for trial in trials)]
+    return {name.removeprefix(prefix): mean(trial[name] for trial in trials) for name in names}
 
 
 def format_spread(name: str, values: Sequence[float]) -> str:

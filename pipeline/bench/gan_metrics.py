@@ -22,8 +22,9 @@ def measure_run(workspace: Workspace, run: str) -> dict[str, float]:
     `tv <attribute>` is the total variation distance between the shares of the samples' labels and those of the training
     images'. `rare` is the mean, over rare groups, of the ratio of their share among the samples to that among the
     training images, at most 1. `frechet`, `coverage` and `recall` compare samples with training images, and
-    `frechet floor` two sets of training images. `worst coverage` and `worst recall` are the scores within the worst
-    group, divided by those of other training images of that group.
+    `frechet floor` two sets of training images. `coverage of <attribute> <group>` and `recall of <attribute> <group>`
+    are the scores within a group, divided by those of other training images of that group; `worst coverage` and `worst
+    recall` are the smallest of them.
     """
     with sql.connect(workspace) as connection:
         table = sql.ask(connection, "side_by_side", attribute="all", run=run)
@@ -66,22 +67,24 @@ def embedding_metrics(workspace: Workspace, run: str, *, groups: pl.DataFrame) -
         "frechet floor": frechet_distance(first, others),
         **fidelity(first, samples),
     }
-    worst: dict[str, list[float]] = {"coverage": [], "recall": []}
+    relative: dict[str, dict[str, float]] = {"coverage": {}, "recall": {}}
     train_groups, generated_groups = groups.filter(source="train"), groups.filter(source="generated")
-    for (attribute, group), rows in train_groups.group_by("attribute", "group"):
+    for (attribute, group), rows in sorted(train_groups.group_by("attribute", "group"), key=lambda item: item[0]):
         real_vectors = vectors[keys.is_in(rows["key"].implode()).to_numpy()]
         sample_keys = generated_groups.filter(attribute=attribute, group=group)["key"]
         sample_vectors = generated[1][generated[0].is_in(sample_keys.implode()).to_numpy()]
         n = min(IMAGES, len(real_vectors) // 2, len(sample_vectors))
-        if len(real_vectors) // 2 >= MIN_IMAGES > n:  # a group that is hardly ever generated
-            for values in worst.values():
-                values.append(0.0)
-        elif n >= MIN_IMAGES:
+        scores, best_scores = dict.fromkeys(relative, 0.0), dict.fromkeys(relative, 1.0)
+        if n >= MIN_IMAGES:
             best_scores = fidelity(real_vectors[:n], real_vectors[n : 2 * n])
             scores = fidelity(real_vectors[:n], sample_vectors[:n])
-            for name, values in worst.items():
-                values.append(scores[name] / max(best_scores[name], 1e-9))
-    return metrics | {f"worst {name}": min(values) for name, values in worst.items() if values}
+        elif len(real_vectors) // 2 < MIN_IMAGES:  # otherwise, the group is hardly ever generated, and has scores of 0
+            continue
+        for name, values in relative.items():
+            values[f"{name} of {attribute} {group}"] = scores[name] / max(best_scores[name], 1e-9)
+    for name, values in relative.items():
+        metrics |= values | ({f"worst {name}": min(values.values())} if values else {})
+    return metrics
 
 
 def side_embeddings(path: Path, groups: pl.DataFrame) -> tuple[pl.Series, Array]:

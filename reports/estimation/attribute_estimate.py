@@ -40,8 +40,10 @@ class AttributeCounts:
     annotated: np.ndarray  # training faces, as annotated
     confusion: np.ndarray  # [K, L], of training faces, annotated by labelled; L = K + 1 if some labels are unsure
     is_fully_annotated: bool = True  # whether nearly all training faces are annotated
-    unsure: float = 0.0  # generated faces without a sure label, which raw shares leave out
-    reference_unsure: float = 0.0  # training faces without a sure label
+    unsure: float = 0.0  # generated faces without a sure label, which are not counted
+    is_shifted: bool = (
+        False  # whether the labeller is more or less confident on the generated faces than on photographs
+    )
     stratified: StratifiedCounts | None = None  # of the generated faces, if error rates depend on other attributes
     stratified_reference: StratifiedCounts | None = None  # of the training faces, where these are corrected as well
     stream: int = 0  # of the random numbers that resample the labels; every run of a study has its own
@@ -51,27 +53,17 @@ class AttributeCounts:
         """The attributes that the correction is stratified by."""
         return self.stratified.strata if self.stratified else ()
 
-    @property
-    def labels(self) -> np.ndarray:
-        """Generated faces by label, [L]."""
-        return np.append(self.count, self.unsure)[: self.confusion.shape[1]]
-
-    @property
-    def reference_labels(self) -> np.ndarray:
-        """Training faces by label, [L]."""
-        return np.append(self.reference, self.reference_unsure)[: self.confusion.shape[1]]
-
     def correct(self) -> Correction:
         """Correct the labels of the generated faces."""
         if self.stratified:
             return correct_stratified(self.stratified, seed=SEED, side=self.stream)
-        return correct_shares(self.labels, self.confusion, seed=SEED, side=self.stream)
+        return correct_shares(self.count, self.confusion, seed=SEED, side=self.stream)
 
     def correct_reference(self) -> Correction:
         """Correct the labels of the training faces, with the replicates of the error rates of `correct`."""
         if self.stratified_reference:
             return correct_stratified(self.stratified_reference, seed=SEED, side=1)
-        return correct_shares(self.reference_labels, self.confusion, seed=SEED, side=1)
+        return correct_shares(self.reference, self.confusion, seed=SEED, side=1)
 
 
 @dataclass(frozen=True)
@@ -135,19 +127,23 @@ class AttributeEstimate:
 
     @cached_property
     def best_estimate(self) -> str:
-        """The estimate that verdicts are based on: audited if there is an audit, else raw or corrected."""
+        """The estimate that verdicts are based on: audited if people labelled some samples, else raw or corrected.
+
+        Where the labeller's confidence has shifted, its error rates may have, too: degrading photographs on purpose
+        made the corrected shares worse than the raw ones (docs/method.md).
+        """
         if self.audited and (self.audited.reference or not self.counts.reference.sum()):
             return "audited"
-        if self.corrected and not raw_is_better(self.counts.labels, self.corrected.generated):
-            return "corrected"
-        return "raw"
+        if not self.corrected or self.counts.is_shifted:
+            return "raw"
+        return "raw" if raw_is_better(self.counts.count, self.corrected.generated) else "corrected"
 
     @cached_property
     def ratios(self) -> Ratios:
         """Ratios of the best estimate to its reference.
 
         An interval around raw labels does not include their errors: where there is a correction, it extends to the
-        interval of the corrected ratio.
+        interval of the corrected ratio. Where the labeller's confidence has shifted, it includes both intervals.
         """
         if self.audited and self.best_estimate == "audited":
             return audited_ratios(self.audited)
@@ -156,18 +152,36 @@ class AttributeEstimate:
         raw = divide(self.shares, self.reference_shares)
         p = pearson_p(counts.count, np.full_like(counts.count, n), y=counts.reference, m=np.full_like(counts.count, m))
         if not self.corrected:
-            low, high = ratio_interval(counts.count, n, y=counts.reference, m=m)
-            has_labels = n > 0 and m > 0
-            return Ratios(raw, np.where(has_labels, low, 0), np.where(has_labels, high, np.inf), raw, p)
+            return Ratios(raw, *self.raw_interval, raw, p)
         generated, reference = self.corrected.generated, self.corrected.reference
         ratio = divide(generated.shares, reference.shares)
-        smallest = 0.5 / max(counts.annotated.sum(), 1)  # for an absent group: half a face keeps the ratio finite
-        bootstrap_ratios = generated.bootstrap_shares / np.maximum(reference.bootstrap_shares, smallest)
-        low, high = np.quantile(bootstrap_ratios, [0.025, 0.975], axis=0)
         variance = generated.bootstrap_shares.var(0) + reference.bootstrap_shares.var(0)
         corrected_p = two_sided_p(generated.shares - reference.shares, variance)
         best, other = (raw, ratio) if self.best_estimate == "raw" else (ratio, raw)
+        low, high = self.corrected_interval
+        if counts.is_shifted:
+            raw_low, raw_high = self.raw_interval
+            low, high = np.fmin(low, raw_low), np.fmax(high, raw_high)
         return Ratios(best, np.fmin(low, best), np.fmax(high, best), other, np.maximum(p, corrected_p))
+
+    @cached_property
+    def raw_interval(self) -> tuple[np.ndarray, np.ndarray]:
+        """The ends of the 95 % intervals of the ratios of the raw shares, [K] each."""
+        counts = self.counts
+        n, m = counts.count.sum(), counts.reference.sum()
+        low, high = ratio_interval(counts.count, n, y=counts.reference, m=m)
+        has_labels = n > 0 and m > 0
+        return np.where(has_labels, low, 0), np.where(has_labels, high, np.inf)
+
+    @cached_property
+    def corrected_interval(self) -> tuple[np.ndarray, np.ndarray]:
+        """The ends of the 95 % intervals of the ratios of the corrected shares, [K] each; 0 and inf without any."""
+        if not self.corrected:
+            return np.zeros(len(self.counts.groups)), np.full(len(self.counts.groups), np.inf)
+        smallest = 0.5 / max(self.counts.annotated.sum(), 1)  # for an absent group: half a face keeps the ratio finite
+        reference = np.maximum(self.corrected.reference.bootstrap_shares, smallest)
+        low, high = np.quantile(self.corrected.generated.bootstrap_shares / reference, [0.025, 0.975], axis=0)
+        return low, high
 
     @cached_property
     def verdicts(self) -> list[str]:
@@ -179,9 +193,10 @@ class AttributeEstimate:
     def inconclusive_reason(self, group: int) -> str | None:
         """Why a group's verdict is inconclusive; None if it isn't.
 
-        `no labels`: no face has a label; `disagree`: the raw and the corrected estimate contradict each other;
-        `calibration`: no number of samples is enough, because there are too few annotated images; `few`: there are
-        too few faces; `labels`: people labelled too few of them.
+        `no labels`: no face has a label; `disagree`: the raw and the corrected estimate contradict each other, or their
+        verdicts differ and the labeller's confidence has shifted; `calibration`: no number of samples is enough,
+        because there are too few annotated images; `few`: there are too few faces; `labels`: people labelled too few of
+        them.
         """
         if self.verdicts[group] != "inconclusive":
             return None
@@ -189,11 +204,20 @@ class AttributeEstimate:
             return "few" if self.has_finite_ratios(group) and self.labels_needed(group) is None else "labels"
         if not self.counts.count.sum() or not self.counts.reference.sum():
             return "no labels"
-        ratio, other = self.ratios.ratio[group], self.ratios.other_ratio[group]
-        if self.corrected and (ratio - 1) * (other - 1) < 0 and max(ratio, other) > np.exp(0.2) * min(ratio, other):
+        if self.estimates_disagree(group):
             return "disagree"
         is_limited = self.corrected and self.has_finite_ratios(group) and self.n_needed(group) is None
         return "calibration" if is_limited else "few"
+
+    def estimates_disagree(self, group: int) -> bool:
+        """Whether the raw and the corrected estimate of a group contradict each other."""
+        if not self.corrected:
+            return False
+        ratio, other = self.ratios.ratio[group], self.ratios.other_ratio[group]
+        if self.counts.is_shifted:
+            estimates = zip((self.raw_interval, self.corrected_interval), (ratio, other), strict=True)
+            return len({verdict(low[group], high[group], other_ratio=own) for (low, high), own in estimates}) > 1
+        return bool((ratio - 1) * (other - 1) < 0 and max(ratio, other) > np.exp(0.2) * min(ratio, other))
 
     def has_finite_ratios(self, group: int) -> bool:
         """Whether the group has faces on both sides, by both estimates."""
@@ -208,6 +232,8 @@ class AttributeEstimate:
         """
         is_decided = self.verdicts[group] != "inconclusive"
         if is_decided or self.best_estimate == "audited" or not self.has_finite_ratios(group):
+            return None
+        if self.counts.is_shifted and self.estimates_disagree(group):
             return None
         both = self.ratios.ratio[group], self.ratios.other_ratio[group]
         needed = []
@@ -261,7 +287,7 @@ class AttributeEstimate:
             return generated, (1 - self.reference_shares[group]) / self.counts.reference[group]
         correction, reference = self.corrected.generated, self.corrected.reference
         share = max(correction.shares[group], 1e-9)
-        generated = correction.sampling_variance(self.counts.labels)[group] / share**2
+        generated = correction.sampling_variance(self.counts.count)[group] / share**2
         rest = max(correction.bootstrap_shares.var(0)[group] / share**2 - generated, 0)
         rest += reference.bootstrap_shares.var(0)[group] / max(reference.shares[group], 1e-9) ** 2
         return generated, rest

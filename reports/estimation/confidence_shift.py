@@ -1,7 +1,8 @@
 """Whether a labeller is as confident on the samples as on photographs that it was not fitted to.
 
 Its error rates are measured on held-out photographs. If its probabilities are distributed differently on the samples,
-its error rates may differ as well.
+its error rates may differ as well. A labeller is surer of some classes than of others, so photographs are weighted to
+have the samples' shares of labels: a different mix of classes alone is no shift.
 """
 
 import math
@@ -13,6 +14,7 @@ import polars as pl
 
 import sql
 from shards.attributes import PROBABILITY_PREFIX, AttributeTable
+from sql.definitions import labelled_parts
 
 IMAGES = 20_000  # of either side whose probabilities are compared, at most
 MIN_IMAGES = 20  # of either side; below it there is no row
@@ -33,8 +35,9 @@ def confidence_shift(
 
     `selected` is the selected method of each attribute. Columns: run, attribute, method, held_out and generated
     (numbers of images), confidence_held_out and confidence_generated (means), statistic (the Kolmogorov-Smirnov
-    distance of the two distributions, 0-1), floor (which photographs alone exceed in LEVEL of cases), and
-    unsure_held_out and unsure_generated (shares of the images). Only attributes with one of FITTED_METHODS have rows.
+    distance of the two distributions, 0-1), floor (which photographs alone exceed in at most LEVEL of cases), and
+    unsure_held_out and unsure_generated (shares of the images). What is said of photographs is weighted by label. Only
+    attributes with one of FITTED_METHODS have rows.
     """
     rows = []
     for method in FITTED_METHODS:
@@ -49,8 +52,10 @@ def confidence_shift(
             held_out, generated = (side.drop_nulls(name) for side in sides.values())
             if min(len(held_out), len(generated)) >= MIN_IMAGES:
                 a, b = held_out[name].to_numpy(), generated[name].to_numpy()
-                unsure = held_out[f"{name} unsure"].mean(), generated[f"{name} unsure"].mean()
-                values = (a.mean(), b.mean(), ks_distance(a, b), ks_floor(len(a), len(b)), *unsure)
+                weights = label_weights(held_out[f"{name} label"].to_numpy(), generated[f"{name} label"].to_numpy())
+                floor = ks_floor(1 / (weights**2).sum(), len(b))  # Kish's effective number of images
+                unsure = weights @ held_out[f"{name} unsure"].to_numpy(), generated[f"{name} unsure"].mean()
+                values = (weights @ a, b.mean(), ks_distance(a, b, weights=weights), floor, *unsure)
                 rows.append((run, name, method, len(a), len(b), *values))
     return pl.DataFrame(rows, schema=SHIFT_SCHEMA, orient="row")
 
@@ -58,27 +63,59 @@ def confidence_shift(
 def read_confidence(
     connection: duckdb.DuckDBPyConnection, run: str, *, names: list[str], method: str, source: str
 ) -> pl.DataFrame:
-    """For each attribute, a column with the confidence of the first IMAGES images by key, and `<name> unsure`."""
+    """For each attribute, the confidence of the first IMAGES images by key, the number of their label, and `unsure`.
+
+    The columns are `<name>`, `<name> label` and `<name> unsure`.
+    """
     columns = ", ".join(
-        f"""list_max({sql.identifier(PROBABILITY_PREFIX + name)})::double as {sql.identifier(name)},
+        f"""list_max({probabilities})::double as {sql.identifier(name)},
+        list_position({probabilities}, list_max({probabilities})) as {sql.identifier(f"{name} label")},
         {sql.identifier(name)} is null as {sql.identifier(f"{name} unsure")}"""
-        for name in names
+        for name, probabilities in ((name, sql.identifier(PROBABILITY_PREFIX + name)) for name in names)
     )
     text = f"""select {columns} from (from label_rows
         where method = $method and source = $source and (source = 'train' or run = $run) order by key limit {IMAGES})"""
     return sql.select(connection, text, {"method": method, "source": source, "run": run})
 
 
-def ks_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """The largest difference between the empirical distribution functions of a [N] and b [M] (Smirnov 1939)."""
-    values = np.concatenate([a, b])
-    below = (np.searchsorted(np.sort(side), values, side="right") / len(side) for side in (a, b))
-    return float(np.abs(next(below) - next(below)).max())
+def label_weights(held_out: np.ndarray, generated: np.ndarray) -> np.ndarray:
+    """Weights of photographs, [N], with which their labels have the shares of the samples' labels; their sum is 1.
+
+    Labels, [N] and [M], are numbers. Those that no photograph has are left out; without any in common, all photographs
+    have the same weight.
+    """
+    size = max(held_out.max(), generated.max()) + 1
+    before, after = (np.bincount(side, minlength=size) for side in (held_out, generated))
+    weights = (after / np.maximum(before, 1))[held_out]
+    return weights / weights.sum() if weights.any() else np.full(len(held_out), 1 / len(held_out))
 
 
-def ks_floor(n: int, m: int) -> float:
+def ks_distance(a: np.ndarray, b: np.ndarray, *, weights: np.ndarray) -> float:
+    """The largest difference between the distribution functions of a [N], with `weights`, and b [M] (Smirnov 1939)."""
+    values, order = np.concatenate([a, b]), np.argsort(a)
+    cumulated = np.append(0, weights[order].cumsum())
+    below_a = cumulated[np.searchsorted(a[order], values, side="right")]
+    below_b = np.searchsorted(np.sort(b), values, side="right") / len(b)
+    return float(np.abs(below_a - below_b).max())
+
+
+def ks_floor(n: float, m: float) -> float:
     """The distance that two samples of n and m of the same distribution exceed in LEVEL of cases.
 
     From the first term of Kolmogorov's series, whatever the distribution; ties make it conservative.
     """
     return min(math.sqrt(-math.log(LEVEL / 2) / 2 * (n + m) / (n * m)), 1.0)
+
+
+def shifted_attributes(shifts: pl.DataFrame, attributes: AttributeTable) -> set[tuple[str, str]]:
+    """The attributes and methods whose confidence has shifted beyond the floor, from rows of `confidence_shift`.
+
+    A derived attribute or a cross has shifted if an attribute that it is made of has.
+    """
+    rows = shifts.filter(pl.col("statistic") > pl.col("floor")).select("attribute", "method").rows()
+    return {
+        (item.name, method)
+        for item in attributes.values()
+        for name, method in rows
+        if name in labelled_parts(item, attributes)
+    }

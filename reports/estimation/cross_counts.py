@@ -42,7 +42,6 @@ class CrossCounter:
         if not strata:
             return counts
         names = (attribute.name, *strata)
-        has_unsure = counts.confusion.shape[1] > len(counts.groups)
         column = group_counts.target_column(self.config, self.attributes)
         weights = group_counts.image_weights(self.connection, self.config, attributes=self.attributes)
         sides = []
@@ -56,9 +55,9 @@ class CrossCounter:
                 attributes=self.attributes,
             )
             if side == "train":  # weighted faces count as their effective number
-                labels *= counts.reference_labels.sum() / max(labels.sum(), 1e-300)
-            sides.append(stratify(faces, names, labels=labels, has_unsure=has_unsure))
+                labels *= counts.reference.sum() / max(labels[:-1].sum(), 1e-300)
+            sides.append(stratify(faces, names, labels=labels))
         generated, reference = sides
-        if not generated.labels.sum() or (not reference.labels.sum() and not counts.is_fully_annotated):
+        if not generated.labels[:-1].sum() or (not reference.labels[:-1].sum() and not counts.is_fully_annotated):
             return counts
         return replace(counts, stratified=generated, stratified_reference=reference)

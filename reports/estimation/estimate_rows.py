@@ -171,7 +171,7 @@ def distance_rows(estimate: AttributeEstimate, run: str, *, seed: int) -> Rows:
             sampler, replicates = distances.count_sampler(n, size, generator=generator), distances.REPLICATES
             if name == "corrected" and estimate.corrected:
                 correction = estimate.corrected.generated
-                sampler = corrected_sampler(correction, round(counts.labels.sum()), size, generator=generator)
+                sampler = corrected_sampler(correction, round(counts.count.sum()), size, generator=generator)
                 replicates = distances.CORRECTED_REPLICATES
             about = {"run": run, "attribute": counts.attribute, "estimate": name, "baseline": baseline}
             measured = distances.distance_rows(shares, q, sampler=sampler, replicates=replicates)

@@ -19,10 +19,10 @@ from threadpoolctl import threadpool_limits
 import sql
 from reports.estimation import group_counts, neighbours, quality
 from reports.estimation import unsure as unsure_labels
-from reports.estimation.attribute_estimate import AttributeCounts, AttributeEstimate, estimate_attribute
+from reports.estimation.attribute_estimate import AttributeCounts, estimate_attribute
 from reports.estimation.audit.read import read_audit
 from reports.estimation.audited import add_audit, audit_confusion_rows, audit_rows
-from reports.estimation.confidence_shift import SHIFT_SCHEMA, confidence_shift
+from reports.estimation.confidence_shift import SHIFT_SCHEMA, confidence_shift, shifted_attributes
 from reports.estimation.cross_counts import CrossCounter
 from reports.estimation.embeddings import read_embeddings
 from reports.estimation.estimate_rows import Rows, distance_rows, estimate_rows, method_estimate_rows
@@ -175,7 +175,13 @@ def estimate_tables(
     rows: dict[str, Rows] = {name: [] for name in counted}
     reference = find_reference(workspace, attributes)
     audit = read_audit(connection, workspace, run, config=config, attributes=attributes)
-    estimates = estimate_attributes(connection, run, config=config, confusion=confusion, attributes=attributes)
+    shifts = confidence_shift(connection, run, attributes=attributes, selected=selected)
+    all_counts = count_attributes(connection, run, config=config, confusion=confusion, attributes=attributes)
+    shifted = shifted_attributes(shifts, attributes)
+    estimates = [
+        estimate_attribute(replace(counts, is_shifted=(counts.attribute, counts.method) in shifted))
+        for counts in all_counts
+    ]
     for seed, estimate in enumerate(estimates):
         counts = estimate.counts
         if counts.method not in labellers:  # CLIP, for an attribute that only the pixels label
@@ -201,8 +207,7 @@ def estimate_tables(
     if not has_training:
         rows["estimates"] = [row | WITHOUT_TRAINING for row in rows["estimates"]]
     tables = {name: pl.DataFrame(rows[name], schema=SCHEMAS[name]) for name in rows}
-    tables["confidence_shift"] = confidence_shift(connection, run, attributes=attributes, selected=selected)
-    return tables | {"confusion": confusion}
+    return tables | {"confidence_shift": shifts, "confusion": confusion}
 
 
 def discard_estimates(workspace: Workspace, connection: duckdb.DuckDBPyConnection, *, run: str) -> None:
@@ -340,29 +345,20 @@ def labeller_accuracy(confusion: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def estimate_attributes(
+def count_attributes(
     connection: duckdb.DuckDBPyConnection,
     run: str,
     *,
     config: RunConfig,
     confusion: pl.DataFrame,
     attributes: AttributeTable,
-    stream: int = 0,
-) -> list[AttributeEstimate]:
-    """The estimate of every attribute by every labelling method, absent groups included.
-
-    The bootstrap replicates of the labels are independent between runs with different `stream`s.
-    """
+) -> list[AttributeCounts]:
+    """The counts of every attribute by every labelling method, absent groups included."""
     counter = CrossCounter(connection, run, config=config, attributes=attributes)
-    counts = group_counts.count_groups(connection, run, config=config, attributes=attributes)
+    table = group_counts.count_groups(connection, run, config=config, attributes=attributes)
     return [
-        estimate_attribute(
-            replace(
-                counter.with_strata(attribute_counts(str(attribute), str(method), table, confusion=confusion)),
-                stream=stream,
-            )
-        )
-        for (attribute, method), table in counts.group_by("attribute", "method", maintain_order=True)
+        counter.with_strata(attribute_counts(str(attribute), str(method), rows, confusion=confusion))
+        for (attribute, method), rows in table.group_by("attribute", "method", maintain_order=True)
     ]
 
 
@@ -386,7 +382,6 @@ def attribute_counts(attribute: str, method: str, table: pl.DataFrame, *, confus
         confusion=matrix,
         is_fully_annotated=bool(table["is_fully_annotated"][0]),
         unsure=float(unsure["count"].sum()),
-        reference_unsure=float(unsure["reference_count"].sum()),
     )
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reports.estimation.correction import CALIBRATION_PRIOR, Correction, solve_shares
+from reports.estimation.correction import CALIBRATION_PRIOR, Correction, solve_shares, spread_zeros
 from reports.estimation.intervals import holm_significant
 
 MAX_CELLS = 250  # of the cross of an attribute with its strata
@@ -43,9 +43,10 @@ class StratifiedCounts:
     """Calibration images and labels in the cross of an attribute, the first of the `names`, with its strata."""
 
     names: tuple[str, ...]
-    confusion: tuple[np.ndarray, ...]  # of each of them: calibration images by all classes and its labels, [K.., L_i]
-    labels: np.ndarray  # faces of one side by the labels of all of them, [L..]
-    has_unsure: bool = False  # whether the correction has a column for labels of the attribute that are unsure
+    confusion: tuple[
+        np.ndarray, ...
+    ]  # of each of them: calibration images by all classes and its labels, [K.., K_i + 1]
+    labels: np.ndarray  # faces of one side by the labels of all of them, [K + 1..], the last of each for unsure ones
 
     @property
     def strata(self) -> tuple[str, ...]:
@@ -116,15 +117,13 @@ def dependence(table: np.ndarray) -> float:
     return float(((statistic / df) ** (1 / 3) - 1 + 2 / (9 * df)) / math.sqrt(2 / (9 * df)))
 
 
-def stratify(
-    faces: CalibrationFaces, names: Sequence[str], *, labels: np.ndarray, has_unsure: bool = False
-) -> StratifiedCounts:
+def stratify(faces: CalibrationFaces, names: Sequence[str], *, labels: np.ndarray) -> StratifiedCounts:
     """Count the calibration images in the cross of the attributes `names`, whose `labels`, [K+1..], were counted."""
     sides = (faces.annotated, faces.labelled)
     is_known = np.logical_and.reduce([side[name] >= 0 for side in sides for name in names])
     annotated, labelled = ({name: side[name][is_known] for name in names} for side in sides)
     known = CalibrationFaces(annotated, labelled, faces.classes)
-    return StratifiedCounts(tuple(names), tuple(known.table(names, name) for name in names), labels, has_unsure)
+    return StratifiedCounts(tuple(names), tuple(known.table(names, name) for name in names), labels)
 
 
 def correct_stratified(
@@ -135,49 +134,46 @@ def correct_stratified(
     Calls with one seed and different `side`s share the replicates of the error rates. Classes of the attribute without
     calibration images have a share of 0. Raises ValueError without labels or calibration images.
     """
-    if not counts.labels.sum() or not counts.confusion[0].sum():
+    if not counts.labels[:-1].sum() or not counts.confusion[0].sum():
         raise ValueError("no labels to correct, or no calibration images")
-    confusion, all_labels, classes = keep_seen(counts)
+    confusion, all_labels, (classes, labels_kept) = keep_seen(counts)
     n, axes = all_labels.sum(), range(len(confusion))
     chance, rates = np.random.default_rng([seed, side]), np.random.default_rng([seed, 3])
     pooled = [pool_rows(table, axis, generator=rates, replicates=replicates) for axis, table in enumerate(confusion)]
-    rows, bootstrap_rows = [mean[None] for mean, _ in pooled], [sample for _, sample in pooled]
+    sure = [len(kept[kept < table.shape[-1] - 1]) for kept, table in zip(labels_kept, counts.confusion, strict=True)]
+    rows = [mean[None, ..., :size] for (mean, _), size in zip(pooled, sure, strict=True)]
+    bootstrap_rows = [sample[..., :size] for (_, sample), size in zip(pooled, sure, strict=True)]
     cells = smooth_cells(confusion[0].sum(-1))
-    observed = margins(all_labels[None] / n)
-    observed_pairs = pair_margins(all_labels[None] / n)
+    observed, observed_pairs = sure_labels(all_labels[None], sure)
     weights = match_labels(normalised(cells[None]), rows, observed, sweeps=FIRST_SWEEPS)
     weights = match_pairs(weights, rows, observed_pairs, n=n)
     weights = match_labels(weights, rows, observed, sweeps=SWEEPS)
     matrices = [effective_matrix(weights, rows[axis], axis=axis) for axis in axes]
     # replicates scatter around the labels of the fit, as the observed ones may be outside of what the rates allow
     fitted = [(share[:, None] @ matrix)[:, 0] for share, matrix in zip(margins(weights), matrices, strict=True)]
-    resampled = chance.multinomial(round(n), all_labels.ravel() / n, size=replicates) / max(round(n), 1)
-    resampled = resampled.reshape(replicates, *all_labels.shape)
-    labels = recentred(margins(resampled), observed, fitted)
-    pairs = recentred(pair_margins(resampled), observed_pairs, pair_labels(weights, rows))
+    resampled = chance.multinomial(round(n), all_labels.ravel() / n, size=replicates)
+    resampled_labels, resampled_pairs = sure_labels(resampled.reshape(replicates, *all_labels.shape), sure)
+    labels = recentred(resampled_labels, observed, fitted)
+    pairs = recentred(resampled_pairs, observed_pairs, pair_labels(weights, rows))
     start = rates.standard_gamma(cells, size=(replicates, *cells.shape))
     start *= np.exp(INTERACTION * rates.standard_normal(start.shape)) * weights / cells
     bootstrap = match_labels(normalised(start), bootstrap_rows, labels, sweeps=SWEEPS)
     bootstrap = match_pairs(bootstrap, bootstrap_rows, pairs, n=n)
     bootstrap = match_labels(bootstrap, bootstrap_rows, labels, sweeps=SWEEPS)
     bootstrap_matrices = effective_matrix(bootstrap, bootstrap_rows[0], axis=0)
-    size = counts.confusion[0].shape[0]
-    return embed(
-        Correction(
-            solve_shares(matrices[0], observed[0])[0],
-            solve_shares(bootstrap_matrices, labels[0]),
-            matrices[0][0],
-            bootstrap_matrices,
-        ),
-        classes,
-        shape=(size, size + counts.has_unsure),
+    correction = Correction(
+        solve_shares(matrices[0], observed[0])[0],
+        spread_zeros(solve_shares(bootstrap_matrices, labels[0]), round(n), generator=chance),
+        matrices[0][0],
+        bootstrap_matrices,
     )
+    return embed(correction, classes, labels=labels_kept[0][: sure[0]], size=counts.confusion[0].shape[0])
 
 
-def keep_seen(counts: StratifiedCounts) -> tuple[list[np.ndarray], np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Leave out classes without calibration images, and their labels where no face has them.
+def keep_seen(counts: StratifiedCounts) -> tuple[list[np.ndarray], np.ndarray, tuple[np.ndarray, list[np.ndarray]]]:
+    """Leave out classes without calibration images, and labels that no face has.
 
-    Returns the confusion, the labels, and which classes and labels of the first attribute are kept.
+    Returns the confusion, the labels, and what is kept: the classes of the first attribute, and all attributes' labels.
     """
     images = counts.confusion[0].sum(-1)
     classes = [np.flatnonzero(side[0]) for side in margins(images[None])]
@@ -186,20 +182,30 @@ def keep_seen(counts: StratifiedCounts) -> tuple[list[np.ndarray], np.ndarray, t
         is_seen = (table.sum(tuple(range(table.ndim - 1))) > 0) | (label[0] > 0)
         kept.append(np.union1d(classes[axis], np.flatnonzero(is_seen)))
     confusion = [table[np.ix_(*classes, labels)] for table, labels in zip(counts.confusion, kept, strict=True)]
-    return confusion, counts.labels[np.ix_(*kept)], (classes[0], kept[0])
+    return confusion, counts.labels[np.ix_(*kept)], (classes[0], kept)
 
 
-def embed(correction: Correction, kept: tuple[np.ndarray, np.ndarray], *, shape: tuple[int, int]) -> Correction:
-    """A correction of some classes as one of all, with C of this `shape`; the others have no share and no errors."""
-    classes, labels = kept
+def sure_labels(table: np.ndarray, sure: Sequence[int]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Shares of the sure labels of each attribute, and of pairs of them, from tables of labels [R, L..].
+
+    The first `sure[i]` labels of an attribute are sure. Returns [R, sure[i]] for each attribute and [R, sure[0],
+    sure[i]] for each stratum; they sum to 1, or to 0 where no label is sure.
+    """
+    single = [margin[:, :size] for margin, size in zip(margins(table), sure, strict=True)]
+    pairs = [margin[:, : sure[0], :size] for margin, size in zip(pair_margins(table), sure[1:], strict=True)]
+    return list(map(normalised, single)), list(map(normalised, pairs))
+
+
+def embed(correction: Correction, classes: np.ndarray, *, labels: np.ndarray, size: int) -> Correction:
+    """A correction of some classes and labels as one of all, `size` of each; the others have no share and no errors."""
 
     def shares(values: np.ndarray) -> np.ndarray:
-        every = np.zeros((*values.shape[:-1], shape[0]))
+        every = np.zeros((*values.shape[:-1], size))
         every[..., classes] = values
         return every
 
     def matrix(values: np.ndarray) -> np.ndarray:
-        every = np.tile(np.eye(*shape), (*values.shape[:-2], 1, 1))
+        every = np.tile(np.eye(size), (*values.shape[:-2], 1, 1))
         every[..., classes, :] = 0
         every[..., classes[:, None], labels] = values
         return every
@@ -282,10 +288,12 @@ def match_labels(
 ) -> np.ndarray:
     """Multiply shares of cells, [R, K..], by a factor for each class so that their labels are `labels`, [R, L_i] each.
 
-    `rows` are the rates of each attribute's labels in every cell, [R, K.., L_i].
+    `rows` are the rates of each attribute's sure labels in every cell, [R, K.., L_i].
     """
     for _ in range(sweeps):
         for axis in (*range(1, len(rows)), 0):  # the attribute that is corrected last, so that it matches best
+            if not labels[axis].any():  # all of them are unsure
+                continue
             shares = solve_shares(effective_matrix(cells, rows[axis], axis=axis), labels[axis])
             shares = row_shares(np.maximum(shares, SMALLEST_SHARE))
             others = tuple(other + 1 for other in range(len(rows)) if other != axis)
@@ -305,7 +313,7 @@ def match_pairs(cells: np.ndarray, rows: Sequence[np.ndarray], pairs: Sequence[n
         joint = cells[..., None, None] * rows[0][..., :, None] * rows[axis][..., None, :]
         joint = joint.sum(others)
         rates = joint.reshape(len(joint), math.prod(joint.shape[1:3]), -1)
-        before = rates.sum(-1)
+        before = row_shares(rates.sum(-1))  # of the faces with two sure labels
         rates = row_shares(rates)
         transposed = np.ascontiguousarray(np.swapaxes(rates, -1, -2))
         prior = before.shape[1] / INTERACTION**2 / n * before
@@ -314,7 +322,7 @@ def match_pairs(cells: np.ndarray, rows: Sequence[np.ndarray], pairs: Sequence[n
             expected = (after[:, None] @ rates)[:, 0]
             after = row_shares(after * ((target / np.maximum(expected, 1e-300))[:, None] @ transposed)[:, 0] + prior)
         factor = (after / np.maximum(before, 1e-300)).reshape(joint.shape[:3])
-        cells = cells * np.expand_dims(factor, others)
+        cells = normalised(cells * np.expand_dims(factor, others))
     return cells
 
 
@@ -334,7 +342,7 @@ def pair_labels(cells: np.ndarray, rows: Sequence[np.ndarray]) -> list[np.ndarra
 def effective_matrix(cells: np.ndarray, rows: np.ndarray, *, axis: int) -> np.ndarray:
     """C of one attribute, [R, K, L], for this mix of cells, [R, K..], from the rates of its labels, [R, K.., L]."""
     others = tuple(other + 1 for other in range(cells.ndim - 1) if other != axis)
-    return row_shares((cells[..., None] * rows).sum(others))
+    return (cells[..., None] * rows).sum(others) / np.maximum(cells.sum(others), 1e-300)[..., None]
 
 
 def margins(table: np.ndarray) -> list[np.ndarray]:
@@ -346,9 +354,9 @@ def margins(table: np.ndarray) -> list[np.ndarray]:
 def recentred(
     resampled: Sequence[np.ndarray], observed: Sequence[np.ndarray], fitted: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
-    """Resampled shares of labels, moved from the observed ones to those of the fit; tables [R, L..] with the sum 1."""
-    moved = [np.maximum(new - old + fit, 0) for new, old, fit in zip(resampled, observed, fitted, strict=True)]
-    return list(map(normalised, moved))
+    """Resampled shares of labels, moved from the observed ones to those of the fit; tables [R, L..]."""
+    moved = zip(resampled, observed, map(normalised, fitted), strict=True)
+    return [normalised(np.maximum(new - old + fit, 0)) for new, old, fit in moved]
 
 
 def row_shares(values: np.ndarray) -> np.ndarray:
@@ -358,4 +366,4 @@ def row_shares(values: np.ndarray) -> np.ndarray:
 
 def normalised(cells: np.ndarray) -> np.ndarray:
     """Tables [R, K..] divided by their sums."""
-    return cells / cells.sum(tuple(range(1, cells.ndim)), keepdims=True)
+    return cells / np.maximum(cells.sum(tuple(range(1, cells.ndim)), keepdims=True), 1e-300)

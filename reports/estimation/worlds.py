@@ -149,9 +149,8 @@ def correct_world(
     )
     confusion = faces.table([attribute], attribute)
     labels = np.bincount(population.labelled[attribute][samples], minlength=confusion.shape[1])
-    has_unsure = bool(confusion[:, -1].any() or labels[-1])
-    columns = len(confusion) + has_unsure
-    one_matrix = correct_shares(labels[:columns], confusion[:, :columns], seed=0, replicates=REPLICATES)
+    classes = len(confusion)
+    one_matrix = correct_shares(labels[:classes], confusion, seed=0, replicates=REPLICATES)
     candidates = {name: {name} for name in faces.classes if name != attribute}
     strata = choose_strata(faces, attribute, candidates=candidates)
     if not strata:
@@ -160,4 +159,4 @@ def correct_world(
     counts = count_codes(
         [population.labelled[name][samples] for name in names], [faces.classes[name] + 1 for name in names]
     )
-    return correct_stratified(stratify(faces, names, labels=counts, has_unsure=has_unsure), seed=0), one_matrix
+    return correct_stratified(stratify(faces, names, labels=counts), seed=0), one_matrix

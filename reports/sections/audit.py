@@ -15,6 +15,7 @@ DESIGNS = {
     "uniform": "with equal probabilities",
 }
 FREQUENT = 0.05  # share of "can't tell" above which the page shows what it may hide
+CHANGES = 8  # of verdicts that are listed
 LEVEL = 0.05  # of the test of the labeller's errors
 
 
@@ -37,7 +38,8 @@ class AuditSection:
     faces: str  # how many faces were chosen, and how
     is_extended: bool
     has_one_rater: bool
-    changed: list[str]  # groups whose verdict the audit changed, in words
+    changed: list[str]  # groups whose verdict the audit changed, in words, the first CHANGES of them
+    changes: int  # of all groups
     attributes: list[AuditedAttribute]
 
 
@@ -54,6 +56,7 @@ def audit_section(report: RunReport, attributes: AttributeTable) -> AuditSection
     open_ones = expanded(shown)
     of_train = {row["attribute"]: row for row in report.audit if row["source"] == "train"}
     first = next(iter(audits.values()))
+    changed = [change for item in shown for change in verdict_changes(item, estimates[item.name])]
     return AuditSection(
         faces=(
             f"{number(first['planned'])} samples were chosen {DESIGNS[first['design']]}, and "
@@ -61,7 +64,8 @@ def audit_section(report: RunReport, attributes: AttributeTable) -> AuditSection
         ),
         is_extended=first["looks"] > 1,
         has_one_rater=max(row["raters"] for row in audits.values()) == 1,
-        changed=[change for item in shown for change in verdict_changes(item, estimates[item.name])],
+        changed=changed[:CHANGES],
+        changes=len(changed),
         attributes=[
             AuditedAttribute(
                 title=item.title,
@@ -170,8 +174,7 @@ def errors_table(report: RunReport, attribute: Attribute) -> Table | None:
         ]
         for seen, of_class in by_seen.items()
     ]
-    title = "What people see in rows, the labeller's label in columns: samples, and photographs in small print"
-    return Table(["seen", "faces", *(short(label) for label in labels)], cells, title=title)
+    return Table(["seen", "faces", *(short(label) for label in labels)], cells)
 
 
 def error_cell(row: dict[str, Any] | None, *, is_right: bool) -> Cell:

@@ -81,8 +81,8 @@ def correction_note(row: dict[str, Any], attributes: AttributeTable) -> str:
         )
     if row["unsure"]:
         notes.append(
-            f"Samples with an unsure label: {number(row['unsure'])}. Raw shares leave them out; corrected shares "
-            "account for them."
+            f"Samples with an unsure label: {number(row['unsure'])}. They are not counted; the correction allows for "
+            "groups whose labels are unsure more often than others'."
         )
     return " ".join(notes)
 

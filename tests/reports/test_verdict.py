@@ -72,8 +72,36 @@ def test_the_answer_is_no_only_for_significant_changes(verdicts, significant, an
     assert verdict.answer_sentence(table, ATTRIBUTES).startswith(answer)
 
 
+def estimate(group, share, verdict, *, unaudited=None):
+    """A row of `estimates`; `unaudited` is the verdict by the labeller alone, where people labelled samples."""
+    audit = {"best_estimate": "audited" if unaudited else "raw", "unaudited_verdict": unaudited, "labels": 1200}
+    return row(group, share, 0.5, verdict) | audit | {"inconclusive_reason": None, "significant": True}
+
+
 def test_a_foreign_labeller_gets_no_answer():
-    assert verdict.run_verdict(pl.DataFrame(), ATTRIBUTES, is_foreign=True).answer.startswith("No answer")
+    rows = pl.DataFrame([estimate("female", 0.5, "preserved"), estimate("male", 0.5, "preserved")])
+    assert verdict.run_verdict(rows, ATTRIBUTES, is_foreign=True).answer.startswith("No answer")
+
+
+def test_people_get_an_answer_whatever_the_labeller_is_and_it_says_what_they_changed():
+    groups = [("female", 0.2, "reduced", "preserved"), ("male", 0.8, "amplified", "amplified")]
+    rows = pl.DataFrame(
+        [estimate(group, share, found, unaudited=old) for group, share, found, old in groups],
+        schema_overrides={"inconclusive_reason": pl.String},
+    )
+    answer = verdict.run_verdict(rows, ATTRIBUTES, is_foreign=True)
+    assert answer.answer.startswith("No: 2 of 2 groups")
+    assert answer.sentences[-1] == (
+        "People labelled 1,200 samples (gender); they changed 1 of the 2 verdicts that the labeller alone would have "
+        "given."
+    )
+
+
+def test_groups_of_which_people_labelled_too_few_are_counted_separately():
+    reasons = {"verdict": ["inconclusive"] * 3, "inconclusive_reason": ["few", "labels", "labels"]}
+    assert verdict.undecided_sentence(pl.DataFrame(reasons)) == (
+        "1 of 3 groups is too rare for a verdict. For 2, people have labelled too few samples."
+    )
 
 
 def test_groups_that_more_samples_cannot_decide_are_counted_separately():

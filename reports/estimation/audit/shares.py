@@ -178,13 +178,14 @@ def estimate_audit(faces: AuditedFaces, *, seed: int, replicates: int = REPLICAT
     other = generator.multinomial(n, human / human.sum(), size=replicates) / n - human  # of the samples as draws
     other += rater_errors(generator, faces, sample, replicates=replicates)
     unseen = sample.weights.max() * generator.standard_gamma(UNSEEN_FACES, size=(2, replicates, classes))
-    alone = with_unseen(human, bootstrap_human + other, unseen=unseen, missed=np.zeros(classes))
+    missed = np.where(human > 0, 0.0, np.inf)
+    alone = with_unseen(human, bootstrap_human + other, unseen=unseen, missed=missed)
     tuned = tune_weight(sample, y, f)
     for _ in range(2):
         matrix = share_matrix(sample, y, f, tuned=tuned)
         shares = project_to_simplex(human + matrix @ (all_labels - sampled_labels))
         of_labels = bootstrap_human + (all_labels - bootstrap_labels) @ matrix.T
-        powered = with_unseen(shares, of_labels + other, unseen=unseen, missed=tuned)
+        powered = with_unseen(shares, of_labels + other, unseen=unseen, missed=tuned + missed)
         if not (is_wider := powered.width() > alone.width()).any():
             break
         tuned = np.where(is_wider, 0, tuned)  # a weight from a few faces may be of no use
@@ -252,13 +253,15 @@ def bootstrap_means(
 
     Faces have gamma distributed weights, as in the Bayesian bootstrap (Rubin, Ann. Statist. 9 (1981) 130-134), with a
     variance that is right for strata of a few faces, and for a large part of a small population (Beaumont and Patak,
-    Int. Statist. Rev. 80 (2012) 127-148).
+    Int. Statist. Rev. 80 (2012) 127-148). Faces that are alike are drawn together.
     """
     means = np.zeros((replicates, values.shape[1]))
+    table = np.column_stack([sample.freedom, sample.weights, values])
     for h, rows in enumerate(sample.rows):
-        shape = sample.freedom[rows]
-        weights = generator.standard_gamma(shape, size=(replicates, len(rows))) / shape * sample.weights[rows]
-        means += sample.share[h] * (weights @ values[rows]) / np.maximum(weights.sum(1, keepdims=True), 1e-300)
+        cells, count = np.unique(table[rows], axis=0, return_counts=True)
+        shape, weight, value = cells[:, 0], cells[:, 1], cells[:, 2:]
+        weights = generator.standard_gamma(count * shape, size=(replicates, len(cells))) / shape * weight
+        means += sample.share[h] * (weights @ value) / np.maximum(weights.sum(1, keepdims=True), 1e-300)
     return means
 
 
@@ -298,8 +301,8 @@ def rater_errors(
 def with_unseen(shares: np.ndarray, bootstrap: np.ndarray, *, unseen: np.ndarray, missed: np.ndarray) -> SharesEstimate:
     """An estimate whose interval allows for kinds of faces that may have been missed.
 
-    `unseen`, [2, replicates, K], are shares of faces of the class, and of others. The labeller's weight `missed`, [K],
-    is its part of a face that it alone calls one of the class.
+    `unseen`, [2, replicates, K], are shares of faces of the class, and of others. `missed`, [K], is the labeller's part
+    of a face that it alone calls one of the class: its weight, and infinite where people saw none at all.
     """
     others = np.roll(unseen[1], 1, axis=1) if shares.size != 2 else unseen[0][:, ::-1]
     low = (bootstrap - missed * unseen[1]) / (1 + others)

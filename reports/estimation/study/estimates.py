@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import duckdb
@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 
 from reports.estimation import group_counts
-from reports.estimation.attribute_estimate import SEED, AttributeEstimate, divide
+from reports.estimation.attribute_estimate import SEED, AttributeEstimate, divide, estimate_attribute
 from reports.estimation.correction import resample_shares
 from reports.estimation.distances import total_variation
 from reports.estimation.estimate_rows import Rows, distance_rows, rows_from_columns
-from reports.estimation.estimates import confusion_table, estimate_attributes
+from reports.estimation.estimates import confusion_table, count_attributes
 from reports.estimation.intervals import holm_significant, ratio_interval, wilson
 from reports.estimation.study.seeds import (
     LEVEL,
@@ -82,18 +82,13 @@ def estimate_run(
 ) -> dict[str, AttributeEstimate]:
     """The estimate of each attribute of a run, by the selected method; `number` is the run's number in the study."""
     selected = group_counts.selected_methods(connection, config.name)
-    estimates = estimate_attributes(
-        connection,
-        config.name,
-        config=config,
-        confusion=confusion_table(connection, attributes),
-        attributes=attributes,
-        stream=FIRST_STREAM + number,
-    )
+    confusion = confusion_table(connection, attributes)
     return {
-        estimate.counts.attribute: estimate
-        for estimate in estimates
-        if selected[estimate.counts.attribute] == estimate.counts.method and estimate.counts.count.sum()
+        counts.attribute: estimate_attribute(replace(counts, stream=FIRST_STREAM + number))
+        for counts in count_attributes(
+            connection, config.name, config=config, confusion=confusion, attributes=attributes
+        )
+        if selected[counts.attribute] == counts.method and counts.count.sum()
     }
 
 

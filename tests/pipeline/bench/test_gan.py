@@ -56,6 +56,8 @@ def test_a_trial_trains_samples_labels_and_measures(packed, tmp_path):
     metrics = gan.run_trial(Workspace(tmp_path), gan.Trial("sketch", options, steps=2, device="cpu"))
     assert {"tv gender", "tv age", "tv skin_tone", "frechet", "coverage", "recall"} <= metrics.keys()
     assert metrics["frechet"] > metrics["frechet floor"]  # after two steps
+    assert metrics["worst coverage"] <= metrics["coverage of gender female"]
+    assert metrics["recall of gender male"] >= 0
 
 
 def test_a_row_shows_the_mean_over_seeds_and_their_range():
@@ -65,6 +67,16 @@ def test_a_row_shows_the_mean_over_seeds_and_their_range():
     assert second.ratio == pytest.approx(3)
     assert second.title == "faces: sketch: total variation, vs published"
     assert first.note == "2 seeds, 300 img/s; tv a 0.300 (0.200-0.400)"
+
+
+def test_a_row_shows_the_scores_of_every_group():
+    groups = ("coverage of a x", "recall of a x", "coverage of a y", "recall of a y")
+    values = {"published": (0.4, 0.5, 0.2, 0.1), "sketch": (0.8, 0.7, 0.4, 0.3)}
+    measured = {name: [{"tv a": 0.1, **dict(zip(groups, scores, strict=True))}] for name, scores in values.items()}
+    _, _, whole, row = gan.recipe_rows("faces", measured, rates={"published": 300, "sketch": 280})
+    assert (row.value, row.baseline, row.ratio) == (pytest.approx(600), pytest.approx(300), pytest.approx(2))
+    assert row.note == "coverage and recall relative to training images: a x 0.80 and 0.70; a y 0.40 and 0.30"
+    assert "coverage" not in whole.note
 
 
 def test_an_unknown_recipe_is_refused(tmp_path):

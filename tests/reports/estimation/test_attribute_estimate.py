@@ -1,5 +1,7 @@
 """The estimate of one attribute: verdicts, and what they claim when the labeller and the generator are known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -94,6 +96,29 @@ def estimate_genders(n, calibration, *, accuracy=0.8, ratio=0.85):
     return estimate_attribute(
         gender_counts(n * truth @ matrix, 10_000 * reference @ matrix, 10_000 * reference, confusion=confusion)
     )
+
+
+def shifted(estimate):
+    """The same estimate where the labeller's confidence has shifted."""
+    return estimate_attribute(replace(estimate.counts, is_shifted=True))
+
+
+def test_where_the_confidence_has_shifted_a_verdict_needs_both_estimates():
+    estimate = estimate_genders(20_000, 20_000, ratio=0.5)
+    assert (estimate.best_estimate, estimate.verdicts[0]) == ("corrected", "reduced")
+    after = shifted(estimate)
+    assert (after.best_estimate, after.verdicts[0]) == ("raw", "reduced")
+    assert after.ratios.ratio[0] == pytest.approx(estimate.ratios.other_ratio[0])
+    assert after.ratios.low[0] == pytest.approx(estimate.ratios.low[0])
+    assert after.ratios.high[0] > after.ratios.ratio[0] > estimate.ratios.high[0]
+
+
+def test_a_change_that_only_the_correction_makes_large_is_no_verdict_where_the_confidence_has_shifted():
+    confusion = np.array([[2400, 600], [1400, 5600]])
+    estimate = estimate_attribute(gender_counts([500, 500], [4800, 5200], [3000, 7000], confusion=confusion))
+    assert estimate.verdicts[0] == "amplified"
+    after = shifted(estimate)
+    assert (after.verdicts[0], after.inconclusive_reason(0), after.n_needed(0)) == ("inconclusive", "disagree", None)
 
 
 def test_the_number_of_samples_needed_is_enough():

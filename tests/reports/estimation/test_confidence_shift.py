@@ -7,24 +7,48 @@ import polars as pl
 import pytest
 
 import sql
-from reports.estimation.confidence_shift import ks_distance, ks_floor
+from reports.estimation.confidence_shift import ks_distance, ks_floor, label_weights
 from shards.workspace import Workspace
 from tests.reports.fake_workspace import build, page_text, replace_table
 
 pytestmark = pytest.mark.usefixtures("short_reports")
 
 
+def distance(a, b):
+    """The distance of `b` from `a`, whose values have equal weights."""
+    return ks_distance(np.array(a), np.array(b), weights=np.full(len(a), 1 / len(a)))
+
+
 def test_the_distance_is_that_of_the_distribution_functions():
-    assert ks_distance(np.array([0.1, 0.2]), np.array([0.3, 0.4])) == 1
-    assert ks_distance(np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.1, 0.2, 0.5, 0.6])) == 0.5
-    assert ks_distance(np.array([0.5, 0.5]), np.array([0.5])) == 0
+    assert distance([0.1, 0.2], [0.3, 0.4]) == 1
+    assert distance([0.1, 0.2, 0.3, 0.4], [0.1, 0.2, 0.5, 0.6]) == 0.5
+    assert distance([0.5, 0.5], [0.5]) == 0
+    assert ks_distance(np.array([0.4, 0.2]), np.array([0.3]), weights=np.array([0.9, 0.1])) == pytest.approx(0.9)
 
 
 @pytest.mark.parametrize(("n", "m"), [(100, 100), (400, 60)])
 def test_equal_distributions_exceed_the_floor_in_a_twentieth_of_the_cases(n, m):
     rng = np.random.default_rng(1)
-    exceeded = [ks_distance(rng.random(n), rng.random(m)) > ks_floor(n, m) for _ in range(1000)]
+    exceeded = [distance(rng.random(n), rng.random(m)) > ks_floor(n, m) for _ in range(1000)]
     assert 0.02 < np.mean(exceeded) < 0.06
+
+
+def test_another_mix_of_labels_is_no_shift():
+    """The labeller is surer of class 0, which is frequent among photographs and rare among samples."""
+    rng, exceeded = np.random.default_rng(3), {"weighted": 0, "unweighted": 0}
+    for _ in range(200):
+        sides = [rng.random(size) < share for size, share in ((1000, 0.3), (400, 0.6))]
+        a, b = (np.where(side, 0.6, 0.8) + rng.uniform(-0.15, 0.15, len(side)) for side in sides)
+        weights = label_weights(*(side.astype(int) for side in sides))
+        exceeded["weighted"] += ks_distance(a, b, weights=weights) > ks_floor(1 / (weights**2).sum(), len(b))
+        exceeded["unweighted"] += distance(a, b) > ks_floor(len(a), len(b))
+    assert exceeded["weighted"] <= 12
+    assert exceeded["unweighted"] > 190
+
+
+def test_labels_that_no_photograph_has_are_left_out():
+    assert label_weights(np.array([0, 0, 1]), np.array([1, 2, 2, 0])).tolist() == [0.25, 0.25, 0.5]
+    assert label_weights(np.array([0, 0]), np.array([1])).tolist() == [0.5, 0.5]
 
 
 def add_confidence(out, *, low):

@@ -37,7 +37,7 @@ def simulate(rng, n, shares, errors, *, unsure=0.0):
 def correct(calibration, samples, names=("gender", "age")):
     """The stratified correction of the labels of `samples`."""
     labels = count_codes([samples.labelled[name] for name in names], [SIZES[name] + 1 for name in names])
-    return correct_stratified(stratify(calibration, names, labels=labels, has_unsure=True), seed=0)
+    return correct_stratified(stratify(calibration, names, labels=labels), seed=0)
 
 
 EVEN, SHIFTED = np.full((2, 3), 1 / 6), np.array([[0.42, 0.09, 0.09], [0.28, 0.06, 0.06]])
@@ -154,33 +154,66 @@ def test_an_empty_cell_has_uncertain_rates():
     assert samples[:, 0, 2, 0].std() > 4 * samples[:, 0, 0, 0].std()
 
 
-def test_unsure_labels_are_corrected_as_one_more_label():
-    """Half of the children have no sure gender: among the sure labels, boys are as rare as girls."""
+def test_classes_that_are_often_unsure_are_not_underestimated():
+    """Half of the children have no sure gender: among the sure labels, women are as rare as girls."""
     rng = np.random.default_rng(6)
     shares = np.array([[0.1, 0.2, 0.2], [0.4, 0.05, 0.05]])
     calibration = simulate(rng, 20_000, EVEN, SAME, unsure=0.5)
     samples = simulate(rng, 20_000, shares, SAME, unsure=0.5)
-    confusion, counts = calibration.table(["gender"], "gender"), np.bincount(samples.labelled["gender"])
-    assert counts[0] / counts[:2].sum() > 0.55
+    counts = np.bincount(samples.labelled["gender"])[:2]
+    assert counts[0] / counts.sum() > 0.55
     stratified = correct(calibration, samples)
     assert stratified.shares[0] == pytest.approx(0.5, abs=0.03)
-    assert stratified.matrix.shape == (2, 3)
-    one_matrix = correct_shares(counts, confusion, seed=0)
+    assert stratified.matrix.shape == (2, 2)
+    one_matrix = correct_shares(counts, calibration.table(["gender"], "gender"), seed=0)
     assert one_matrix.shares.sum() == pytest.approx(1)
     assert isinstance(raw_is_better(counts, one_matrix), bool)
-    assert one_matrix.sampling_variance(counts).shape == (2,)
+
+
+MATRIX, TRUTH = np.array([[0.7, 0.1, 0.2], [0.1, 0.5, 0.4]]), np.array([0.3, 0.7])  # the last label is unsure
+
+
+def test_a_labeller_that_is_unsure_more_often_of_all_samples_does_not_move_the_shares():
+    rng = np.random.default_rng(10)
+    sure = np.array([1, 1, 0])
+    rates = 0.5 * sure * MATRIX  # of labels of the samples; half of those that are sure of photographs are not
+    counts = rng.multinomial(200_000, [*(TRUTH @ rates)[:2], 1 - (TRUTH @ rates).sum()])
+    correction = correct_shares(counts[:2], np.round(100_000 * MATRIX).astype(int), seed=0, replicates=50)
+    assert correction.shares == pytest.approx(TRUTH, abs=0.01)
+    annotated = rng.choice(2, 30_000)
+    labelled = np.array([rng.choice(3, p=MATRIX[code]) for code in annotated])
+    age = rng.integers(0, 3, 30_000)
+    calibration = CalibrationFaces({"gender": annotated, "age": age}, {"gender": labelled, "age": age}, SIZES)
+    gender, ages = rng.choice(2, 30_000, p=TRUTH), rng.integers(0, 3, 30_000)
+    label = np.array([rng.choice(3, p=[*rates[code, :2], 1 - rates[code].sum()]) for code in gender])
+    samples = CalibrationFaces({"gender": gender, "age": ages}, {"gender": label, "age": ages}, SIZES)
+    assert correct(calibration, samples).shares == pytest.approx(TRUTH, abs=0.03)
 
 
 def test_one_matrix_with_unsure_labels_covers_the_truth():
-    rng, covered = np.random.default_rng(7), []
-    matrix, truth = np.array([[0.7, 0.1, 0.2], [0.1, 0.5, 0.4]]), np.array([0.3, 0.7])
+    rng, covered, deviations, variances = np.random.default_rng(7), [], [], []
     for seed in range(80):
-        confusion = np.stack([rng.multinomial(200, row) for row in matrix])
-        low, high = correct_shares(
-            rng.multinomial(2000, truth @ matrix), confusion, seed=seed, replicates=300
-        ).interval()
+        confusion = np.stack([rng.multinomial(200, row) for row in MATRIX])
+        counts = rng.multinomial(2000, TRUTH @ MATRIX)[:2]
+        low, high = correct_shares(counts, confusion, seed=seed, replicates=300).interval()
         covered.append(low[0] <= 0.3 <= high[0])
+        exact = correct_shares(counts, 10_000 * MATRIX, seed=seed, replicates=2)
+        deviations.append(exact.shares[0] - 0.3)
+        variances.append(exact.sampling_variance(counts)[0])
     assert np.mean(covered) > 0.88
+    assert np.mean(variances) == pytest.approx(np.var(deviations), rel=0.4)
+
+
+def test_no_share_is_certain_to_be_0():
+    faces = simulate(np.random.default_rng(11), 200_000, EVEN, (0, 0, 0))  # the labeller makes no errors
+    only_women = np.zeros((3, 4))
+    only_women[0, :3] = 400, 400, 200
+    one_matrix = correct_shares(only_women.sum(1)[:2], faces.table(["gender"], "gender"), seed=0)
+    stratified = correct_stratified(stratify(faces, ("gender", "age"), labels=only_women), seed=0)
+    for correction in (one_matrix, stratified):
+        _, high = correction.interval()
+        assert correction.shares[1] < 1e-4
+        assert high[1] == pytest.approx(1 - 0.025 ** (1 / 1000), rel=0.3)
 
 
 def test_a_class_without_calibration_images_has_no_share():
@@ -188,7 +221,7 @@ def test_a_class_without_calibration_images_has_no_share():
     only_women = simulate(rng, 500, np.array([[0.4, 0.3, 0.3], [0, 0, 0]]), BY_AGE)
     correction = correct(only_women, only_women)
     assert correction.shares.tolist() == [1, 0]
-    assert correction.matrix[1].tolist() == [0, 1, 0]
+    assert correction.matrix[1].tolist() == [0, 1]
 
 
 def test_no_labels_or_no_calibration_images_are_refused():

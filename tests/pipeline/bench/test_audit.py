@@ -1,0 +1,51 @@
+"""Simulated audits: intervals hold the truth whatever the labeller does, and are never much wider than without it."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from pipeline.bench import audit
+from pipeline.bench.audit_worlds import AuditScenario, measure_audits
+from pipeline.bench.context import BenchContext, WorldsConfig
+from shards.audit import DESIGNS
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        AuditScenario(classes=2, accuracy=0.6, labels=100, design="stratified"),
+        AuditScenario(classes=3, accuracy=0.97, labels=300, raters=3),
+        AuditScenario(classes=5, accuracy=0.9, labels=100, raters=3, design="active"),
+        AuditScenario(classes=10, accuracy=0.75, labels=300, raters=0),
+    ],
+)
+def test_intervals_hold_the_truth_in_simulated_audits(scenario):
+    coverage = measure_audits(scenario, 40, seed=7, replicates=250)
+    assert coverage.covered["powered"] >= 0.92
+    assert coverage.rare["powered"] >= 0.9
+    assert coverage.covered["corrected"] < 0.85
+    assert coverage.width["powered"] <= 1.05 * coverage.width["human"]
+    assert coverage.wider == 0
+
+
+def test_an_accurate_labeller_saves_a_third_of_the_labels():
+    coverage = measure_audits(AuditScenario(classes=5, accuracy=0.9, labels=300), 20, seed=3, replicates=250)
+    assert (coverage.width["powered"] / coverage.width["human"]) ** 2 < 2 / 3
+    assert coverage.variance["powered"] < 2 / 3 * coverage.variance["human"]
+
+
+def test_a_benchmark_has_three_rows_for_each_number_of_classes(monkeypatch, tmp_path):
+    monkeypatch.setattr(audit, "CLASSES", (2,))
+    monkeypatch.setattr(audit, "ACCURACIES", (0.9,))
+    monkeypatch.setattr(audit, "LABELS", (300,))
+    monkeypatch.setattr(audit, "worker_pool", lambda count, preload: ThreadPoolExecutor(count))
+    context = BenchContext(tmp_path, device=None, worlds=WorldsConfig(count=2))
+    coverage, width, saving = audit.bench_audit(context)
+    measured = measure_audits(AuditScenario(2, 0.9, 300), 2, seed=2)
+    assert f"{2 * len(DESIGNS) * len(audit.RATERS)} simulated audits" in coverage.note
+    assert 0 <= coverage.value <= 100
+    assert width.value <= 1.05 * width.baseline
+    expected = 300 * (measured.common_width["powered"] / measured.common_width["human"]) ** 2
+    assert saving.value == pytest.approx(expected)
+    assert replace(saving, note="").ratio == pytest.approx(300 / expected)

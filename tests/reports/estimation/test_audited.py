@@ -1,0 +1,203 @@
+"""People's answers in the estimates of a run: which shares decide, what they are made of, and what SQL shows."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+import sql
+from reports.estimation import estimates
+from shards.audit import AuditPlan
+from shards.audit_tables import RATING_COLUMNS, read_plan_table
+from shards.documents import read_document
+from shards.workspace import Workspace
+from tests.pipeline.audit.helpers import answers_csv
+from tests.pipeline.cli.helpers import error_line, fairface
+from tests.reports.fake_workspace import make, page_text
+
+
+def audit(out, *words, raters=("Ann",), see=None, error=0.0):
+    """Plan an audit, answer as the `see`n classes of each attribute ask (by default, as labelled), and import.
+
+    `see` maps an attribute to a function from the labels of all faces to people's answers.
+    """
+    fairface("audit", "plan", "--out", out, *words)
+    answer(out, raters=raters, see=see, error=error)
+
+
+def answer(out, *, raters=("Ann",), see=None, error=0.0):
+    workspace = Workspace(out)
+    folder = workspace.run("first")
+    plan = read_document(folder.audit.plan_document, AuditPlan)
+    faces = read_plan_table(folder.audit, plan)
+    sides = {"generated": folder.label_files.labels, "train": workspace.shards.label_files.labels}
+    rng = np.random.default_rng(0)
+    for rater in raters:
+        table = []
+        for source, path in sides.items():
+            of_side = faces.filter(source=source)
+            labels = of_side.join(pl.read_parquet(path), on="key", how="left", maintain_order="left")
+            for name in plan.sides[source].attributes if source in plan.sides else ():
+                answers = labels[name].cast(pl.String)
+                answers = (see or {}).get(name, lambda values: values)(answers)
+                is_wrong = pl.Series(rng.random(len(answers)) < error)
+                wrong = pl.select(pl.when(is_wrong).then(pl.lit(plan.classes[name][0])).otherwise(answers)).to_series()
+                table.append(of_side.select("face", attribute=pl.lit(name), answer=wrong))
+        rows = pl.concat(table).sort("face", maintain_order=True)
+        header = answers_csv(folder.audit, plan, rater).splitlines()[0]
+        lines = [
+            f"{plan.id},{plan.run},{rater},{len(rows)},{face},{name},{text}" for face, name, text in rows.iter_rows()
+        ]
+        path = out.parent / f"{rater}.csv"
+        path.write_text("\n".join([header, *lines, ""]))
+        fairface("audit", "import", "--out", out, "--replace", path)
+
+
+def tables(out):
+    workspace = Workspace(out)
+    return estimates.write_estimates(workspace, sql.connect(workspace), run="first")
+
+
+def of_attribute(table, name):
+    return table.filter(attribute=name)
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory):
+    """An OUT folder whose two raters see a third of the women as men, and its tables."""
+    out = make(tmp_path_factory.mktemp("audited") / "out", n=800)
+
+    def men(values):
+        return pl.Series(np.where(np.arange(len(values)) % 3 == 0, "male", values.to_numpy()))
+
+    audit(out, "--labels", 300, "--attribute", "gender", "--attribute", "skin_tone", raters="AB", see={"gender": men})
+    return out, tables(out)
+
+
+def test_peoples_shares_decide_where_there_are_any(audited):
+    _, found = audited
+    gender = of_attribute(found["estimates"], "gender")
+    women = gender.filter(group="female").row(0, named=True)
+    assert set(gender["best_estimate"]) == {"audited"}
+    assert women["audited_low"] < 0.4 < women["audited_high"] < women["share_low"]
+    assert women["best_share"] == women["audited"]
+    assert women["ratio"] == pytest.approx(women["audited"] / women["best_reference"])
+    assert (women["verdict"], women["unaudited_verdict"]) == ("reduced", "preserved")
+    assert gender["audited"].sum() == pytest.approx(1)
+    assert set(of_attribute(found["estimates"], "age")["best_estimate"]) <= {"raw", "corrected"}
+    assert of_attribute(found["estimates"], "age")["audited"].null_count() == 5
+
+
+def test_groups_and_crosses_follow_from_the_answers(audited):
+    _, found = audited
+    names = ["gender", "skin_group", "skin_tone", "intersection"]
+    assert set(found["audit"]["attribute"]) == set(names)
+    assert set(found["estimates"].filter(best_estimate="audited")["attribute"]) == set(names)
+    cross = of_attribute(found["estimates"], "intersection")
+    women = cross.filter(pl.col("group").str.starts_with("female"))["human"].sum()
+    assert women == pytest.approx(of_attribute(found["estimates"], "gender")["human"][0])
+
+
+def test_every_estimate_stands_next_to_the_others(audited):
+    _, found = audited
+    rows = of_attribute(found["method_estimates"], "gender").filter(group="female")
+    assert rows["estimate"].to_list() == ["raw", "corrected", "human", "audited"]
+    assert rows.filter("used")["estimate"].to_list() == ["audited"]
+    distances = of_attribute(found["distances"], "gender").filter(measure="total_variation", estimate="audited")
+    assert set(distances["baseline"]) == {"reference", "uniform"}
+    assert (distances["low"] <= distances["value"]).all()
+
+
+def test_answers_plan_and_errors_can_be_queried(audited):
+    out, _ = audited
+    connection = sql.connect(Workspace(out))
+    answers = sql.select(connection, "from ratings")
+    assert set(answers["rater"]) == {"A", "B"}
+    assert len(answers) == 1200
+    assert set(answers.columns) == {"run", *RATING_COLUMNS}
+    assert len(sql.select(connection, "from audit_faces where run = 'first'")) == 300
+    agreement = sql.ask(connection, "audit_agreement", run="first").filter(attribute="skin_tone").row(0, named=True)
+    assert (agreement["planned"], agreement["told"], agreement["raters"]) == (300, 300, 2)
+    assert (agreement["alpha_ordinal"], agreement["same"], agreement["cant_tell"]) == (1, 1, 0)
+    errors = sql.ask(connection, "audit_errors", run="first", attribute="gender")
+    seen_as_men = errors.filter(seen="male", labelled="female").row(0, named=True)
+    assert seen_as_men["share_low"] < seen_as_men["share"] < seen_as_men["share_high"]
+    assert seen_as_men["photographs_share"] == 0
+    assert len(sql.ask(connection, "audit", run="first", attribute="gender")) == 2
+    assert sql.ask(connection, "audit_agreement", run="first").filter(attribute="gender")["errors_p"][0] < 0.01
+
+
+def test_the_page_has_a_section(audited):
+    out, _ = audited
+    text = page_text(out)
+    assert "What do people see?" in text
+    assert "300 samples were chosen by strata of labels and" in text
+    assert "women (preserved by the labeller, reduced by the audit)" in text
+    assert "alpha is 1.00 (ordinal, 1.00 to 1.00)" in text
+    assert "the labeller makes other errors than on photographs (p is less than 0.01)" in text
+    assert "People labelled 300 samples (gender and skin tone); they changed" in text
+
+
+def test_training_images_are_audited_where_they_are_not_annotated(tmp_path):
+    out = make(tmp_path / "out", annotated=False)
+    audit(out, "--labels", 200, "--attribute", "gender")
+    found = tables(out)
+    assert set(found["audit"]["source"]) == {"generated", "train"}
+    gender = of_attribute(found["estimates"], "gender")
+    assert set(gender["best_estimate"]) == {"audited"}
+    assert (gender["best_reference_low"] < gender["best_reference"]).all()
+    assert gender["best_reference"].sum() == pytest.approx(1)
+
+
+def test_an_extended_plan_has_wider_intervals(tmp_path):
+    out = make(tmp_path / "out")
+    audit(out, "--labels", 100, "--attribute", "gender")
+    first = of_attribute(tables(out)["estimates"], "gender")
+    fairface("audit", "plan", "--out", out, "--extend", 10)
+    answer(out)
+    second = of_attribute(tables(out)["estimates"], "gender")
+    widths = [(table["human_high"] - table["human_low"])[0] for table in (first, second)]
+    assert widths[1] > 1.3 * widths[0]
+
+
+def test_answers_that_nobody_can_tell_change_nothing(tmp_path):
+    out = make(tmp_path / "out")
+    before = tables(out)["estimates"]
+    audit(
+        out,
+        "--labels",
+        50,
+        "--attribute",
+        "gender",
+        see={"gender": lambda values: pl.repeat("can't tell", len(values), eager=True)},
+    )
+    after = tables(out)
+    assert after["audit"].is_empty()
+    assert after["estimates"].equals(before)
+
+
+def test_answers_of_one_class_only_are_estimated(tmp_path):
+    out = make(tmp_path / "out")
+    audit(
+        out,
+        "--labels",
+        50,
+        "--attribute",
+        "gender",
+        see={"gender": lambda values: pl.repeat("male", len(values), eager=True)},
+    )
+    gender = of_attribute(tables(out)["estimates"], "gender")
+    assert gender["audited"].to_list() == pytest.approx([0, 1], abs=0.05)
+    assert gender["audited_low"][0] == 0
+    assert 0.02 < gender["audited_high"][0] < 0.2
+
+
+def test_estimates_are_stale_after_an_import_and_unaffected_by_a_plan_of_other_samples(tmp_path):
+    out = make(tmp_path / "out")
+    audit(out, "--labels", 50, "--attribute", "gender")
+    tables(out)
+    assert estimates.has_estimates(Workspace(out), "first")
+    answer(out, error=0.3)
+    assert not estimates.has_estimates(Workspace(out), "first")
+    ratings = Workspace(out).run("first").audit.ratings
+    ratings.write_bytes(ratings.read_bytes()[:-1])
+    assert str(ratings) in error_line("report", "--out", out)
