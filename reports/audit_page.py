@@ -14,11 +14,11 @@ from reports.faces import read_images
 from reports.render import TEMPLATES, template_environment
 from shards.atomic_io import atomic_write, read_parquet
 from shards.attributes import AttributeTable, workspace_attributes
-from shards.audit import ANSWER_COLUMNS, CANNOT_TELL, AuditPlan, read_plan
+from shards.audit import ANSWER_COLUMNS, CANNOT_TELL, AuditPlan, audit_lock, read_plan
 from shards.audit_tables import read_plan_table
 from shards.documents import SamplesDocument, ShardsDocument, read_document
 from shards.errors import FairfaceError
-from shards.locks import exclusive_lock, shared_lock
+from shards.locks import shared_lock
 from shards.workspace import Workspace
 
 SCRIPT = TEMPLATES / "audit.js"
@@ -51,7 +51,7 @@ def write_audit_page(workspace: Workspace, run: str) -> Path:
     with (
         shared_lock(workspace.shards.lock, "reading the faces"),
         shared_lock(folder.samples_lock, "reading the faces"),
-        exclusive_lock(folder.audit.lock, "writing the page"),
+        audit_lock(folder, "writing the page"),
     ):
         plan = read_plan(workspace, folder)
         faces = read_plan_table(folder.audit, plan)

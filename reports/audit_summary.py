@@ -9,6 +9,7 @@ import polars as pl
 
 from reports.estimation.audit.agreement import Agreement, measure_agreement
 from reports.estimation.audit.forecast import expected_width
+from reports.estimation.audit.looks import width_factor
 from reports.estimation.estimates import confusion_table
 from shards.attributes import UNSURE, AttributeTable
 from shards.audit import AuditPlan
@@ -48,6 +49,8 @@ def expected_widths(
     confusion = confusion_table(connection, attributes)
     widths = []
     for source, table in population.items():
+        faces = plan.sides[source].faces
+        looks = width_factor(sum(faces), planned=faces[0]) if faces[1:] else 1.0  # of an extended plan
         strata = table["stratum"].rank("dense").to_numpy().astype(np.intp)
         for name in plan.sides[source].attributes:
             classes = plan.classes[name]
@@ -64,7 +67,7 @@ def expected_widths(
                 confusion=counts if counts.any() else None,
             )
             widest = int(width.argmax())
-            widths.append(ExpectedWidth(source, name, classes[widest], float(width[widest])))
+            widths.append(ExpectedWidth(source, name, classes[widest], min(float(width[widest]) * looks, 1.0)))
     return widths
 
 

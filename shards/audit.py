@@ -1,5 +1,7 @@
 """The documents of an audit, in which people label some of the faces: plan.json and ratings.json."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +15,7 @@ from shards.documents import (
     training_images_hash,
 )
 from shards.errors import FairfaceError
+from shards.locks import check_links, exclusive_lock
 from shards.workspace import LabelFiles, RunFolder, Workspace
 
 DESIGNS = ("stratified", "active", "uniform")
@@ -81,6 +84,14 @@ class RatingsDocument(Document):
     plan: str  # id of the plan whose faces were rated
     raters: dict[str, RaterFile]  # by name
     files: dict[str, str]  # the table -> SHA-256
+
+
+@contextmanager
+def audit_lock(run: RunFolder, purpose: str) -> Iterator[None]:
+    """Hold a run's audit alone for the duration of a block. Raises FairfaceError if its folder is a link."""
+    check_links(run.folder)
+    with exclusive_lock(run.audit.lock, purpose):
+        yield
 
 
 def read_plan(workspace: Workspace, run: RunFolder) -> AuditPlan:

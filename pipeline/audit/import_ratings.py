@@ -10,12 +10,11 @@ from pathlib import Path
 import polars as pl
 
 from shards.atomic_io import read_bytes, write_parquet
-from shards.audit import ANSWER_COLUMNS, CANNOT_TELL, AuditPlan, RaterFile, RatingsDocument, read_plan
+from shards.audit import ANSWER_COLUMNS, CANNOT_TELL, AuditPlan, RaterFile, RatingsDocument, audit_lock, read_plan
 from shards.audit_tables import RATING_COLUMNS, read_plan_table, read_ratings
 from shards.csv_output import unescape_formulas
 from shards.documents import read_document
 from shards.errors import FairfaceError
-from shards.locks import exclusive_lock
 from shards.replacement import replace_described_files
 from shards.workspace import Workspace
 
@@ -55,7 +54,7 @@ def import_ratings(
     read = [read_answers(path) for path in files]
     folder = workspace.run(run or read[0].run)
     read_plan(workspace, folder)  # without a plan, the lock would create a folder
-    with exclusive_lock(folder.audit.lock, "importing answers"):
+    with audit_lock(folder, "importing answers"):
         plan = read_plan(workspace, folder)
         faces = read_plan_table(folder.audit, plan)
         old = read_ratings(folder.audit, plan)

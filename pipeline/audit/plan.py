@@ -13,7 +13,7 @@ import sql
 from pipeline.audit.design import Strata, by_expected_error, choose, equal_sizes, permanent_numbers, stratify
 from shards.atomic_io import fingerprint, write_parquet
 from shards.attributes import PROBABILITY_PREFIX, AttributeTable, workspace_attributes
-from shards.audit import AuditPlan, AuditSide, label_table_hashes, read_plan, side_label_files
+from shards.audit import AuditPlan, AuditSide, audit_lock, label_table_hashes, read_plan, side_label_files
 from shards.audit_tables import PLAN_COLUMNS
 from shards.documents import (
     LabelsDocument,
@@ -24,7 +24,7 @@ from shards.documents import (
     training_images_hash,
 )
 from shards.errors import FairfaceError
-from shards.locks import exclusive_lock, shared_lock
+from shards.locks import shared_lock
 from shards.replacement import replace_described_files
 from shards.workspace import AuditFolder, RunFolder, Workspace
 from sql.definitions import labelled_parts
@@ -126,7 +126,7 @@ def plan_locks(workspace: Workspace, folder: RunFolder) -> ExitStack:
     with ExitStack() as stack:
         for lock in (folder.samples_lock, folder.label_files.lock, workspace.shards.label_files.lock):
             stack.enter_context(shared_lock(lock, "planning the audit"))
-        stack.enter_context(exclusive_lock(folder.audit.lock, "planning the audit"))
+        stack.enter_context(audit_lock(folder, "planning the audit"))
         return stack.pop_all()
 
 
@@ -243,7 +243,9 @@ def choose_side(plan: AuditPlan, source: str, labels: pl.DataFrame, *, place: in
     totals = [(total + sides - 1 - place) // sides for total in itertools.accumulate(plan.labels)]
     if totals[-1] > len(labels):
         name = "training images" if source == "train" else "samples"
-        raise FairfaceError(f"{totals[-1]:,} faces can't be chosen from {len(labels):,} labelled {name}: choose fewer")
+        raise FairfaceError(
+            f"{totals[-1]:,} faces can't be chosen from {len(labels):,} labelled {name}: use fewer --labels"
+        )
     strata = make_strata(plan, labels, count=totals[0])
     numbers = permanent_numbers(labels["key"].to_list(), seed=plan.seed, source=source)
     choice = choose(strata, numbers, totals)

@@ -16,6 +16,10 @@ from click.testing import CliRunner
 from pipeline.cli.main import main
 from pipeline.labelling import embedded
 from shards.atomic_io import file_sha256
+from shards.audit import AuditPlan
+from shards.documents import read_document
+from shards.workspace import RunFolder, Workspace
+from tests.pipeline.audit.helpers import answers_csv
 
 HANG_SECONDS = 120
 UNREAD = (".lock", ".png", ".svg", ".html", "tensorboard")  # written, and read by nobody but people
@@ -29,6 +33,8 @@ JOB = (
     ("detect", *DETECT),
     ("label", "--import", "../labels.csv", "--run", "imported"),
     ("detect", "--import", "../predictions.csv", "--name", "imported"),
+    ("audit", "plan", "--labels", 20, "--run", "r"),
+    ("audit", "import", "../answers.csv"),
     ("report", "--run", "r"),
 )
 
@@ -114,6 +120,8 @@ def finished_folder(tmp_path_factory, quick_labeller) -> Path:
         for words in (("synth", "--count", 240, "--size", 64, "--data", "../faces"), *JOB):
             if words[0] == "report":
                 shrink_checkpoint(out / "detectors" / "d")
+            if words[:2] == ("audit", "import"):
+                (folder / "answers.csv").write_text(all_answers(Workspace(out).run("r")))
             outcome = run(*words, "--out", out)
             assert outcome.code == 0, outcome.printed
         (folder / "whole").touch()
@@ -126,6 +134,13 @@ def write_tables(folder: Path) -> None:
     (folder / "labels.csv").write_text("\n".join(["Image Path,gender,age,skin_tone", *rows, ""]))
     rows = [f"{gender},{skin},young,{i % 2},{i % 7 - 3}" for gender, skin in GROUPS for i in range(60)]
     (folder / "predictions.csv").write_text("\n".join(["gender,skin_group,age,target,logit", *rows, ""]))
+
+
+def all_answers(run: RunFolder) -> str:
+    """A rater's file with an answer to every question of a run's audit."""
+    plan = read_document(run.audit.plan_document, AuditPlan)
+    assert plan
+    return answers_csv(run.audit, plan)
 
 
 GROUPS = (("female", "light"), ("male", "dark"))

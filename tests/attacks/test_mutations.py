@@ -22,8 +22,10 @@ from shards import annotations
 from shards.atomic_io import file_sha256
 from shards.documents import file_hashes, write_document
 from shards.errors import FairfaceError
-from tests.attacks.finished_job import DETECT, TRAIN, Job, run, write_tables
+from shards.workspace import Workspace
+from tests.attacks.finished_job import DETECT, TRAIN, Job, all_answers, run, write_tables
 from tests.attacks.mutations import SPECIAL_FILES, changed_bytes, changed_json, changed_table, nested, put_special_file
+from tests.reports.fake_workspace import make
 
 pytestmark = pytest.mark.attack  # minutes
 QUICK, ALL = 5, 60  # examples of each test that runs commands: in the ordinary suite, and in all of the attacks
@@ -40,6 +42,7 @@ TRIED = {
     "changed CSV files for `label --import`": ALL_FILES,
     "changed CSV files for `detect --import`": ALL_FILES // SLOW,
     "changed CSV files for `train --balance`": ALL_FILES,
+    "changed CSV files for `audit import`": ALL_FILES,
     "changed annotation tables": ALL_FILES,
     "changed files of prompts, and open_clip_config.json": 3 * ALL_FILES,
     "changed weights of the embedded labeller, and their document": 2 * (ALL_FILES // SLOW),
@@ -67,6 +70,8 @@ READERS = {
         ("train", *TRAIN),
         ("sample", "--num-samples", 64, "--run", "r"),
         ("label", "--run", "r"),
+        ("audit", "page", "--run", "r"),
+        ("sql", "audit_agreement"),
         ("report", "--run", "r"),
     ),
     "detectors": (
@@ -288,6 +293,23 @@ def test_tables_of_the_user_are_read_or_refused_in_one_line(tmp_path, name, exam
             assert not list(out.rglob("*.parquet"))
 
     attack_files(examples // SLOW if words[0] == "detect" else examples, test)
+
+
+@file_counts
+def test_answers_of_raters_are_read_or_refused_in_one_line(tmp_path, examples):
+    out, file = make(tmp_path / "out"), tmp_path / "answers.csv"
+    assert run("audit", "plan", "--labels", 20, "--out", out).code == 0
+    audit = Workspace(out).run("first").audit
+    text = all_answers(Workspace(out).run("first"))
+
+    def test(draw):
+        file.write_bytes(draw(changed_csv(text)))
+        for path in (audit.ratings_document, audit.ratings):
+            path.unlink(missing_ok=True)
+        if run("audit", "import", file, "--out", out).code:
+            assert not audit.ratings.exists()
+
+    attack_files(examples, test)
 
 
 @file_counts

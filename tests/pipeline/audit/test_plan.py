@@ -8,6 +8,7 @@ import pytest
 from shards.audit import AuditPlan, RatingsDocument
 from shards.audit_tables import read_plan_table, read_ratings
 from shards.documents import LabelsDocument, ReferenceDocument, SamplesDocument, read_document, write_document
+from shards.locks import exclusive_lock
 from shards.workspace import Workspace
 from tests.pipeline.audit.helpers import answers_csv
 from tests.pipeline.cli.helpers import error_line, fairface
@@ -57,6 +58,10 @@ def test_the_message_says_how_wide_the_intervals_will_be(tmp_path):
         return [float(line.split("±")[1].split()[0]) for line in printed.splitlines() if "±" in line]
 
     few, many = widths(50), widths(400)
+    looked_at = [
+        float(line.split("±")[1].split()[0]) for line in plan(audit, "--extend", 10).splitlines() if "±" in line
+    ]
+    assert all(wide > 1.2 * narrow for wide, narrow in zip(looked_at, many, strict=True))
     assert len(few) == 6
     assert all(wide > 1.2 * narrow for wide, narrow in zip(few, many, strict=True))
 
@@ -179,6 +184,19 @@ def test_a_changed_plan_is_found(audit):
     assert "plan.parquet was changed" in fairface("verify", "--out", out(audit), code=1)
     assert "60 of 400 samples" in plan(audit, "--labels", 60, "--force")
     fairface("sql", "audit", "--out", out(audit))
+
+
+def test_a_link_in_the_place_of_the_folder_is_refused(audit, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "page.html").write_text("a page of the user's")
+    audit.folder.symlink_to(tmp_path / "elsewhere")
+    assert "is a link" in error_line("audit", "plan", "--out", out(audit), "--labels", 60)
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["page.html"]
+
+
+def test_another_command_that_writes_the_audit_excludes_this_one(audit):
+    with exclusive_lock(audit.lock, "testing"):
+        assert "another process is using" in error_line("audit", "plan", "--out", out(audit), "--labels", 60)
 
 
 @pytest.mark.parametrize(
