@@ -8,7 +8,7 @@ import polars as pl
 
 from reports.estimation.intervals import Z
 from reports.estimation.study.seeds import LEAST_SEEDS, LEVEL, MAX_SEEDS_NEEDED, least_pairs, least_sign_flip_p
-from reports.formats import conjunction, number, short
+from reports.formats import conjunction, number, percent, points, short
 from shards.attributes import Attribute, AttributeTable
 
 ARM_LENGTH = 40  # letters of an arm's name in a sentence
@@ -57,13 +57,16 @@ def answer_sentence(arm: str, arms: Sequence[str], rows: Sequence[tuple[Attribut
     pairs = rows[0][1]["pairs"]
     if pairs < LEAST_SEEDS:
         return "Not answered: a single seed does not show how much training runs differ by chance."
-    closer, farther = ([item.plural for item, row in rows if row["verdict"] == sign] for sign in ("less", "more"))
+    closer, farther, undecided = (
+        [item.plural for item, row in rows if row["verdict"] == verdict] for verdict in ("less", "more", "inconclusive")
+    )
     if not closer and not farther:
         both = f"{name(arm)} and {first}"
         return f"Undecided: over {pairs} seeds, no difference between {both} is larger than chance could explain."
     parts = [f"closer to equal shares of {conjunction(closer)}"] if closer else []
     parts += [f"farther from equal shares of {conjunction(farther)}"] if farther else []
-    answer = f"over {pairs} seeds, {name(arm)} is {conjunction(parts)} than {first}."
+    rest = f"; for {conjunction(undecided)}, the difference is undecided" if undecided else ""
+    answer = f"over {pairs} seeds, {name(arm)} is {conjunction(parts)} than {first}{rest}."
     if len(arms) > 2:
         return f"O{answer[1:]}"
     word = "It depends" if closer and farther else "Yes" if closer else "No"
@@ -73,14 +76,14 @@ def answer_sentence(arm: str, arms: Sequence[str], rows: Sequence[tuple[Attribut
 def distance_sentence(attribute: Attribute, row: dict[str, Any]) -> str:
     """The difference of two arms' distances from equal shares of one attribute, and the seeds that would settle it."""
     text = (
-        f"{attribute.title}: total variation from equal shares {row['value']:.3f}, in {name(row['compared_with'])} "
-        f"{row['compared_value']:.3f}"
+        f"{attribute.title}: total variation from equal shares {percent(row['value'])}, in "
+        f"{name(row['compared_with'])} {percent(row['compared_value'])}"
     )
     if row["low"] is None:
         return f"{text}."
     text += (
-        f"; difference {signed(row['difference'])}, 95 % interval {signed(row['low'])} to {signed(row['high'])}, exact "
-        f"test p = {row['sign_flip_p']:.3g}"
+        f"; difference {points(row['difference'])} points, 95 % interval {points(row['low'])} to "
+        f"{points(row['high'])}, exact test p = {row['sign_flip_p']:.3g}"
     )
     if row["verdict"] != "inconclusive":
         return f"{text}."
@@ -138,8 +141,3 @@ def claimed_half_width(estimates: pl.DataFrame, row: dict[str, Any]) -> float:
 def name(arm: str) -> str:
     """An arm's name, shortened for a sentence."""
     return short(arm, ARM_LENGTH)
-
-
-def signed(value: float) -> str:
-    """A difference of distances with its sign."""
-    return f"{value:+.3f}".replace("-", "−")

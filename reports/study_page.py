@@ -43,7 +43,8 @@ class Comparison:
     """The differences between one arm and the first arm."""
 
     name: str
-    tables: list[Table]  # of the distances, then one of the shares of each attribute
+    distances: Table | None
+    shares: list[Table]  # of each attribute
 
 
 @dataclass(frozen=True)
@@ -197,12 +198,12 @@ def compare_arm(report: "StudyReport", arm: str, attributes: AttributeTable) -> 
     distances = [
         row for row in rows if row["metric"] == "total_variation" and row["attribute"] in [item.name for item in shown]
     ]
-    tables = [distances_table(distances, attributes)] if distances else []
+    tables = []
     open_names = expanded(shown) if shown else set()
     for item in shown:
         shares = [row for row in rows if row["metric"] == "share" and row["attribute"] == item.name]
         tables.append(differences_table(shares, item, is_collapsed=item.name not in open_names))
-    return Comparison(short(arm, 60), tables)
+    return Comparison(short(arm, 60), distances_table(distances, attributes) if distances else None, tables)
 
 
 def distances_table(rows: Sequence[dict[str, Any]], attributes: AttributeTable) -> Table:

@@ -82,7 +82,7 @@ def lost_process_errors() -> Iterator[None]:
 
 
 def start_fork_server(*modules: str) -> None:
-    """Start the fork server, which imports `modules` once for all processes that are forked from it.
+    """Start the fork server, and wait until it has imported `modules`, once for all processes that it will fork.
 
     The server ignores SIGTERM, which SLURM sends to every process of a job: it must outlive the processes that it
     forked, because it reports their exit codes. Processes of `start_command` do not ignore SIGTERM.
@@ -94,6 +94,11 @@ def start_fork_server(*modules: str) -> None:
         forkserver.ensure_running()
     finally:
         signal.signal(signal.SIGTERM, previous)
+    # if this process were interrupted while it waits for the first process of a pool, that process would print a
+    # traceback, because the pool's semaphores would be gone; this one needs none
+    process = WorkerProcess(target=os.getpid)
+    process.start()
+    process.join()
 
 
 def start_command(run: Callable[[list[str]], None], arguments: list[str], *, log: Path) -> BaseProcess:

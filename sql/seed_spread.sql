@@ -5,11 +5,11 @@
 -- param attribute (default all): one of all, @attributes
 -- param metric (default share): one of share, ratio, total_variation
 with claims as (
-    select study, arm, attribute, "group", metric, baseline, estimate, min(value) as least, max(value) as most,
+    select study, arm, attribute, "group", metric, baseline, estimate, min(value) as smallest, max(value) as largest,
         avg((high - low) / 2) as claimed_half_width
     from study_estimates where seed is not null group by all
 )
-select e.study, e.arm, e.attribute, e."group", e.baseline, e.estimate, e.seeds, e.value as mean, least, most, e.seed_sd, e.seed_sd_low,
+select e.study, e.arm, e.attribute, e."group", e.baseline, e.estimate, e.seeds, e.value as mean, smallest, largest, e.seed_sd, e.seed_sd_low,
     e.seed_sd_high, e.sampling_sd, e.calibration_sd, 1.96 * e.seed_sd as seed_half_width, claimed_half_width
 from study_estimates as e join claims
     on claims.study = e.study and claims.arm = e.arm and claims.attribute = e.attribute and claims.metric = e.metric

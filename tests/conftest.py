@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from importlib import import_module
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).pare
 import pytest
 from hypothesis import settings
 
+from pipeline.study.runner import PRELOADED
 from reports.estimation.stratified import REPLICATES, correct_stratified
 from shards import pack
+from shards.locks import awaited_lock
 from shards.plan import PackConfig
+from shards.processes import start_fork_server
 from shards.synthetic import dataset
 from shards.synthetic.dataset import SyntheticConfig
 from shards.workspace import Workspace
@@ -71,6 +75,13 @@ def packed(synthetic_root, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def torch_server() -> None:
+    """A server that has imported torch and forks processes, in the place of one that other tests have started."""
+    forkserver._forkserver._stop()
+    start_fork_server(*PRELOADED, "pipeline.detection.train", "pipeline.study.cost")
+
+
+@pytest.fixture(scope="session")
 def quick_labeller(tmp_path_factory):
     """The embedded labeller, fitted by its own code for seconds: well above chance, no more."""
     import torch
@@ -78,7 +89,12 @@ def quick_labeller(tmp_path_factory):
 
     from pipeline.labelling import embedded, embedded_model
 
-    path = embedded.fit(tmp_path_factory.mktemp("cache"), steps=40, faces=400, progress=False)
+    own = tmp_path_factory.getbasetemp()
+    cache = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "labeller"
+    cache.mkdir(exist_ok=True)
+    with awaited_lock(cache / ".lock", "fitting"), pytest.MonkeyPatch.context() as patch:  # in one of the processes
+        patch.setattr(embedded, "HELD_OUT", 32)
+        path = embedded.fit(cache, steps=40, faces=400, progress=False)
     model = embedded_model.build_model()
     model.load_state_dict(load_file(path))
     return embedded_model.make_labeller(model, torch.device("cpu"))

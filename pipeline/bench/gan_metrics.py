@@ -9,8 +9,8 @@ import sql
 from reports.estimation.embeddings import read_embeddings
 from reports.estimation.kernel_distance import Array, squared_distances
 from reports.estimation.quality import MIN_IMAGES, K, covered_share
+from shards.attributes import workspace_attributes
 from shards.workspace import Workspace
-from sql.catalog import attribute_names
 
 RARE = 0.05  # largest training share of a group that counts as rare
 IMAGES = 2000  # at most, of each side of a comparison of embeddings
@@ -20,22 +20,26 @@ def measure_run(workspace: Workspace, run: str) -> dict[str, float]:
     """Return the metrics of a run from the labels and embeddings of samples and training images.
 
     `tv <attribute>` is the total variation distance between the shares of the samples' labels and those of the training
-    images'. `rare` is the mean, over rare groups, of the ratio of their share among the samples to that among the
-    training images, at most 1. `frechet`, `coverage` and `recall` compare samples with training images, and
-    `frechet floor` two sets of training images. `coverage of <attribute> <group>` and `recall of <attribute> <group>`
-    are the scores within a group, divided by those of other training images of that group; `worst coverage` and `worst
-    recall` are the smallest of them.
+    images', for labelled attributes; `derived tv <attribute>` that of attributes that are derived from them. `rare` is
+    the mean, over rare groups, of the ratio of their share among the samples to that among the training images, at most
+    1. `frechet`, `coverage` and `recall` compare samples with training images, and `frechet floor` two sets of training
+    images. `coverage of <attribute> <group>` and `recall of <attribute> <group>` are the scores within a group, divided
+    by those of other training images of that group; `worst coverage` and `worst recall` are the smallest of them.
     """
     with sql.connect(workspace) as connection:
         table = sql.ask(connection, "side_by_side", attribute="all", run=run)
-        table = table.filter(pl.col("attribute").is_in(attribute_names(connection)["@labelled"]))
         groups = sql.select(
             connection,
             """select source, key, attribute, "group" from labels_long join selected_method using (attribute, method)
             where source = 'train' or run = $run""",
             {"run": run},
         )
-    return share_metrics(table) | embedding_metrics(workspace, run, groups=groups)
+    attributes = workspace_attributes(workspace)
+    derived = [item.name for item in attributes.derived]
+    metrics = share_metrics(table.filter(pl.col("attribute").is_in(list(attributes.labelled))))
+    distances = share_metrics(table.filter(pl.col("attribute").is_in(derived)))
+    metrics |= {f"derived {name}": value for name, value in distances.items() if name.startswith("tv ")}
+    return metrics | embedding_metrics(workspace, run, groups=groups)
 
 
 def share_metrics(table: pl.DataFrame) -> dict[str, float]:

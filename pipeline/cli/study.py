@@ -40,7 +40,7 @@ REASONS_SHOWN = 5
 @click.option("--slurm", is_flag=True, help="Print a script that submits the study to SLURM.")
 @click.option("--submit", "submits", is_flag=True, help="Submit the study to SLURM.")
 @click.option(
-    "--task", type=click.IntRange(0, 10**6), help="Run only the training of this number, as a task of SLURM does."
+    "--task", type=click.IntRange(0, 10**6), help="Run only the training run of this number, as a task of SLURM does."
 )
 @click.option("--report", "reports", is_flag=True, help="Only write the report, of the runs that are finished.")
 def study(file: Path, workspace: Workspace, task: int | None, **modes: bool) -> None:
@@ -103,10 +103,10 @@ def run_study(workspace: Workspace, document: StudyDocument) -> None:
 
 
 def run_task(workspace: Workspace, document: StudyDocument, number: int) -> None:
-    """Run one training of a study and the runs that sample it. Raises FairfaceError if one of these fails."""
+    """Run one training run of a study and the runs that sample it. Raises FairfaceError if one of these fails."""
     every = tasks(document)
     if number >= len(every):
-        raise FairfaceError(f"--task {number}: the study has the trainings 0 to {len(every) - 1}")
+        raise FairfaceError(f"--task {number}: the study has the training runs 0 to {len(every) - 1}")
     task = every[number]
     folder = workspace.study(document.name)
     folder.folder.mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,7 @@ def make_runner(workspace: Workspace, document: StudyDocument, finished: Callabl
 
 
 def is_unfinished(task: Task) -> bool:
-    """Whether a run of a training is not labelled."""
+    """Whether a run of a task is not labelled."""
     return any(run.status != "labelled" for run in task.runs)
 
 
@@ -190,8 +190,8 @@ def find_devices(document: StudyDocument) -> list[str | None]:
     return [f"cuda:{number}" for number in range(count)] if count > 1 else [None]
 
 
-def trainings(workspace: Workspace, document: StudyDocument) -> list[tuple[Any, ...]]:
-    """The workspace of each arm, and the parameters of its training."""
+def training_parameters(workspace: Workspace, document: StudyDocument) -> list[tuple[Any, ...]]:
+    """The workspace of each arm, and the parameters of its `fairface train`."""
     return [
         (
             document.workspace_of(arm.name, workspace),
@@ -204,7 +204,7 @@ def trainings(workspace: Workspace, document: StudyDocument) -> list[tuple[Any, 
 def check_arms_differ(workspace: Workspace, document: StudyDocument) -> None:
     """Raise FairfaceError for two arms that differ only by an option that one of them sets to its default."""
     seen: dict[str, str] = {}  # content -> arm
-    resolved = ask_torch("training_fingerprint", trainings(workspace, document))
+    resolved = ask_torch("training_fingerprint", training_parameters(workspace, document))
     for arm, training in zip(document.arms, resolved, strict=True):
         sampling = OPTIONS["sample"].parameters(arm.sample, f"arms.{arm.name}.sample")
         content = fingerprint([arm.out, training, sampling])
@@ -217,13 +217,13 @@ def check_arms_differ(workspace: Workspace, document: StudyDocument) -> None:
 
 
 def measure_arms(workspace: Workspace, document: StudyDocument) -> dict[str, float]:
-    """The seconds of each arm's training, by a trial."""
-    seconds = ask_torch("training_seconds", trainings(workspace, document))
+    """The seconds of each arm's training runs, by a trial."""
+    seconds = ask_torch("training_seconds", training_parameters(workspace, document))
     return dict(zip((arm.name for arm in document.arms), seconds, strict=True))
 
 
 def has_times(document: StudyDocument) -> bool:
-    """Whether a finished run shows how long a training takes."""
+    """Whether a finished run shows how long a training run takes."""
     return any("train" in run.seconds for run in document.runs if run.status == "labelled")
 
 
@@ -251,7 +251,7 @@ def print_remaining(document: StudyDocument, trained: Mapping[str, float], *, de
     if not runs:
         console.echo("  all runs are finished")
         return
-    counts = f"{unfinished} training{'s' * (unfinished > 1)} and {runs} set{'s' * (runs > 1)} of samples to go"
+    counts = f"{unfinished} training run{'s' * (unfinished > 1)} and {runs} set{'s' * (runs > 1)} of samples to go"
     console.echo(f"  {counts}: {describe_remaining(document, trained, devices=devices)}")
 
 
@@ -263,7 +263,8 @@ def describe_remaining(document: StudyDocument, trained: Mapping[str, float], *,
         return "the first finished run shows how long they take"
     unknown = [stage for stage, value in seconds.items() if value is None]
     total = sum(known) / devices
-    about = f"about {total / 60:,.0f} minutes" if total < 2 * 3600 else f"about {total / 3600:,.1f} hours"
+    minutes = round(total / 60)
+    about = f"about {minutes} minute{'s' * (minutes > 1)}" if total < 2 * 3600 else f"about {total / 3600:,.1f} hours"
     about = "less than a minute" if total < 60 else about
     shared = f" on {devices} GPUs" if devices > 1 else ""
     missing = f", and the time of {' and '.join(unknown)}, which the first run shows" if unknown else ""

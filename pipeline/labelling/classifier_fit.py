@@ -26,8 +26,12 @@ MIN_EPOCHS, MAX_EPOCHS = 4, 40
 REDUCED_SIZES = (0.5, 0.75, 1.0)  # shares of the full side, in successive thirds of the epochs
 MAX_SHIFT, MAX_ZOOM = 4 / 64, 0.1  # shares of the side
 CONTRAST, BRIGHTNESS, TINT = 0.3, 0.3, 0.1  # largest changes, in standard deviations of the pixels
+# Samples are often blurred or noisy compared with photographs, which must not change their labels. Half of the images
+# are blurred, half of them noisy, by up to these standard deviations, in pixels and in grey levels.
+BLUR, NOISE = 1.2, 12.0
 
 RECIPE = [BATCH, LR, WARM_UP, DECAY, SMOOTHING, ADJUSTMENT, IMAGES_SEEN, MIN_EPOCHS, MAX_EPOCHS, *REDUCED_SIZES]
+RECIPE += [BLUR, NOISE]
 
 
 @dataclass(frozen=True)
@@ -208,7 +212,7 @@ def masked_loss(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def augment(images: Tensor, size: int, *, standardise: Callable[[Tensor], Tensor], rng: torch.Generator) -> Tensor:
-    """Randomly flip, shift and zoom uint8 images [B, 3, S, S], and change their contrast, brightness and tint.
+    """Randomly degrade, flip, shift and zoom uint8 images [B, 3, S, S], and change their contrast, brightness and tint.
 
     Returns float32 [B, 3, size, size], standardised. Pixels from outside the image are filled by reflection.
     """
@@ -218,6 +222,7 @@ def augment(images: Tensor, size: int, *, standardise: Callable[[Tensor], Tensor
         return (2 * torch.rand(*shape, generator=rng) - 1).to(device)
 
     pixels = images.float()
+    degrade(pixels, rng)
     if size < pixels.shape[2]:
         pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
     zoom = 1 + MAX_ZOOM * random(count)
@@ -228,3 +233,20 @@ def augment(images: Tensor, size: int, *, standardise: Callable[[Tensor], Tensor
     pixels = standardise(F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False))
     brightness = BRIGHTNESS * random(count, 1, 1, 1) + TINT * random(count, 3, 1, 1)
     return pixels * (1 + CONTRAST * random(count, 1, 1, 1)) + brightness
+
+
+def degrade(pixels: Tensor, rng: torch.Generator) -> None:
+    """Blur half of the images and add noise to half of them, in place; float32 [B, 3, S, S] in 0-255, in random order.
+
+    A quarter of the images remains as it is.
+    """
+    count, device = len(pixels), pixels.device
+    blurred, noisy = pixels[: count // 2], pixels[count // 4 : count // 4 + count // 2]
+    reach = math.ceil(2 * BLUR)
+    squares = torch.arange(-reach, reach + 1) ** 2
+    kernel = torch.softmax(-squares / (2 * BLUR**2), 0).to(device).expand(3, 1, 1, -1)
+    padded = F.pad(blurred, (reach,) * 4, mode="reflect")
+    smooth = F.conv2d(F.conv2d(padded, kernel, groups=3), kernel.transpose(2, 3), groups=3)
+    blurred.lerp_(smooth, torch.rand(len(blurred), 1, 1, 1, generator=rng).to(device))
+    deviation = NOISE * torch.rand(len(noisy), 1, 1, 1, generator=rng)
+    noisy.add_((deviation * torch.randn(noisy.shape, generator=rng)).to(device))

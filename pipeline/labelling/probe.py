@@ -247,7 +247,9 @@ def probe_labels(
 ) -> pl.DataFrame:
     """The probe's labels of embeddings [N, D]: the rows of probe.parquet."""
     probabilities = {name: values.numpy() for name, values in probe.probabilities(vectors).items()}
-    table = tables.label_frame(keys, probabilities, {name: attributes[name] for name in probabilities})
+    # the order of columns is not the probe's, because safetensors loads tensors in a random order
+    fitted = {name: attribute for name, attribute in attributes.items() if name in probabilities}
+    table = tables.label_frame(keys, probabilities, fitted)
     labeller = f"probe-{probe.hash} of {labels.labeller}"
     return tables.label_table(table, document=labels, method="probe", labeller=labeller)
 

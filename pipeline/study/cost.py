@@ -1,4 +1,4 @@
-"""What the trainings of a study will do on this machine: with which options, for how long, on how many devices."""
+"""What the training runs of a study will do on this machine: with which options, for how long, on how many devices."""
 
 import time
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ def gpu_count() -> int:
 
 
 def resolve_training(workspace: Workspace, parameters: Mapping[str, Any]) -> tuple[GanOptions, int]:
-    """The options of a training with the parameters of `fairface train`, and its steps.
+    """The options of a training run with the parameters of `fairface train`, and its steps.
 
     Raises FairfaceError for options that are out of range or have no effect, and if nothing was packed.
     """
@@ -42,7 +42,7 @@ def resolve_training(workspace: Workspace, parameters: Mapping[str, Any]) -> tup
 
 
 def training_fingerprint(workspace: Workspace, parameters: Mapping[str, Any]) -> str:
-    """The same text for parameters of `fairface train` that are the same training, as where one is set to its default.
+    """The same text for parameters of `fairface train` with the same effect, as where one is set to its default.
 
     Raises FairfaceError as `resolve_training`.
     """
@@ -53,7 +53,7 @@ def training_fingerprint(workspace: Workspace, parameters: Mapping[str, Any]) ->
 
 
 def training_seconds(workspace: Workspace, parameters: Mapping[str, Any]) -> float:
-    """The seconds of a training, from some steps with random images that are not compiled.
+    """The seconds of a training run, from some steps with random images that are not compiled.
 
     Raises FairfaceError as `resolve_training`.
     """

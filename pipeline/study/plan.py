@@ -38,9 +38,9 @@ class StudyFile:
 
 @dataclass(frozen=True)
 class Task:
-    """The runs of one training, which run one after the other."""
+    """The runs that share a training run, which run one after the other."""
 
-    number: int  # of the training in the study, from 0: the index in SLURM's array
+    number: int  # from 0 in the study: the index in SLURM's array
     runs: list[StudyRun]
 
 
@@ -93,7 +93,7 @@ def plan_study(workspace: Workspace, file: StudyFile) -> tuple[StudyDocument, li
 
 
 def tasks(document: StudyDocument) -> list[Task]:
-    """The runs of each training: by seed, so that an unfinished study has complete pairs."""
+    """The runs that share each training run: by seed, so that an unfinished study has complete pairs."""
 
     def training(run: StudyRun) -> tuple[int, str]:
         return document.seeds.index(run.seed), run.trained_run
@@ -110,7 +110,7 @@ def tasks(document: StudyDocument) -> list[Task]:
 def _plan_runs(document: StudyDocument, existing: StudyDocument | None) -> list[StudyRun]:
     """The runs by seed and arm; arms with the same training share that of the first, or of the one that has started."""
     known = [arm.name for arm in existing.arms] if existing else []
-    trained: dict[str, str] = {}  # training -> arm
+    trained: dict[str, str] = {}  # training options -> arm
     for arm in sorted(document.arms, key=lambda arm: known.index(arm.name) if arm.name in known else len(known)):
         trained.setdefault(_training_key(arm), arm.name)
 

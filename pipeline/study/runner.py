@@ -191,9 +191,10 @@ class StudyRunner:
 
 
 def _reason(code: int, log: Path) -> str:
-    """Why a command failed, in one line: its error message, or the signal that ended it."""
+    """Why the last command in a log failed, in one line: its error message, or the signal that ended it."""
     if code < 0:
         name = signal.Signals(-code).name
         return f"the process was ended by {name}{', perhaps for lack of memory' * (name == 'SIGKILL')}; see {log}"
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return f"{lines[-1].strip().removeprefix('Error: ')[:500]} (see {log})"
+    _, *lines = log.read_text(errors="replace").rpartition("$ fairface ")[2].splitlines()
+    lines = [line.strip() for line in lines if line.strip()] or [f"it ended with code {code} and without a message"]
+    return f"{lines[-1].removeprefix('Error: ')[:500]} (see {log})"

@@ -1,4 +1,4 @@
-"""The script that submits a study to SLURM: an array with one task a training, and a job that writes the report."""
+"""The script that submits a study to SLURM: an array of training runs, and a job that writes the report."""
 
 import os
 import shlex
@@ -17,7 +17,7 @@ GPU_OPTIONS = ("gpus", "gres", "gpu-bind", "gpu-freq", "mem-per-gpu", "cpus-per-
 def submission_script(
     study: StudyFolder, command: Sequence[str], *, tasks: Sequence[int], options: Mapping[str, str]
 ) -> str:
-    """The bash script that submits a study, of which the training `tasks` are not finished.
+    """The bash script that submits a study, of which the training runs `tasks` are not finished.
 
     `command` is the `fairface study` command without options that choose a part of the study. SLURM sends SIGTERM two
     minutes before the time limit; the task then saves its progress, ends with 75, and is requeued by its own index.
@@ -35,7 +35,7 @@ def submission_script(
     return "\n".join(
         [
             "#!/bin/bash",
-            f"# Submits the study {study.name}: an array of trainings, and then a job for the report.",
+            f"# Submits the study {study.name}: an array of training runs, and then a job for the report.",
             "set -e",
             f"mkdir -p {shlex.quote(str(study.folder.absolute() / 'logs'))}",
             "job=$(sbatch --parsable <<'TASKS'",

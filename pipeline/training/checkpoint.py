@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 import zipfile
 from collections.abc import Iterator
 from io import BytesIO
@@ -40,9 +41,13 @@ def checkpoint_step(path: Path) -> int:
 
 
 def save(folder: Path, step: int, state: dict[str, Any], *, keep: int) -> Path:
-    """Write `state` as the checkpoint of `step` and remove all but the newest `keep` checkpoints."""
+    """Write `state` as the checkpoint of `step` and remove all but the newest `keep` checkpoints.
+
+    Equal states give equal bytes, whether they were loaded or not.
+    """
     path, content = checkpoint_path(folder, step), BytesIO()
-    torch.save({"fairface": FORMAT, "step": step} | state, content)  # torch would hide the error of a full disk
+    # to memory, because torch would hide the error of a full disk
+    torch.save(_unshared({"fairface": FORMAT, "step": step} | state), content)
     with atomic_write(path) as file:
         file.write(content.getbuffer())
     for old in list_checkpoints(folder)[:-keep]:
@@ -93,6 +98,21 @@ def _tensors(state: Any) -> Iterator[Tensor]:
     elif isinstance(state, dict | list | tuple):
         for value in state.values() if isinstance(state, dict) else state:
             yield from _tensors(value)
+
+
+def _unshared(state: Any) -> Any:
+    """An equal state in which equal texts are one object, and no container occurs twice.
+
+    Pickle writes an object that occurs again as a reference, so its bytes depend on which equal objects are the same.
+    """
+    if isinstance(state, str):
+        return sys.intern(state)
+    if isinstance(state, dict):
+        copy = type(state)((_unshared(key), _unshared(value)) for key, value in state.items())
+        for name, value in getattr(state, "__dict__", {}).items():  # the versions of a network's modules
+            setattr(copy, name, _unshared(value))
+        return copy
+    return type(state)(map(_unshared, state)) if isinstance(state, list | tuple) else state
 
 
 def _has_header(state: dict[str, Any]) -> bool:

@@ -42,7 +42,7 @@ class AttributeCounts:
     is_fully_annotated: bool = True  # whether nearly all training faces are annotated
     unsure: float = 0.0  # generated faces without a sure label, which are not counted
     is_shifted: bool = (
-        False  # whether the labeller is more or less confident on the generated faces than on photographs
+        False  # whether the labeller's confidence on the generated faces differs from that on photographs
     )
     stratified: StratifiedCounts | None = None  # of the generated faces, if error rates depend on other attributes
     stratified_reference: StratifiedCounts | None = None  # of the training faces, where these are corrected as well
@@ -129,8 +129,8 @@ class AttributeEstimate:
     def best_estimate(self) -> str:
         """The estimate that verdicts are based on: audited if people labelled some samples, else raw or corrected.
 
-        Where the labeller's confidence has shifted, its error rates may have, too: degrading photographs on purpose
-        made the corrected shares worse than the raw ones (docs/method.md).
+        Where the labeller's confidence has shifted, its error rates may have, too: when photographs were degraded on
+        purpose, the corrected shares of some attributes were worse than the raw ones (docs/method.md).
         """
         if self.audited and (self.audited.reference or not self.counts.reference.sum()):
             return "audited"
@@ -160,8 +160,7 @@ class AttributeEstimate:
         best, other = (raw, ratio) if self.best_estimate == "raw" else (ratio, raw)
         low, high = self.corrected_interval
         if counts.is_shifted:
-            raw_low, raw_high = self.raw_interval
-            low, high = np.fmin(low, raw_low), np.fmax(high, raw_high)
+            low, high = np.fmin(low, self.raw_interval[0]), np.fmax(high, self.raw_interval[1])
         return Ratios(best, np.fmin(low, best), np.fmax(high, best), other, np.maximum(p, corrected_p))
 
     @cached_property
@@ -216,7 +215,9 @@ class AttributeEstimate:
         ratio, other = self.ratios.ratio[group], self.ratios.other_ratio[group]
         if self.counts.is_shifted:
             estimates = zip((self.raw_interval, self.corrected_interval), (ratio, other), strict=True)
-            return len({verdict(low[group], high[group], other_ratio=own) for (low, high), own in estimates}) > 1
+            alone = {verdict(low[group], high[group], other_ratio=own) for (low, high), own in estimates}
+            if len(alone - {"inconclusive"}) > 1:
+                return True
         return bool((ratio - 1) * (other - 1) < 0 and max(ratio, other) > np.exp(0.2) * min(ratio, other))
 
     def has_finite_ratios(self, group: int) -> bool:
@@ -331,9 +332,9 @@ def missing_for_correction(counts: AttributeCounts) -> str | None:
     has_faces = total > 0
     if not counts.count.sum() or not counts.reference.sum():
         return "no labels of either side"
-    if not confusion.sum() or not counts.annotated.sum():
+    if not sure.sum() or not counts.annotated.sum():
         return "no annotated faces to measure the labeller's errors on"
-    calibrated = zip(counts.groups, has_faces, confusion.sum(1), strict=True)
+    calibrated = zip(counts.groups, has_faces, sure.sum(1), strict=True)
     if missing := [group for group, faces, images in calibrated if faces and not images]:
         names = ", ".join(name[:40] for name in missing[:5]) + " and more" * (len(missing) > 5)
         return f"no calibration images of {names}"

@@ -39,7 +39,7 @@ def study_dots(
         height = 0.13 + LINE_HEIGHT * len(arms)
         top = 0.46 + LINE_HEIGHT * len(arms)
         bottom = top + height * len(labels)
-        figure, axes = new_canvas(bottom + 0.42)
+        figure, axes = new_canvas(bottom + 0.56)  # with a line for the mark of synthetic faces
         add_title(axes, title)
         for number, arm in enumerate(arms):
             colour, (_, letter) = style(number)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import torch
 
 KILLED = -9
 LONGEST_SECONDS = 300
@@ -25,7 +24,9 @@ VOLATILE_FIELDS = (
 )
 VOLATILE_NAMES = re.compile(r"\b[0-9a-f]{16}(?=-[0-9a-f]{64}(\.parquet)?$)")  # cached predictions of a training's start
 VOLATILE_COLUMNS = ("seconds", "images_per_s", "data_wait")
-VOLATILE_PATHS = re.compile(r"(^|/)(tensorboard/|\.[a-z]*\.?lock$)|/(losses|discriminator)\.(svg|png)$|index\.html$")
+VOLATILE_PATHS = re.compile(
+    r"(^|/)(tensorboard/|\.[\w.-]*lock$)|/(losses|discriminator)\.(svg|png)$|index\.html$|/logs/"
+)
 
 
 @dataclass(frozen=True)
@@ -198,20 +199,9 @@ def content_hash(path: Path) -> str:
     data = path.read_bytes()
     if path.suffix == ".json":
         data = json.dumps(without_volatile(json.loads(data)), sort_keys=True).encode()
-    elif path.suffix == ".pt":  # a resumed run pickles equal text that was loaded as separate objects
-        data = json.dumps(plain(torch.load(path, weights_only=True))).encode()
     elif path.name == "steps.parquet":
         data = pl.read_parquet(path).drop(VOLATILE_COLUMNS, strict=False).write_csv().encode()
     return hashlib.sha256(data).hexdigest()[:16]
-
-
-def plain(value: Any) -> Any:
-    """A checkpoint's value as JSON, with a hash in place of each tensor."""
-    if isinstance(value, torch.Tensor):
-        return [list(value.shape), hashlib.sha256(value.contiguous().view(-1).view(torch.uint8).numpy()).hexdigest()]
-    if isinstance(value, dict):
-        return [[plain(key), plain(item)] for key, item in value.items()]
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def without_volatile(value: Any) -> Any:

@@ -12,9 +12,10 @@ import polars as pl
 from reports.estimation import group_counts
 from reports.estimation.attribute_estimate import SEED, AttributeEstimate, divide, estimate_attribute
 from reports.estimation.correction import resample_shares
+from reports.estimation.cross_counts import CrossCounter
 from reports.estimation.distances import total_variation
 from reports.estimation.estimate_rows import Rows, distance_rows, rows_from_columns
-from reports.estimation.estimates import confusion_table, count_attributes
+from reports.estimation.estimates import attribute_counts, confusion_table
 from reports.estimation.intervals import holm_significant, ratio_interval, wilson
 from reports.estimation.study.seeds import (
     LEVEL,
@@ -80,16 +81,21 @@ class SeedValues:
 def estimate_run(
     connection: duckdb.DuckDBPyConnection, config: RunConfig, *, attributes: AttributeTable, number: int
 ) -> dict[str, AttributeEstimate]:
-    """The estimate of each attribute of a run, by the selected method; `number` is the run's number in the study."""
+    """The estimate of each attribute of a run by the selected method.
+
+    The bootstrap replicates of the labels are independent between runs with different `number`s.
+    """
     selected = group_counts.selected_methods(connection, config.name)
     confusion = confusion_table(connection, attributes)
-    return {
-        counts.attribute: estimate_attribute(replace(counts, stream=FIRST_STREAM + number))
-        for counts in count_attributes(
-            connection, config.name, config=config, confusion=confusion, attributes=attributes
-        )
-        if selected[counts.attribute] == counts.method and counts.count.sum()
-    }
+    counter = CrossCounter(connection, config.name, config=config, attributes=attributes)
+    groups = group_counts.count_groups(connection, config.name, config=config, attributes=attributes)
+    estimates = {}
+    for (attribute, method), table in groups.group_by("attribute", "method", maintain_order=True):
+        if selected[str(attribute)] == method and table["count"].sum():
+            counts = attribute_counts(str(attribute), str(method), table, confusion=confusion)
+            counts = replace(counter.with_strata(counts), stream=FIRST_STREAM + number)
+            estimates[str(attribute)] = estimate_attribute(counts)
+    return estimates
 
 
 def study_tables(

@@ -1,9 +1,11 @@
 """Each of the twelve detectors: it trains, compiles as one graph, and resumes to the bit from a checkpoint."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from models.detectors import DETECTORS, BuildConfig, Labels, Weights, build_detector_network
+from models.detectors import DETECTORS, BuildConfig, Labels, Weights, backbones, build_detector_network
 from models.detectors.core import random_views
 from models.detectors.encoders import adaptive_instance_norm
 from pipeline.data.decoder import decode_all
@@ -25,9 +27,27 @@ LEARNING_RATES = dict.fromkeys(DETECTORS, 1e-2) | {
     "ucf": 5e-2,
     "pg_fdd": 5e-2,
 }
+SMALLER = {  # networks of the same kind as the three largest backbones, by the name of the backbone
+    "VIT": "vit_tiny_patch16_224.augreg_in21k_ft_in1k",
+    "EFFICIENTNET": "efficientnet_b0.ra_in1k",
+    "CLIP": "ViT-S-32-alt",
+}
 OTHER_LOSSES = ("spsl", "daw_fdd", "dag_fdd")  # Xceptions that only the loss or the input tells apart
 STEPS, RESUMED_AT = 4, 3
 FROM_SCRATCH = Weights(from_scratch=True)
+
+
+@pytest.fixture(autouse=True)
+def smaller_backbones(request, monkeypatch) -> None:
+    """Replace the largest backbones by smaller ones, except in tests with the fixture `full_backbones`."""
+    if "full_backbones" not in request.fixturenames:
+        for name, smaller in SMALLER.items():
+            monkeypatch.setattr(backbones, name, smaller)
+
+
+@pytest.fixture
+def full_backbones() -> None:
+    """Build the backbones of the benchmark."""
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +82,25 @@ def build_trainer(name: str) -> DetectorTrainer:
     "name", [pytest.param(name, marks=[pytest.mark.attack] if name in OTHER_LOSSES else []) for name in DETECTORS]
 )
 def test_training_lowers_the_loss_and_resumes_to_the_bit(name, faces, tmp_path):
+    check_training(name, faces, tmp_path)
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("name", ["vit", "efficientnet", "univfd"])
+def test_the_largest_backbones_train_and_resume_too(name, faces, tmp_path, full_backbones):
+    check_training(name, faces, tmp_path)
+
+
+def check_training(name: str, faces: tuple[torch.Tensor, Labels], folder: Path) -> None:
+    """Train a detector for a few steps, and resume it from a checkpoint."""
     images, labels = faces
     trainer = build_trainer(name)
     metrics = [trainer.step(step, images, labels) for step in range(RESUMED_AT)]
-    checkpoint.save(tmp_path, RESUMED_AT, {"networks": trainer.state()}, keep=1)
+    checkpoint.save(folder, RESUMED_AT, {"networks": trainer.state()}, keep=1)
     metrics += [trainer.step(step, images, labels) for step in range(RESUMED_AT, STEPS)]
     assert torch.stack(metrics[-2:]).mean(0)[0] < 0.9 * metrics[0][0], [round(m[0].item(), 3) for m in metrics]
     final, resumed = trainer.state(), build_trainer(name)
-    resumed.load(checkpoint.load(checkpoint.checkpoint_path(tmp_path, RESUMED_AT), CPU)["networks"])
+    resumed.load(checkpoint.load(checkpoint.checkpoint_path(folder, RESUMED_AT), CPU)["networks"])
     again = [resumed.step(step, images, labels) for step in range(RESUMED_AT, STEPS)]
     assert torch.equal(torch.stack(again), torch.stack(metrics[RESUMED_AT:]))
     for key, value in resumed.state()["net"].items():

@@ -54,7 +54,9 @@ def test_a_trial_trains_samples_labels_and_measures(packed, tmp_path):
         (tmp_path / "shards" / path.name).write_bytes(path.read_bytes())
     options = replace(TINY, image_size=64, feed="resident", loss="relativistic", regularizer="r1")
     metrics = gan.run_trial(Workspace(tmp_path), gan.Trial("sketch", options, steps=2, device="cpu"))
-    assert {"tv gender", "tv age", "tv skin_tone", "frechet", "coverage", "recall"} <= metrics.keys()
+    assert {"tv gender", "tv age", "tv skin_tone", "derived tv skin_group", "rare"} <= metrics.keys()
+    assert {"frechet", "coverage", "recall"} <= metrics.keys()
+    assert metrics["derived tv skin_group"] <= metrics["tv skin_tone"]
     assert metrics["frechet"] > metrics["frechet floor"]  # after two steps
     assert metrics["worst coverage"] <= metrics["coverage of gender female"]
     assert metrics["recall of gender male"] >= 0

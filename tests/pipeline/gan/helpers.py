@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
@@ -42,9 +43,10 @@ def is_equal(a: Any, b: Any) -> bool:
     return a == b
 
 
-def wait_for_checkpoint(folder: Path, process: Popen) -> None:
+def wait_for_checkpoint(folder: Path, process: Popen | BaseProcess) -> None:
     """Wait until a first checkpoint is in `folder`, or the process has ended."""
     for _ in range(1200):
-        if checkpoint.list_checkpoints(folder) or process.poll() is not None:
+        has_ended = process.poll() is not None if isinstance(process, Popen) else not process.is_alive()
+        if checkpoint.list_checkpoints(folder) or has_ended:
             return
         time.sleep(0.05)

@@ -1,9 +1,5 @@
 """The classifier: what it is fitted to, when it is fitted again, what it labels, and where it takes CLIP's place."""
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +23,7 @@ from shards.documents import ClassifierDocument, file_hashes, load_shards_json, 
 from shards.errors import FairfaceError, WeightsUnavailable
 from shards.plan import PackConfig
 from shards.workspace import Workspace
+from tests.ranks import finish_ranks, run_rank
 
 PHOTOGRAPHS = Path(__file__).parents[4] / "shared/reference/annotated-faces"
 CPU = torch.device("cpu")
@@ -54,13 +51,13 @@ def fits(monkeypatch):
     return found
 
 
+def unavailable(*_, **__):
+    raise WeightsUnavailable("the weights are not here")
+
+
 @pytest.fixture
 def real(workspace, monkeypatch):
     """The workspace, as if its faces were photographs, on a machine without CLIP's weights."""
-
-    def unavailable(*_, **__):
-        raise WeightsUnavailable("the weights are not here")
-
     monkeypatch.setattr(clip, "load_labeller", unavailable)
     document = load_shards_json(workspace.shards)
     document.synthetic = False
@@ -201,6 +198,18 @@ def test_labels_below_the_threshold_are_unsure_and_keep_their_probabilities(real
     assert gender["unsure"] == pytest.approx(labels["gender"].null_count() / 120)
 
 
+def test_half_of_the_images_are_blurred_and_half_are_noisy():
+    stripes = (40 * (torch.arange(64) % 7)).float().expand(8, 3, 64, 64)
+    degraded = stripes.clone()
+    classifier_fit.degrade(degraded, torch.Generator().manual_seed(0))
+    change = (degraded - stripes).abs().amax((1, 2, 3))
+    assert (change[6:] == 0).all()
+    assert (change[:6] > 0).all()
+    blurred, noisy = degraded[:2], degraded[4:6]
+    assert blurred.diff(dim=3).std() < 0.9 * stripes.diff(dim=3).std()
+    assert 1 < (noisy - stripes[4:6]).std() < classifier_fit.NOISE
+
+
 def test_a_threshold_leaves_at_most_a_tenth_unsure_and_only_labels_that_are_often_wrong():
     confidence, rng = np.linspace(0.5, 1, 1000), np.random.default_rng(0)
     is_correct = rng.random(1000) < confidence
@@ -222,18 +231,21 @@ def test_rare_classes_are_never_assigned(real):
     assert document.classes["age"] == ["child", "young"]
 
 
-def test_two_processes_label_like_one(real, tmp_path):
+def run_rank_without_weights(arguments: list[str]) -> None:
+    """Run a command on a machine without CLIP's weights."""
+    clip.load_labeller = unavailable
+    run_rank(arguments)
+
+
+def test_two_processes_label_like_one(real, torch_server, tmp_path):
     label(real, QUIET)
     sides = [real.shards.label_files, real.run("mine").label_files]
     before = [pl.read_parquet(files.labels) for files in sides]
     for files in sides:
         files.document.unlink()
     fitted_at = sides[0].classifier_weights.stat().st_mtime_ns
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
-    words += ["tests.torchrun_commands", json.dumps([["label", "--out", str(real.root), "--device", "cpu"]])]
-    offline = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "no weights")}
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300, env=offline)
-    assert done.returncode == 0, done.stderr
+    words = ["label", "--out", str(real.root), "--device", "cpu"]
+    finish_ranks(words, tmp_path / "log", run=run_rank_without_weights)
     assert sides[0].classifier_weights.stat().st_mtime_ns == fitted_at
     for files, expected in zip(sides, before, strict=True):
         labels = pl.read_parquet(files.labels)

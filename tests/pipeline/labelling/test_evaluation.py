@@ -4,11 +4,15 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from models.probe import Probe
+from pipeline.labelling import probe
 from pipeline.labelling.embedded_fit import render_faces
 from pipeline.labelling.label import LabelConfig, label
 from reports.estimation import correction, distances
-from shards.documents import file_hashes, load_shards_json, write_document
+from shards.attributes import workspace_attributes
+from shards.documents import LabelsDocument, file_hashes, load_shards_json, read_document, write_document
 
 QUIET = LabelConfig(progress=False)
 
@@ -35,6 +39,18 @@ def test_both_sides_are_labelled_by_the_same_probe(workspace):
     pixels = pl.read_parquet(generated.pixels)
     truth = pl.read_parquet(workspace.shards.images).filter(status="packed")
     assert (pixels["skin_tone"] == truth["skin_tone"]).mean() > 0.9
+
+
+def test_the_order_in_which_a_probe_is_loaded_changes_no_table(workspace):
+    label(workspace, QUIET)
+    files, attributes = workspace.run("mine").label_files, workspace_attributes(workspace)
+    document, table = read_document(files.document, LabelsDocument), pl.read_parquet(files.probe_labels)
+    state = load_file(workspace.shards.label_files.probe_weights)
+    vectors = probe.embedding_tensor(pl.read_parquet(files.embeddings))
+    for names in (sorted(state), sorted(state, reverse=True)):
+        loaded = Probe({name: state[name] for name in names})
+        labels = probe.probe_labels(table["key"], vectors=vectors, probe=loaded, attributes=attributes, labels=document)
+        assert labels.equals(table)
 
 
 def test_a_second_labelling_writes_nothing(workspace):

@@ -1,5 +1,6 @@
 """`fairface study`: what its TOML may say, what it runs, and how it goes on after changes, failures and kills."""
 
+import os
 import random
 import re
 import shutil
@@ -8,14 +9,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
+from pipeline.cli import study as study_command
 from pipeline.cli.main import main
+from pipeline.cli.study import OPTIONS
+from pipeline.study import runner
+from pipeline.study.plan import plan_study, read_study, tasks
+from pipeline.study.progress import write_run
 from shards.documents import read_document, write_document
 from shards.study import StudyDocument
 from shards.workspace import Workspace
-from tests.attacks.helpers import read_tree
+from tests.attacks.helpers import differences, read_tree
 from tests.pipeline.cli.helpers import error_line, fairface
 from tests.reports.fake_workspace import text_of
 
@@ -38,7 +45,7 @@ balance-by = "gender"
 
 
 @pytest.fixture
-def out(packed, tmp_path) -> Path:
+def out(packed, torch_server, tmp_path) -> Path:
     """An OUT folder with packed images and no run."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "shards").symlink_to(packed / "shards")
@@ -91,8 +98,6 @@ def test_a_mistake_in_the_file_is_one_line_and_nothing_is_written(out, study, ol
 
 
 def test_every_option_of_training_can_be_given_except_those_that_the_study_sets():
-    from pipeline.cli.study import OPTIONS
-
     reserved = {"workspace", "data", "run", "seed", "other_data", "resume", "force"}
     names = {option.name for option in OPTIONS["train"].options.values()}
     assert names == {parameter.name for parameter in main.commands["train"].params} - reserved
@@ -100,10 +105,6 @@ def test_every_option_of_training_can_be_given_except_those_that_the_study_sets(
 
 def begin(out: Path, file: Path, run: str) -> StudyDocument:
     """Plan a study as `--submit` does, and record that one of its runs has started."""
-    from pipeline.cli.study import OPTIONS
-    from pipeline.study.plan import plan_study, read_study
-    from pipeline.study.progress import write_run
-
     workspace = Workspace(out)
     document, _ = plan_study(workspace, read_study(file, OPTIONS))
     folder = workspace.study(document.name)
@@ -126,6 +127,15 @@ def test_what_would_change_runs_that_began_is_refused(out, study, old, new, mess
     assert message in error_line("study", study(STUDY.replace(old, new, 1)), "--out", out)
 
 
+def test_another_content_of_a_named_file_is_refused(out, study, tmp_path):
+    shares = tmp_path / "shares.csv"
+    shares.write_text("group,share\nfemale,1\n")
+    file = study(STUDY.replace('"uniform"', f'"{shares}"', 1))
+    begin(out, file, "s.natural.0")
+    shares.write_text("group,share\nmale,1\n")
+    assert f"{shares} has another content" in error_line("study", file, "--out", out)
+
+
 def test_arms_and_seeds_may_be_added_and_share_the_training_that_began(out, study):
     begin(out, study(), "s.natural.0")
     new = STUDY.replace("seeds = [0, 1]", "seeds = [0, 1, 2]").replace(
@@ -140,7 +150,7 @@ def test_the_script_for_slurm_has_a_task_for_each_unfinished_training(out, study
     script = fairface("study", study(text), "--out", out, "--slurm")
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=True).returncode == 0
     _, tasks, report = re.split("^TASKS\n|<<'TASKS'\n", script, flags=re.M)
-    assert "#SBATCH --array=0,1,2,3\n" in tasks  # two arms of the three share their trainings
+    assert "#SBATCH --array=0,1,2,3\n" in tasks  # two arms of the three share their training runs
     assert "#SBATCH --signal=TERM@120\n" in tasks
     assert "#SBATCH --account=abc\n" in tasks
     assert "#SBATCH --time=01:00:00\n" in tasks
@@ -172,10 +182,22 @@ def test_failed_runs_are_named_and_the_others_go_on(out, study, tmp_path):
     damaged = Workspace(out).run("s.natural.0").config
     damaged.parent.mkdir(parents=True)
     damaged.write_text("{")
+    # a run of each arm as SLURM runs it, of which one fails, and the report
+    assert "--task 4: the study has the training runs 0 to 3" in error_line("study", file, "--out", out, "--task", 4)
+    assert "natural, seed 1: train" in fairface("study", file, "--out", out, "--task", 2)
+    assert "natural, seed 1: train" not in fairface("study", file, "--out", out, "--task", 2)
+    assert re.search("uniform, seed 1 failed in train: .*nobody", error_line("study", file, "--out", out, "--task", 3))
+    line = error_line("study", file, "--out", out, "--report")
+    assert "3 of 4 runs of the study s are not finished, and the report is without them" in line
+    page = text_of(Workspace(out).study("s").report.page.read_text())
+    assert (
+        "natural, seed 0 is not finished (pending); uniform, seed 0 is not finished (pending); uniform, seed 1" in page
+    )
+    # the whole study
     printed = fairface("study", file, "--out", out, code=1)
+    assert "natural, seed 1: train" not in printed
     assert "Warning: every run of the arm uniform failed: the report says nothing about it" in printed
     assert re.search("natural, seed 0 failed in train: .*config.json", printed)
-    assert re.search("uniform, seed 1 failed in train: .*nobody", printed)
     assert "Error: 3 of 4 runs of the study s are not finished, and the report is without them" in printed
     page = text_of(Workspace(out).study("s").report.page.read_text())
     assert "No run of uniform is labelled: all of them failed" in page
@@ -183,59 +205,123 @@ def test_failed_runs_are_named_and_the_others_go_on(out, study, tmp_path):
     damaged.unlink()
     printed = fairface("study", file, "--out", out, code=1)
     assert "natural, seed 0: train" in printed
-    assert "natural, seed 1: train" not in printed
     assert "Error: 2 of 4 runs" in printed
+
+
+def test_a_report_without_labelled_runs_is_refused(out, study):
+    line = error_line("study", study(), "--out", out, "--report")
+    assert "6 of 6 runs of the study s are not finished, and there is nothing to report" in line
+
+
+class FakeProcess:
+    """A command that takes a moment and succeeds; `most` is how many of them have run at once."""
+
+    running: ClassVar[set["FakeProcess"]] = set()
+    most = 0
+    pid, exitcode = None, 0
+
+    def __init__(self):
+        self.running.add(self)
+        FakeProcess.most = max(self.most, len(self.running))
+
+    def join(self) -> None:
+        time.sleep(0.01)
+        self.running.remove(self)
+
+
+def test_every_gpu_takes_one_run_at_a_time(out, study, monkeypatch):
+    commands = []
+
+    def start_command(_: object, arguments: list[str], **__: object) -> FakeProcess:
+        commands.append(arguments)
+        return FakeProcess()
+
+    monkeypatch.setattr(study_command, "ask_torch", lambda *_: [2])
+    monkeypatch.setattr(runner, "start_command", start_command)
+    workspace = Workspace(out)
+    document, _ = plan_study(workspace, read_study(study(), OPTIONS))
+    devices = study_command.find_devices(document)
+    assert devices == ["cuda:0", "cuda:1"]
+    study_command.make_runner(workspace, document, lambda _: None).run(tasks(document), devices)
+    assert {run.status for run in document.runs} == {"labelled"}
+    assert len(commands) == 4 + 6 + 6  # two arms share their training runs
+    assert FakeProcess.most == 2
+    used = {
+        run.run: {words[words.index("--device") + 1] for words in commands if run.run in words} for run in document.runs
+    }
+    assert all(len(devices) == 1 for devices in used.values())  # a run stays on its GPU
+    assert set.union(*used.values()) == {"cuda:0", "cuda:1"}
+
+
+def test_a_named_device_is_the_only_one(out, study):
+    file = study(STUDY.replace("steps = 40", "steps = 40\ndevice = 'cpu'"))
+    document, _ = plan_study(Workspace(out), read_study(file, OPTIONS))
+    assert study_command.find_devices(document) == [None]
 
 
 def test_one_seed_promises_no_interval(out, study):
     file = study(STUDY.replace("seeds = [0, 1]", "seeds = [3]"))
     printed = fairface("study", file, "--out", out, "--plan")
     assert "with one seed no interval can be given" in printed
-    assert re.search("2 trainings and 3 sets of samples to go: less than a minute, and the time of sample", printed)
+    assert re.search("2 training runs and 3 sets of samples to go: less than a minute, and the time of sample", printed)
     assert not (out / "studies").exists()
 
 
 def start(*words: object) -> subprocess.Popen:
-    """Start a command in a process of its own."""
+    """Start a command in a process group of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli", *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [sys.executable, "-m", "pipeline.cli", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
 
 
-def wait_for(path: Path, process: subprocess.Popen) -> None:
-    """Wait until a file that a study writes exists."""
-    while not path.exists():
+def wait_for(log: Path, text: str, process: subprocess.Popen, *, start: int) -> None:
+    """Wait until a text is in a log, after its first `start` characters."""
+    while text not in read_log(log)[start:]:
         assert process.poll() is None, process.communicate()[0].decode()
         time.sleep(0.01)
 
 
+def read_log(log: Path) -> str:
+    return log.read_text() if log.exists() else ""
+
+
+# The run and the stage that each signal interrupts at a random moment; the study is started again after each.
+INTERRUPTIONS = [
+    ("natural", "train", signal.SIGTERM),  # sent to all processes, as SLURM does
+    ("natural", "train", signal.SIGKILL),
+    ("natural", "sample", signal.SIGKILL),
+    ("natural", "label", signal.SIGTERM),
+    ("truncated", "label", signal.SIGKILL),
+    ("uniform", "train", signal.SIGKILL),
+]
+
+
 @pytest.mark.attack
 def test_a_study_that_is_killed_and_terminated_ends_like_one_that_was_not(packed, study, tmp_path):
-    text = STUDY.replace("steps = 40", "steps = 120").replace("[0, 1]", "[0]")
-    rng, trees = random.Random(0), []
-    # while the first run trains, samples or labels, and while the second trains
-    stops = [("s.natural.0", signal.SIGTERM), ("s.natural.0", signal.SIGKILL), ("s.uniform.0", signal.SIGKILL)]
-    for interruptions in ([], stops):
+    text = STUDY.replace("steps = 40", "steps = 300\nsave-every-epoch = 1").replace("[0, 1]", "[0]")
+    rng, trees, printed = random.Random(0), [], ""
+    for interruptions in ([], INTERRUPTIONS):
         shutil.copytree(packed, tmp_path / "out")
         workspace = Workspace(tmp_path / "out")
         command = ("study", study(text), "--out", workspace.root)
-        for run, number in interruptions:
-            process = start(*command)
-            wait_for(workspace.run(run).config, process)
-            time.sleep(rng.uniform(0, 2))
-            process.send_signal(number)
-            printed, _ = process.communicate()
-            assert process.returncode == (75 if number == signal.SIGTERM else -number), printed.decode()
+        for arm, stage, number in interruptions:
+            log = workspace.study("s").log(f"s.{arm}.0")
+            length, process = len(read_log(log)), start(*command)
+            wait_for(log, f"$ fairface {stage} ", process, start=length)
+            time.sleep(rng.uniform(0, 2 if stage == "train" else 1))
+            if stage == "train" and number == signal.SIGTERM:
+                os.killpg(process.pid, number)
+            else:
+                process.send_signal(number)
+            printed = process.communicate()[0].decode()
+            assert process.returncode == (75 if number == signal.SIGTERM else -number), printed
             if number == signal.SIGTERM:
-                assert printed.decode().endswith("Progress is saved; rerun the same command to resume.\n")
-        printed = fairface(*command)
-        assert "3 of 3 runs" in printed
+                assert printed.endswith("Progress is saved; rerun the same command to resume.\n")
+        assert "3 of 3 runs" in fairface(*command)
         trees.append(read_tree(workspace.root))
         workspace.root.rename(tmp_path / f"out{len(interruptions)}")
-    assert differing(*trees) == set()
-
-
-def differing(*trees: dict[str, str]) -> set[str]:
-    """The files that differ between two trees, without the logs of studies."""
-    names = trees[0].keys() | trees[1].keys()
-    return {name for name in names if trees[0].get(name) != trees[1].get(name) and "/logs/" not in name}
+    # the run that was terminated has another row, of the step at which it ended
+    assert set(differences(*trees)) <= {"runs/s.natural.0/steps.parquet"}

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.gan.trainer import GanTrainer
 from pipeline.training import checkpoint
 from shards.errors import FairfaceError
-from tests.pipeline.gan.helpers import is_equal, train_run
+from tests.pipeline.gan.helpers import CPU, TINY, is_equal, train_run
 
 STATE = {"networks": {"g": torch.arange(40.0), "d": {"weight": torch.ones(9, dtype=torch.bfloat16)}}}
 
@@ -36,6 +37,15 @@ def test_the_newest_checkpoints_are_kept(tmp_path):
     assert steps == [100, 1000]
     state = checkpoint.load(checkpoint.checkpoint_path(tmp_path, 1000))
     assert (state["step"], state["networks"]["g"].tolist()) == (1000, [1000, 1000])
+
+
+def test_a_loaded_state_is_saved_as_the_same_bytes(tmp_path):
+    trainer, resumed = (GanTrainer(TINY, CPU) for _ in range(2))
+    trainer.step(0, torch.zeros(TINY.batch_size, 32, 32, 3, dtype=torch.uint8))
+    path = checkpoint.save(tmp_path, 1, {"networks": trainer.state()}, keep=1)
+    content = path.read_bytes()
+    resumed.load(checkpoint.load(path)["networks"])
+    assert checkpoint.save(tmp_path, 1, {"networks": resumed.state()}, keep=1).read_bytes() == content
 
 
 @pytest.mark.parametrize("damage", ["cut", "foreign", "pickle", "format", "flipped"])

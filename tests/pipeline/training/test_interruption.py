@@ -1,15 +1,12 @@
 """Trainings in processes of their own: killed, stopped by a signal, and shared by two ranks."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import polars as pl
-import torch
 from click.testing import CliRunner
 
 from pipeline.cli.main import main
@@ -20,57 +17,45 @@ from pipeline.training.run_directory import read_run
 from pipeline.training.signals import StopSignals
 from shards.workspace import Workspace
 from tests.pipeline.gan.helpers import is_equal, run_weights, train_run, wait_for_checkpoint
+from tests.ranks import finish_ranks, start_ranks
 
 OPTIONS = replace(PRESETS["sketch"], image_size=32, width_g=8, width_d=8, batch_size=16)
 WORDS = "--preset sketch --image-size 32 --width-g 8 --width-d 8 --batch-size 16 --save-every-epoch 1"  # the same
 
 
-def train_command(workspace: Workspace, run: str, steps: int) -> list[str]:
-    words = f"train --out {workspace.root} --run {run} --steps {steps} {WORDS}"
-    return [sys.executable, "-m", "pipeline.cli", *words.split()]
-
-
-def same_threads() -> dict[str, str]:
-    """The environment of a process that rounds as this one does."""
-    return os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-
-
-def torchrun(*words: str) -> list[str]:
-    # "--": otherwise torchrun takes our --run for an abbreviation of one of its own options
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--", *words]
+def train_words(workspace: Workspace, run: str, steps: int) -> list[str]:
+    return f"train --out {workspace.root} --run {run} --steps {steps} {WORDS}".split()
 
 
 def saved_step(workspace: Workspace, run: str) -> int:
     return checkpoint.checkpoint_step(checkpoint.list_checkpoints(workspace.run(run).checkpoints)[-1])
 
 
-def test_a_killed_run_resumes_to_the_same_weights(workspace):
+def test_a_killed_run_resumes_to_the_same_weights(workspace, torch_server, tmp_path):
     train_run(workspace, 120, OPTIONS, run="uninterrupted")
-    process = subprocess.Popen(train_command(workspace, "killed", 120), env=same_threads())
+    (process,) = start_ranks(train_words(workspace, "killed", 120), tmp_path / "log", count=1)
     wait_for_checkpoint(workspace.run("killed").checkpoints, process)
-    assert process.poll() is None
+    assert process.is_alive()
     process.kill()
-    process.wait()
+    process.join()
     assert saved_step(workspace, "killed") < 120
     assert not train_run(workspace, 120, OPTIONS, run="killed").unchanged
     assert is_equal(run_weights(workspace, "uninterrupted", 120), run_weights(workspace, "killed", 120))
 
 
-def test_two_ranks_train_one_network_and_resume_after_a_kill_to_the_same_weights(workspace):
-    killed = [*train_command(workspace, "killed", 120)[2:], "--feed", "streaming"]
-    process = subprocess.Popen(torchrun(*killed), start_new_session=True, stderr=subprocess.DEVNULL)
-    wait_for_checkpoint(workspace.run("killed").checkpoints, process)
-    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()  # in sessions of their own
-    for number in (process.pid, *map(int, workers)):
-        os.kill(number, signal.SIGKILL)
-    process.wait()
-    assert saved_step(workspace, "killed") < 120
+def test_two_ranks_train_one_network_and_resume_after_a_kill_to_the_same_weights(workspace, torch_server, tmp_path):
+    killed = [*train_words(workspace, "killed", 120), "--feed", "streaming"]
     # the two runs also have different feeds
-    uninterrupted = [*train_command(workspace, "uninterrupted", 120)[2:], "--feed", "resident"]
-    commands = json.dumps([killed[1:], uninterrupted[1:]])
-    done = subprocess.run(torchrun("tests.torchrun_commands", commands), capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("trained 120 steps") == 2  # one process a command prints
+    uninterrupted = [*train_words(workspace, "uninterrupted", 120), "--feed", "resident"]
+    ranks = start_ranks(killed, tmp_path / "log")
+    wait_for_checkpoint(workspace.run("killed").checkpoints, ranks[0])
+    for process in ranks:
+        process.kill()
+        process.join()
+    assert saved_step(workspace, "killed") < 120
+    for name, words in {"killed": killed, "uninterrupted": uninterrupted}.items():
+        printed = finish_ranks(words, tmp_path / name)
+        assert printed.count("trained 120 steps") == 1  # one process prints
     assert is_equal(run_weights(workspace, "uninterrupted", 120), run_weights(workspace, "killed", 120))
     assert pl.read_parquet(workspace.run("uninterrupted").steps)["images"].to_list()[-1] == 120 * 16
     # another number of processes resumes what two have trained
@@ -79,12 +64,13 @@ def test_two_ranks_train_one_network_and_resume_after_a_kill_to_the_same_weights
     assert saved_step(workspace, "uninterrupted") == 135
 
 
-def test_sigterm_saves_and_exits_with_its_own_code(workspace):
-    process = subprocess.Popen(train_command(workspace, "stopped", 100_000), stderr=subprocess.PIPE, text=True)
+def test_sigterm_saves_and_exits_with_its_own_code(workspace, torch_server, tmp_path):
+    (process,) = start_ranks(train_words(workspace, "stopped", 100_000), tmp_path / "log", count=1)
     wait_for_checkpoint(workspace.run("stopped").checkpoints, process)
     os.kill(process.pid, signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 75
+    process.join()
+    errors = (tmp_path / "log").read_text()
+    assert process.exitcode == 75
     assert "Progress is saved; rerun the same command to resume." in errors
     assert "Traceback" not in errors
     assert read_run(workspace.run("stopped")).status == "stopped"
@@ -103,8 +89,10 @@ def test_signals_only_request_an_end_and_handlers_are_restored():
 
 
 def test_an_error_of_all_ranks_is_printed_once(tmp_path):
-    words = train_command(Workspace(tmp_path), "never", 3)[2:]
-    done = subprocess.run(torchrun(*words), capture_output=True, text=True)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    # "--": otherwise torchrun takes our --run for an abbreviation of one of its own options
+    words = ["-m", "--", "pipeline.cli", *train_words(Workspace(tmp_path), "never", 3)]
+    done = subprocess.run([*torchrun, *words], capture_output=True, text=True)
     assert done.returncode != 0
     assert done.stderr.count("Error: no finished shards in ") == 1
     assert not list(tmp_path.iterdir())
@@ -116,7 +104,7 @@ def test_a_second_training_is_refused_while_one_trains(workspace, monkeypatch):
     def train_again(trainer, number, *batch):
         if number == 0:
             for more in ((), ("--force",)):
-                words = [*train_command(workspace, "mine", 2)[3:], *more]
+                words = [*train_words(workspace, "mine", 2), *more]
                 refused.append(CliRunner().invoke(main, words))
         return step(trainer, number, *batch)
 
