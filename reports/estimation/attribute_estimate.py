@@ -196,12 +196,15 @@ class AttributeEstimate:
         `no labels`: no face has a label; `disagree`: the raw and the corrected estimate contradict each other, or their
         verdicts differ and the labeller's confidence has shifted; `calibration`: no number of samples is enough,
         because there are too few annotated images; `few`: there are too few faces; `labels`: people labelled too few of
-        them.
+        them; `raters`: no number of labels is enough, because the raters see different classes.
         """
         if self.verdicts[group] != "inconclusive":
             return None
-        if self.best_estimate == "audited":
-            return "few" if self.has_finite_ratios(group) and self.labels_needed(group) is None else "labels"
+        if self.audited and self.best_estimate == "audited":
+            if not self.has_finite_ratios(group) or self.labels_needed(group) is not None:
+                return "labels"
+            generated = self.audited.generated
+            return "raters" if 2 * generated.rater_variance[group] > generated.other_variance[group] else "few"
         if not self.counts.count.sum() or not self.counts.reference.sum():
             return "no labels"
         if self.estimates_disagree(group):

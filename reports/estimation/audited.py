@@ -19,6 +19,7 @@ from reports.estimation.estimate_rows import Rows, finite_or_none, rows_from_col
 from shards.attributes import UNSURE
 
 AUDIT_SEED = 4  # of the bootstrap of people's labels
+SIDE_SEEDS = {"generated": AUDIT_SEED, "train": 5}  # the errors of the sides are independent
 
 
 def add_audit(estimate: AttributeEstimate, audit: Audit) -> AttributeEstimate:
@@ -33,7 +34,7 @@ def add_audit(estimate: AttributeEstimate, audit: Audit) -> AttributeEstimate:
 
 def estimate_side(audit: Audit, source: str, faces: AuditedFaces) -> AuditEstimate:
     """The shares of one side; with the intervals of a confidence sequence if the plan was extended."""
-    estimate = estimate_audit(faces, seed=AUDIT_SEED)
+    estimate = estimate_audit(faces, seed=SIDE_SEEDS[source])
     return widen_audit(estimate, planned=audit.first[source]) if audit.is_extended else estimate
 
 
