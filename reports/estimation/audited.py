@@ -48,7 +48,7 @@ def audited_reference(estimate: AttributeEstimate, audit: Audit) -> ReferenceSha
     faces = audit.faces.get(("train", counts.attribute))
     if faces is not None and faces.classes == len(counts.groups):
         shares = estimate_side(audit, "train", faces).powered
-        return ReferenceShares(shares.shares, shares.bootstrap_shares)
+        return ReferenceShares(shares.shares, shares.bootstrap_shares, audited=shares)
     if counts.is_fully_annotated and counts.annotated.sum():
         return annotated_reference(counts)
     return estimate.corrected.reference if estimate.corrected else None

@@ -1,5 +1,6 @@
 """People's answers in the estimates of a run: which shares decide, what they are made of, and what SQL shows."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 
 import sql
 from reports.estimation import estimates
+from reports.estimation.attribute_estimate import AuditedSides, ReferenceShares, audited_ratios
 from reports.estimation.audit.read import Audit
+from reports.estimation.audit.shares import estimate_audit
 from reports.estimation.audited import estimate_side
 from shards.audit import AuditPlan
 from shards.audit_tables import RATING_COLUMNS, read_plan_table
@@ -160,6 +163,18 @@ def test_the_errors_of_both_sides_are_independent():
     sides = [estimate_side(audit_of_both, source, faces).powered for source in ("generated", "train")]
     errors = [side.bootstrap_shares[:, 0] for side in sides]
     assert abs(np.corrcoef(errors)[0, 1]) < 0.1
+
+
+def test_a_class_that_people_saw_on_no_training_image_may_have_been_missed():
+    counts = [2900, 100, 0]
+    seen, unseen = (audited_faces([0] * (150 - n) + [1] * n, [0] * 150, counts=counts) for n in (4, 0))
+    generated, train = (estimate_audit(faces, seed=seed) for seed, faces in enumerate((seen, unseen)))
+    shares = train.powered
+    exact = ReferenceShares(shares.shares, shares.bootstrap_shares)
+    reference = replace(exact, audited=shares)
+    assert reference.interval()[1][1] > 0.01
+    low, lower = (audited_ratios(AuditedSides(generated, item)).low[1] for item in (exact, reference))
+    assert lower < 1 < low
 
 
 def test_raters_who_disagree_are_the_reason(tmp_path):
