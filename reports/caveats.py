@@ -85,9 +85,14 @@ def labelling_warnings(labelling: LabelledSides | None, *, annotated: bool, is_f
     return found
 
 
-def shift_warnings(shifts: pl.DataFrame, attributes: AttributeTable) -> list[str]:
-    """Warn where the labeller's confidence differs between samples and photographs by more than chance explains."""
-    shifted = shifts.filter(pl.col("statistic") > pl.col("floor"))
+def shift_warnings(
+    shifts: pl.DataFrame, attributes: AttributeTable, *, audited: Collection[str] = frozenset()
+) -> list[str]:
+    """Warn where the labeller's confidence differs between samples and photographs by more than chance explains.
+
+    The verdicts on `audited` attributes rest on people's labels, whatever the labeller's errors are.
+    """
+    shifted = shifts.filter(pl.col("statistic") > pl.col("floor"), ~pl.col("attribute").is_in(list(audited)))
     if shifted.is_empty():
         return []
     values = conjunction(

@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 
 from reports.formats import conjunction, percent, ratio, short
-from reports.verdict import Verdict
+from reports.verdict import Verdict, is_absent
 from shards.attributes import Attribute, AttributeTable
 
 DIFFERENT = ("over", "under")
@@ -69,7 +69,7 @@ def attribute_sentence(attribute: Attribute, rows: pl.DataFrame) -> str:
     def phrase(row: dict[str, Any]) -> str:
         faces = words.get(row["group"], short(row["group"], 40))
         shares = f"({percent(row['share'])}, {baseline} {percent(row['reference'])})"
-        if row["ratio"] is None or not row["count"]:
+        if row["ratio"] is None or is_absent(row):
             return f"{faces} {shares}"
         return f"{ratio(row['ratio']).removeprefix('×')} times as many {faces} {shares}"
 

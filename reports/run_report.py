@@ -159,7 +159,11 @@ def gather_run(
         verdict=answer,
         verdict_counts=dict(headline["verdict"].drop_nulls().value_counts().iter_rows()),
         warnings=warnings(documents, labelling, annotated=bool(matrices), is_foreign=is_foreign)
-        + shift_warnings(sql.ask(connection, "confidence_shift", run=run), attributes)
+        + shift_warnings(
+            sql.ask(connection, "confidence_shift", run=run),
+            attributes,
+            audited=set(estimates.filter(best_estimate="audited")["attribute"]),
+        )
         + requests,
         labelling=labelling,
         is_constant=is_constant,

@@ -10,7 +10,11 @@ from reports.formats import conjunction, percent, ratio, short
 from shards.attributes import Attribute, AttributeTable
 
 CHANGED = ("amplified", "reduced")
-MISSING = {"calibration": "annotated images", "labels": "human labels"}  # reason -> what there is too little of
+MISSING = {
+    "calibration": "annotated images",
+    "labels": "human labels",
+    "raters": "raters who agree",
+}  # reason -> what there is too little of
 
 
 @dataclass(kw_only=True)
@@ -84,15 +88,18 @@ def audit_sentence(rows: pl.DataFrame, attributes: AttributeTable) -> str | None
 def undecided_sentence(rows: pl.DataFrame) -> str:
     """How many groups have no verdict, and for how many of them more samples would not help."""
     total, is_undecided = len(rows), rows["verdict"] == "inconclusive"
-    limited, unlabelled = (
-        int((is_undecided & (rows["inconclusive_reason"] == reason)).sum()) for reason in ("calibration", "labels")
+    limited, unlabelled, disputed = (
+        int((is_undecided & (rows["inconclusive_reason"] == reason)).sum())
+        for reason in ("calibration", "labels", "raters")
     )
-    rare = int(is_undecided.sum()) - limited - unlabelled
+    rare = int(is_undecided.sum()) - limited - unlabelled - disputed
     sentence = f"{rare or 'None'} of {total} groups {'is' if rare <= 1 else 'are'} too rare for a verdict."
     if limited:
         sentence += f" For {limited}, there are too few annotated images: more samples would not be enough."
     if unlabelled:
         sentence += f" For {unlabelled}, people have labelled too few samples."
+    if disputed:
+        sentence += f" For {disputed}, the people who labelled the samples disagree too much."
     return sentence
 
 
@@ -165,13 +172,20 @@ def effect_size(row: dict[str, Any]) -> float:
     return abs(math.log(max(row["ratio"] or 0.01, 0.01)))
 
 
+def is_absent(row: dict[str, Any]) -> bool:
+    """Whether no sample is of a row's group: by people's labels where these decide, by the labeller's otherwise."""
+    if "audited" in (row.get("best_estimate"), row.get("estimate")):
+        return not row.get("best_share", row["share"])
+    return not row["count"]
+
+
 def both_shares(row: dict[str, Any]) -> str:
     return f"({percent(row['share'])}, training {percent(row['reference'])})"
 
 
 def change_phrase(row: dict[str, Any], faces: str) -> str:
     """How much more or less often a group is generated; `faces` are its faces in a sentence."""
-    if not row["count"]:
+    if is_absent(row):
         return f"no {faces} at all {both_shares(row)}"
     if row["ratio"] is None:
         return f"{faces}, absent from its training data {both_shares(row)}"

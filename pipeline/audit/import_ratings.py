@@ -2,6 +2,7 @@
 
 import csv
 import io
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -98,8 +99,8 @@ def replaced_raters(new_answers: Sequence[Answers], raters: Mapping[str, RaterFi
 
 
 def same_person(rater: str) -> str:
-    """A rater's name as it is compared: regardless of capitals."""
-    return rater.casefold()
+    """A rater's name as it is compared: regardless of capitals and spaces, and of how accents are encoded."""
+    return " ".join(unicodedata.normalize("NFC", rater).casefold().split())
 
 
 def is_imported(answers: Answers, raters: dict[str, RaterFile]) -> bool:
@@ -117,19 +118,14 @@ def read_answers(path: Path) -> Answers:
     except FileNotFoundError as error:
         raise FairfaceError(f"{path}: there is no such file") from error
     try:
-        rows = list(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True))
+        rows = read_rows(path, content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise FairfaceError(f"{path} is not a CSV in UTF-8: import the file as it was saved from the page") from error
     except csv.Error as error:
         raise FairfaceError(f"{path} can't be read as CSV ({error}): it was cut off or changed") from error
-    if not rows or tuple(rows[0]) != ANSWER_COLUMNS:
-        raise FairfaceError(f"{path} is not a file of answers: its columns must be {', '.join(ANSWER_COLUMNS)}")
-    if len(rows) == 1:
+    if not rows:
         raise FairfaceError(f"{path} has no answers")
-    for number, row in enumerate(rows[1:], 2):
-        if len(row) != len(ANSWER_COLUMNS):
-            raise FairfaceError(f"{path}: row {number} has {len(row)} cells: the file was cut off or changed")
-    table = unescape_formulas(pl.DataFrame(rows[1:], schema=dict.fromkeys(ANSWER_COLUMNS, pl.String), orient="row"))
+    table = unescape_formulas(pl.DataFrame(rows, schema=dict.fromkeys(ANSWER_COLUMNS, pl.String), orient="row"))
     for name in ("plan", "run", "rater", "answers"):
         if table[name].n_unique() > 1:
             raise FairfaceError(f"{path} has more than one value of {name}: import each rater's file on its own")
@@ -139,6 +135,19 @@ def read_answers(path: Path) -> Answers:
     if not rater.strip() or len(rater) > MAX_RATER or not rater.isprintable():
         raise FairfaceError(f"{path}: {rater[:MAX_RATER]!r} is not the name of a rater")
     return Answers(path, sha256(content).hexdigest(), table["plan"][0], table["run"][0], rater, table)
+
+
+def read_rows(path: Path, text: str) -> list[list[str]]:
+    """The rows of a rater's CSV below its header. Raises FairfaceError for the first that has other columns."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    if tuple(next(reader, ())) != ANSWER_COLUMNS:
+        raise FairfaceError(f"{path} is not a file of answers: its columns must be {', '.join(ANSWER_COLUMNS)}")
+    rows = []
+    for number, row in enumerate(reader, 2):
+        if len(row) != len(ANSWER_COLUMNS):
+            raise FairfaceError(f"{path}: row {number} has {len(row)} cells: the file was cut off or changed")
+        rows.append(row)
+    return rows
 
 
 def match_answers(answers: Answers, plan: AuditPlan, faces: pl.DataFrame) -> pl.DataFrame:

@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from reports.estimation.audit.forecast import labels_needed
-from reports.estimation.audit.shares import AuditEstimate
+from reports.estimation.audit.shares import AuditEstimate, SharesEstimate
 from reports.estimation.correction import (
     MAX_CONDITION,
     REPLICATES,
@@ -68,13 +68,16 @@ class AttributeCounts:
 
 @dataclass(frozen=True)
 class ReferenceShares:
-    """The shares that corrected shares are compared with, and bootstrap replicates of them."""
+    """The shares that corrected or audited shares are compared with, and bootstrap replicates of them."""
 
     shares: np.ndarray  # [K]
     bootstrap_shares: np.ndarray  # [replicates, K]
+    audited: SharesEstimate | None = None  # of shares by people's labels: with the faces that they may have missed
 
     def interval(self) -> tuple[np.ndarray, np.ndarray]:
         """95 % percentiles of the replicates, [K] each."""
+        if self.audited:
+            return self.audited.interval()
         low, high = np.quantile(self.bootstrap_shares, [0.025, 0.975], axis=0)
         return low, high
 
@@ -195,12 +198,15 @@ class AttributeEstimate:
         `no labels`: no face has a label; `disagree`: the raw and the corrected estimate contradict each other, or their
         verdicts differ and the labeller's confidence has shifted; `calibration`: no number of samples is enough,
         because there are too few annotated images; `few`: there are too few faces; `labels`: people labelled too few of
-        them.
+        them; `raters`: no number of labels is enough, because the raters see different classes.
         """
         if self.verdicts[group] != "inconclusive":
             return None
-        if self.best_estimate == "audited":
-            return "few" if self.has_finite_ratios(group) and self.labels_needed(group) is None else "labels"
+        if self.audited and self.best_estimate == "audited":
+            if not self.has_finite_ratios(group) or self.labels_needed(group) is not None:
+                return "labels"
+            generated = self.audited.generated
+            return "raters" if 2 * generated.rater_variance[group] > generated.other_variance[group] else "few"
         if not self.counts.count.sum() or not self.counts.reference.sum():
             return "no labels"
         if self.estimates_disagree(group):
@@ -304,9 +310,15 @@ def audited_ratios(audited: AuditedSides) -> Ratios:
         )
     ratio = divide(generated.shares, reference.shares)
     smallest = 0.5 / max(len(audited.generated.faces.ratings), 1)  # for an absent group: keeps the ratio finite
-    replicates = np.resize(reference.bootstrap_shares, generated.bootstrap_shares.shape)
-    low = np.quantile(generated.low_shares / np.maximum(replicates, smallest), 0.025, axis=0)
-    high = np.quantile(generated.high_shares / np.maximum(replicates, smallest), 0.975, axis=0)
+    of_reference = reference.audited
+    lowest, highest = (
+        np.maximum(np.resize(replicates, generated.bootstrap_shares.shape), smallest)
+        for replicates in (
+            (of_reference.low_shares, of_reference.high_shares) if of_reference else (reference.bootstrap_shares,) * 2
+        )
+    )
+    low = np.quantile(generated.low_shares / highest, 0.025, axis=0)
+    high = np.quantile(generated.high_shares / lowest, 0.975, axis=0)
     variance = generated.bootstrap_shares.var(0) + reference.bootstrap_shares.var(0)
     p = two_sided_p(generated.shares - reference.shares, variance)
     return Ratios(ratio, np.fmin(low, ratio), np.fmax(high, ratio), ratio, p)

@@ -19,6 +19,7 @@ from reports.estimation.estimate_rows import Rows, finite_or_none, rows_from_col
 from shards.attributes import UNSURE
 
 AUDIT_SEED = 4  # of the bootstrap of people's labels
+SIDE_SEEDS = {"generated": AUDIT_SEED, "train": 5}  # the errors of the sides are independent
 
 
 def add_audit(estimate: AttributeEstimate, audit: Audit) -> AttributeEstimate:
@@ -33,7 +34,7 @@ def add_audit(estimate: AttributeEstimate, audit: Audit) -> AttributeEstimate:
 
 def estimate_side(audit: Audit, source: str, faces: AuditedFaces) -> AuditEstimate:
     """The shares of one side; with the intervals of a confidence sequence if people looked more than once."""
-    estimate = estimate_audit(faces, seed=AUDIT_SEED)
+    estimate = estimate_audit(faces, seed=SIDE_SEEDS[source])
     return widen_audit(estimate, planned=audit.first[source]) if audit.looks > 1 else estimate
 
 
@@ -47,7 +48,7 @@ def audited_reference(estimate: AttributeEstimate, audit: Audit) -> ReferenceSha
     faces = audit.faces.get(("train", counts.attribute))
     if faces is not None and faces.classes == len(counts.groups):
         shares = estimate_side(audit, "train", faces).powered
-        return ReferenceShares(shares.shares, shares.bootstrap_shares)
+        return ReferenceShares(shares.shares, shares.bootstrap_shares, audited=shares)
     if counts.is_fully_annotated and counts.annotated.sum():
         return annotated_reference(counts)
     return estimate.corrected.reference if estimate.corrected else None

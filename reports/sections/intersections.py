@@ -7,6 +7,7 @@ from typing import Any
 from reports.formats import percent, ratio, short
 from reports.run_report import RunReport
 from reports.sections.table import expanded
+from reports.verdict import is_absent
 from shards.attributes import Attribute, AttributeTable
 
 UNEXPECTED_CELLS = 20  # of groups that the cross does not have, that are listed at most
@@ -82,7 +83,7 @@ def intersection(
 def intersection_cell(row: dict[str, Any]) -> IntersectionCell:
     """One cell, from its row of `estimates`."""
     return IntersectionCell(
-        share=percent(row["best_share"]) if row["count"] else None,
+        share=None if is_absent(row) else percent(row["best_share"]),
         reference=percent(row["best_reference"]),
         ratio="?" if row["verdict"] == "inconclusive" else ratio(row["ratio"]),
         verdict=row["verdict"],

@@ -14,6 +14,7 @@ REASONS = {
     "disagree": "raw and corrected disagree",
     "no labels": "no labels",
     "labels": "too few human labels",
+    "raters": "raters disagree",
 }
 USED = "▸ "  # in front of the estimate that determines ratio and verdict
 

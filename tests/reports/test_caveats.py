@@ -2,9 +2,14 @@
 
 from dataclasses import replace
 
+import polars as pl
+
 from reports import caveats
+from shards.attributes import built_in_attributes
 from shards.documents import write_document
 from tests.reports.fake_workspace import edit_config, page_text, run_config, samples_document
+
+ATTRIBUTES = built_in_attributes()
 
 
 def test_requested_classes_are_named_and_not_attributed_to_the_generator(world):
@@ -34,3 +39,12 @@ def test_a_run_that_continued_on_other_data_says_so(world):
     out = world()
     edit_config(out, previous_data=[replace(run_config("first").data, root="/older")])
     assert "The run began on other images (/older)" in page_text(out)
+
+
+def test_a_shift_is_a_warning_only_where_the_labeller_decides():
+    shifts = pl.DataFrame({"attribute": ["gender", "age"], "statistic": 0.3, "floor": 0.1})
+    shifts = shifts.with_columns(confidence_generated=0.9, confidence_held_out=0.8)
+    (warning,) = caveats.shift_warnings(shifts, ATTRIBUTES, audited={"gender"})
+    assert "age 90.0 % instead of 80.0 %" in warning
+    assert "gender" not in warning
+    assert caveats.shift_warnings(shifts, ATTRIBUTES, audited={"gender", "age"}) == []

@@ -104,6 +104,29 @@ def test_groups_of_which_people_labelled_too_few_are_counted_separately():
     )
 
 
+def test_groups_that_people_disagree_on_are_counted_separately():
+    reasons = {"verdict": ["inconclusive"] * 3, "inconclusive_reason": ["few", "raters", "raters"]}
+    assert verdict.undecided_sentence(pl.DataFrame(reasons)) == (
+        "1 of 3 groups is too rare for a verdict. For 2, the people who labelled the samples disagree too much."
+    )
+    groups = [row(name, 0.5, 0.6, "inconclusive") | {"inconclusive_reason": "raters"} for name in ("female", "male")]
+    sentence = verdict.attribute_sentence(ATTRIBUTES["gender"], pl.DataFrame(groups))
+    assert sentence == "There are too few raters who agree to decide whether it preserves the gender balance."
+
+
+@pytest.mark.parametrize(
+    ("share", "count", "phrase"),
+    [(0.2, 0, "0.40 times as many women (20 %, training 50 %)"), (0.0, 9, "no women at all (0 %, training 50 %)")],
+)
+def test_whether_a_group_is_absent_is_what_people_see_where_they_labelled(share, count, phrase):
+    women = estimate("female", share, "reduced", unaudited="reduced") | {"count": count}
+    sentence = verdict.attribute_sentence(ATTRIBUTES["gender"], pl.DataFrame([women]))
+    assert phrase in sentence
+    assert not verdict.is_absent(women | {"best_share": 0.2})
+    of_reference = {"estimate": "audited", "share": share, "count": count}
+    assert verdict.is_absent(of_reference) == (share == 0)
+
+
 def test_groups_that_more_samples_cannot_decide_are_counted_separately():
     reasons = {
         "verdict": ["inconclusive"] * 3 + ["preserved"],

@@ -7,6 +7,7 @@ from reports.estimation.correction import estimate_matrix, solve_shares
 from reports.estimation.intervals import Z, wilson
 
 POWER = 0.8  # how often the labels that are said to settle a verdict do so, in simulation
+UNSEEN_LIMIT = 2.512  # 97.5 % point of a gamma distribution with parameter UNSEEN_FACES: faces that may be missed
 STEP = 1.15  # ratio of two numbers of labels that are tried
 
 
@@ -23,7 +24,8 @@ def expected_width(
     `labels`, int [N], are the labeller's labels of all faces, `classes` for unsure; `strata`, int [N], and
     `probability`, float64 [N], in (0, 1], are those of a plan. `confusion`, [K, L], counts annotated photographs by
     class and label, L = K + 1 with unsure ones: the labeller is expected to make the same errors on the faces. Without
-    it nothing is expected of the labels: the width is that of human labels alone.
+    it nothing is expected of the labels: the width is that of human labels alone. It is never smaller than that of a
+    class that no rater sees.
 
     Each rater is expected to be able to tell every face, and all to agree.
     """
@@ -49,7 +51,8 @@ def expected_width(
     total = of_y - 2 * tuned * both + tuned**2 * of_f + shares * (1 - shares) / len(labels)
     effective = np.maximum(shares * (1 - shares), 1e-9) / np.maximum(total, 1e-12)
     low, high = wilson(shares * effective, effective)
-    return high - low
+    unseen = UNSEEN_LIMIT / (chance.min() * len(labels))
+    return np.minimum(np.maximum(high - low, unseen), 1)
 
 
 def likely_classes(labels: np.ndarray, *, classes: int, confusion: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

@@ -21,6 +21,7 @@ from reports.estimation.correction import project_to_simplex
 REPLICATES = 1000  # of the bootstrap
 LEAST_FACES = 4  # with a class, of a stratum; one with fewer is merged with the next, as its variance is unknown
 NO_ANSWER = -1  # in the ratings
+ROUNDING = 1e-12  # below which a share is 0
 # Faces of each class that may have been missed. One half makes the interval of a simple random sample Jeffreys', which
 # has a width even where no face, or every face, was seen in a class. Brown, Cai and DasGupta, Statist. Sci. 16 (2001)
 # 101-133; with the largest weight, as in Fay and Feuer, Statist. Med. 16 (1997) 791-801.
@@ -129,6 +130,7 @@ class AuditEstimate:
     tuned_weight: np.ndarray  # of the labeller's labels, by class, in [0, 1], [K]
     label_variance: np.ndarray  # of the shares by PPI++: the part that more labels reduce, [K]
     other_variance: np.ndarray  # the part due to samples and raters, [K]
+    rater_variance: np.ndarray  # the part of it due to raters, [K]
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """The shares if all faces that raters can't tell the class of were of other classes, or all of this one."""
@@ -183,16 +185,19 @@ def estimate_audit(faces: AuditedFaces, *, seed: int, replicates: int = REPLICAT
     replicated = shift_logits(bootstrap_human + of_samples, of_raters, shares=human)
     alone = with_unseen(human, replicated, unseen=unseen, missed=missed)
     tuned = tune_weight(sample, y, f)
-    for _ in range(2):
+    while True:
         matrix = share_matrix(sample, y, f, tuned=tuned)
         shares = project_to_simplex(human + matrix @ (all_labels - sampled_labels))
+        shares = np.where(shares < ROUNDING, 0, shares)  # of the sums
         of_labels = bootstrap_human + (all_labels - bootstrap_labels) @ matrix.T
         replicated = shift_logits(of_labels + of_samples, of_raters, shares=shares)
         powered = with_unseen(shares, replicated, unseen=unseen, missed=tuned + missed)
-        if not (is_wider := powered.width() > alone.width()).any():
+        is_useless = (powered.width() > alone.width()) & (tuned > 0)  # as a weight from a few faces may be
+        if not is_useless.any():
             break
-        tuned = np.where(is_wider, 0, tuned)  # a weight from a few faces may be of no use
-    return AuditEstimate(faces, alone, powered, tuned, of_labels.var(0), of_samples.var(0) + of_raters.var(0))
+        tuned = np.where(is_useless, 0, tuned)
+    other = of_samples.var(0) + of_raters.var(0)
+    return AuditEstimate(faces, alone, powered, tuned, of_labels.var(0), other, of_raters.var(0))
 
 
 def weigh_faces(faces: AuditedFaces) -> _Sample:

@@ -109,9 +109,10 @@ def test_other_answers_of_a_rater_need_replace(out, tmp_path):
     assert {name: (file.name, file.answers) for name, file in document.raters.items()} == {"ANN": ("more.csv", 80)}
 
 
-def test_two_files_of_one_rater_are_refused(out, tmp_path):
-    files = [write(tmp_path / "a.csv", out, "Ann"), write(tmp_path / "b.csv", out, "ann", faces=range(20))]
-    assert "is of ann as well" in error_line("audit", "import", "--out", out, *files)
+@pytest.mark.parametrize(("name", "other"), [("Ann", "ann"), ("Ann", "Ann "), ("Zoë B", "Zoe\u0308  b")])
+def test_two_files_of_one_rater_are_refused(out, tmp_path, name, other):
+    files = [write(tmp_path / "a.csv", out, name), write(tmp_path / "b.csv", out, other, faces=range(20))]
+    assert "as well: import only one of them" in error_line("audit", "import", "--out", out, *files)
     assert ratings(out).is_empty()
 
 

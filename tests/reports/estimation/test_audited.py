@@ -1,17 +1,25 @@
 """People's answers in the estimates of a run: which shares decide, what they are made of, and what SQL shows."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import polars as pl
 import pytest
 
 import sql
 from reports.estimation import estimates
+from reports.estimation.attribute_estimate import AuditedSides, ReferenceShares, audited_ratios
+from reports.estimation.audit.read import Audit
+from reports.estimation.audit.shares import estimate_audit
+from reports.estimation.audited import estimate_side
 from shards.audit import AuditPlan
 from shards.audit_tables import RATING_COLUMNS, read_plan_table
 from shards.documents import read_document
 from shards.workspace import Workspace
 from tests.pipeline.audit.helpers import answers_csv
 from tests.pipeline.cli.helpers import error_line, fairface
+from tests.reports.estimation.audit.faces import audited_faces
 from tests.reports.fake_workspace import edit_config, make, page_text, replace_table
 
 
@@ -146,6 +154,37 @@ def test_training_images_are_audited_where_they_are_not_annotated(tmp_path):
     assert set(gender["best_estimate"]) == {"audited"}
     assert (gender["best_reference_low"] < gender["best_reference"]).all()
     assert gender["best_reference"].sum() == pytest.approx(1)
+
+
+def test_the_errors_of_both_sides_are_independent():
+    counts = [1500, 1500, 0]
+    faces = audited_faces([0, 1] * 75, ([0, 1] * 75)[:140] + [0] * 10, counts=counts)
+    audit_of_both = Audit(SimpleNamespace(labels=[300]), {}, {})
+    sides = [estimate_side(audit_of_both, source, faces).powered for source in ("generated", "train")]
+    errors = [side.bootstrap_shares[:, 0] for side in sides]
+    assert abs(np.corrcoef(errors)[0, 1]) < 0.1
+
+
+def test_a_class_that_people_saw_on_no_training_image_may_have_been_missed():
+    counts = [2900, 100, 0]
+    seen, unseen = (audited_faces([0] * (150 - n) + [1] * n, [0] * 150, counts=counts) for n in (4, 0))
+    generated, train = (estimate_audit(faces, seed=seed) for seed, faces in enumerate((seen, unseen)))
+    shares = train.powered
+    exact = ReferenceShares(shares.shares, shares.bootstrap_shares)
+    reference = replace(exact, audited=shares)
+    assert reference.interval()[1][1] > 0.01
+    low, lower = (audited_ratios(AuditedSides(generated, item)).low[1] for item in (exact, reference))
+    assert lower < 1 < low
+
+
+def test_raters_who_disagree_are_the_reason(tmp_path):
+    out = make(tmp_path / "out", n=800)
+    audit(out, "--labels", 200, "--attribute", "gender", raters="A")
+    for rater, group in (("B", "male"), ("C", "female")):
+        answer(out, raters=rater, see={"gender": lambda values, group=group: pl.repeat(group, len(values), eager=True)})
+    gender = of_attribute(tables(out)["estimates"], "gender")
+    assert set(gender["inconclusive_reason"]) == {"raters"}
+    assert "raters disagree" in page_text(out)
 
 
 def test_an_extended_plan_has_wider_intervals(tmp_path):

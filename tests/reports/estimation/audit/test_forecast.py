@@ -59,6 +59,14 @@ def test_without_photographs_the_width_is_that_of_human_labels_alone():
     assert (helped < 0.75 * width).all()
 
 
+def test_a_plan_without_a_face_of_a_class_has_the_width_of_an_unseen_class():
+    labels, strata, probability = np.zeros(2000, int), np.zeros(2000, int), np.full(2000, 0.05)
+    confusion = np.array([[1000, 0, 0], [0, 1000, 0]])
+    width = expected_width(labels, strata, classes=2, probability=probability, confusion=confusion)
+    faces = audited_faces(np.zeros(100, int), np.zeros(100, int), counts=[2000, 0, 0])
+    assert width == pytest.approx(estimate_audit(faces, seed=0).powered.width(), rel=0.15)
+
+
 def test_a_class_that_no_face_is_labelled_as_has_a_width():
     labels, probability = np.array([0] * 990 + [2] * 10), np.full(1000, 0.1)
     width = expected_width(labels, np.zeros(1000, int), classes=2, probability=probability)

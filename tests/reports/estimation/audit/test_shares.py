@@ -153,6 +153,30 @@ def test_raters_who_disagree_widen_the_intervals():
     assert widths[2] > 1.5 * widths[1]
 
 
+def test_rater_variance_is_that_between_raters():
+    rng = np.random.default_rng(1)
+    truth = rng.integers(0, 2, 400)
+    opposed = np.stack([truth, 1 - truth, np.zeros(400, int)], 1)
+    for ratings, is_larger in ((np.stack([truth] * 3, 1), False), (opposed, True)):
+        result = estimate_audit(audited_faces(ratings, truth, counts=[2000, 2000, 0]), seed=0)
+        assert ((result.rater_variance > result.other_variance / 2) == is_larger).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_labels_that_widen_the_interval_of_a_class_get_no_weight(seed):
+    rng = np.random.default_rng(seed)
+    truth, labels = rng.integers(0, 6, (2, 60))
+    labels = np.where(rng.random(60) < 0.3, truth, labels)
+    result = estimate_audit(audited_faces(truth, labels, counts=[200] * 6 + [0]), seed=0)
+    is_wider = result.powered.width() > result.human.width()
+    assert (result.tuned_weight[is_wider] == 0).all()
+
+
+def test_rounding_errors_are_not_shares():
+    faces = audited_faces(np.zeros(60, int), np.full(60, 2), counts=[0, 10, 1990, 0])
+    assert estimate_audit(faces, seed=0).powered.shares[1:].tolist() == [0, 0]
+
+
 def test_important_faces_count_more_and_others_not_at_all():
     faces = audited_faces([0] * 10 + [1] * 10 + [2] * 10, [0] * 30, counts=[500, 200, 0, 0])
     weighted = faces.weighted(np.repeat([3.0, 1.0, 0.0], 10))
