@@ -71,11 +71,10 @@ def gather_comparison(
 
 
 def common_estimates(pages: list[RunReport], attributes: Iterable[str]) -> dict[str, str]:
-    """attribute -> the estimate that all runs are compared by: audited if all use it; corrected if one uses it or was
+    """attribute -> the estimate that all runs are compared by.
 
-    audited, and all have it; else raw.
-
-    It is the choice of question `difference`, for all runs at once.
+    It is audited if all runs use it; corrected if one run uses it or is audited, and all have it; otherwise raw.
+    Question `difference` makes the same choice for two runs.
     """
     estimates: dict[str, str] = {}
     for attribute in attributes:

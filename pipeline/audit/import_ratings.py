@@ -46,9 +46,9 @@ class ImportResult:
 def import_ratings(
     workspace: Workspace, files: Sequence[Path], *, run: str | None = None, replace: bool = False
 ) -> ImportResult:
-    """Add the answers in raters' CSV files to those of a run, by default of the run that the files name.
+    """Add the answers in raters' CSV files to those of a run, by default the run named in the files.
 
-    A file that was imported before is passed over; other answers of a rater are replaced only with `replace`. Raises
+    A file that was imported before is skipped; earlier answers of a rater are replaced only with `replace`. Raises
     FairfaceError, and imports nothing, if one of the files is not a complete file of answers to the run's plan.
     """
     read = [read_answers(path) for path in files]
@@ -60,14 +60,14 @@ def import_ratings(
         old = read_ratings(folder.audit, plan)
         document = read_document(folder.audit.ratings_document, RatingsDocument)
         raters = dict(document.raters) if document else {}
-        known = {same_person(name): name for name in raters}
+        known = {rater_key(name): name for name in raters}
         new = [one for one in read if not is_imported(one, raters)]
         seen: dict[str, Path] = {}
         for one in new:
-            if other := seen.get(same_person(one.rater)):
+            if other := seen.get(rater_key(one.rater)):
                 raise FairfaceError(f"{one.path}: {other} has answers of {one.rater} as well: import only one of them")
-            seen[same_person(one.rater)] = one.path
-            if same_person(one.rater) in known and not replace:
+            seen[rater_key(one.rater)] = one.path
+            if rater_key(one.rater) in known and not replace:
                 raise FairfaceError(
                     f"{one.path}: other answers of {one.rater} were imported before: replace them with --replace"
                 )
@@ -88,8 +88,8 @@ def import_ratings(
     return ImportResult(plan, ratings, [one.rater for one in new])
 
 
-def same_person(rater: str) -> str:
-    """A rater's name as it is compared: regardless of capitals."""
+def rater_key(rater: str) -> str:
+    """The key of a rater's name; names that differ only in case are the same rater."""
     return rater.casefold()
 
 
@@ -123,7 +123,7 @@ def read_answers(path: Path) -> Answers:
     table = unescape_formulas(pl.DataFrame(rows[1:], schema=dict.fromkeys(ANSWER_COLUMNS, pl.String), orient="row"))
     for name in ("plan", "run", "rater", "answers"):
         if table[name].n_unique() > 1:
-            raise FairfaceError(f"{path} has more than one value of {name}: import each rater's file on its own")
+            raise FairfaceError(f"{path} has more than one value of {name}: import each rater's file separately")
     if (listed := table["answers"][0]) != str(len(table)):
         raise FairfaceError(f"{path} has {len(table):,} of {listed[:20]} answers: the file was cut off or changed")
     rater = table["rater"][0]
@@ -137,7 +137,7 @@ def match_answers(answers: Answers, plan: AuditPlan, faces: pl.DataFrame) -> pl.
     path, table = answers.path, answers.table
     if answers.plan != plan.id:
         raise FairfaceError(
-            f"{path} has answers about {answers.run}, plan {answers.plan[:20]}, and not to the present plan of run "
+            f"{path} has answers to plan {answers.plan[:20]} of run {answers.run}, not to the current plan of run "
             f"{plan.run} ({plan.id})"
         )
     numbers = {str(number): number for number in faces["face"]}
@@ -147,18 +147,19 @@ def match_answers(answers: Answers, plan: AuditPlan, faces: pl.DataFrame) -> pl.
     table = table.join(faces.select("face", "source", "key"), on="face", how="left", maintain_order="left")
     for name, source in table.select("attribute", "source").unique(maintain_order=True).iter_rows():
         if name not in plan.sides[source].attributes:
-            raise FairfaceError(f"{path}: {name[:80]!r} is not asked about {source} faces of this plan")
+            side = "training images" if source == "train" else "samples"
+            raise FairfaceError(f"{path}: the plan does not ask about {name[:80]!r} of {side}")
     for (name,), rows in table.group_by("attribute", maintain_order=True):
         classes = plan.classes[str(name)]
         if (unknown := first_other(rows["answer"], (*classes, CANNOT_TELL))) is not None:
             raise FairfaceError(f"{path}: {unknown!r} is not a valid {name}; choose from {', '.join(classes)}")
     twice = table.filter(table.select("face", "attribute").is_duplicated())
     if len(twice):
-        raise FairfaceError(f"{path} has two answers about face {twice['face'][0]}, {twice['attribute'][0]}")
+        raise FairfaceError(f"{path} has two answers for face {twice['face'][0]}, {twice['attribute'][0]}")
     group = pl.when(pl.col("answer") != CANNOT_TELL).then("answer").alias("group")
     return table.select("source", "key", "rater", "attribute", group, file=pl.lit(path.name)).select(*RATING_COLUMNS)
 
 
 def first_other(values: pl.Series, known: Sequence[str] | dict[str, int]) -> str | None:
-    """The first of the values that is not known, at most 80 characters of it; None if all are."""
+    """The first value that is not known, cut to 80 characters; None if all are known."""
     return next((value[:80] for value in values if value not in known), None)

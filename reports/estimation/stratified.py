@@ -43,10 +43,8 @@ class StratifiedCounts:
     """Calibration images and labels in the cross of an attribute, the first of the `names`, with its strata."""
 
     names: tuple[str, ...]
-    confusion: tuple[
-        np.ndarray, ...
-    ]  # of each of them: calibration images by all classes and its labels, [K.., K_i + 1]
-    labels: np.ndarray  # faces of one side by the labels of all of them, [K + 1..], the last of each for unsure ones
+    confusion: tuple[np.ndarray, ...]  # for each name, calibration images by all classes and its labels: [K.., K_i + 1]
+    labels: np.ndarray  # faces of one side by the labels of all names, [K + 1..], the last of each for unsure ones
 
     @property
     def strata(self) -> tuple[str, ...]:

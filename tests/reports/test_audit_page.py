@@ -180,7 +180,7 @@ def test_a_session_of_thirty_faces_by_keyboard_is_resumed_saved_and_imported(bro
         tone = 1 + number % 10
         if number == 12:  # reloads in the middle of a face
             rater.tab.reload()
-            assert f"{2 * number + 1} of 60 answers of Ann B. are kept" in rater.tab.locator("#resume").inner_text()
+            assert f"{2 * number + 1} of 60 answers by Ann B. are kept" in rater.tab.locator("#resume").inner_text()
             rater.press("Enter")  # the name is there
             assert rater.question == "Skin tone (Monk)"
         order.append(rater.face)

@@ -133,8 +133,8 @@ def test_the_page_has_a_section(audited):
     assert "300 samples were chosen by strata of labels and" in text
     assert "women (preserved by the labeller, reduced by the audit)" in text
     assert "alpha is 1.00 (ordinal, 1.00 to 1.00)" in text
-    assert "the labeller makes other errors than on photographs (p is less than 0.01)" in text
-    assert "People labelled 300 samples (gender and skin tone); they changed" in text
+    assert "the labeller's errors differ from those on photographs (p is less than 0.01)" in text
+    assert "People labelled 300 samples (gender and skin tone); their labels changed" in text
 
 
 def test_training_images_are_audited_where_they_are_not_annotated(tmp_path):
