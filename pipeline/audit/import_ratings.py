@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -51,8 +51,8 @@ def import_ratings(
     A file that was imported before is skipped; earlier answers of a rater are replaced only with `replace`. Raises
     FairfaceError, and imports nothing, if one of the files is not a complete file of answers to the run's plan.
     """
-    read = [read_answers(path) for path in files]
-    folder = workspace.run(run or read[0].run)
+    all_answers = [read_answers(path) for path in files]
+    folder = workspace.run(run or all_answers[0].run)
     read_plan(workspace, folder)  # without a plan, the lock would create a folder
     with audit_lock(folder, "importing answers"):
         plan = read_plan(workspace, folder)
@@ -60,32 +60,41 @@ def import_ratings(
         old = read_ratings(folder.audit, plan)
         document = read_document(folder.audit.ratings_document, RatingsDocument)
         raters = dict(document.raters) if document else {}
-        known = {rater_key(name): name for name in raters}
-        new = [one for one in read if not is_imported(one, raters)]
-        seen: dict[str, Path] = {}
-        for one in new:
-            if other := seen.get(rater_key(one.rater)):
-                raise FairfaceError(f"{one.path}: {other} has answers of {one.rater} as well: import only one of them")
-            seen[rater_key(one.rater)] = one.path
-            if rater_key(one.rater) in known and not replace:
-                raise FairfaceError(
-                    f"{one.path}: other answers of {one.rater} were imported before: replace them with --replace"
-                )
-        tables = [match_answers(one, plan, faces) for one in new]
-        if not new:
+        new_answers = [answers for answers in all_answers if not is_imported(answers, raters)]
+        replaced = replaced_raters(new_answers, raters, replace=replace)
+        tables = [match_answers(answers, plan, faces) for answers in new_answers]
+        if not new_answers:
             return ImportResult(plan, old, [])
-        replaced = [known[person] for person in seen if person in known]
         ratings = pl.concat([old.filter(~pl.col("rater").is_in(replaced)), *tables]).sort("rater", maintain_order=True)
         for name in replaced:
             del raters[name]
-        for one in new:
-            raters[one.rater] = RaterFile(name=one.path.name, sha256=one.sha256, answers=len(one.table))
+        for answers in new_answers:
+            raters[answers.rater] = RaterFile(name=answers.path.name, sha256=answers.sha256, answers=len(answers.table))
         replace_described_files(
             folder.audit.ratings_document,
             {folder.audit.ratings: lambda file: write_parquet(folder.audit.ratings, ratings, output=file)},
             describe=lambda hashes: RatingsDocument(plan=plan.id, raters=dict(sorted(raters.items())), files=hashes),
         )
-    return ImportResult(plan, ratings, [one.rater for one in new])
+    return ImportResult(plan, ratings, [answers.rater for answers in new_answers])
+
+
+def replaced_raters(new_answers: Sequence[Answers], raters: Mapping[str, RaterFile], *, replace: bool) -> list[str]:
+    """The raters whose imported answers are replaced by new ones.
+
+    Raises FairfaceError if there are any without `replace`, and for two files of the same rater.
+    """
+    known = {rater_key(name): name for name in raters}
+    seen: dict[str, Path] = {}
+    for answers in new_answers:
+        key = rater_key(answers.rater)
+        if key in seen:
+            raise FairfaceError(f"{answers.path} and {seen[key]} both have answers of {answers.rater}: import only one")
+        if key in known and not replace:
+            raise FairfaceError(
+                f"{answers.path}: other answers of {answers.rater} were imported before: replace them with --replace"
+            )
+        seen[key] = answers.path
+    return [known[key] for key in seen if key in known]
 
 
 def rater_key(rater: str) -> str:

@@ -97,6 +97,7 @@ def page(workspace: Workspace, run: str | None) -> None:
 
     name = choose_run(connect(workspace), workspace, run=run)
     console.echo(str(write_audit_page(workspace, name)))
+    console.echo("  next: open it in a browser, or send it to each rater; then `fairface audit import` the saved files")
 
 
 def connect(workspace: Workspace) -> "duckdb.DuckDBPyConnection":

@@ -28,6 +28,7 @@ UNSEEN_FACES = 0.5
 # The prior on differences between raters: its degrees of freedom, and the standard deviation of a rater's share as a
 # fraction of the faces on which two raters disagree. Two raters alone have one degree of freedom.
 RATER_FREEDOM, RATER_SPREAD = 3, 0.25
+LARGEST_SHIFT = 3.0  # of the logit of a share, due to raters
 
 
 @dataclass(frozen=True)
@@ -175,21 +176,23 @@ def estimate_audit(faces: AuditedFaces, *, seed: int, replicates: int = REPLICAT
     bootstrap = bootstrap_means(generator, sample, np.concatenate([y, f], 1), replicates=replicates)
     bootstrap_human, bootstrap_labels = bootstrap[:, :classes], bootstrap[:, classes:]
     n = round(faces.label_counts.sum())
-    other = generator.multinomial(n, human / human.sum(), size=replicates) / n - human  # of the samples as draws
-    other += rater_errors(generator, faces, sample, replicates=replicates)
+    of_samples = generator.multinomial(n, human / human.sum(), size=replicates) / n - human
+    of_raters = rater_errors(generator, faces, sample, replicates=replicates)
     unseen = sample.weights.max() * generator.standard_gamma(UNSEEN_FACES, size=(2, replicates, classes))
     missed = np.where(human > 0, 0.0, np.inf)
-    alone = with_unseen(human, bootstrap_human + other, unseen=unseen, missed=missed)
+    replicated = shift_logits(bootstrap_human + of_samples, of_raters, shares=human)
+    alone = with_unseen(human, replicated, unseen=unseen, missed=missed)
     tuned = tune_weight(sample, y, f)
     for _ in range(2):
         matrix = share_matrix(sample, y, f, tuned=tuned)
         shares = project_to_simplex(human + matrix @ (all_labels - sampled_labels))
         of_labels = bootstrap_human + (all_labels - bootstrap_labels) @ matrix.T
-        powered = with_unseen(shares, of_labels + other, unseen=unseen, missed=tuned + missed)
+        replicated = shift_logits(of_labels + of_samples, of_raters, shares=shares)
+        powered = with_unseen(shares, replicated, unseen=unseen, missed=tuned + missed)
         if not (is_wider := powered.width() > alone.width()).any():
             break
         tuned = np.where(is_wider, 0, tuned)  # a weight from a few faces may be of no use
-    return AuditEstimate(faces, alone, powered, tuned, of_labels.var(0), other.var(0))
+    return AuditEstimate(faces, alone, powered, tuned, of_labels.var(0), of_samples.var(0) + of_raters.var(0))
 
 
 def weigh_faces(faces: AuditedFaces) -> _Sample:
@@ -296,6 +299,18 @@ def rater_errors(
     scale = np.sqrt((freedom + RATER_FREEDOM) / generator.chisquare(freedom + RATER_FREEDOM, size=(replicates, 1)))
     errors: np.ndarray = normal * scale * np.sqrt(variance * (part**2).sum())
     return errors
+
+
+def shift_logits(replicates: np.ndarray, errors: np.ndarray, *, shares: np.ndarray) -> np.ndarray:
+    """Replicates, [replicates, K], with errors that act on the logits of the `shares`.
+
+    Raters who make few mistakes also differ little: the errors of a rare class are in proportion to its share.
+    """
+    slope = np.maximum(shares * (1 - shares), 1e-9)
+    odds = np.exp(np.clip(errors / slope, -LARGEST_SHIFT, LARGEST_SHIFT))
+    inside = np.clip(replicates, 0, 1)
+    shifted: np.ndarray = inside * odds / (1 - inside + inside * odds)
+    return shifted
 
 
 def with_unseen(shares: np.ndarray, bootstrap: np.ndarray, *, unseen: np.ndarray, missed: np.ndarray) -> SharesEstimate:

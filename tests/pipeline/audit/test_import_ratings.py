@@ -111,7 +111,7 @@ def test_other_answers_of_a_rater_need_replace(out, tmp_path):
 
 def test_two_files_of_one_rater_are_refused(out, tmp_path):
     files = [write(tmp_path / "a.csv", out, "Ann"), write(tmp_path / "b.csv", out, "ann", faces=range(20))]
-    assert "has answers of ann as well" in error_line("audit", "import", "--out", out, *files)
+    assert "both have answers of ann" in error_line("audit", "import", "--out", out, *files)
     assert ratings(out).is_empty()
 
 
