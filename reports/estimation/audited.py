@@ -82,7 +82,7 @@ def audit_rows(estimate: AttributeEstimate, run: str, audit: Audit) -> Rows:
             "looks": len(audit.plan.labels),
             "planned": len(faces.ratings),
             "answered": int(faces.is_answered.sum()),
-            "told": int(faces.is_told.sum()),
+            "classified": int(faces.is_told.sum()),
             "cant_tell": faces.cant_tell,
             "raters": int(raters.sum()),
             "rated_twice": agreement.faces,

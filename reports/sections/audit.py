@@ -95,11 +95,11 @@ def answer_sentences(
     audit: dict[str, Any], rows: list[dict[str, Any]], train: dict[str, Any] | None, attribute: Attribute
 ) -> list[str]:
     """What the answers about an attribute are like."""
-    sentences = [f"People could tell the class of {number(audit['told'])} of {number(audit['answered'])} faces."]
+    sentences = [f"People could tell the class of {number(audit['classified'])} of {number(audit['answered'])} faces."]
     if audit["planned"] > audit["answered"]:
         sentences.append(f"{number(audit['planned'] - audit['answered'])} faces of the plan have no answer yet.")
     if train:
-        sentences.append(f"They also labelled {number(train['told'])} training images, which are the reference.")
+        sentences.append(f"They also labelled {number(train['classified'])} training images, which are the reference.")
     if audit["rated_twice"]:
         sentences.append(agreement_sentence(audit, attribute))
     if audit["cant_tell"] > FREQUENT:

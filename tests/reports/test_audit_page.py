@@ -363,7 +363,7 @@ def test_a_browser_that_keeps_nothing_says_so(browser, page, tmp_path):
     assert "'=HYPERLINK" in (tmp_path / "bo.csv").read_text()  # a spreadsheet shows it
     out = page.parents[3]
     printed = fairface("audit", "import", "--out", out, tmp_path / "bo.csv")
-    assert '=HYPERLINK("x"), Bo: 2 answers, 0 of them "can\'t tell", 58 left' in printed
+    assert '=HYPERLINK("x"), Bo: 2 answers, 0 of them "can\'t tell", 58 questions left' in printed
     assert rater.messages == []
     rater.context.close()
     for path in (Workspace(out).run("first").audit.ratings_document, Workspace(out).run("first").audit.ratings):

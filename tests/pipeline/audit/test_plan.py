@@ -104,7 +104,7 @@ def test_an_extension_keeps_the_faces_and_the_answers(audit, tmp_path):
     assert (document.id, document.labels) == (first.id, [60, 40])
     assert document.sides["generated"].faces == [60, 40]
     assert len(read_ratings(audit, document)) == 180
-    assert "120 left" in fairface("audit", "import", "--out", out(audit), tmp_path / "ann.csv")
+    assert "120 questions left" in fairface("audit", "import", "--out", out(audit), tmp_path / "ann.csv")
     assert "can't be combined with --labels" in plan(audit, "--extend", 40, "--labels", 40, code=2)
 
 
