@@ -133,7 +133,7 @@ def test_the_page_has_a_section(audited):
     assert "300 samples were chosen by strata of the labeller" in text
     assert "women (preserved by the labeller, reduced by the audit)" in text
     assert "alpha is 1.00 (ordinal, 1.00 to 1.00)" in text
-    assert "the labeller's errors differ from those on photographs (p is less than 0.01)" in text
+    assert "errors differ from those on photographs (p is less than 0.01)" in text
     assert "People labelled 300 samples (gender and skin tone); their labels changed" in text
 
 
