@@ -100,7 +100,7 @@ def shift_warnings(shifts: pl.DataFrame, attributes: AttributeTable) -> list[str
     return [
         "The labeller's confidence on the samples differs from that on training images that it was not fitted to (mean "
         f"probability of its labels: {values}). Its error rates, measured on those images, may not hold for the "
-        "samples. Raw shares are therefore used, and a group has a verdict only if the corrected shares confirm it."
+        "samples. Raw shares are therefore used; where there are corrected ones, too, a verdict needs both."
     ]
 
 

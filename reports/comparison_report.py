@@ -71,15 +71,16 @@ def gather_comparison(
 
 
 def common_estimates(pages: list[RunReport], attributes: Iterable[str]) -> dict[str, str]:
-    """attribute -> the estimate that all runs are compared by.
+    """The estimate of each attribute that all runs are compared by.
 
-    It is audited if all runs use it; corrected if one run uses it or is audited, and all have it; otherwise raw.
-    Question `difference` makes the same choice for two runs.
+    It is `audited` if all runs use it; `corrected` if one of them uses it or was audited, all have it, and the
+    labeller's confidence has not shifted for any; otherwise `raw`. The question `difference` chooses in the same way.
     """
     estimates: dict[str, str] = {}
     for attribute in attributes:
         rows = [row for page in pages for row in page.estimates if row["attribute"] == attribute]
-        is_raw = all(row["best_estimate"] == "raw" for row in rows) or any(row["corrected"] is None for row in rows)
+        is_raw = all(row["best_estimate"] == "raw" for row in rows)
+        is_raw |= any(row["corrected"] is None or row["is_shifted"] for row in rows)
         is_audited = bool(rows) and all(row["best_estimate"] == "audited" for row in rows)
         estimates[attribute] = "audited" if is_audited else "raw" if is_raw else "corrected"
     return estimates

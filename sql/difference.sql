@@ -7,7 +7,8 @@
 with pairs as (
     select a.attribute, a."group", vocabulary.rank,
         a.best_estimate = 'audited' and b.best_estimate = 'audited' as is_audited,
-        a.best_estimate = 'raw' and b.best_estimate = 'raw' or a.corrected is null or b.corrected is null as is_raw, a, b
+        a.best_estimate = 'raw' and b.best_estimate = 'raw' or a.corrected is null or b.corrected is null
+            or a.is_shifted or b.is_shifted as is_raw, a, b
     from estimates as a join estimates as b using (attribute, "group")
     left join vocabulary using (attribute, "group")
     where a.run = resolve_run($run) and b.run = resolve_run($other) and ($attribute = 'all' or a.attribute = $attribute)

@@ -20,6 +20,7 @@ from hypothesis import settings
 from pipeline.study.runner import PRELOADED
 from reports.estimation.stratified import REPLICATES, correct_stratified
 from shards import pack
+from shards.locks import awaited_lock
 from shards.plan import PackConfig
 from shards.processes import start_fork_server
 from shards.synthetic import dataset
@@ -77,7 +78,7 @@ def packed(synthetic_root, tmp_path_factory) -> Path:
 def torch_server() -> None:
     """A server that has imported torch and forks processes, in the place of one that other tests have started."""
     forkserver._forkserver._stop()
-    start_fork_server(*PRELOADED)
+    start_fork_server(*PRELOADED, "pipeline.detection.train", "pipeline.study.cost")
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +89,12 @@ def quick_labeller(tmp_path_factory):
 
     from pipeline.labelling import embedded, embedded_model
 
-    path = embedded.fit(tmp_path_factory.mktemp("cache"), steps=40, faces=400, progress=False)
+    own = tmp_path_factory.getbasetemp()
+    cache = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "labeller"
+    cache.mkdir(exist_ok=True)
+    with awaited_lock(cache / ".lock", "fitting"), pytest.MonkeyPatch.context() as patch:  # in one of the processes
+        patch.setattr(embedded, "HELD_OUT", 32)
+        path = embedded.fit(cache, steps=40, faces=400, progress=False)
     model = embedded_model.build_model()
     model.load_state_dict(load_file(path))
     return embedded_model.make_labeller(model, torch.device("cpu"))

@@ -4,14 +4,15 @@ The audits run on all cores, in processes with one thread each.
 """
 
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 from itertools import product
 from statistics import fmean
 
-from pipeline.bench.audit_worlds import AuditCoverage, AuditScenario, measure_audits
-from pipeline.bench.context import BenchContext
+from pipeline.bench.audit_worlds import AuditCoverage, AuditScenario, measure_audits, measure_labelled_faces
+from pipeline.bench.context import BenchContext, WorldsConfig
 from pipeline.bench.estimates import submit
 from pipeline.bench.measure import Row
+from reports.estimation.worlds import read_population
 from shards.audit import DESIGNS
 from shards.concurrency import available_cpus
 from shards.processes import worker_pool
@@ -36,11 +37,49 @@ def bench_audit(context: BenchContext) -> Iterator[Row]:
                 scenario: submit(pool, measure_audits, scenario, context.worlds.count, seed=classes)
                 for scenario in scenarios
             }
+        labelled = submit_labelled_faces(pool, context.worlds)
         for classes, futures in jobs.items():
             measured = {scenario: future.result() for scenario, future in futures.items()}
             yield coverage_row(classes, measured, worlds=context.worlds.count)
             yield width_row(classes, measured)
             yield saving_row(classes, measured)
+        for (attribute, scenario), future in labelled.items():
+            yield labelled_row(attribute, scenario, future.result(), worlds=context.worlds.count)
+
+
+def submit_labelled_faces(
+    pool: Executor, worlds: WorldsConfig
+) -> dict[tuple[str, AuditScenario], "Future[AuditCoverage]"]:
+    """Submit audits of every attribute of labelled real faces, if there is a file of them."""
+    if not worlds.labelled_faces:
+        return {}
+    population = read_population(worlds.labelled_faces)
+    scenarios = {
+        (attribute, labels): AuditScenario(classes, 0, labels, raters=0)
+        for attribute, classes in population.classes.items()
+        for labels in LABELS[:2]
+    }
+    return {
+        (attribute, scenario): submit(
+            pool, measure_labelled_faces, population, scenario, worlds.count, attribute=attribute
+        )
+        for (attribute, _), scenario in scenarios.items()
+    }
+
+
+def labelled_row(attribute: str, scenario: AuditScenario, result: AuditCoverage, *, worlds: int) -> Row:
+    """How often 95 % intervals contain the truth where the samples are resampled real faces."""
+    saved = 1 - (result.width["powered"] / result.width["human"]) ** 2
+    return Row(
+        "audit",
+        f"real faces, {attribute}, {scenario.labels} labels: true shares in 95 % intervals by PPI++, vs corrected ones",
+        unit="%",
+        value=100 * result.covered["powered"],
+        baseline=100 * result.covered["corrected"],
+        ratio=result.covered["powered"] / result.covered["corrected"],
+        note=f"{worlds} worlds; human labels alone {100 * result.covered['human']:.1f} %; PPI++ saves "
+        f"{100 * saved:.0f} % of the labels",
+    )
 
 
 def coverage_row(classes: int, measured: Coverages, *, worlds: int) -> Row:
@@ -58,6 +97,7 @@ def coverage_row(classes: int, measured: Coverages, *, worlds: int) -> Row:
     }
     lowest = min(parts, key=lambda name: fmean(parts[name]))
     rare = fmean(result.rare["powered"] for result in measured.values())
+    seen = fmean(result.classes_seen for result in measured.values())
     least_rare = min(
         fmean(result.rare["powered"] for scenario, result in measured.items() if scenario.labels == labels)
         for labels in LABELS
@@ -71,7 +111,7 @@ def coverage_row(classes: int, measured: Coverages, *, worlds: int) -> Row:
         ratio=powered / corrected,
         note=f"{len(measured) * worlds:,} simulated audits; human labels alone {100 * human:.1f} %; lowest "
         f"{100 * fmean(parts[lowest]):.1f} % ({lowest}); classes of 1 % {100 * rare:.1f} %, lowest "
-        f"{100 * least_rare:.1f} %",
+        f"{100 * least_rare:.1f} %; shares of the true classes {100 * seen:.0f} %",
     )
 
 

@@ -5,14 +5,16 @@ rates that differ from those on the photographs that its correction rests on. Ra
 their own way. The true shares are those that raters see on average: without errors, those of the classes.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
 from pipeline.audit.design import by_expected_error, choose, equal_sizes, stratify
-from reports.estimation.audit.shares import AuditedFaces, AuditEstimate, estimate_audit
+from reports.estimation.audit.shares import AuditedFaces, estimate_audit
 from reports.estimation.correction import Correction, correct_shares
+from reports.estimation.stratified import CalibrationFaces, count_codes
 from shards.audit import DESIGNS
 
 SAMPLES, PHOTOGRAPHS = 5000, 3000
@@ -26,7 +28,7 @@ class AuditScenario:
     """One kind of world."""
 
     classes: int
-    accuracy: float  # of the labeller, on generated faces
+    accuracy: float  # of the labeller, on generated faces; unknown for real faces
     labels: int  # faces that are labelled by humans
     raters: int = 1  # who make errors; 0: a single one who makes none
     design: str = "uniform"
@@ -40,6 +42,7 @@ class AuditWorld:
     shares: np.ndarray  # of the true classes, [K]
     faces: AuditedFaces
     correction: Correction  # of the labels of all samples by the error rates on photographs
+    is_rare: bool = False  # whether the last class has a share of RARE
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,6 @@ class AuditCoverage:
     rare: dict[str, float]  # coverage of the class of 1 %
     width: dict[str, float]
     common_width: dict[str, float]  # in worlds without a class of 1 %
-    variance: dict[str, float]  # mean squared error of the shares, summed over the classes
     wider: float  # share of the worlds in which PPI++ is more than 5 % wider than human labels alone
     classes_seen: float  # how often intervals by PPI++ contain the shares of the true classes
 
@@ -94,7 +96,7 @@ def simulate_audit(
     faces = AuditedFaces(
         ratings, labels[chosen], strata[chosen], probability=probability[chosen], label_counts=np.append(counts, 0)
     )
-    return AuditWorld(truth, shares, faces, correct_shares(counts, confusion, seed=0, replicates=300))
+    return AuditWorld(truth, shares, faces, correct_shares(counts, confusion, seed=0, replicates=300), is_rare)
 
 
 def label_faces(generator: np.random.Generator, true: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -157,35 +159,70 @@ def rater_rates(generator: np.random.Generator, classes: int) -> np.ndarray:
 
 def measure_audits(scenario: AuditScenario, worlds: int, *, seed: int, replicates: int = 400) -> AuditCoverage:
     """Simulate this number of `worlds` of a scenario; every other one has a class of 1 %."""
+    simulated = (
+        simulate_audit(world_generators(scenario, seed=seed, number=number), scenario, is_rare=number % 2 == 1)
+        for number in range(worlds)
+    )
+    return measure_worlds(simulated, replicates=replicates)
+
+
+def measure_labelled_faces(
+    population: CalibrationFaces, scenario: AuditScenario, worlds: int, *, attribute: str
+) -> AuditCoverage:
+    """Measure audits of an attribute in this number of `worlds`, resampled from labelled real faces."""
+    simulated = (resample_audit(population, scenario, attribute=attribute, number=number) for number in range(worlds))
+    return measure_worlds(simulated)
+
+
+def resample_audit(population: CalibrationFaces, scenario: AuditScenario, *, attribute: str, number: int) -> AuditWorld:
+    """A world whose samples are real faces, with weights that are products of random shares of all attributes.
+
+    The labeller's errors on the samples thus differ from those on the photographs, which are chosen at random.
+    """
+    generator = np.random.default_rng([number, scenario.labels])
+    true, labels, classes = (getattr(population, name)[attribute] for name in ("annotated", "labelled", "classes"))
+    weights = np.ones(len(true))
+    for name, codes in population.annotated.items():
+        weights *= generator.dirichlet(np.full(population.classes[name], 2.0))[codes]
+    weights /= weights.sum()
+    samples = generator.choice(len(true), SAMPLES, p=weights)
+    photographs = generator.integers(0, len(true), PHOTOGRAPHS)
+    confusion = count_codes([true[photographs], np.minimum(labels[photographs], classes)], [classes, classes + 1])
+    shares = np.bincount(true, weights, minlength=classes)
+    is_confident = generator.random(SAMPLES) < 0.5  # the labeller's confidence is unknown
+    chosen, probability, strata = choose_faces(generator, scenario, labels=labels[samples], is_confident=is_confident)
+    counts = np.bincount(labels[samples], minlength=classes + 1)
+    faces = AuditedFaces(
+        true[samples][chosen][:, None], labels[samples][chosen], strata[chosen], probability[chosen], counts
+    )
+    columns = classes + bool(confusion[:, -1].any() or counts[-1])
+    correction = correct_shares(counts[:columns], confusion[:, :columns], seed=0, replicates=300)
+    return AuditWorld(shares, shares, faces, correction)
+
+
+def measure_worlds(worlds: Iterable[AuditWorld], *, replicates: int = 400) -> AuditCoverage:
+    """The coverage and width of 95 % intervals, on average over worlds and classes."""
     names = ("human", "powered", "corrected")
-    covered, rare, width, common_width, error = ({name: list[float]() for name in names} for _ in range(5))
+    covered, rare, width, common_width = ({name: list[float]() for name in names} for _ in range(4))
     wider, seen = [], []
-    for number in range(worlds):
-        is_rare = number % 2 == 1
-        world = simulate_audit(world_generators(scenario, seed=seed, number=number), scenario, is_rare=is_rare)
+    for number, world in enumerate(worlds):
         estimate = estimate_audit(world.faces, seed=number, replicates=replicates)
         low, high = estimate.powered.interval()
         seen.append(((low <= world.shares) & (world.shares <= high)).mean())
-        for name, shares, (low, high) in zip(names, *_estimates(estimate, world), strict=True):
+        intervals = (estimate.human.interval(), estimate.powered.interval(), world.correction.interval())
+        for name, (low, high) in zip(names, intervals, strict=True):
             inside = (low <= world.truth) & (world.truth <= high)
             covered[name].append(inside.mean())
-            if is_rare:
-                rare[name].append(inside[-1])
             width[name].append((high - low).mean())
-            if not is_rare:
-                common_width[name].append((high - low).mean())
-            error[name].append(((shares - world.truth) ** 2).sum())
+            if world.is_rare:
+                rare[name].append(inside[-1])
+            else:
+                common_width[name].append(width[name][-1])
         wider.append(width["powered"][-1] > 1.05 * width["human"][-1])
-    measures = (covered, rare, width, common_width, error)
-    means = [{name: float(np.mean(values[name])) for name in names} for values in measures]
+    means = [
+        {name: float(np.mean(values)) if values else np.nan for name, values in measure.items()}
+        for measure in (covered, rare, width, common_width)
+    ]
     return AuditCoverage(
-        means[0], means[1], means[2], means[3], means[4], wider=float(np.mean(wider)), classes_seen=float(np.mean(seen))
+        means[0], means[1], means[2], means[3], wider=float(np.mean(wider)), classes_seen=float(np.mean(seen))
     )
-
-
-def _estimates(
-    estimate: AuditEstimate, world: AuditWorld
-) -> tuple[list[np.ndarray], list[tuple[np.ndarray, np.ndarray]]]:
-    """The shares and intervals of the human labels alone, of PPI++, and of the correction."""
-    every = (estimate.human, estimate.powered, world.correction)
-    return [item.shares for item in every], [item.interval() for item in every]

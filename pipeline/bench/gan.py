@@ -153,7 +153,9 @@ def recipe_rows(
     for name, trials in metrics_by_recipe.items():
         value = total_variation(trials)
         details = [
-            format_spread(metric, [trial[metric] for trial in trials]) for metric in trials[0] if " of " not in metric
+            format_spread(metric, [trial[metric] for trial in trials])
+            for metric in trials[0]
+            if not metric.startswith(("coverage of ", "recall of "))
         ]
         yield Row(
             "gan",

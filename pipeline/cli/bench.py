@@ -22,7 +22,7 @@ from pipeline.cli.options import FILE, FOLDER, POSITIVE, device_option, given_op
 @click.option(
     "--labelled-faces",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="CSV of real faces with columns such as age and labelled_age, which `estimates` resamples.",
+    help="CSV of real faces with columns such as age and labelled_age, which `estimates` and `audit` resample.",
 )
 @click.option(
     "--worlds",

@@ -128,7 +128,7 @@ class AttributeEstimate:
         """The estimate that verdicts are based on: audited if people labelled some samples, else raw or corrected.
 
         Where the labeller's confidence has shifted, its error rates may have, too: on deliberately degraded
-        photographs, the corrected shares were worse than the raw ones (docs/method.md).
+        photographs, the corrected shares of some attributes were worse than the raw ones (docs/method.md).
         """
         if self.audited and (self.audited.reference or not self.counts.reference.sum()):
             return "audited"
@@ -158,8 +158,7 @@ class AttributeEstimate:
         best, other = (raw, ratio) if self.best_estimate == "raw" else (ratio, raw)
         low, high = self.corrected_interval
         if counts.is_shifted:
-            raw_low, raw_high = self.raw_interval
-            low, high = np.fmin(low, raw_low), np.fmax(high, raw_high)
+            low, high = np.fmin(low, self.raw_interval[0]), np.fmax(high, self.raw_interval[1])
         return Ratios(best, np.fmin(low, best), np.fmax(high, best), other, np.maximum(p, corrected_p))
 
     @cached_property
@@ -214,7 +213,9 @@ class AttributeEstimate:
         ratio, other = self.ratios.ratio[group], self.ratios.other_ratio[group]
         if self.counts.is_shifted:
             estimates = zip((self.raw_interval, self.corrected_interval), (ratio, other), strict=True)
-            return len({verdict(low[group], high[group], other_ratio=own) for (low, high), own in estimates}) > 1
+            alone = {verdict(low[group], high[group], other_ratio=own) for (low, high), own in estimates}
+            if len(alone - {"inconclusive"}) > 1:
+                return True
         return bool((ratio - 1) * (other - 1) < 0 and max(ratio, other) > np.exp(0.2) * min(ratio, other))
 
     def has_finite_ratios(self, group: int) -> bool:
@@ -329,9 +330,9 @@ def missing_for_correction(counts: AttributeCounts) -> str | None:
     has_faces = total > 0
     if not counts.count.sum() or not counts.reference.sum():
         return "no labels of either side"
-    if not confusion.sum() or not counts.annotated.sum():
+    if not sure.sum() or not counts.annotated.sum():
         return "no annotated faces to measure the labeller's errors on"
-    calibrated = zip(counts.groups, has_faces, confusion.sum(1), strict=True)
+    calibrated = zip(counts.groups, has_faces, sure.sum(1), strict=True)
     if missing := [group for group, faces, images in calibrated if faces and not images]:
         names = ", ".join(name[:40] for name in missing[:5]) + " and more" * (len(missing) > 5)
         return f"no calibration images of {names}"

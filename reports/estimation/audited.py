@@ -32,9 +32,9 @@ def add_audit(estimate: AttributeEstimate, audit: Audit) -> AttributeEstimate:
 
 
 def estimate_side(audit: Audit, source: str, faces: AuditedFaces) -> AuditEstimate:
-    """The shares of one side; with the intervals of a confidence sequence if the plan was extended."""
+    """The shares of one side; with the intervals of a confidence sequence if people looked more than once."""
     estimate = estimate_audit(faces, seed=AUDIT_SEED)
-    return widen_audit(estimate, planned=audit.first[source]) if audit.is_extended else estimate
+    return widen_audit(estimate, planned=audit.first[source]) if audit.looks > 1 else estimate
 
 
 def audited_reference(estimate: AttributeEstimate, audit: Audit) -> ReferenceShares | None:
@@ -79,7 +79,7 @@ def audit_rows(estimate: AttributeEstimate, run: str, audit: Audit) -> Rows:
             "attribute": counts.attribute,
             "source": source,
             "design": audit.plan.design,
-            "looks": len(audit.plan.labels),
+            "looks": audit.looks,
             "planned": len(faces.ratings),
             "answered": int(faces.is_answered.sum()),
             "classified": int(faces.is_told.sum()),

@@ -18,7 +18,9 @@ from sql.definitions import labelled_parts
 
 IMAGES = 20_000  # of either side whose probabilities are compared, at most
 MIN_IMAGES = 20  # of either side; below it there is no row
-LEVEL = 0.05  # how often photographs alone exceed the floor
+LEVEL = 0.05  # how often photographs alone exceed the floor, at most
+SMALLEST_FLOOR = 0.05  # with many images, smaller distances are significant, but hardly matter
+LARGEST_WEIGHT = 10.0  # of a photograph, relative to the mean, so that a few with a rare label do not decide
 FITTED_METHODS = ("classifier", "probe")  # fitted to training images
 SHIFT_SCHEMA = {
     **dict.fromkeys(("run", "attribute", "method"), pl.String),
@@ -81,12 +83,13 @@ def read_confidence(
 def label_weights(held_out: np.ndarray, generated: np.ndarray) -> np.ndarray:
     """Weights of photographs, [N], with which their labels have the shares of the samples' labels; their sum is 1.
 
-    Labels, [N] and [M], are numbers. Those that no photograph has are left out; if the sides have no label in common,
-    all photographs have the same weight.
+    Labels, [N] and [M], are numbers. The weights of rare labels are limited to LARGEST_WEIGHT / N; if the sides have no
+    label in common, all photographs have the same weight.
     """
     size = max(held_out.max(), generated.max()) + 1
     before, after = (np.bincount(side, minlength=size) for side in (held_out, generated))
     weights = (after / np.maximum(before, 1))[held_out]
+    weights = np.minimum(weights, LARGEST_WEIGHT * weights.mean())
     return weights / weights.sum() if weights.any() else np.full(len(held_out), 1 / len(held_out))
 
 
@@ -100,11 +103,12 @@ def ks_distance(a: np.ndarray, b: np.ndarray, *, weights: np.ndarray) -> float:
 
 
 def ks_floor(n: float, m: float) -> float:
-    """The distance that two samples of n and m of the same distribution exceed in LEVEL of cases.
+    """The distance that two samples of n and m of the same distribution exceed in at most LEVEL of cases.
 
-    From the first term of Kolmogorov's series, whatever the distribution; ties make it conservative.
+    From the first term of Kolmogorov's series, whatever the distribution; ties make it conservative. At least
+    SMALLEST_FLOOR.
     """
-    return min(math.sqrt(-math.log(LEVEL / 2) / 2 * (n + m) / (n * m)), 1.0)
+    return min(max(math.sqrt(-math.log(LEVEL / 2) / 2 * (n + m) / (n * m)), SMALLEST_FLOOR), 1.0)
 
 
 def shifted_attributes(shifts: pl.DataFrame, attributes: AttributeTable) -> set[tuple[str, str]]:

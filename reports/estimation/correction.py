@@ -34,8 +34,8 @@ class Correction:
 
     @property
     def condition(self) -> float:
-        """The condition number of C."""
-        return float(np.linalg.cond(self.matrix))
+        """The condition number of C, among the sure labels."""
+        return float(np.linalg.cond(self.matrix / np.maximum(self.matrix.sum(1, keepdims=True), SMALLEST_RATE)))
 
     def sampling_variance(self, counts: np.ndarray) -> np.ndarray:
         """The part of the variance of the shares, [K], that comes from the finite number of sure labels `counts`, [K].

@@ -58,6 +58,6 @@ class CrossCounter:
                 labels *= counts.reference.sum() / max(labels[:-1].sum(), 1e-300)
             sides.append(stratify(faces, names, labels=labels))
         generated, reference = sides
-        if not generated.labels[:-1].sum() or (not reference.labels[:-1].sum() and not counts.is_fully_annotated):
+        if not generated.has_sure_labels or not (reference.has_sure_labels or counts.is_fully_annotated):
             return counts
         return replace(counts, stratified=generated, stratified_reference=reference)

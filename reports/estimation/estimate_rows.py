@@ -26,9 +26,8 @@ class SharesWithInterval:
         return {name: self.shares, f"{name}_low": self.low, f"{name}_high": self.high}
 
     def extended(self, other: "SharesWithInterval") -> "SharesWithInterval":
-        """These shares with intervals that extend to the other's ends."""
-        low, high = np.minimum(self.shares, other.low), np.maximum(self.shares, other.high)
-        return SharesWithInterval(self.shares, low, high)
+        """These shares with intervals that include the other's."""
+        return SharesWithInterval(self.shares, np.minimum(self.low, other.low), np.maximum(self.high, other.high))
 
 
 def estimate_rows(estimate: AttributeEstimate, run: str) -> Rows:
@@ -67,6 +66,7 @@ def estimate_rows(estimate: AttributeEstimate, run: str) -> Rows:
         "best_estimate": estimate.best_estimate,
         "correction_note": estimate.correction_note,
         "strata": ",".join(counts.strata) if estimate.corrected else "",
+        "is_shifted": counts.is_shifted,
         "unsure": round(counts.unsure),
         **best.columns("best_share"),
         **best_reference.columns("best_reference"),

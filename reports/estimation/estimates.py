@@ -49,6 +49,7 @@ ESTIMATE_SCHEMA = {
     **dict.fromkeys(("reference", "reference_low", "reference_high"), pl.Float64),
     **dict.fromkeys(("corrected", "corrected_low", "corrected_high", "annotated"), pl.Float64),
     **dict.fromkeys(("best_estimate", "correction_note", "strata"), pl.String),
+    "is_shifted": pl.Boolean,
     "unsure": pl.Int64,
     **dict.fromkeys(("best_share", "best_share_low", "best_share_high"), pl.Float64),
     **dict.fromkeys(("best_reference", "best_reference_low", "best_reference_high"), pl.Float64),

@@ -211,7 +211,7 @@ def equal_shares(groups: Sequence[str]) -> ExternalShares:
 def reference_rows(estimate: AttributeEstimate, run: str, external: ExternalShares) -> Rows:
     """Rows of `reference_estimates`, with `p` instead of `significant`, which depends on all attributes together.
 
-    The generated shares are those of the better estimate, and their intervals extend to those of the corrected one.
+    The generated shares are those of the better estimate, and their intervals include those of the corrected one.
     """
     counts = estimate.counts
     n = counts.count.sum()
@@ -273,7 +273,8 @@ def raw_ratios(estimate: AttributeEstimate, generated: SharesWithInterval, *, q:
 def corrected_ratios(estimate: AttributeEstimate, raw: Ratios, *, q: np.ndarray, m: int | None) -> Ratios:
     """Ratios of the better estimate's shares to the reference shares `q`, [K], exact or based on `m` people.
 
-    The intervals come from the bootstrap replicates of both sides, and are extended to contain the ratio.
+    The intervals come from the bootstrap replicates of both sides, and are extended to contain the ratio or, where the
+    labeller's confidence has shifted, the `raw` interval.
     """
     assert estimate.corrected
     correction = estimate.corrected.generated
@@ -285,6 +286,8 @@ def corrected_ratios(estimate: AttributeEstimate, raw: Ratios, *, q: np.ndarray,
     ratio, other = divide(correction.shares, q), raw.ratio
     if estimate.best_estimate == "raw":
         ratio, other = other, ratio
+    if estimate.counts.is_shifted:
+        low, high = np.fmin(low, raw.low), np.fmax(high, raw.high)
     low, widened = np.fmin(low, ratio), np.fmax(high, ratio)
     return Ratios(ratio, low, np.where(np.isfinite(widened), widened, high), other, p)
 

@@ -51,6 +51,11 @@ class StratifiedCounts:
         """The attributes that error rates are stratified by."""
         return self.names[1:]
 
+    @property
+    def has_sure_labels(self) -> bool:
+        """Whether there are faces with a sure label of each attribute."""
+        return all(margin[0, :-1].any() for margin in margins(self.labels[None]))
+
 
 @dataclass(frozen=True)
 class CalibrationFaces:
@@ -143,8 +148,11 @@ def correct_stratified(
     bootstrap_rows = [sample[..., :size] for (_, sample), size in zip(pooled, sure, strict=True)]
     cells = smooth_cells(confusion[0].sum(-1))
     observed, observed_pairs = sure_labels(all_labels[None], sure)
+    sure_faces = margins(all_labels[None])[0][0, : sure[0]].sum()
+    pair_tables = zip(pair_margins(all_labels[None]), sure[1:], strict=True)
+    sure_pairs = [max(table[0, : sure[0], :size].sum(), 1.0) for table, size in pair_tables]
     weights = match_labels(normalised(cells[None]), rows, observed, sweeps=FIRST_SWEEPS)
-    weights = match_pairs(weights, rows, observed_pairs, n=n)
+    weights = match_pairs(weights, rows, observed_pairs, faces=sure_pairs)
     weights = match_labels(weights, rows, observed, sweeps=SWEEPS)
     matrices = [effective_matrix(weights, rows[axis], axis=axis) for axis in axes]
     # replicates scatter around the labels of the fit, as the observed ones may be outside of what the rates allow
@@ -156,12 +164,12 @@ def correct_stratified(
     start = rates.standard_gamma(cells, size=(replicates, *cells.shape))
     start *= np.exp(INTERACTION * rates.standard_normal(start.shape)) * weights / cells
     bootstrap = match_labels(normalised(start), bootstrap_rows, labels, sweeps=SWEEPS)
-    bootstrap = match_pairs(bootstrap, bootstrap_rows, pairs, n=n)
+    bootstrap = match_pairs(bootstrap, bootstrap_rows, pairs, faces=sure_pairs)
     bootstrap = match_labels(bootstrap, bootstrap_rows, labels, sweeps=SWEEPS)
     bootstrap_matrices = effective_matrix(bootstrap, bootstrap_rows[0], axis=0)
     correction = Correction(
         solve_shares(matrices[0], observed[0])[0],
-        spread_zeros(solve_shares(bootstrap_matrices, labels[0]), round(n), generator=chance),
+        spread_zeros(solve_shares(bootstrap_matrices, labels[0]), round(sure_faces), generator=chance),
         matrices[0][0],
         bootstrap_matrices,
     )
@@ -300,13 +308,16 @@ def match_labels(
     return cells
 
 
-def match_pairs(cells: np.ndarray, rows: Sequence[np.ndarray], pairs: Sequence[np.ndarray], *, n: float) -> np.ndarray:
+def match_pairs(
+    cells: np.ndarray, rows: Sequence[np.ndarray], pairs: Sequence[np.ndarray], *, faces: Sequence[float]
+) -> np.ndarray:
     """Change the mix of each stratum within the classes so that pairs of labels are more likely, [R, K..].
 
-    `pairs` are shares of `n` faces by their labels of the attribute and of each stratum, [R, L_0, L_i]. Expectation
-    maximisation with a Dirichlet prior, whose mean is the present mix: what the labels can't tell remains as it is.
+    `pairs` are the shares of pairs of sure labels, of the attribute and of each stratum, [R, L_0, L_i], among these
+    numbers of `faces`. Expectation maximisation with a Dirichlet prior, whose mean is the present mix: what the labels can't tell
+    remains as it is.
     """
-    for axis, observed in enumerate(pairs, 1):
+    for axis, (observed, n) in enumerate(zip(pairs, faces, strict=True), 1):
         others = tuple(other + 1 for other in range(1, len(rows)) if other != axis)
         joint = cells[..., None, None] * rows[0][..., :, None] * rows[axis][..., None, :]
         joint = joint.sum(others)
@@ -352,9 +363,15 @@ def margins(table: np.ndarray) -> list[np.ndarray]:
 def recentred(
     resampled: Sequence[np.ndarray], observed: Sequence[np.ndarray], fitted: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
-    """Resampled shares of labels, moved from the observed ones to those of the fit; tables [R, L..]."""
-    moved = zip(resampled, observed, map(normalised, fitted), strict=True)
-    return [normalised(np.maximum(new - old + fit, 0)) for new, old, fit in moved]
+    """Resampled shares of labels, moved from the observed ones to those of the fit; tables [R, L..].
+
+    A replicate without any sure label has the shares of the fit.
+    """
+    moved = []
+    for new, old, fit in zip(resampled, observed, map(normalised, fitted), strict=True):
+        is_empty = ~new.any(tuple(range(1, new.ndim)), keepdims=True)
+        moved.append(np.where(is_empty, fit, normalised(np.maximum(new - old + fit, 0))))
+    return moved
 
 
 def row_shares(values: np.ndarray) -> np.ndarray:

@@ -338,7 +338,7 @@ def fill(shape, places):
     return text.format(**places)
 
 
-QUICK, PART = 12, 40  # in the ordinary test suite, one shape of so many; shapes of one test in all of the attacks
+QUICK, PART = 25, 40  # in the ordinary test suite, one shape of so many; shapes of one test in all of the attacks
 PARTS = [REFUSED[start : start + PART] for start in range(0, len(REFUSED), PART)]
 
 

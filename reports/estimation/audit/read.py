@@ -28,11 +28,7 @@ class Audit:
     plan: AuditPlan
     faces: Mapping[tuple[str, str], AuditedFaces]  # by side (generated, train) and attribute, derived ones included
     first: Mapping[str, int]  # side -> faces of the plan before it was extended
-
-    @property
-    def is_extended(self) -> bool:
-        """Whether faces were added to the plan."""
-        return len(self.plan.labels) > 1
+    looks: int  # the plan, and its extensions, that people have answered
 
 
 def read_audit(
@@ -74,7 +70,8 @@ def read_audit(
     if config_column := group_counts.target_column(config, attributes):
         found = weigh_training(connection, found, table, config=config, column=config_column, attributes=attributes)
     first = {source: int(((table["source"] == source) & (table["round"] == 0)).sum()) for source in plan.sides}
-    return Audit(plan, found, first) if found else None
+    looks = int(table.join(ratings, on=["source", "key"], how="semi")["round"].max()) + 1  # type: ignore[arg-type]
+    return Audit(plan, found, first, looks) if found else None
 
 
 def rating_codes(keys: Iterable[str], ratings: pl.DataFrame, attributes: AttributeTable) -> dict[str, np.ndarray]:

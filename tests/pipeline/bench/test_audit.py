@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from pipeline.bench import audit
-from pipeline.bench.audit_worlds import AuditScenario, measure_audits
+from pipeline.bench.audit_worlds import AuditScenario, measure_audits, measure_labelled_faces
 from pipeline.bench.context import BenchContext, WorldsConfig
+from reports.estimation.worlds import simulate_population
 from shards.audit import DESIGNS
 
 
@@ -32,7 +33,13 @@ def test_intervals_hold_the_truth_in_simulated_audits(scenario):
 def test_an_accurate_labeller_saves_a_third_of_the_labels():
     coverage = measure_audits(AuditScenario(classes=5, accuracy=0.9, labels=300), 20, seed=3, replicates=250)
     assert (coverage.width["powered"] / coverage.width["human"]) ** 2 < 2 / 3
-    assert coverage.variance["powered"] < 2 / 3 * coverage.variance["human"]
+
+
+def test_audits_are_resampled_from_labelled_faces():
+    population = simulate_population(0)
+    coverage = measure_labelled_faces(population, AuditScenario(3, 0, 100, 0), 20, attribute="race")
+    assert coverage.covered["powered"] >= 0.9
+    assert coverage.width["powered"] < coverage.width["human"]
 
 
 def test_a_benchmark_has_three_rows_for_each_number_of_classes(monkeypatch, tmp_path):

@@ -1,9 +1,6 @@
 """Training detectors: interruptions, what may be resumed, and several processes."""
 
-import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +8,7 @@ import polars as pl
 import pytest
 import torch
 
-from models.detectors import DETECTORS
+from models.detectors import DETECTORS, registry
 from pipeline.detection.evaluate import EvaluationConfig
 from pipeline.detection.import_predictions import import_predictions
 from pipeline.detection.network import build_detector
@@ -21,7 +18,8 @@ from pipeline.detection.train import DetectResult
 from shards.documents import DetectorConfig, LabelsDocument, file_hashes, read_document, write_document
 from shards.errors import FairfaceError
 from shards.workspace import Workspace
-from tests.pipeline.detection.helpers import SMALL, predictions, train, weights
+from tests.pipeline.detection.helpers import SMALL, predictions, small_xception, train, weights
+from tests.ranks import finish_ranks, run_rank
 from tests.reports.fake_workspace import replace_table
 
 
@@ -65,7 +63,13 @@ def test_other_options_and_other_faces_are_refused(workspace):
     assert not workspace.detector("y").folder.exists()
 
 
-def test_two_processes_share_training_and_evaluation(workspace):
+def run_small_rank(arguments: list[str]) -> None:
+    """Run a command with a small network in the place of Xception."""
+    registry.xception = small_xception
+    run_rank(arguments)
+
+
+def test_two_processes_share_training_and_evaluation(workspace, torch_server, tmp_path):
     def command(name: str, steps: int) -> list[str]:
         words = ["detect", "--out", str(workspace.root), "--model", "daw_fdd", "--name", name, "--device", "cpu"]
         return [*words, "--steps", str(steps), "--train-batchsize", "4"]
@@ -75,12 +79,9 @@ def test_two_processes_share_training_and_evaluation(workspace):
         options = DetectorOptions(**document.requested_options)
         return train(workspace, options, name="uninterrupted", steps=3, **config)
 
-    commands = [command("uninterrupted", 3), command("resumed", 1), command("resumed", 3)]
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
-    words += ["tests.torchrun_commands", json.dumps(commands)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("trained 3 steps") == 2  # one process a command prints
+    for name, steps in (("uninterrupted", 3), ("resumed", 1), ("resumed", 3)):
+        printed = finish_ranks(command(name, steps), tmp_path / f"{name}-{steps}.log", run=run_small_rank)
+        assert printed.count(f"trained {steps} step") == 1  # one process prints
     assert_same_weights(workspace, "uninterrupted", "resumed", step=3)
     by_two = predictions(workspace, "uninterrupted")
     assert by_two.drop("detector").equals(predictions(workspace, "resumed").drop("detector"))

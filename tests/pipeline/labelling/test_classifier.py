@@ -1,9 +1,5 @@
 """The classifier: what it is fitted to, when it is fitted again, what it labels, and where it takes CLIP's place."""
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +23,7 @@ from shards.documents import ClassifierDocument, file_hashes, load_shards_json, 
 from shards.errors import FairfaceError, WeightsUnavailable
 from shards.plan import PackConfig
 from shards.workspace import Workspace
+from tests.ranks import finish_ranks, run_rank
 
 PHOTOGRAPHS = Path(__file__).parents[4] / "shared/reference/annotated-faces"
 CPU = torch.device("cpu")
@@ -54,13 +51,13 @@ def fits(monkeypatch):
     return found
 
 
+def unavailable(*_, **__):
+    raise WeightsUnavailable("the weights are not here")
+
+
 @pytest.fixture
 def real(workspace, monkeypatch):
     """The workspace, as if its faces were photographs, on a machine without CLIP's weights."""
-
-    def unavailable(*_, **__):
-        raise WeightsUnavailable("the weights are not here")
-
     monkeypatch.setattr(clip, "load_labeller", unavailable)
     document = load_shards_json(workspace.shards)
     document.synthetic = False
@@ -234,18 +231,21 @@ def test_rare_classes_are_never_assigned(real):
     assert document.classes["age"] == ["child", "young"]
 
 
-def test_two_processes_label_like_one(real, tmp_path):
+def run_rank_without_weights(arguments: list[str]) -> None:
+    """Run a command on a machine without CLIP's weights."""
+    clip.load_labeller = unavailable
+    run_rank(arguments)
+
+
+def test_two_processes_label_like_one(real, torch_server, tmp_path):
     label(real, QUIET)
     sides = [real.shards.label_files, real.run("mine").label_files]
     before = [pl.read_parquet(files.labels) for files in sides]
     for files in sides:
         files.document.unlink()
     fitted_at = sides[0].classifier_weights.stat().st_mtime_ns
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
-    words += ["tests.torchrun_commands", json.dumps([["label", "--out", str(real.root), "--device", "cpu"]])]
-    offline = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "no weights")}
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300, env=offline)
-    assert done.returncode == 0, done.stderr
+    words = ["label", "--out", str(real.root), "--device", "cpu"]
+    finish_ranks(words, tmp_path / "log", run=run_rank_without_weights)
     assert sides[0].classifier_weights.stat().st_mtime_ns == fitted_at
     for files, expected in zip(sides, before, strict=True):
         labels = pl.read_parquet(files.labels)

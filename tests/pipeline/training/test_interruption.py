@@ -17,7 +17,7 @@ from pipeline.training.run_directory import read_run
 from pipeline.training.signals import StopSignals
 from shards.workspace import Workspace
 from tests.pipeline.gan.helpers import is_equal, run_weights, train_run, wait_for_checkpoint
-from tests.ranks import start_ranks
+from tests.ranks import finish_ranks, start_ranks
 
 OPTIONS = replace(PRESETS["sketch"], image_size=32, width_g=8, width_d=8, batch_size=16)
 WORDS = "--preset sketch --image-size 32 --width-g 8 --width-d 8 --batch-size 16 --save-every-epoch 1"  # the same
@@ -53,12 +53,9 @@ def test_two_ranks_train_one_network_and_resume_after_a_kill_to_the_same_weights
         process.kill()
         process.join()
     assert saved_step(workspace, "killed") < 120
-    for words in (killed, uninterrupted):
-        log = tmp_path / words[words.index("--run") + 1]
-        for process in start_ranks(words, log):
-            process.join()
-            assert process.exitcode == 0, log.read_text()
-        assert log.read_text().count("trained 120 steps") == 1  # one process prints
+    for name, words in {"killed": killed, "uninterrupted": uninterrupted}.items():
+        printed = finish_ranks(words, tmp_path / name)
+        assert printed.count("trained 120 steps") == 1  # one process prints
     assert is_equal(run_weights(workspace, "uninterrupted", 120), run_weights(workspace, "killed", 120))
     assert pl.read_parquet(workspace.run("uninterrupted").steps)["images"].to_list()[-1] == 120 * 16
     # another number of processes resumes what two have trained

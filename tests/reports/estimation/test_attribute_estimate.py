@@ -7,6 +7,8 @@ import pytest
 
 from reports.estimation.attribute_estimate import MAX_GROUPS, AttributeCounts, Ratios, estimate_attribute, verdict
 from reports.estimation.estimate_rows import estimate_rows
+from reports.estimation.external_reference import ExternalShares, reference_rows
+from reports.estimation.intervals import wilson
 
 
 @pytest.mark.parametrize(
@@ -118,7 +120,29 @@ def test_a_change_that_only_the_correction_makes_large_is_no_verdict_where_the_c
     estimate = estimate_attribute(gender_counts([500, 500], [4800, 5200], [3000, 7000], confusion=confusion))
     assert estimate.verdicts[0] == "amplified"
     after = shifted(estimate)
+    assert after.verdicts[0] == "inconclusive"
+    assert after.ratios.low[0] == pytest.approx(estimate.raw_interval[0][0])
+    preserved = estimate_attribute(gender_counts([4800, 5200], [4800, 5200], [3000, 7000], confusion=confusion))
+    after = shifted(preserved)
     assert (after.verdicts[0], after.inconclusive_reason(0), after.n_needed(0)) == ("inconclusive", "disagree", None)
+
+
+def test_the_shares_used_after_a_shift_have_intervals_that_include_both_estimates():
+    confusion = np.array([[3000, 2000], [250, 4750]])
+    after = shifted(estimate_attribute(gender_counts([510, 490], [5000, 5000], [5000, 5000], confusion=confusion)))
+    row = estimate_rows(after, "r")[0]
+    low, high = wilson(np.array([510.0]), 1000)
+    assert row["best_share_low"] == pytest.approx(low[0])
+    assert row["best_share_high"] == row["corrected_high"] > high[0]
+    census = reference_rows(after, "r", ExternalShares("census", {"female": 0.5, "male": 0.5}))[0]
+    assert (census["verdict"], census["ratio"]) == ("inconclusive", pytest.approx(1.02))
+    assert census["ratio_low"] == pytest.approx(low[0] / 0.5)
+
+
+def test_a_group_whose_calibration_images_are_all_unsure_is_not_corrected():
+    confusion = np.array([[0, 0, 10], [0, 500, 50]])
+    estimate = estimate_attribute(gender_counts([30, 300], [30, 300], [30, 300], confusion=confusion))
+    assert estimate.correction_note == "no calibration images of female"
 
 
 def test_the_number_of_samples_needed_is_enough():

@@ -12,7 +12,7 @@ from shards.documents import read_document
 from shards.workspace import Workspace
 from tests.pipeline.audit.helpers import answers_csv
 from tests.pipeline.cli.helpers import error_line, fairface
-from tests.reports.fake_workspace import make, page_text
+from tests.reports.fake_workspace import edit_config, make, page_text, replace_table
 
 
 def audit(out, *words, raters=("Ann",), see=None, error=0.0):
@@ -153,10 +153,12 @@ def test_an_extended_plan_has_wider_intervals(tmp_path):
     audit(out, "--labels", 100, "--attribute", "gender")
     first = of_attribute(tables(out)["estimates"], "gender")
     fairface("audit", "plan", "--out", out, "--extend", 10)
+    unanswered = of_attribute(tables(out)["estimates"], "gender")
     answer(out)
     second = of_attribute(tables(out)["estimates"], "gender")
-    widths = [(table["human_high"] - table["human_low"])[0] for table in (first, second)]
-    assert widths[1] > 1.3 * widths[0]
+    widths = [(table["human_high"] - table["human_low"])[0] for table in (first, unanswered, second)]
+    assert widths[1] == pytest.approx(widths[0], rel=0.02)
+    assert widths[2] > 1.3 * widths[0]
 
 
 def test_answers_that_nobody_can_tell_change_nothing(tmp_path):
@@ -201,3 +203,19 @@ def test_estimates_are_stale_after_an_import_and_unaffected_by_a_plan_of_other_s
     ratings = Workspace(out).run("first").audit.ratings
     ratings.write_bytes(ratings.read_bytes()[:-1])
     assert str(ratings) in error_line("report", "--out", out)
+
+
+def test_audited_training_images_count_as_often_as_they_were_trained_on(tmp_path):
+    """Women and men have different skin tones, which are not annotated; the run was trained on as many men as women."""
+    out = make(tmp_path / "out")
+    shards = out / "shards"
+    images, labels = (pl.read_parquet(shards / name) for name in ("images.parquet", "labels.parquet"))
+    tones = images.select("key", tone=pl.when(pl.col("gender") == "female").then(1).otherwise(10))
+    replace_table(shards / "images.parquet", images.with_columns(skin_tone=pl.lit(None, pl.Int8)))
+    seen = labels.join(tones, on="key").with_columns(skin_tone=pl.col("tone").cast(pl.Int8)).drop("tone")
+    replace_table(shards / "labels.parquet", seen)
+    edit_config(out, options={"seed": 1, "balance": "uniform", "balance_by": "gender"})
+    audit(out, "--labels", 300, "--attribute", "skin_tone")
+    tone = of_attribute(tables(out)["estimates"], "skin_tone").filter(group="1").row(0, named=True)
+    assert images["gender"].eq("female").mean() > 0.57
+    assert tone["best_reference_low"] < 0.5 < tone["best_reference_high"] < 0.57

@@ -46,9 +46,16 @@ def test_another_mix_of_labels_is_no_shift():
     assert exceeded["unweighted"] > 190
 
 
-def test_labels_that_no_photograph_has_are_left_out():
+def test_labels_that_no_photograph_has_have_no_weight():
     assert label_weights(np.array([0, 0, 1]), np.array([1, 2, 2, 0])).tolist() == [0.25, 0.25, 0.5]
     assert label_weights(np.array([0, 0]), np.array([1])).tolist() == [0.5, 0.5]
+
+
+def test_a_few_photographs_with_a_rare_label_do_not_decide():
+    held_out, generated = np.repeat([0, 1], [998, 2]), np.repeat([0, 1], 500)
+    weights = label_weights(held_out, generated)
+    assert weights[-2:].sum() < 0.05
+    assert 1 / (weights**2).sum() > 500
 
 
 def add_confidence(out, *, low):

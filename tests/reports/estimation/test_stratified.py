@@ -14,6 +14,7 @@ from reports.estimation.stratified import (
     count_codes,
     log_gamma,
     pool_rows,
+    recentred,
     stratify,
 )
 from reports.estimation.worlds import Scenario
@@ -208,6 +209,7 @@ def test_no_share_is_certain_to_be_0():
     faces = simulate(np.random.default_rng(11), 200_000, EVEN, (0, 0, 0))  # the labeller makes no errors
     only_women = np.zeros((3, 4))
     only_women[0, :3] = 400, 400, 200
+    only_women[2, :3] = 9000  # unsure
     one_matrix = correct_shares(only_women.sum(1)[:2], faces.table(["gender"], "gender"), seed=0)
     stratified = correct_stratified(stratify(faces, ("gender", "age"), labels=only_women), seed=0)
     for correction in (one_matrix, stratified):
@@ -228,6 +230,13 @@ def test_no_labels_or_no_calibration_images_are_refused():
     faces = simulate(np.random.default_rng(9), 100, EVEN, SAME)
     with pytest.raises(ValueError, match="no labels"):
         correct_stratified(stratify(faces, ("gender", "age"), labels=np.zeros((3, 4))), seed=0)
+
+
+def test_replicates_without_a_sure_label_have_the_shares_of_the_fit():
+    resampled, observed, fitted = np.array([[0.0, 0.0], [0.5, 0.5]]), np.array([[1.0, 0.0]]), np.array([[0.9, 0.1]])
+    (moved,) = recentred([resampled], [observed], [fitted])
+    assert moved[0].tolist() == [0.9, 0.1]
+    assert moved[1] == pytest.approx([0.4, 0.6])
 
 
 def test_log_gamma():
