@@ -314,8 +314,8 @@ def match_pairs(
     """Change the mix of each stratum within the classes so that pairs of labels are more likely, [R, K..].
 
     `pairs` are the shares of pairs of sure labels, of the attribute and of each stratum, [R, L_0, L_i], among these
-    numbers of `faces`. Expectation maximisation with a Dirichlet prior, whose mean is the present mix: what the labels can't tell
-    remains as it is.
+    numbers of `faces`. Expectation maximisation with a Dirichlet prior, whose mean is the present mix: what the labels
+    can't tell remains as it is.
     """
     for axis, (observed, n) in enumerate(zip(pairs, faces, strict=True), 1):
         others = tuple(other + 1 for other in range(1, len(rows)) if other != axis)
