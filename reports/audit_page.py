@@ -32,7 +32,7 @@ class AuditPage:
 
     run: str
     faces: int
-    questions: int  # of all faces
+    questions: int  # about all faces
     titles: list[str]  # what is asked about each face
     has_swatches: bool
     smallest: int  # width of the narrowest face, in pixels
@@ -44,8 +44,8 @@ class AuditPage:
 def write_audit_page(workspace: Workspace, run: str) -> Path:
     """Write the page on which people label the faces of a run's plan, and return its path.
 
-    It has neither the labeller's labels nor anything else about a face but its image, without metadata. Raises
-    FairfaceError if there is no plan, if it is of other faces than the present ones, and if an image can't be read.
+    The page shows nothing of a face but its image, without metadata: in particular, not the labeller's labels. Raises
+    FairfaceError if there is no plan, if it is stale, and if an image can't be read.
     """
     folder = workspace.run(run)
     with (

@@ -74,7 +74,7 @@ def common_estimates(pages: list[RunReport], attributes: Iterable[str]) -> dict[
     """The estimate of each attribute that all runs are compared by.
 
     It is `audited` if all runs use it; `corrected` if one of them uses it or was audited, all have it, and the
-    labeller's confidence has shifted for none; else `raw`. The question `difference` chooses in the same way.
+    labeller's confidence has not shifted for any; otherwise `raw`. The question `difference` chooses in the same way.
     """
     estimates: dict[str, str] = {}
     for attribute in attributes:

@@ -44,7 +44,7 @@ class Comparison:
 
     name: str
     distances: Table | None
-    shares: list[Table]  # of each attribute
+    shares: list[Table]  # one for each attribute
 
 
 @dataclass(frozen=True)

@@ -71,13 +71,13 @@ def run_verdict(
 
 
 def audit_sentence(rows: pl.DataFrame, attributes: AttributeTable) -> str | None:
-    """What people's labels decide on, and how many verdicts they changed; None without an audit."""
+    """What people labelled, and how many verdicts their labels changed; None without an audit."""
     audited = rows.filter(best_estimate="audited")
     if audited.is_empty():
         return None
     names = [name.replace("_", " ") for name in attributes.labelled if name in audited["attribute"]]
     changed = int((audited["verdict"] != audited["unaudited_verdict"]).sum())
-    effect = f"they changed {changed}" if changed else "they changed none"
+    effect = f"their labels changed {changed or 'none'}"
     labels = max(audited["labels"].drop_nulls())
     return (
         f"People labelled {labels:,} samples ({conjunction(names)}); {effect} of the {len(audited)} verdicts that the "

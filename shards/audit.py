@@ -31,7 +31,7 @@ class AuditSide:
     population: int  # faces that it chooses from: those with labels of every attribute
     images: int  # labelled images, as in labels.json
     images_hash: str | None  # as in labels.json
-    label_tables: dict[str, str]  # labels of the methods that strata and probabilities are made of -> SHA-256
+    label_tables: dict[str, str]  # tables of labels, on which strata and probabilities depend -> SHA-256
     faces: list[int]  # chosen in each round
 
 
@@ -49,7 +49,7 @@ class AuditPlan(Document):
     raters: int  # how many people are expected to label every face
     design: str  # one of DESIGNS
     seed: int
-    methods: dict[str, str]  # attribute -> labelling method whose labels strata and probabilities are made of
+    methods: dict[str, str]  # attribute -> labelling method, on whose labels strata and probabilities depend
     sides: dict[str, AuditSide]  # by source: generated, train
     files: dict[str, str]  # the table -> SHA-256
 
@@ -68,7 +68,7 @@ class AuditPlan(Document):
 
 @dataclass(kw_only=True)
 class RaterFile:
-    """A file of one rater's answers that was imported."""
+    """An imported file of one rater's answers."""
 
     name: str  # of the file, without its folder
     sha256: str
@@ -88,14 +88,14 @@ class RatingsDocument(Document):
 
 @contextmanager
 def audit_lock(run: RunFolder, purpose: str) -> Iterator[None]:
-    """Hold a run's audit alone for the duration of a block. Raises FairfaceError if its folder is a link."""
+    """Lock a run's audit exclusively for a block. Raises FairfaceError if the run's folder is a link."""
     check_links(run.folder)
     with exclusive_lock(run.audit.lock, purpose):
         yield
 
 
 def read_plan(workspace: Workspace, run: RunFolder) -> AuditPlan:
-    """Read the plan of a run. Raises FairfaceError if there is none, and if it is of other faces than the present."""
+    """Read the plan of a run. Raises FairfaceError if there is none, or if it is stale."""
     plan = read_document(run.audit.plan_document, AuditPlan)
     if plan is None:
         raise FairfaceError(f"run {run.name} has no audit plan: make one with `fairface audit plan --run {run.name}`")
@@ -105,23 +105,21 @@ def read_plan(workspace: Workspace, run: RunFolder) -> AuditPlan:
 
 
 def stale_plan(workspace: Workspace, run: RunFolder, plan: AuditPlan) -> str | None:
-    """Why a plan must not be used: it chose from other faces than those present; None if it did not.
+    """Why a plan must not be used: its classes, or the faces that it chose from, have changed; None if it may be.
 
-    Labels of the same faces may have changed: people's answers and the probabilities of the faces stay valid.
+    Labels of the same faces may change: people's answers and the probabilities of the faces stay valid.
     """
     attributes = workspace_attributes(workspace)
     for name, classes in plan.classes.items():
         if name not in attributes or list(attributes[name].names) != classes:
-            return (
-                f"the plan in {run.audit.folder} asks about other classes of {name} than the present ones: {plan.REDO}"
-            )
+            return f"the classes of {name} changed after the plan in {run.audit.folder} was made: {plan.REDO}"
     for source, side in plan.sides.items():
         is_train = source == "train"
         name = "training images" if is_train else "samples"
         present = training_images_hash(workspace.shards) if is_train else samples_images_hash(run)
         labels = read_document(side_label_files(workspace, run, source).document, LabelsDocument)
         if side.images_hash != present or labels is None or labels.images != side.images:
-            return f"the plan in {run.audit.folder} chose from other {name} than those labelled now: {plan.REDO}"
+            return f"the plan in {run.audit.folder} was made for other {name} than those labelled now: {plan.REDO}"
     return None
 
 

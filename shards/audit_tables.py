@@ -44,5 +44,5 @@ def read_ratings(audit: AuditFolder, plan: AuditPlan) -> pl.DataFrame:
     if document is None:
         return pl.DataFrame(schema=RATING_COLUMNS)
     if document.plan != plan.id:
-        raise FairfaceError(f"{audit.ratings} has answers to another plan than the present one: {document.REDO}")
+        raise FairfaceError(f"{audit.ratings} has answers to another plan than the current one: {document.REDO}")
     return read_parquet(audit.ratings, RATING_COLUMNS, sha256=document.files.get(audit.ratings.name, ""))

@@ -95,7 +95,7 @@ def start_fork_server(*modules: str) -> None:
     finally:
         signal.signal(signal.SIGTERM, previous)
     # if this process were interrupted while it waits for the first process of a pool, that process would print a
-    # traceback, because the pool's semaphores would be gone; this one needs none
+    # traceback, because the pool's semaphores would be gone; the process started here needs none
     process = WorkerProcess(target=os.getpid)
     process.start()
     process.join()

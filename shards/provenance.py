@@ -163,7 +163,7 @@ def audit_problem(workspace: Workspace, run: RunFolder) -> str | None:
         return f"the plan in {run.audit.folder} is not finished: run `fairface audit plan --run {run.name}` again"
     ratings = read_document(run.audit.ratings_document, RatingsDocument)
     if ratings and ratings.plan != plan.id:
-        return f"{run.audit.ratings} has answers to another plan than the present one: {ratings.REDO}"
+        return f"{run.audit.ratings} has answers to another plan than the current one: {ratings.REDO}"
     return stale_plan(workspace, run, plan)
 
 

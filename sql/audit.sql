@@ -1,5 +1,5 @@
 -- Shares of an audited run's samples: by people's labels alone, with the labeller's help (PPI++), corrected and raw.
--- `labels` are the faces whose class people could tell, `labels_needed` those that would settle an inconclusive verdict.
+-- `labels` are the faces whose class people could tell; `labels_needed` would settle an inconclusive verdict.
 -- param attribute (default all): one of all, @attributes
 -- param run (default newest): the run
 select attribute, "group", labels, human, human_low, human_high, audited, audited_low, audited_high, tuned_weight, audited_least,

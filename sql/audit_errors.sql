@@ -1,4 +1,4 @@
--- The labeller's labels of each class that people see on a run's samples, next to those of annotated photographs.
+-- The labeller's labels of the samples that people see as each class, next to those of annotated photographs.
 -- param attribute (default gender): one of @attributes
 -- param run (default newest): the run
 select seen, labelled, faces, share, share_low, share_high, photographs, photographs_share

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-FACES_PER_STRATUM = 8  # that a plan should choose on average, and at least that it needs for splitting a stratum in two
-EQUAL_PART = 0.25  # of a stratified plan's faces, shared equally among the strata: a rare group is not missed
-UNIFORM_PART = 0.5  # of an active plan's faces, chosen with equal probabilities: no face counts for too many
-LOWEST_NUMBER = 2.0**-65  # instead of 0, which would be chosen regardless of its size
+FACES_PER_STRATUM = 8  # that a plan chooses on average, at least; a stratum is split if each half gets as many
+EQUAL_PART = 0.25  # of a stratified plan's faces, shared equally among the strata, so that no rare group is missed
+UNIFORM_PART = 0.5  # of an active plan's faces, chosen with equal probabilities, so that no face counts for too many
+LOWEST_NUMBER = 2.0**-65  # added to every number: 0 would be chosen regardless of the face's size
 RARE = "rare labels"
 UNSURE_LABEL = "unsure"
 EVERYONE = "all"  # the only stratum of a design without strata
@@ -23,7 +23,7 @@ EVERYONE = "all"  # the only stratum of a design without strata
 
 @dataclass(frozen=True)
 class Strata:
-    """The stratum of every face, and the size that its probability is proportional to within the stratum."""
+    """The stratum of every face, and its size, to which its probability within the stratum is proportional."""
 
     names: list[str]
     index: np.ndarray  # [N] of names
@@ -37,7 +37,7 @@ class Strata:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which faces are chosen, and how probable that was."""
+    """Which faces are chosen, and with which probability."""
 
     rounds: np.ndarray  # [N]: the first round that chose the face, -1 for none
     probabilities: np.ndarray  # [N]: that any of the rounds chooses the face
@@ -50,7 +50,7 @@ def permanent_numbers(keys: Sequence[str], *, seed: int, source: str) -> np.ndar
 
 
 def stratify(labels: pl.DataFrame, attributes: Sequence[str], *, count: int) -> Strata:
-    """Strata for a plan that chooses `count` faces: few and large ones, of the labels and the labeller's confidence.
+    """Strata for a plan that chooses `count` faces: few and large ones, by label and confidence.
 
     A face belongs to the stratum of the rarest of its labels, so that each group that is rare by any attribute is a
     stratum, without a stratum for every combination. The smallest strata are pooled if there are too many, and each
@@ -80,11 +80,11 @@ def stratify(labels: pl.DataFrame, attributes: Sequence[str], *, count: int) -> 
 
 
 def by_expected_error(labels: pl.DataFrame, attributes: Sequence[str]) -> Strata:
-    """A single stratum, in which faces whose labels are probably wrong are larger.
+    """A single stratum, in which faces whose labels are probably wrong have larger sizes.
 
-    The best probability is proportional to the root of the expected squared error of a label, mixed with an equal one
-    for all faces (Zrnic and Candes, Active statistical inference, ICML 2024, sections 3 and 5). The expected error is 1
-    minus the labeller's confidence, added up over the attributes.
+    The optimal probability is proportional to the root of the expected squared error of a label; it is mixed with a
+    uniform one (Zrnic and Candes, Active statistical inference, ICML 2024, sections 3 and 5). The expected error is 1
+    minus the labeller's confidence, summed over the attributes.
     """
     error = labels.select(pl.sum_horizontal(1 - pl.col(f"p_{name}") for name in attributes)).to_series().to_numpy()
     root = np.sqrt(np.clip(error, 0, None))
@@ -99,10 +99,10 @@ def equal_sizes(count: int) -> Strata:
 
 
 def choose(strata: Strata, numbers: np.ndarray, totals: Sequence[int]) -> Choice:
-    """Choose faces in rounds: `totals` are the faces of all rounds up to each, in ascending order.
+    """Choose faces in rounds; `totals` are the cumulative numbers of faces after each round.
 
-    `numbers` [N] are the permanent random numbers. The probabilities are exact where all sizes in a stratum are equal,
-    and those that sequential Poisson sampling aims at otherwise.
+    `numbers` [N] are the permanent random numbers. The probabilities are exact where all sizes in a stratum are equal;
+    otherwise, they are the target probabilities of sequential Poisson sampling.
     """
     rounds = np.full(len(numbers), -1)
     probabilities = np.zeros(len(numbers))
@@ -119,9 +119,9 @@ def choose(strata: Strata, numbers: np.ndarray, totals: Sequence[int]) -> Choice
 
 
 def allocate(counts: np.ndarray, total: int) -> np.ndarray:
-    """How many of `total` faces are chosen in each stratum of `counts` [H] faces: proportionally, with a floor.
+    """How many of `total` faces are chosen in each stratum of `counts` [H] faces: in proportion, with a minimum.
 
-    Sainte-Lague's method gives one face after the other, so that no stratum loses one when the total grows.
+    Sainte-Lague's method assigns one face after the other, so that no stratum loses a face when the total grows.
     """
     weights = (1 - EQUAL_PART) * counts / counts.sum() + EQUAL_PART / len(counts)
     chosen = np.zeros(len(counts), np.intp)

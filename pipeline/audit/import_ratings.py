@@ -47,9 +47,9 @@ class ImportResult:
 def import_ratings(
     workspace: Workspace, files: Sequence[Path], *, run: str | None = None, replace: bool = False
 ) -> ImportResult:
-    """Add the answers in raters' CSV files to those of a run, by default of the run that the files name.
+    """Add the answers in raters' CSV files to those of a run, by default the run named in the files.
 
-    A file that was imported before is passed over; other answers of a rater are replaced only with `replace`. Raises
+    A file that was imported before is skipped; earlier answers of a rater are replaced only with `replace`. Raises
     FairfaceError, and imports nothing, if one of the files is not a complete file of answers to the run's plan.
     """
     all_answers = [read_answers(path) for path in files]
@@ -80,26 +80,26 @@ def import_ratings(
 
 
 def replaced_raters(new_answers: Sequence[Answers], raters: Mapping[str, RaterFile], *, replace: bool) -> list[str]:
-    """The raters whose imported answers new ones take the place of.
+    """The raters whose imported answers are replaced by new ones.
 
     Raises FairfaceError if there are any without `replace`, and for two files of the same rater.
     """
-    known = {same_person(name): name for name in raters}
+    known = {rater_key(name): name for name in raters}
     seen: dict[str, Path] = {}
     for answers in new_answers:
-        person = same_person(answers.rater)
-        if person in seen:
-            raise FairfaceError(f"{answers.path}: {seen[person]} is of {answers.rater} as well: import one of them")
-        if person in known and not replace:
+        key = rater_key(answers.rater)
+        if key in seen:
+            raise FairfaceError(f"{answers.path} and {seen[key]} both have answers of {answers.rater}: import only one")
+        if key in known and not replace:
             raise FairfaceError(
                 f"{answers.path}: other answers of {answers.rater} were imported before: replace them with --replace"
             )
-        seen[person] = answers.path
-    return [known[person] for person in seen if person in known]
+        seen[key] = answers.path
+    return [known[key] for key in seen if key in known]
 
 
-def same_person(rater: str) -> str:
-    """A rater's name as it is compared: regardless of capitals and spaces, and of how accents are encoded."""
+def rater_key(rater: str) -> str:
+    """The key of a rater's name; names that differ only in capitals, spaces or the encoding of accents are the same."""
     return " ".join(unicodedata.normalize("NFC", rater).casefold().split())
 
 
@@ -128,7 +128,7 @@ def read_answers(path: Path) -> Answers:
     table = unescape_formulas(pl.DataFrame(rows, schema=dict.fromkeys(ANSWER_COLUMNS, pl.String), orient="row"))
     for name in ("plan", "run", "rater", "answers"):
         if table[name].n_unique() > 1:
-            raise FairfaceError(f"{path} has more than one value of {name}: import each rater's file on its own")
+            raise FairfaceError(f"{path} has more than one value of {name}: import each rater's file separately")
     if (listed := table["answers"][0]) != str(len(table)):
         raise FairfaceError(f"{path} has {len(table):,} of {listed[:20]} answers: the file was cut off or changed")
     rater = table["rater"][0]
@@ -155,7 +155,7 @@ def match_answers(answers: Answers, plan: AuditPlan, faces: pl.DataFrame) -> pl.
     path, table = answers.path, answers.table
     if answers.plan != plan.id:
         raise FairfaceError(
-            f"{path} has answers about {answers.run}, plan {answers.plan[:20]}, and not to the present plan of run "
+            f"{path} has answers to plan {answers.plan[:20]} of run {answers.run}, not to the current plan of run "
             f"{plan.run} ({plan.id})"
         )
     numbers = {str(number): number for number in faces["face"]}
@@ -165,18 +165,19 @@ def match_answers(answers: Answers, plan: AuditPlan, faces: pl.DataFrame) -> pl.
     table = table.join(faces.select("face", "source", "key"), on="face", how="left", maintain_order="left")
     for name, source in table.select("attribute", "source").unique(maintain_order=True).iter_rows():
         if name not in plan.sides[source].attributes:
-            raise FairfaceError(f"{path}: {name[:80]!r} is not asked about {source} faces of this plan")
+            side = "training images" if source == "train" else "samples"
+            raise FairfaceError(f"{path}: the plan does not ask about {name[:80]!r} of {side}")
     for (name,), rows in table.group_by("attribute", maintain_order=True):
         classes = plan.classes[str(name)]
         if (unknown := first_other(rows["answer"], (*classes, CANNOT_TELL))) is not None:
             raise FairfaceError(f"{path}: {unknown!r} is not a valid {name}; choose from {', '.join(classes)}")
     twice = table.filter(table.select("face", "attribute").is_duplicated())
     if len(twice):
-        raise FairfaceError(f"{path} has two answers about face {twice['face'][0]}, {twice['attribute'][0]}")
+        raise FairfaceError(f"{path} has two answers for face {twice['face'][0]}, {twice['attribute'][0]}")
     group = pl.when(pl.col("answer") != CANNOT_TELL).then("answer").alias("group")
     return table.select("source", "key", "rater", "attribute", group, file=pl.lit(path.name)).select(*RATING_COLUMNS)
 
 
 def first_other(values: pl.Series, known: Sequence[str] | dict[str, int]) -> str | None:
-    """The first of the values that is not known, at most 80 characters of it; None if all are."""
+    """The first value that is not known, cut to 80 characters; None if all are known."""
     return next((value[:80] for value in values if value not in known), None)

@@ -1,4 +1,4 @@
-"""Plans an audit: which of a run's samples, and of its training images, people should label."""
+"""Plans an audit: chooses which of a run's samples and training images people should label."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -50,21 +50,21 @@ class PlanResult:
 
     folder: AuditFolder
     plan: AuditPlan
-    population: dict[str, pl.DataFrame]  # by source: `read_labels` of all faces, with stratum and probability
-    unchanged: bool = False  # whether it existed before
+    population: dict[str, pl.DataFrame]  # by source: the table of `choose_faces`
+    unchanged: bool = False  # whether the same plan existed before
 
 
 def plan_audit(workspace: Workspace, connection: duckdb.DuckDBPyConnection, run: str, config: PlanConfig) -> PlanResult:
     """Choose the faces of `run` that people should label, and write the plan.
 
-    The plan is a function of the options, the seed and the labels. Half of the faces are training images if these are
-    compared with the samples and not annotated. Raises FairfaceError for a run without samples or labels, for
-    attributes that have no labels, for more faces than there are, and if another plan exists already.
+    The plan is a function of the options, the seed and the labels. Half of the faces are training images if the samples
+    are compared with training images that are not annotated. Raises FairfaceError for a run without samples or labels,
+    for attributes that have no labels, for more faces than there are, and if another plan already exists.
     """
     folder = workspace.run(run)
     samples = read_document(folder.samples_document, SamplesDocument)
     if samples is None:
-        raise FairfaceError(f"run {run} has no samples to show: run `fairface sample --run {run}` first")
+        raise FairfaceError(f"run {run} has no samples: run `fairface sample --run {run}` first")
     audit = folder.audit
     with plan_locks(workspace, folder):
         attributes = workspace_attributes(workspace)
@@ -91,8 +91,8 @@ def plan_audit(workspace: Workspace, connection: duckdb.DuckDBPyConnection, run:
         old = None if config.force else read_document(audit.plan_document, AuditPlan)
         if old and (old.id, old.raters) != (plan.id, plan.raters):
             raise FairfaceError(
-                f"{audit.folder} has another plan: add faces to it with --extend, or replace it, and the answers to "
-                "it, with --force"
+                f"{audit.folder} has another plan: add faces to it with --extend, or replace it and its answers with "
+                "--force"
             )
         if old:
             return PlanResult(audit, old, choose_faces(old, labels), unchanged=True)
@@ -103,7 +103,7 @@ def extend_plan(workspace: Workspace, connection: duckdb.DuckDBPyConnection, run
     """Add `count` faces to the plan of a run; the earlier faces, and the answers to them, stay.
 
     Raises FairfaceError as `read_plan` does, for more faces than there are, and if the labels changed, because strata
-    and probabilities were made of the old ones.
+    and probabilities depend on them.
     """
     folder = workspace.run(run)
     with plan_locks(workspace, folder):
@@ -113,7 +113,7 @@ def extend_plan(workspace: Workspace, connection: duckdb.DuckDBPyConnection, run
             if label_table_hashes(side_label_files(workspace, folder, source)) != side.label_tables:
                 raise FairfaceError(
                     f"the labels changed after the plan in {folder.audit.folder} was made: answers to it can still be "
-                    "imported, but other faces need a new plan (`fairface audit plan --force`)"
+                    "imported, but more faces need a new plan (`fairface audit plan --force`)"
                 )
             methods = {name: plan.methods[name] for name in side.attributes}
             labels[source] = read_labels(connection, source, methods, run=run)
@@ -122,7 +122,7 @@ def extend_plan(workspace: Workspace, connection: duckdb.DuckDBPyConnection, run
 
 
 def plan_locks(workspace: Workspace, folder: RunFolder) -> ExitStack:
-    """Hold the plan alone, and keep samples and labels from being replaced."""
+    """Lock the plan, and keep samples and labels from being replaced."""
     with ExitStack() as stack:
         for lock in (folder.samples_lock, folder.label_files.lock, workspace.shards.label_files.lock):
             stack.enter_context(shared_lock(lock, "planning the audit"))
@@ -133,9 +133,9 @@ def plan_locks(workspace: Workspace, folder: RunFolder) -> ExitStack:
 def choose_attributes(
     connection: duckdb.DuckDBPyConnection, attributes: AttributeTable, names: Sequence[str], *, run: str
 ) -> list[str]:
-    """The attributes that people are asked about: `names`, by default those that the verdict needs, in their order.
+    """The attributes that people are asked about, in their usual order: `names`, or by default those of the verdict.
 
-    Raises FairfaceError for an attribute that is unknown, made of others, or without labels.
+    Raises FairfaceError for an attribute that is unknown, derived from others, or without labels.
     """
     text = """select distinct attribute from labels_long join run_methods($run) using (attribute, method)
         where source = 'generated' and run = $run"""
@@ -146,9 +146,9 @@ def choose_attributes(
     for name in names:
         if name in attributes and not attributes[name].is_labelled:
             parts = " and ".join(sorted(labelled_parts(attributes[name], attributes)))
-            raise FairfaceError(f"--attribute {name}: it is made of {parts}, so name {parts} instead")
+            raise FairfaceError(f"--attribute {name}: it is derived from {parts}: name {parts} instead")
         if name not in available:
-            raise FairfaceError(f"--attribute {name}: the samples have labels of {', '.join(available)}")
+            raise FairfaceError(f"--attribute {name}: the samples only have labels of {', '.join(available)}")
     needed = {part for item in attributes.headlines for part in labelled_parts(item, attributes)}
     chosen = names or [name for name in available if name in needed] or available
     return [name for name in available if name in chosen]
@@ -157,9 +157,10 @@ def choose_attributes(
 def unannotated_attributes(
     workspace: Workspace, connection: duckdb.DuckDBPyConnection, methods: Mapping[str, str]
 ) -> list[str]:
-    """The attributes of `methods` that people should be asked about training images as well.
+    """The attributes of `methods` that people should also label on training images.
 
-    None if the samples are compared with something else, or if the training images lack labels of one of the methods.
+    The list is empty if the samples are compared with something else, or if the training images lack labels of one of
+    the methods.
     """
     reference = read_document(workspace.reference_document, ReferenceDocument)
     labelled_by = sql.select(connection, "select distinct method from labels where source = 'train'")["method"]
@@ -173,9 +174,10 @@ def unannotated_attributes(
 def read_labels(
     connection: duckdb.DuckDBPyConnection, source: str, methods: Mapping[str, str], *, run: str
 ) -> pl.DataFrame:
-    """key, and of each attribute its label (text, null: unsure) and confidence `p_<attribute>` (null: unknown), by key.
+    """The key of each face and, for each attribute, its label and confidence `p_<attribute>`; sorted by key.
 
-    `methods` has the labelling method of each attribute; faces that one of them did not label are left out.
+    Labels are text, null for unsure; unknown confidences are null. `methods` has the labelling method of each
+    attribute; faces that one of them did not label are left out.
     """
     columns, tables = "", ""
     for number, (attribute, method) in enumerate(methods.items()):
@@ -209,7 +211,7 @@ def write_plan(
     population = choose_faces(plan, labels)
     chosen = [table.with_columns(source=pl.lit(source)) for source, table in population.items()]
     faces = pl.concat(chosen, how="diagonal").filter(pl.col("round") >= 0)
-    # by random numbers, so that neither the side nor the stratum of a face shows in its place
+    # in random order, so that a face's position reveals neither its side nor its stratum
     faces = faces.sort("round", "number").with_row_index("face").select(*PLAN_COLUMNS)
     faces = faces.cast(PLAN_COLUMNS)  # type: ignore[arg-type]
     for source, side in plan.sides.items():
@@ -238,7 +240,7 @@ def choose_faces(plan: AuditPlan, labels: Mapping[str, pl.DataFrame]) -> dict[st
 
 
 def choose_side(plan: AuditPlan, source: str, labels: pl.DataFrame, *, place: int) -> pl.DataFrame:
-    """One side of `choose_faces`; an odd face goes to the side at `place` 0."""
+    """One side of `choose_faces`; if the number of faces is odd, the side at `place` 0 has one more."""
     sides = len(plan.sides)
     totals = [(total + sides - 1 - place) // sides for total in itertools.accumulate(plan.labels)]
     if totals[-1] > len(labels):
@@ -258,7 +260,7 @@ def choose_side(plan: AuditPlan, source: str, labels: pl.DataFrame, *, place: in
 
 
 def make_strata(plan: AuditPlan, labels: pl.DataFrame, *, count: int) -> Strata:
-    """The strata of a plan's design, for choosing `count` faces at first."""
+    """The strata of a plan's design, if its first round chooses `count` faces."""
     if plan.design == "uniform":
         return equal_sizes(len(labels))
     attributes = labels.columns[1::2]

@@ -27,7 +27,7 @@ Coverages = dict[AuditScenario, AuditCoverage]
 
 
 def bench_audit(context: BenchContext) -> Iterator[Row]:
-    """Measure the intervals of shares by people's labels and PPI++, next to those that are corrected only."""
+    """Measure the intervals of shares by human labels and by PPI++, next to those of corrected labels."""
     with worker_pool(available_cpus(), preload=__name__) as pool:
         jobs: dict[int, dict[AuditScenario, Future[AuditCoverage]]] = {}
         for classes in CLASSES:
@@ -111,7 +111,7 @@ def coverage_row(classes: int, measured: Coverages, *, worlds: int) -> Row:
         ratio=powered / corrected,
         note=f"{len(measured) * worlds:,} simulated audits; human labels alone {100 * human:.1f} %; lowest "
         f"{100 * fmean(parts[lowest]):.1f} % ({lowest}); classes of 1 % {100 * rare:.1f} %, lowest "
-        f"{100 * least_rare:.1f} %; shares of the classes that raters err about {100 * seen:.0f} %",
+        f"{100 * least_rare:.1f} %; shares of the true classes {100 * seen:.0f} %",
     )
 
 
@@ -133,7 +133,7 @@ def width_row(classes: int, measured: Coverages) -> Row:
 
 
 def saving_row(classes: int, measured: Coverages) -> Row:
-    """How many labels PPI++ needs for the width of human labels alone, where the labeller is 0.9 accurate."""
+    """How many labels PPI++ needs for the width of human labels alone, with a labeller of accuracy 0.9."""
     alone = measured[AuditScenario(classes, TYPICAL_ACCURACY, TYPICAL_LABELS)]
 
     def needed(design: str = "uniform", *, accuracy: float = TYPICAL_ACCURACY, is_common: bool = True) -> float:

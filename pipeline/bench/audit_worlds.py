@@ -1,4 +1,4 @@
-"""Simulated audits with a known truth, by which their intervals are checked (`fairface bench audit`, tests).
+"""Simulated audits with a known truth, against which their intervals are checked (`fairface bench audit`, tests).
 
 A generator produces faces of K classes, one of which may have a share of 1 %. A labeller labels all samples, with error
 rates that differ from those on the photographs that its correction rests on. Raters label a few samples; each errs in
@@ -20,7 +20,7 @@ from shards.audit import DESIGNS
 SAMPLES, PHOTOGRAPHS = 5000, 3000
 RARE = 0.01  # share of the rare class in every other world
 RATER_ERRORS = (0.01, 0.08)  # error rates of raters
-CONFIDENT = 0.5  # how much rarer a labeller's errors are among the half that it is more confident of
+CONFIDENT = 0.5  # a labeller's errors are rarer by this part where it is confident, and more frequent elsewhere
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class AuditScenario:
     classes: int
     accuracy: float  # of the labeller, on generated faces; unknown for real faces
     labels: int  # faces that are labelled by humans
-    raters: int = 1  # with errors, unless 0: then one without
+    raters: int = 1  # who make errors; 0: a single one who makes none
     design: str = "uniform"
 
 
@@ -39,7 +39,7 @@ class AuditWorld:
     """A world's data and its truth."""
 
     truth: np.ndarray  # shares of the generator as raters see them, [K]
-    shares: np.ndarray  # of the classes, about which raters err, [K]
+    shares: np.ndarray  # of the true classes, [K]
     faces: AuditedFaces
     correction: Correction  # of the labels of all samples by the error rates on photographs
     is_rare: bool = False  # whether the last class has a share of RARE
@@ -54,7 +54,7 @@ class AuditCoverage:
     width: dict[str, float]
     common_width: dict[str, float]  # in worlds without a class of 1 %
     wider: float  # share of the worlds in which PPI++ is more than 5 % wider than human labels alone
-    classes_seen: float  # how often those by PPI++ contain the shares of the classes that raters err about
+    classes_seen: float  # how often intervals by PPI++ contain the shares of the true classes
 
 
 def error_rates(generator: np.random.Generator, classes: int, accuracy: float) -> np.ndarray:
@@ -69,7 +69,7 @@ def error_rates(generator: np.random.Generator, classes: int, accuracy: float) -
 def world_generators(
     scenario: AuditScenario, *, seed: int, number: int
 ) -> tuple[np.random.Generator, np.random.Generator]:
-    """Of a world's true shares, which all scenarios have in common, and of everything else."""
+    """The generators of a world's true shares, which all scenarios have in common, and of everything else."""
     options = (scenario.labels, scenario.raters, DESIGNS.index(scenario.design), round(100 * scenario.accuracy))
     return np.random.default_rng([seed, number]), np.random.default_rng([seed, number, *options])
 
@@ -158,7 +158,7 @@ def rater_rates(generator: np.random.Generator, classes: int) -> np.ndarray:
 
 
 def measure_audits(scenario: AuditScenario, worlds: int, *, seed: int, replicates: int = 400) -> AuditCoverage:
-    """Simulate so many worlds of a scenario; every other one has a class of 1 %."""
+    """Simulate this number of `worlds` of a scenario; every other one has a class of 1 %."""
     simulated = (
         simulate_audit(world_generators(scenario, seed=seed, number=number), scenario, is_rare=number % 2 == 1)
         for number in range(worlds)
@@ -169,7 +169,7 @@ def measure_audits(scenario: AuditScenario, worlds: int, *, seed: int, replicate
 def measure_labelled_faces(
     population: CalibrationFaces, scenario: AuditScenario, worlds: int, *, attribute: str
 ) -> AuditCoverage:
-    """Audits of an attribute of so many worlds that are resampled from labelled real faces."""
+    """Measure audits of an attribute in this number of `worlds`, resampled from labelled real faces."""
     simulated = (resample_audit(population, scenario, attribute=attribute, number=number) for number in range(worlds))
     return measure_worlds(simulated)
 
@@ -177,7 +177,7 @@ def measure_labelled_faces(
 def resample_audit(population: CalibrationFaces, scenario: AuditScenario, *, attribute: str, number: int) -> AuditWorld:
     """A world whose samples are real faces, with weights that are products of random shares of all attributes.
 
-    So the labeller's errors on the samples are other ones than on the photographs, which are chosen at random.
+    The labeller's errors on the samples thus differ from those on the photographs, which are chosen at random.
     """
     generator = np.random.default_rng([number, scenario.labels])
     true, labels, classes = (getattr(population, name)[attribute] for name in ("annotated", "labelled", "classes"))

@@ -140,8 +140,8 @@ def recipe_rows(
 ) -> Iterator[Row]:
     """Yield two rows for each recipe, with means over the seeds.
 
-    The first has the total variation over attributes, and in its note all metrics of the whole run; the second the
-    coverage of groups, and in its note that and the recall of every group.
+    The first has the mean total variation over the attributes, with all metrics of whole runs in its note; the second
+    has the mean coverage of the groups, with the coverage and recall of each group in its note.
     """
 
     def total_variation(trials: Sequence[Mapping[str, float]]) -> float:
@@ -182,7 +182,7 @@ def recipe_rows(
 
 
 def group_scores(score: str, trials: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean score of each group that all trials have one of."""
+    """The mean score of each group that has a score in every trial."""
     prefix = f"{score} of "
     names = [name for name in trials[0] if name.startswith(prefix) and all(name in trial for trial in trials)]
     return {name.removeprefix(prefix): mean(trial[name] for trial in trials) for name in names}

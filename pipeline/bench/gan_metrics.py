@@ -20,7 +20,7 @@ def measure_run(workspace: Workspace, run: str) -> dict[str, float]:
     """Return the metrics of a run from the labels and embeddings of samples and training images.
 
     `tv <attribute>` is the total variation distance between the shares of the samples' labels and those of the training
-    images', for labelled attributes; `derived tv <attribute>` that of attributes that are derived from them. `rare` is
+    images', for labelled attributes; `derived tv <attribute>` is that of an attribute derived from them. `rare` is
     the mean, over rare groups, of the ratio of their share among the samples to that among the training images, at most
     1. `frechet`, `coverage` and `recall` compare samples with training images, and `frechet floor` two sets of training
     images. `coverage of <attribute> <group>` and `recall of <attribute> <group>` are the scores within a group, divided

@@ -1,4 +1,4 @@
-"""Benchmarks of studies: the time they take, and in simulated studies the coverage of intervals and false positives."""
+"""Benchmarks of studies: their time and, in simulated studies, the coverage of intervals and false positives."""
 
 import subprocess
 import sys
@@ -53,12 +53,12 @@ def time_study(context: BenchContext) -> Row:
         value=seconds,
         baseline=loop,
         ratio=loop / seconds,
-        note=f"of the time, {stages:.0f} s are spent in the runs' stages",
+        note=f"the stages of the runs take {stages:.0f} s of it",
     )
 
 
 def run_command(context: BenchContext, command: str, *words: str) -> float:
-    """Run a `fairface` command on the benchmarks' OUT folder in a process of its own; returns its seconds."""
+    """Run a `fairface` command on the benchmarks' OUT folder in a new process, and return its seconds."""
     start = time.perf_counter()
     arguments = [sys.executable, "-m", "pipeline.cli", command, *words, "--out", str(context.workspace.root)]
     subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)

@@ -26,45 +26,45 @@ FACES = click.IntRange(10, 10_000)  # the page holds all of them
 
 @click.group()
 def audit() -> None:
-    """Let people label some faces, and correct the labeller.
+    """Let people label some faces, and correct the shares.
 
-    `plan` chooses the faces, `page` writes the file on which people label them, and `import` reads the files that
-    they save there.
+    `plan` chooses the faces, `page` writes the page on which people label them, and `import` reads the answers that
+    they save from it.
     """
 
 
 @audit.command()
 @workspace_option()
 @run_option
-@click.option("--labels", type=FACES, default=300, show_default=True, help="Number of faces that each person labels.")
+@click.option("--labels", type=FACES, default=300, show_default=True, help="Number of faces that each rater labels.")
 @click.option(
     "--attribute",
     "attributes",
     multiple=True,
-    help="Attribute that people are asked about, such as gender. Repeatable.  [default: those of the verdict]",
+    help="Attribute that raters are asked about, such as gender. Repeatable.  [default: those of the verdict]",
 )
 @click.option(
     "--raters",
     type=click.IntRange(1, 100),
     default=1,
     show_default=True,
-    help="Number of people who label every face.",
+    help="Number of raters; each labels every face.",
 )
 @click.option(
     "--design",
     type=click.Choice(["stratified", "active", "uniform"]),
     default="stratified",
     show_default=True,
-    help="stratified: by label and confidence; active: faces whose labels are probably wrong more often; uniform: all "
-    "faces equally often.",
+    help="How faces are chosen: stratified by label and confidence; active: more often where the label is probably "
+    "wrong; uniform: all with the same probability.",
 )
 @seed_option
-@click.option("--extend", type=FACES, help="Add this number of faces to the plan; earlier faces and answers stay.")
+@click.option("--extend", type=FACES, help="Number of faces to add to the plan; earlier faces and answers are kept.")
 @force_option
 def plan(workspace: Workspace, run: str | None, extend: int | None, **options: Any) -> None:
-    """Choose the faces that people label, and print how precise the result will be.
+    """Choose faces for people to label, and print the precision to expect.
 
-    The samples are chosen from, and the training images where they are not annotated.
+    Half of the faces are training images if these are not annotated; the others are samples.
     """
     if extend and (others := given_options() - {"workspace", "run", "extend"}):
         name = min(others).replace("attributes", "attribute")
@@ -88,9 +88,9 @@ def plan(workspace: Workspace, run: str | None, extend: int | None, **options: A
 @workspace_option()
 @run_option
 def page(workspace: Workspace, run: str | None) -> None:
-    """Write the HTML file on which people label the faces of the plan.
+    """Write the HTML page on which people label the faces of the plan.
 
-    It needs nothing but a browser: send it to each person. It contains the faces, but not the labels.
+    The page needs only a browser: send it to each rater. It contains the faces, but no labels.
     """
     from reports.audit_page import write_audit_page
     from reports.estimation.estimates import choose_run
@@ -101,7 +101,7 @@ def page(workspace: Workspace, run: str | None) -> None:
 
 
 def connect(workspace: Workspace) -> "duckdb.DuckDBPyConnection":
-    """A connection without the audits' own tables: a plan must be replaceable even if one of them is damaged."""
+    """Connect without the tables of audits: it must be possible to replace a plan even if one of them is damaged."""
     import sql
 
     current = sql.find_files(workspace)
@@ -111,10 +111,10 @@ def connect(workspace: Workspace) -> "duckdb.DuckDBPyConnection":
 @audit.command("import")
 @click.argument("files", nargs=-1, required=True, type=FILE)
 @workspace_option()
-@click.option("--run", callback=name_callback, help="Name of the run.  [default: the run that the files name]")
-@click.option("--replace", "replaces", is_flag=True, help="Replace other answers of the same people.")
+@click.option("--run", callback=name_callback, help="Name of the run.  [default: the run named in the files]")
+@click.option("--replace", "replaces", is_flag=True, help="Replace the earlier answers of the same raters.")
 def import_(workspace: Workspace, files: tuple[Path, ...], run: str | None, replaces: bool) -> None:
-    """Import the FILES that people saved on the page, and print how well they agree."""
+    """Import the FILES that raters saved from the page, and print how well the raters agree."""
     from pipeline.audit.import_ratings import import_ratings
     from reports.audit_summary import count_answers, rater_agreement
     from shards.attributes import workspace_attributes

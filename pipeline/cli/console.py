@@ -261,14 +261,14 @@ def print_audit_plan(result: "PlanResult", widths: "Sequence[ExpectedWidth]") ->
     )
     echo(f"{result.folder.folder}: {chosen}, {plan.design}{unchanged_suffix(result.unchanged)}")
     answers = sum(sum(side.faces) * len(side.attributes) for side in plan.sides.values())
-    people = f" from each of {plan.raters} people" if plan.raters > 1 else ""
+    people = f" from each of {plan.raters} raters" if plan.raters > 1 else ""
     echo(f"  {answers:,} answers{people}, about {', '.join(name.replace('_', ' ') for name in plan.attributes)}")
     for source, title in names.items():
         for row in (row for row in widths if row.source == source):
             name = row.attribute.replace("_", " ") + ":"
             echo(
-                f"  {name:13} shares of the {title} to about ±{row.width * 50:.1f} percentage points (95 %, widest: "
-                f"{row.group}), if people agree"
+                f"  {name:13} about ±{row.width * 50:.1f} percentage points for shares of the {title} (95 %, widest: "
+                f"{row.group}), if raters agree"
             )
     echo(f"  next: `fairface audit page --run {shlex.quote(plan.run)}`")
 
@@ -276,11 +276,11 @@ def print_audit_plan(result: "PlanResult", widths: "Sequence[ExpectedWidth]") ->
 def print_ratings(
     result: "ImportResult", counts: "Sequence[RaterCounts]", agreement: "Mapping[str, Agreement]", *, ordered: set[str]
 ) -> None:
-    """Print how many answers there are of each rater, and how well the raters agree; `ordered` have ordered classes."""
+    """Print how many answers each rater gave, and how well they agree; `ordered` attributes have ordered classes."""
     for row in counts:
         state = "" if row.rater in result.imported else ", imported before"
         missing = row.questions - row.answers
-        rest = f", {missing:,} left" if missing else ""
+        rest = f", {missing:,} questions left" if missing else ""
         echo(f'{row.rater}: {row.answers:,} answers, {row.cannot_tell:,} of them "can\'t tell"{rest}{state}')
     for attribute, found in agreement.items():
         name, is_ordered = attribute.replace("_", " ") + ":", attribute in ordered
@@ -288,9 +288,9 @@ def print_ratings(
         near = f", {found.close[0]:.0%} at most one class apart" if is_ordered else ""
         same = f"{found.same[0]:.0%} of pairs of answers are equal{near}, on {found.faces:,} faces"
         measured = f"Krippendorff's {'ordinal ' * is_ordered}alpha {alpha:.2f} ({low:.2f} to {high:.2f})"
-        echo(f"  {name:13} {'agreement undefined: all gave one class' if math.isnan(alpha) else measured}; {same}")
+        echo(f"  {name:13} {'agreement undefined: all answers are equal' if math.isnan(alpha) else measured}; {same}")
     if len(counts) < result.plan.raters:
-        echo(f"  {result.plan.raters - len(counts)} of {result.plan.raters} people have not answered yet")
+        echo(f"  {result.plan.raters - len(counts)} of {result.plan.raters} raters have not answered yet")
     echo(f"  next: `fairface report --run {shlex.quote(result.plan.run)}`")
 
 

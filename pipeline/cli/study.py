@@ -40,7 +40,7 @@ REASONS_SHOWN = 5
 @click.option("--slurm", is_flag=True, help="Print a script that submits the study to SLURM.")
 @click.option("--submit", "submits", is_flag=True, help="Submit the study to SLURM.")
 @click.option(
-    "--task", type=click.IntRange(0, 10**6), help="Run only the training run of this number, as a task of SLURM does."
+    "--task", type=click.IntRange(0, 10**6), help="Run only the training run with this number, as a task of SLURM does."
 )
 @click.option("--report", "reports", is_flag=True, help="Only write the report, of the runs that are finished.")
 def study(file: Path, workspace: Workspace, task: int | None, **modes: bool) -> None:
@@ -217,7 +217,7 @@ def check_arms_differ(workspace: Workspace, document: StudyDocument) -> None:
 
 
 def measure_arms(workspace: Workspace, document: StudyDocument) -> dict[str, float]:
-    """The seconds of each arm's training runs, by a trial."""
+    """The seconds of each arm's training runs, estimated by a trial."""
     seconds = ask_torch("training_seconds", training_parameters(workspace, document))
     return dict(zip((arm.name for arm in document.arms), seconds, strict=True))
 

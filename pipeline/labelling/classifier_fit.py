@@ -236,9 +236,9 @@ def augment(images: Tensor, size: int, *, standardise: Callable[[Tensor], Tensor
 
 
 def degrade(pixels: Tensor, rng: torch.Generator) -> None:
-    """Blur half of the images and add noise to half of them, in place; float32 [B, 3, S, S] in 0-255, in random order.
+    """Blur half of the images, and add noise to half of them, in place; a quarter remains as it is.
 
-    A quarter of the images remains as it is.
+    `pixels` are float32 [B, 3, S, S] in 0-255, of images in random order.
     """
     count, device = len(pixels), pixels.device
     blurred, noisy = pixels[: count // 2], pixels[count // 4 : count // 4 + count // 2]

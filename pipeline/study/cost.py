@@ -42,7 +42,7 @@ def resolve_training(workspace: Workspace, parameters: Mapping[str, Any]) -> tup
 
 
 def training_fingerprint(workspace: Workspace, parameters: Mapping[str, Any]) -> str:
-    """The same text for parameters of `fairface train` with the same effect, as where one is set to its default.
+    """A text that is the same for parameters of `fairface train` with the same effect, such as one set to its default.
 
     Raises FairfaceError as `resolve_training`.
     """
@@ -53,7 +53,7 @@ def training_fingerprint(workspace: Workspace, parameters: Mapping[str, Any]) ->
 
 
 def training_seconds(workspace: Workspace, parameters: Mapping[str, Any]) -> float:
-    """The seconds of a training run, from some steps with random images that are not compiled.
+    """The seconds of a training run, estimated from some steps on random images without compilation.
 
     Raises FairfaceError as `resolve_training`.
     """

@@ -69,8 +69,8 @@ def write_run(study: StudyFolder, run: StudyRun) -> None:
 def remaining_seconds(tasks: Iterable[list[StudyRun]], trained: Mapping[str, float]) -> dict[str, float | None]:
     """The seconds that each stage still needs over the runs of each task; None for a stage of unknown length.
 
-    They are the mean over the runs that are labelled. Until there are any, a training run takes what `trained` says of
-    its arm, if it is there.
+    They are the mean over the runs that are labelled. Until there are any, a training run is expected to take the
+    seconds that `trained` has for its arm, if any.
     """
     tasks = list(tasks)
     everything = [run for runs in tasks for run in runs]

@@ -196,5 +196,5 @@ def _reason(code: int, log: Path) -> str:
         name = signal.Signals(-code).name
         return f"the process was ended by {name}{', perhaps for lack of memory' * (name == 'SIGKILL')}; see {log}"
     _, *lines = log.read_text(errors="replace").rpartition("$ fairface ")[2].splitlines()
-    lines = [line.strip() for line in lines if line.strip()] or [f"it ended with code {code} and without a message"]
+    lines = [line.strip() for line in lines if line.strip()] or [f"it exited with code {code} and without a message"]
     return f"{lines[-1].removeprefix('Error: ')[:500]} (see {log})"

@@ -43,10 +43,10 @@ def checkpoint_step(path: Path) -> int:
 def save(folder: Path, step: int, state: dict[str, Any], *, keep: int) -> Path:
     """Write `state` as the checkpoint of `step` and remove all but the newest `keep` checkpoints.
 
-    Equal states give equal bytes, whether they were loaded or not.
+    Equal states give equal bytes, whether or not they were loaded from a checkpoint.
     """
     path, content = checkpoint_path(folder, step), BytesIO()
-    # to memory, because torch would hide the error of a full disk
+    # written to memory first, because torch would hide the error of a full disk
     torch.save(_unshared({"fairface": FORMAT, "step": step} | state), content)
     with atomic_write(path) as file:
         file.write(content.getbuffer())
@@ -101,9 +101,9 @@ def _tensors(state: Any) -> Iterator[Tensor]:
 
 
 def _unshared(state: Any) -> Any:
-    """An equal state in which equal texts are one object, and no container occurs twice.
+    """A copy of a state in which equal texts are one object, and no container occurs twice.
 
-    Pickle writes an object that occurs again as a reference, so its bytes depend on which equal objects are the same.
+    Pickle writes a repeated object as a reference, so the bytes depend on which of the equal objects are identical.
     """
     if isinstance(state, str):
         return sys.intern(state)

@@ -41,9 +41,7 @@ class AttributeCounts:
     confusion: np.ndarray  # [K, L], of training faces, annotated by labelled; L = K + 1 if some labels are unsure
     is_fully_annotated: bool = True  # whether nearly all training faces are annotated
     unsure: float = 0.0  # generated faces without a sure label, which are not counted
-    is_shifted: bool = (
-        False  # whether the labeller's confidence on the generated faces differs from that on photographs
-    )
+    is_shifted: bool = False  # whether the labeller's confidence differs between generated faces and photographs
     stratified: StratifiedCounts | None = None  # of the generated faces, if error rates depend on other attributes
     stratified_reference: StratifiedCounts | None = None  # of the training faces, where these are corrected as well
     stream: int = 0  # of the random numbers that resample the labels; every run of a study has its own
@@ -105,7 +103,7 @@ class Ratios:
     ratio: np.ndarray  # of the estimate that verdicts are based on
     low: np.ndarray
     high: np.ndarray
-    other_ratio: np.ndarray  # of the other estimate; the same if there is no correction, and of an audit
+    other_ratio: np.ndarray  # of the other estimate; the same without a correction, or with an audit
     p: np.ndarray  # of no difference, the larger of both estimates'
 
 
@@ -132,8 +130,8 @@ class AttributeEstimate:
     def best_estimate(self) -> str:
         """The estimate that verdicts are based on: audited if people labelled some samples, else raw or corrected.
 
-        Where the labeller's confidence has shifted, its error rates may have, too: when photographs were degraded on
-        purpose, the corrected shares of some attributes were worse than the raw ones (docs/method.md).
+        Where the labeller's confidence has shifted, its error rates may have, too: on deliberately degraded
+        photographs, the corrected shares of some attributes were worse than the raw ones (docs/method.md).
         """
         if self.audited and (self.audited.reference or not self.counts.reference.sum()):
             return "audited"
@@ -252,7 +250,7 @@ class AttributeEstimate:
         return max(round(n), round(self.counts.count.sum()) + 1) if np.isfinite(n) else None
 
     def labels_needed(self, group: int) -> int | None:
-        """The number of human labels, all together, that would settle a group's verdict, by simulation.
+        """The total number of human labels that would settle a group's verdict, by simulation.
 
         None if no number would, if the verdict is already conclusive, or without an audit.
         """
@@ -301,7 +299,7 @@ class AttributeEstimate:
 
 
 def audited_ratios(audited: AuditedSides) -> Ratios:
-    """Ratios of the shares by people's labels to the reference, with percentiles of the replicates of both."""
+    """Ratios of the shares by people's labels to the reference, with intervals from the replicates of both."""
     generated, reference = audited.generated.powered, audited.reference
     size = len(generated.shares)
     if reference is None:  # no training images

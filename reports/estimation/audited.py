@@ -1,4 +1,4 @@
-"""Adds what an audit says to an attribute's estimate, and shapes the tables of the audit itself."""
+"""Adds the shares by an audit to an attribute's estimate, and makes the rows of the audit's own tables."""
 
 from dataclasses import replace
 
@@ -39,10 +39,10 @@ def estimate_side(audit: Audit, source: str, faces: AuditedFaces) -> AuditEstima
 
 
 def audited_reference(estimate: AttributeEstimate, audit: Audit) -> ReferenceShares | None:
-    """The shares that those by people's labels are compared with: by people's labels as well, or the annotations.
+    """The shares that those by people's labels are compared with: by people's labels as well, or by the annotations.
 
-    Where most training images are annotated, but too few to be sure of the rest, it is their labels, corrected. None if
-    the training images are neither annotated nor audited: their labels are not comparable with people's.
+    If only some training images are annotated, these are the corrected shares of their labels. None if training images
+    are neither annotated nor audited: the labeller's labels alone are not comparable with people's.
     """
     counts = estimate.counts
     faces = audit.faces.get(("train", counts.attribute))
@@ -55,7 +55,7 @@ def audited_reference(estimate: AttributeEstimate, audit: Audit) -> ReferenceSha
 
 
 def audit_rows(estimate: AttributeEstimate, run: str, audit: Audit) -> Rows:
-    """Rows of `audit`: what people's answers about one attribute are like, on each side."""
+    """Rows of `audit`: a summary of people's answers about one attribute, on each side."""
     counts = estimate.counts
     rows: Rows = []
     for source in audit.plan.sides:
@@ -83,7 +83,7 @@ def audit_rows(estimate: AttributeEstimate, run: str, audit: Audit) -> Rows:
             "looks": audit.looks,
             "planned": len(faces.ratings),
             "answered": int(faces.is_answered.sum()),
-            "told": int(faces.is_told.sum()),
+            "classified": int(faces.is_told.sum()),
             "cant_tell": faces.cant_tell,
             "raters": int(raters.sum()),
             "rated_twice": agreement.faces,

@@ -38,7 +38,7 @@ def confidence_shift(
     `selected` is the selected method of each attribute. Columns: run, attribute, method, held_out and generated
     (numbers of images), confidence_held_out and confidence_generated (means), statistic (the Kolmogorov-Smirnov
     distance of the two distributions, 0-1), floor (which photographs alone exceed in at most LEVEL of cases), and
-    unsure_held_out and unsure_generated (shares of the images). What is said of photographs is weighted by label. Only
+    unsure_held_out and unsure_generated (shares of the images). The values of photographs are weighted by label. Only
     attributes with one of FITTED_METHODS have rows.
     """
     rows = []
@@ -83,8 +83,8 @@ def read_confidence(
 def label_weights(held_out: np.ndarray, generated: np.ndarray) -> np.ndarray:
     """Weights of photographs, [N], with which their labels have the shares of the samples' labels; their sum is 1.
 
-    Labels, [N] and [M], are numbers. The weights of rare labels are limited to LARGEST_WEIGHT / N; without any label in
-    common, all photographs have the same weight.
+    Labels, [N] and [M], are numbers. The weights of rare labels are limited to LARGEST_WEIGHT / N; if the sides have no
+    label in common, all photographs have the same weight.
     """
     size = max(held_out.max(), generated.max()) + 1
     before, after = (np.bincount(side, minlength=size) for side in (held_out, generated))

@@ -6,8 +6,8 @@ NeurIPS 2023), here for K classes at once, on the simplex, and with C known only
 annotated images that were labelled as well.
 
 A labeller may also abstain: a face without a sure label is not counted, and the rows of C sum to the share of sure
-labels in a class. How often it abstains from generated faces is not assumed to be known, as these are less clear than
-photographs; only that it abstains as much more often from those of every class.
+labels in a class. How often it abstains from generated faces is not assumed to be known, as these may be less clear
+than photographs; only that the rate of sure labels changes by the same factor in every class.
 
 One C is right as long as the mix of other attributes within each class is that of the calibration images;
 `reports.estimation.stratified` corrects where it differs.
@@ -19,7 +19,7 @@ import numpy as np
 
 CALIBRATION_PRIOR = 0.5  # images of each annotated class, spread evenly over the labels: no cell of C is known to be 0
 REPLICATES = 1000  # of the bootstrap
-SMALLEST_RATE = 1e-3  # of sure labels: of a class from which the labeller nearly always abstains
+SMALLEST_RATE = 1e-3  # of sure labels, for a class from which the labeller nearly always abstains
 MAX_CONDITION = 100.0  # condition number of C above which its inverse is dominated by chance
 
 
@@ -153,7 +153,7 @@ def project_to_simplex(points: np.ndarray) -> np.ndarray:
 
 
 def spread_zeros(shares: np.ndarray, n: int, *, generator: np.random.Generator) -> np.ndarray:
-    """Replicates of shares, [replicates, K], with those of less than half a face spread as if no face had been seen.
+    """Replicates of shares, [replicates, K], where those below half a face are spread as if no face had been seen.
 
     Given 0 of `n` faces, a share has the distribution Beta(1, n), whose quantiles are the upper limits of Clopper and
     Pearson, Biometrika 26 (1934) 404-413. Otherwise the interval of a class on the border of the simplex would have no

@@ -122,7 +122,7 @@ def corrected_reference_columns(estimate: AttributeEstimate) -> tuple[SharesWith
 
 
 def method_estimate_rows(estimate: AttributeEstimate, run: str, *, labeller: str, is_selected: bool) -> Rows:
-    """Rows of `method_estimates`: the raw shares, and corrected ones and those by people's labels if there are any."""
+    """Rows of `method_estimates`: the raw shares and, if there are any, corrected ones and those by people's labels."""
     counts = estimate.counts
     raw = SharesWithInterval(estimate.shares, *wilson(counts.count, counts.count.sum()))
     estimates = [("raw", raw, estimate.reference_shares)]
@@ -201,7 +201,7 @@ def audited_distance_rows(estimate: AttributeEstimate, run: str, *, seed: int) -
 def audited_sampler(
     powered: SharesEstimate, reference: ReferenceShares | None, *, generator: np.random.Generator
 ) -> distances.Sampler:
-    """Resamples shares with the errors of those by people's labels, and the `reference`, exact for None."""
+    """A sampler of shares with the errors of those by people's labels, and of the `reference`; None is exact."""
     errors = powered.bootstrap_shares - powered.bootstrap_shares.mean(0)
 
     def sample(mixtures: np.ndarray, replicates: int) -> tuple[np.ndarray, np.ndarray]:

@@ -66,7 +66,7 @@ ESTIMATE_SCHEMA = {
 }
 AUDIT_SCHEMA = {
     **dict.fromkeys(("run", "attribute", "source", "design"), pl.String),
-    **dict.fromkeys(("looks", "planned", "answered", "told"), pl.Int64),
+    **dict.fromkeys(("looks", "planned", "answered", "classified"), pl.Int64),
     "cant_tell": pl.Float64,
     **dict.fromkeys(("raters", "rated_twice"), pl.Int64),
     **{

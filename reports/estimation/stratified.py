@@ -43,10 +43,8 @@ class StratifiedCounts:
     """Calibration images and labels in the cross of an attribute, the first of the `names`, with its strata."""
 
     names: tuple[str, ...]
-    confusion: tuple[
-        np.ndarray, ...
-    ]  # of each of them: calibration images by all classes and its labels, [K.., K_i + 1]
-    labels: np.ndarray  # faces of one side by the labels of all of them, [K + 1..], the last of each for unsure ones
+    confusion: tuple[np.ndarray, ...]  # for each name, calibration images by all classes and its labels: [K.., K_i + 1]
+    labels: np.ndarray  # faces of one side by the labels of all names, [K + 1..], the last of each for unsure ones
 
     @property
     def strata(self) -> tuple[str, ...]:
@@ -315,9 +313,9 @@ def match_pairs(
 ) -> np.ndarray:
     """Change the mix of each stratum within the classes so that pairs of labels are more likely, [R, K..].
 
-    `pairs` are the shares of pairs of sure labels, of the attribute and of each stratum, [R, L_0, L_i], among so many
-    `faces`. Expectation maximisation with a Dirichlet prior, whose mean is the present mix: what the labels can't tell
-    remains as it is.
+    `pairs` are the shares of pairs of sure labels, of the attribute and of each stratum, [R, L_0, L_i], among these
+    numbers of `faces`. Expectation maximisation with a Dirichlet prior, whose mean is the present mix: what the labels
+    can't tell remains as it is.
     """
     for axis, (observed, n) in enumerate(zip(pairs, faces, strict=True), 1):
         others = tuple(other + 1 for other in range(1, len(rows)) if other != axis)

@@ -1,7 +1,7 @@
 """Labels of faces that a labeller abstains from: the SQL that finds them, and how the estimates count them.
 
-Their class is null and their probabilities are not. They are a label of their own, `UNSURE`, but no class: raw shares
-are those of the sure labels, and a correction has one more column.
+Their class is null and their probabilities are not. They are a label of their own, `UNSURE`, but no class: shares are
+estimated from the sure labels, and the confusion has one more column.
 """
 
 from collections.abc import Collection

@@ -10,11 +10,11 @@ from reports.sections.table import Cell, Table, expanded
 from shards.attributes import Attribute, AttributeTable
 
 DESIGNS = {
-    "stratified": "by strata of labels and of the labeller's confidence",
+    "stratified": "by strata of the labeller's labels and confidence",
     "active": "with a higher probability where the labeller is probably wrong",
     "uniform": "with equal probabilities",
 }
-FREQUENT = 0.05  # share of "can't tell" above which the page shows what it may hide
+FREQUENT = 0.05  # share of "can't tell" above which the page shows the shares at the extremes
 CHANGES = 8  # of verdicts that are listed
 LEVEL = 0.05  # of the test of the labeller's errors
 
@@ -81,7 +81,7 @@ def audit_section(report: RunReport, attributes: AttributeTable) -> AuditSection
 
 
 def verdict_changes(attribute: Attribute, rows: list[dict[str, Any]]) -> list[str]:
-    """The groups whose verdict is another one without the audit, each in words."""
+    """The groups whose verdict differs without the audit, each in words."""
     faces = {item.name: item.faces for item in attribute.classes}
     return [
         f"{faces.get(row['group'], short(row['group'], 40))} ({row['unaudited_verdict']} by the labeller, "
@@ -95,19 +95,20 @@ def answer_sentences(
     audit: dict[str, Any], rows: list[dict[str, Any]], train: dict[str, Any] | None, attribute: Attribute
 ) -> list[str]:
     """What the answers about an attribute are like."""
-    sentences = [f"People could tell the class of {number(audit['told'])} of {number(audit['answered'])} faces."]
+    sentences = [f"People could tell the class of {number(audit['classified'])} of {number(audit['answered'])} faces."]
     if audit["planned"] > audit["answered"]:
         sentences.append(f"{number(audit['planned'] - audit['answered'])} faces of the plan have no answer yet.")
     if train:
-        sentences.append(f"They also labelled {number(train['told'])} training images, which are the reference.")
+        sentences.append(f"They also labelled {number(train['classified'])} training images, which are the reference.")
     if audit["rated_twice"]:
         sentences.append(agreement_sentence(audit, attribute))
     if audit["cant_tell"] > FREQUENT:
         widest = max(rows, key=lambda row: row["audited_most"] - row["audited_least"])
         sentences.append(
             f"{percent(audit['cant_tell'])} of the answers are “can't tell”. The shares treat these faces like the "
-            "others of their stratum. In the worst case, all or none of them belong to a group: the share of "
-            f"{short(widest['group'])} then is {percent(widest['audited_least'])} to {percent(widest['audited_most'])}."
+            "others of their stratum. At the extremes, none or all of them belong to a group: the share of "
+            f"{short(widest['group'])} would be {percent(widest['audited_least'])} or "
+            f"{percent(widest['audited_most'])}."
         )
     if rows[0]["best_estimate"] != "audited":
         sentences.append(
@@ -192,10 +193,10 @@ def test_sentence(audit: dict[str, Any]) -> str:
     value = "less than 0.01" if p < 0.01 else f"{p:.2f}"
     if p < LEVEL:
         return (
-            f"On the samples, the labeller makes other errors than on photographs (p is {value}): the assumption of "
-            "the corrected shares does not hold."
+            f"On the samples, the labeller's errors differ from those on photographs (p is {value}): the assumption "
+            "of the corrected shares does not hold."
         )
     return (
-        "On the samples, the labeller's errors do not differ from those on photographs by more than chance explains (p "
-        f"is {value}); small differences would not show with this number of faces."
+        "On the samples, the labeller's errors do not differ from those on photographs by more than chance (p is "
+        f"{value}); small differences would not show with this number of faces."
     )

@@ -1,6 +1,6 @@
 "use strict";
-// Asks about one face at a time. Answers are kept in the browser's storage, under the plan and the rater's name, until
-// the file of answers is saved and imported; a reload resumes.
+// Asks about one face at a time. Answers are kept in the browser's storage, under the plan and the rater's name, so
+// that the rater can continue after a reload.
 (() => {
   const audit = JSON.parse(document.getElementById("audit").textContent);
   const element = (id) => document.getElementById(id);
@@ -15,7 +15,7 @@
   let isKept = true; // whether the browser keeps the answers
   let savedAnswers = 0; // how many answers the last saved file had
 
-  // 32-bit FNV-1a, mixed by the end of MurmurHash3
+  // 32-bit FNV-1a, mixed by the finalizer of MurmurHash3
   function hash(text) {
     let value = 0x811c9dc5;
     for (const byte of new TextEncoder().encode(text)) value = Math.imul(value ^ byte, 0x01000193);
@@ -25,7 +25,7 @@
   }
 
   const cleanName = (text) => text.normalize("NFC").trim().replace(/\s+/g, " ");
-  const identity = (name) => `${PREFIX}/${name.toLowerCase()}`; // a name in capitals is the same person's
+  const identity = (name) => `${PREFIX}/${name.toLowerCase()}`; // names that differ only in case are the same rater
   const isReversed = () => hash(identity(rater)) % 2 === 1;
 
   function storage(action) {
@@ -173,7 +173,7 @@
   element("name").addEventListener("input", () => {
     const name = cleanName(element("name").value);
     const number = name ? load(name)[0].length : 0;
-    element("resume").textContent = number ? `${number} of ${count} answers of ${name} are kept in this browser.` : "";
+    element("resume").textContent = number ? `${number} of ${count} answers by ${name} are kept in this browser.` : "";
   });
   element("cannot-tell").addEventListener("click", () => answer(null));
   element("undo").addEventListener("click", undo);

@@ -41,7 +41,7 @@ create table audit_faces_columns (face integer, source varchar, key varchar, rou
 create table ratings_columns (source varchar, key varchar, rater varchar, attribute varchar, "group" varchar, file varchar,
     filename varchar);
 create table audit_columns (run varchar, attribute varchar, source varchar, design varchar, looks bigint, planned bigint,
-    answered bigint, told bigint, cant_tell double, raters bigint, rated_twice bigint, alpha_nominal double,
+    answered bigint, classified bigint, cant_tell double, raters bigint, rated_twice bigint, alpha_nominal double,
     alpha_nominal_low double, alpha_nominal_high double, alpha_ordinal double, alpha_ordinal_low double, alpha_ordinal_high double,
     same double, same_low double, same_high double, close double, close_low double, close_high double, errors_p double);
 create table audit_confusion_columns (run varchar, attribute varchar, seen varchar, labelled varchar, faces double, share double,

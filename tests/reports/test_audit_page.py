@@ -180,7 +180,7 @@ def test_a_session_of_thirty_faces_by_keyboard_is_resumed_saved_and_imported(bro
         tone = 1 + number % 10
         if number == 12:  # reloads in the middle of a face
             rater.tab.reload()
-            assert f"{2 * number + 1} of 60 answers of Ann B. are kept" in rater.tab.locator("#resume").inner_text()
+            assert f"{2 * number + 1} of 60 answers by Ann B. are kept" in rater.tab.locator("#resume").inner_text()
             rater.press("Enter")  # the name is there
             assert rater.question == "Skin tone (Monk)"
         order.append(rater.face)
@@ -363,7 +363,7 @@ def test_a_browser_that_keeps_nothing_says_so(browser, page, tmp_path):
     assert "'=HYPERLINK" in (tmp_path / "bo.csv").read_text()  # a spreadsheet shows it
     out = page.parents[3]
     printed = fairface("audit", "import", "--out", out, tmp_path / "bo.csv")
-    assert '=HYPERLINK("x"), Bo: 2 answers, 0 of them "can\'t tell", 58 left' in printed
+    assert '=HYPERLINK("x"), Bo: 2 answers, 0 of them "can\'t tell", 58 questions left' in printed
     assert rater.messages == []
     rater.context.close()
     for path in (Workspace(out).run("first").audit.ratings_document, Workspace(out).run("first").audit.ratings):

@@ -92,8 +92,8 @@ def test_people_get_an_answer_whatever_the_labeller_is_and_it_says_what_they_cha
     answer = verdict.run_verdict(rows, ATTRIBUTES, is_foreign=True)
     assert answer.answer.startswith("No: 2 of 2 groups")
     assert answer.sentences[-1] == (
-        "People labelled 1,200 samples (gender); they changed 1 of the 2 verdicts that the labeller alone would have "
-        "given."
+        "People labelled 1,200 samples (gender); their labels changed 1 of the 2 verdicts that the labeller alone "
+        "would have given."
     )
 
 

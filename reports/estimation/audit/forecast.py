@@ -6,9 +6,9 @@ from reports.estimation.audit.looks import width_factor
 from reports.estimation.correction import estimate_matrix, solve_shares
 from reports.estimation.intervals import Z, wilson
 
-POWER = 0.8  # how often the labels that are said to settle a verdict do so, in simulation
+POWER = 0.8  # share of the simulated audits in which the number of labels needed settles the verdict
 UNSEEN_LIMIT = 2.512  # 97.5 % point of a gamma distribution with parameter UNSEEN_FACES: faces that may be missed
-STEP = 1.15  # ratio of two numbers of labels that are tried
+STEP = 1.15  # ratio of successive numbers of labels that are tried
 
 
 def expected_width(
@@ -27,7 +27,7 @@ def expected_width(
     it nothing is expected of the labels: the width is that of human labels alone. It is never smaller than that of a
     class that no rater sees.
 
-    Each rater is expected to be able to tell every face, and all to agree.
+    Raters are assumed to agree, and to be able to tell the class of every face.
     """
     likely, shares = likely_classes(labels, classes=classes, confusion=confusion)
     cells = np.unique(np.stack([strata, labels, probability]), axis=1, return_counts=True)
@@ -79,13 +79,13 @@ def labels_needed(
     sizes: tuple[int, int],
     limits: tuple[float, float],
 ) -> int | None:
-    """The number of human labels, all together, that would settle a group's verdict; None if no number would.
+    """The total number of human labels that would settle a group's verdict; None if no number would.
 
     `ratio_draws` are replicates of the group's ratio, as likely true ratios; `ratio` is the estimate. The variances are
-    those of the logarithm of the ratio: the part that more labels reduce, and the rest. `sizes` are the labels now, and
-    the faces that there are. For each number of labels, later estimates are simulated from the likely true ratios and
-    the present labels; a verdict is settled if its interval, that of a second look, lies on one side of 1 or within the
-    `limits`. The number is the smallest for which at least `POWER` of them are.
+    those of the logarithm of the ratio: the part that more labels reduce, and the rest. `sizes` are the numbers of
+    present labels and of all faces. For each number of labels, later estimates are simulated from the likely true
+    ratios and the present labels; a verdict is settled if its interval, that of a second look, lies on one side of 1 or
+    within the `limits`. The number is the smallest with which at least `POWER` of the verdicts are settled.
     """
     n, most = sizes
     truth, present = np.log(np.maximum(ratio_draws, 1e-6)), np.log(max(ratio, 1e-6))

@@ -30,7 +30,7 @@ def compare_errors(faces: AuditedFaces, confusion: np.ndarray, *, seed: int) -> 
     """Compare with photographs: `confusion`, [K, L], counts them by annotated class and label, L = K or K + 1.
 
     Audited faces count by their effective number within each class (Kish, Survey Sampling, 1965), as their weights
-    differ. A small p says that the correction rests on a wrong assumption; a large one only that these faces don't show
+    differ. A small p shows that the assumption of the correction is wrong; a large one only that these faces don't show
     it.
     """
     told, classes = faces.is_told, faces.classes
@@ -50,10 +50,11 @@ def compare_errors(faces: AuditedFaces, confusion: np.ndarray, *, seed: int) -> 
 
 
 def homogeneity_p(first: np.ndarray, second: np.ndarray, *, generator: np.random.Generator) -> float:
-    """p-value of the hypothesis that two tables of counts, [K, L], have the same rates in every row; NaN if no row can.
+    """p-value of the hypothesis that two tables of counts, [K, L], have the same rates in every row.
 
-    Pearson's statistics of the rows are added, and compared with those of permuted tables, which have the same faces
-    and labels: with few faces in a cell, the chi-squared distribution would reject too often. Counts are rounded.
+    It is NaN if no row has counts in both tables. Pearson's statistics of the rows are added, and compared with those
+    of permuted tables, which have the same margins: with few faces in a cell, a test by the chi-squared distribution
+    would reject too often. Counts are rounded.
     """
     tables = np.rint([first, second]).astype(int)  # [2, K, L]
     rows = np.flatnonzero((tables.sum(2) > 0).all(0))

@@ -1,9 +1,10 @@
-"""Intervals that stay valid if people look at them, and label more faces, as often as they like.
+"""Intervals that stay valid however often people look at them and then label more faces.
 
 A plan of a fixed number of faces is looked at once, and has ordinary intervals. Whoever extends it because the interval
-was too wide has looked more than once: of ordinary intervals, looked at after every hundred labels, more and more miss
-the truth. The intervals of an extended plan are therefore those of a confidence sequence, which holds at all numbers of
-labels at once: Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, Ann. Statist. 52 (2024) 2613-2640, theorem 2.2.
+was too wide has looked more than once: the more often ordinary intervals are looked at, the more probable it is that
+one of them misses the truth. The intervals of an extended plan are therefore those of a confidence sequence, which
+holds at all numbers of labels at once: Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, Ann. Statist. 52 (2024)
+2613-2640, theorem 2.2.
 """
 
 import math
@@ -26,7 +27,7 @@ def width_factor(labels: float, *, planned: float) -> float:
 
 
 def widen_audit(estimate: AuditEstimate, *, planned: int) -> AuditEstimate:
-    """The estimate of a plan that was extended from so many `planned` faces."""
+    """The estimate of a plan that had `planned` faces before it was extended."""
     factor = width_factor(int(estimate.faces.is_told.sum()), planned=planned)
     return replace(estimate, human=widen(estimate.human, factor), powered=widen(estimate.powered, factor))
 

@@ -39,10 +39,10 @@ def read_audit(
     config: RunConfig,
     attributes: AttributeTable,
 ) -> Audit | None:
-    """The audit of a run; None without answers, and if its plan chose from other faces than the present ones.
+    """The audit of a run; None without answers, or if its plan is stale.
 
-    Crosses and derived attributes are those of raters who answered all that they are made of. Raises FairfaceError if
-    the plan's or the answers' table was changed.
+    Crosses and derived attributes follow from the answers of raters who answered about all of their parts. Raises
+    FairfaceError if the table of the plan or of the answers was changed.
     """
     folder = workspace.run(run)
     plan = read_document(folder.audit.plan_document, AuditPlan)
@@ -121,7 +121,7 @@ def population_counts(
     config: RunConfig,
     attributes: AttributeTable,
 ) -> np.ndarray:
-    """All faces of a side by the label of an attribute, [K + 1], training images by how often they were trained on."""
+    """All faces of a side by the label of an attribute, [K + 1]; training images count as often as trained on."""
     return count_cross(
         connection,
         [attribute],

@@ -7,8 +7,8 @@ and Zrnic, arXiv:2311.01453; with strata: Fisch et al., NeurIPS 2024; with unequ
 2024). The labeller may be wrong in any way: its errors cost width, not validity. One weight serves all strata, because
 a stratum has only a few human labels: the "combined" regression estimate of Cochran, Sampling Techniques, 1977, 7.10.
 
-A face counts as the mean of its raters' answers: two raters of three say "woman". The shares are those that raters
-like these see.
+A face counts as the mean of its raters' answers: as two thirds female if two of three raters say so. The shares are
+those that raters like these see.
 """
 
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ import numpy as np
 from reports.estimation.correction import project_to_simplex
 
 REPLICATES = 1000  # of the bootstrap
-LEAST_FACES = 4  # with a class, of a stratum; one with fewer is merged with the next, as its variance is unknown
+LEAST_FACES = 4  # with a class in a stratum; one with fewer is merged with the next, as its variance is unknown
 NO_ANSWER = -1  # in the ratings
 ROUNDING = 1e-12  # below which a share is 0
 # Faces of each class that may have been missed. One half makes the interval of a simple random sample Jeffreys', which
-# has a width even where no face, or every face, was seen in a class. Brown, Cai and DasGupta, Statist. Sci. 16 (2001)
+# has a width even where no face, or every face, is of the class. Brown, Cai and DasGupta, Statist. Sci. 16 (2001)
 # 101-133; with the largest weight, as in Fay and Feuer, Statist. Med. 16 (1997) 791-801.
 UNSEEN_FACES = 0.5
-# What is assumed of raters before two or three have been compared: degrees of freedom, and the standard deviation of a
-# rater's share as a part of the faces that two raters disagree on. Two raters alone have one degree of freedom.
+# The prior on differences between raters: its degrees of freedom, and the standard deviation of a rater's share as a
+# fraction of the faces on which two raters disagree. Two raters alone have one degree of freedom.
 RATER_FREEDOM, RATER_SPREAD = 3, 0.25
 LARGEST_SHIFT = 3.0  # of the logit of a share, due to raters
 
@@ -41,7 +41,7 @@ class AuditedFaces:
     strata: np.ndarray  # int [n]; strata with neighbouring numbers are alike
     probability: np.ndarray  # float64 [n], of being in the plan
     label_counts: np.ndarray  # [K + 1], all N faces by the labeller's label
-    importance: np.ndarray | None = None  # float64 [n], positive: how much a face counts; None: all alike
+    importance: np.ndarray | None = None  # float64 [n], positive: how much a face counts; None: all equally
 
     def __post_init__(self) -> None:
         n = len(self.ratings)
@@ -76,7 +76,7 @@ class AuditedFaces:
 
     @cached_property
     def is_answered(self) -> np.ndarray:
-        """Whether a rater answered, be it with "can't tell", bool [n]."""
+        """Whether a rater answered, even with "can't tell", bool [n]."""
         return np.asarray((self.ratings != NO_ANSWER).any(1))
 
     @cached_property
@@ -101,7 +101,7 @@ class AuditedFaces:
 
 @dataclass(frozen=True)
 class SharesEstimate:
-    """Shares of K classes, and what is known of their errors."""
+    """Shares of K classes, and replicates from which their intervals follow."""
 
     shares: np.ndarray  # float64 [K], on the simplex
     bootstrap_shares: np.ndarray  # float64 [replicates, K]
@@ -145,7 +145,7 @@ class _Sample:
     strata: np.ndarray  # int [m], from 0
     share: np.ndarray  # of all faces that a stratum holds, [H]
     weights: np.ndarray  # of the faces; those of a stratum sum to its share, [m]
-    freedom: np.ndarray  # parameter of each face's bootstrap weight, [m]
+    freedom: np.ndarray  # shape parameter of each face's bootstrap weight, [m]
     variance: np.ndarray  # of each face's weight, [m]
 
     def centred(self, values: np.ndarray) -> np.ndarray:
@@ -235,7 +235,7 @@ def tune_weight(sample: _Sample, y: np.ndarray, f: np.ndarray) -> np.ndarray:
     """The weight of the labels `f`, [m, K], that minimises the variance of each class's share, in [0, 1], [K].
 
     One face of the largest weight that is labelled as the class by the labeller alone is added: a weight that rests on
-    a handful of faces is drawn towards 0, the human labels alone.
+    a handful of faces shrinks towards 0, the human labels alone.
     """
     y, f = sample.centred(y), sample.centred(f)
     unseen = sample.weights.max() ** 2
@@ -261,7 +261,7 @@ def bootstrap_means(
 
     Faces have gamma distributed weights, as in the Bayesian bootstrap (Rubin, Ann. Statist. 9 (1981) 130-134), with a
     variance that is right for strata of a few faces, and for a large part of a small population (Beaumont and Patak,
-    Int. Statist. Rev. 80 (2012) 127-148). Faces that are alike are drawn together.
+    Int. Statist. Rev. 80 (2012) 127-148). Identical faces are sampled together.
     """
     means = np.zeros((replicates, values.shape[1]))
     table = np.column_stack([sample.freedom, sample.weights, values])
@@ -309,7 +309,7 @@ def rater_errors(
 def shift_logits(replicates: np.ndarray, errors: np.ndarray, *, shares: np.ndarray) -> np.ndarray:
     """Replicates, [replicates, K], with errors that act on the logits of the `shares`.
 
-    Raters who mistake few faces also differ little: the errors of a rare class are in proportion to its share.
+    Raters who make few mistakes also differ little: the errors of a rare class are in proportion to its share.
     """
     slope = np.maximum(shares * (1 - shares), 1e-9)
     odds = np.exp(np.clip(errors / slope, -LARGEST_SHIFT, LARGEST_SHIFT))
@@ -321,8 +321,8 @@ def shift_logits(replicates: np.ndarray, errors: np.ndarray, *, shares: np.ndarr
 def with_unseen(shares: np.ndarray, bootstrap: np.ndarray, *, unseen: np.ndarray, missed: np.ndarray) -> SharesEstimate:
     """An estimate whose interval allows for kinds of faces that may have been missed.
 
-    `unseen`, [2, replicates, K], are shares of faces of the class, and of others. `missed`, [K], is the labeller's part
-    of a face that it alone calls one of the class: its weight, and infinite where people saw none at all.
+    `unseen`, [2, replicates, K], are shares of faces of the class, and of others. `missed`, [K], is how much a face
+    counts that only the labeller calls one of the class: its weight, or infinity where people saw none at all.
     """
     others = np.roll(unseen[1], 1, axis=1) if shares.size != 2 else unseen[0][:, ::-1]
     low = (bootstrap - missed * unseen[1]) / (1 + others)

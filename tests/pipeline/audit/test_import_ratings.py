@@ -68,8 +68,8 @@ def test_answers_are_stored_by_face_and_rater(out, tmp_path):
     assert set(table.filter(rater="Ann")["key"]) == set(faces["key"])
     assert set(table.filter(file="bo.csv")["key"]) == set(faces["key"].head(30))
     assert 'Ann: 80 answers, 40 of them "can\'t tell"\n' in printed
-    assert '60 answers, 0 of them "can\'t tell", 20 left' in printed
-    assert "1 of 3 people have not answered yet" in printed
+    assert '60 answers, 0 of them "can\'t tell", 20 questions left' in printed
+    assert "1 of 3 raters have not answered yet" in printed
     assert "next: `fairface report --run first`" in printed
 
 
@@ -84,7 +84,7 @@ def test_agreement_is_printed(out, tmp_path):
     (tmp_path / "b.csv").write_text(half[0].read_text().replace(",a,", ",b,"))
     printed = fairface("audit", "import", "--out", out, *half, tmp_path / "b.csv")
     assert "gender:       Krippendorff's alpha 1.00 (1.00 to 1.00); 100% of pairs of answers are equal" in printed
-    assert "skin tone:    agreement undefined: all gave one class; 100% of pairs" in printed
+    assert "skin tone:    agreement undefined: all answers are equal; 100% of pairs" in printed
 
 
 def test_a_file_may_be_imported_again_with_others(out, tmp_path):
@@ -112,7 +112,7 @@ def test_other_answers_of_a_rater_need_replace(out, tmp_path):
 @pytest.mark.parametrize(("name", "other"), [("Ann", "ann"), ("Ann", "Ann "), ("Zoë B", "Zoe\u0308  b")])
 def test_two_files_of_one_rater_are_refused(out, tmp_path, name, other):
     files = [write(tmp_path / "a.csv", out, name), write(tmp_path / "b.csv", out, other, faces=range(20))]
-    assert "as well: import only one of them" in error_line("audit", "import", "--out", out, *files)
+    assert "both have answers of" in error_line("audit", "import", "--out", out, *files)
     assert ratings(out).is_empty()
 
 
@@ -126,7 +126,7 @@ def test_a_byte_order_mark_and_escaped_names_are_read(out, tmp_path):
 BAD = {
     "another plan": (
         lambda text: re.sub(r"^[0-9a-f]{16},", "0" * 16 + ",", text, flags=re.M),
-        "not to the present plan",
+        "not to the current plan",
     ),
     "cut between rows": (lambda text: "\n".join(text.splitlines()[:-3]), "has 77 of 80 answers: the file was cut off"),
     "cut in a row": (lambda text: text.rstrip()[:-8].rpartition(",")[0], "cells: the file was cut off"),
@@ -134,8 +134,8 @@ BAD = {
     "unknown class": (lambda text: text.replace("female", "Female", 1), "'Female' is not a valid gender"),
     "empty answer": (lambda text: text.replace("female", "", 1), "'' is not a valid gender"),
     "unknown face": (lambda text: text.replace(",39,gender", ",40,gender"), "'40' is not one of the plan's 40 faces"),
-    "face twice": (lambda text: text.replace(",39,gender", ",38,gender"), "two answers about face 38, gender"),
-    "unknown attribute": (lambda text: text.replace("gender", "age", 1), "'age' is not asked about generated faces"),
+    "face twice": (lambda text: text.replace(",39,gender", ",38,gender"), "two answers for face 38, gender"),
+    "unknown attribute": (lambda text: text.replace("gender", "age", 1), "does not ask about 'age' of samples"),
     "no rater": (lambda text: text.replace(",Ann,", ", ,"), "is not the name of a rater"),
     "two raters": (lambda text: text.replace(",Ann,", ",Bo,", 1), "more than one value of rater"),
     "other columns": (lambda text: text.replace("plan,", "plans,", 1), "its columns must be plan, run, rater"),

@@ -39,7 +39,7 @@ def test_samples_are_chosen_by_the_attributes_of_the_verdict(audit):
     printed = plan(audit, "--labels", 100, "--raters", 2)
     document, faces = read(audit)
     assert "100 of 400 samples" in printed
-    assert "300 answers from each of 2 people, about gender, age, skin tone" in printed
+    assert "300 answers from each of 2 raters, about gender, age, skin tone" in printed
     assert "next: `fairface audit page --run first`" in printed
     assert document.attributes == ["gender", "age", "skin_tone"]
     assert document.classes["skin_tone"] == [str(tone) for tone in range(1, 11)]
@@ -104,7 +104,7 @@ def test_an_extension_keeps_the_faces_and_the_answers(audit, tmp_path):
     assert (document.id, document.labels) == (first.id, [60, 40])
     assert document.sides["generated"].faces == [60, 40]
     assert len(read_ratings(audit, document)) == 180
-    assert "120 left" in fairface("audit", "import", "--out", out(audit), tmp_path / "ann.csv")
+    assert "120 questions left" in fairface("audit", "import", "--out", out(audit), tmp_path / "ann.csv")
     assert "can't be combined with --labels" in plan(audit, "--extend", 40, "--labels", 40, code=2)
 
 
@@ -133,7 +133,7 @@ def test_other_samples_make_a_plan_stale(audit):
     edit_document(run.label_files.document, LabelsDocument, images_hash="new")
     for words in (["plan", "--extend", 40], ["page"]):
         message = error_line("audit", *words, "--out", out(audit))
-        assert "chose from other samples than those labelled now" in message
+        assert "was made for other samples than those labelled now" in message
         assert "audit plan --force" in message
 
 
@@ -150,14 +150,14 @@ def test_other_classes_make_a_plan_stale(audit):
     plan(audit, "--labels", 60, "--attribute", "gender")
     own = '[gender]\ntitle = "G"\nsubject = "G"\nplural = "G"\n[gender.classes]\nfemale = {}\nmale = {}\nother = {}\n'
     Workspace(out(audit)).attributes.write_text(own)
-    assert "other classes of gender" in error_line("audit", "page", "--out", out(audit))
+    assert "classes of gender" in error_line("audit", "page", "--out", out(audit))
 
 
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--attribute", "intersection"], "it is made of gender and skin_tone"),
-        (["--attribute", "race"], "the samples have labels of gender, age, skin_tone"),
+        (["--attribute", "intersection"], "it is derived from gender and skin_tone"),
+        (["--attribute", "race"], "the samples only have labels of gender, age, skin_tone"),
         (["--labels", 401], "401 faces can't be chosen from 400 labelled samples"),
         (["--design", "active"], "needs the labeller's probabilities, and its labels of gender have none"),
         (["--run", "second"], "there is no run 'second'"),
@@ -174,7 +174,7 @@ def test_samples_without_labels_or_images_are_refused(audit):
     run.label_files.labels.unlink()
     assert "have no labels: run `fairface label" in error_line("audit", "plan", "--out", out(audit))
     run.samples_document.unlink()
-    assert "has no samples to show" in error_line("audit", "plan", "--out", out(audit))
+    assert "has no samples: run `fairface sample" in error_line("audit", "plan", "--out", out(audit))
 
 
 def test_a_changed_plan_is_found(audit):

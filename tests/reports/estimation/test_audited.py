@@ -124,7 +124,7 @@ def test_answers_plan_and_errors_can_be_queried(audited):
     assert set(answers.columns) == {"run", *RATING_COLUMNS}
     assert len(sql.select(connection, "from audit_faces where run = 'first'")) == 300
     agreement = sql.ask(connection, "audit_agreement", run="first").filter(attribute="skin_tone").row(0, named=True)
-    assert (agreement["planned"], agreement["told"], agreement["raters"]) == (300, 300, 2)
+    assert (agreement["planned"], agreement["classified"], agreement["raters"]) == (300, 300, 2)
     assert (agreement["alpha_ordinal"], agreement["same"], agreement["cant_tell"]) == (1, 1, 0)
     errors = sql.ask(connection, "audit_errors", run="first", attribute="gender")
     seen_as_men = errors.filter(seen="male", labelled="female").row(0, named=True)
@@ -138,11 +138,11 @@ def test_the_page_has_a_section(audited):
     out, _ = audited
     text = page_text(out)
     assert "What do people see?" in text
-    assert "300 samples were chosen by strata of labels and" in text
+    assert "300 samples were chosen by strata of the labeller" in text
     assert "women (preserved by the labeller, reduced by the audit)" in text
     assert "alpha is 1.00 (ordinal, 1.00 to 1.00)" in text
-    assert "the labeller makes other errors than on photographs (p is less than 0.01)" in text
-    assert "People labelled 300 samples (gender and skin tone); they changed" in text
+    assert "errors differ from those on photographs (p is less than 0.01)" in text
+    assert "People labelled 300 samples (gender and skin tone); their labels changed" in text
 
 
 def test_training_images_are_audited_where_they_are_not_annotated(tmp_path):
