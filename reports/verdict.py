@@ -14,7 +14,7 @@ MISSING = {
     "calibration": "annotated images",
     "labels": "human labels",
     "raters": "raters who agree",
-}  # reason -> what there is too little of
+}  # reason -> what there are too few of
 
 
 @dataclass(kw_only=True)
