@@ -162,6 +162,8 @@ def audit_problem(workspace: Workspace, run: RunFolder) -> str | None:
     if plan is None:
         return f"the plan in {run.audit.folder} is not finished: run `fairface audit plan --run {run.name}` again"
     ratings = read_document(run.audit.ratings_document, RatingsDocument)
+    if ratings is None and run.audit.ratings.exists():
+        return f"the answers in {run.audit.ratings} are not completely stored: run `fairface audit import` again"
     if ratings and ratings.plan != plan.id:
         return f"{run.audit.ratings} has answers to another plan than the current one: {ratings.REDO}"
     return stale_plan(workspace, run, plan)

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import polars as pl
 
-from shards.atomic_io import read_bytes, write_parquet
+from shards.atomic_io import read_bytes, read_parquet, write_parquet
 from shards.audit import ANSWER_COLUMNS, CANNOT_TELL, AuditPlan, RaterFile, RatingsDocument, audit_lock, read_plan
 from shards.audit_tables import RATING_COLUMNS, read_plan_table, read_ratings
 from shards.csv_output import unescape_formulas
 from shards.documents import read_document
 from shards.errors import FairfaceError
 from shards.replacement import replace_described_files
-from shards.workspace import Workspace
+from shards.workspace import AuditFolder, Workspace
 
 MAX_BYTES = 1 << 26  # of a file: more than 100,000 answers
 MAX_RATER = 100  # characters
@@ -58,11 +58,11 @@ def import_ratings(
     with audit_lock(folder, "importing answers"):
         plan = read_plan(workspace, folder)
         faces = read_plan_table(folder.audit, plan)
-        old = read_ratings(folder.audit, plan)
         document = read_document(folder.audit.ratings_document, RatingsDocument)
-        raters = dict(document.raters) if document else {}
+        old = read_ratings(folder.audit, plan) if document else interrupted_ratings(folder.audit, faces)
+        raters = dict(document.raters) if document else described_raters(old)
         new_answers = [answers for answers in all_answers if not is_imported(answers, raters)]
-        replaced = replaced_raters(new_answers, raters, replace=replace)
+        replaced = replaced_raters(new_answers, raters, replace=replace or document is None)
         tables = [match_answers(answers, plan, faces) for answers in new_answers]
         if not new_answers:
             return ImportResult(plan, old, [])
@@ -77,6 +77,21 @@ def import_ratings(
             describe=lambda hashes: RatingsDocument(plan=plan.id, raters=dict(sorted(raters.items())), files=hashes),
         )
     return ImportResult(plan, ratings, [answers.rater for answers in new_answers])
+
+
+def interrupted_ratings(audit: AuditFolder, faces: pl.DataFrame) -> pl.DataFrame:
+    """The answers that a killed import left without a document; none if they are about other faces than a plan's."""
+    nothing = pl.DataFrame(schema=RATING_COLUMNS)
+    if not audit.ratings.exists():
+        return nothing
+    ratings = read_parquet(audit.ratings, RATING_COLUMNS)
+    return nothing if len(ratings.join(faces, on=["source", "key"], how="anti")) else ratings
+
+
+def described_raters(ratings: pl.DataFrame) -> dict[str, RaterFile]:
+    """The raters of a table without a document; the digests of their files are unknown."""
+    counts = ratings.group_by("rater", "file").len()
+    return {rater: RaterFile(name=file, sha256="", answers=count) for rater, file, count in counts.iter_rows()}
 
 
 def replaced_raters(new_answers: Sequence[Answers], raters: Mapping[str, RaterFile], *, replace: bool) -> list[str]:

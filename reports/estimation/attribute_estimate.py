@@ -266,7 +266,7 @@ class AttributeEstimate:
             ratio=float(self.ratios.ratio[group]),
             label_variance=float(estimate.label_variance[group] / share**2),
             other_variance=float(estimate.other_variance[group] / share**2 + of_reference),
-            sizes=(int(estimate.faces.is_told.sum()), round(estimate.faces.label_counts.sum())),
+            sizes=(int(estimate.faces.is_classified.sum()), round(estimate.faces.label_counts.sum())),
             limits=PRESERVED,
         )
 

@@ -83,7 +83,7 @@ def audit_rows(estimate: AttributeEstimate, run: str, audit: Audit) -> Rows:
             "looks": audit.looks,
             "planned": len(faces.ratings),
             "answered": int(faces.is_answered.sum()),
-            "classified": int(faces.is_told.sum()),
+            "classified": int(faces.is_classified.sum()),
             "cant_tell": faces.cant_tell,
             "raters": int(raters.sum()),
             "rated_twice": agreement.faces,

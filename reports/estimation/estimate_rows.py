@@ -86,7 +86,11 @@ def estimate_rows(estimate: AttributeEstimate, run: str) -> Rows:
     if estimate.audited:
         generated = estimate.audited.generated
         bounds = dict(zip(("audited_least", "audited_most"), generated.bounds(), strict=True))
-        columns |= {"labels": int(generated.faces.is_told.sum()), "tuned_weight": generated.tuned_weight, **bounds}
+        columns |= {
+            "labels": int(generated.faces.is_classified.sum()),
+            "tuned_weight": generated.tuned_weight,
+            **bounds,
+        }
     return rows_from_columns(columns, len(counts.groups))
 
 

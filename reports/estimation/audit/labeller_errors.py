@@ -33,11 +33,11 @@ def compare_errors(faces: AuditedFaces, confusion: np.ndarray, *, seed: int) -> 
     differ. A small p shows that the assumption of the correction is wrong; a large one only that these faces don't show
     it.
     """
-    told, classes = faces.is_told, faces.classes
+    classified, classes = faces.is_classified, faces.classes
     photographs = np.zeros((classes, classes + 1))
     photographs[:, : confusion.shape[1]] = confusion
-    is_label = (faces.labels[told][:, None] == np.arange(classes + 1)).astype(float)
-    targets, weights = faces.targets[told], weigh_faces(faces).weights if told.any() else np.zeros(0)
+    is_label = (faces.labels[classified][:, None] == np.arange(classes + 1)).astype(float)
+    targets, weights = faces.targets[classified], weigh_faces(faces).weights if classified.any() else np.zeros(0)
     weighted = weights[:, None] * targets  # [m, K]
     total, squared = weighted.sum(0), (weighted**2).sum(0)
     with np.errstate(divide="ignore", invalid="ignore"):

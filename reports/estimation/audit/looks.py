@@ -28,7 +28,7 @@ def width_factor(labels: float, *, planned: float) -> float:
 
 def widen_audit(estimate: AuditEstimate, *, planned: int) -> AuditEstimate:
     """The estimate of a plan that had `planned` faces before it was extended."""
-    factor = width_factor(int(estimate.faces.is_told.sum()), planned=planned)
+    factor = width_factor(int(estimate.faces.is_classified.sum()), planned=planned)
     return replace(estimate, human=widen(estimate.human, factor), powered=widen(estimate.powered, factor))
 
 

@@ -65,7 +65,7 @@ def read_audit(
                     connection, name, source=(source, run, method), config=config, attributes=attributes
                 )
                 audited = audited_faces(faces, codes[name], labels=labelled[name], label_counts=counts)
-                if audited.is_told.sum() >= LEAST_FACES:
+                if audited.is_classified.sum() >= LEAST_FACES:
                     found[source, name] = audited
     if config_column := group_counts.target_column(config, attributes):
         found = weigh_training(connection, found, table, config=config, column=config_column, attributes=attributes)

@@ -69,7 +69,7 @@ class AuditedFaces:
         return AuditedFaces(*rows, self.label_counts, importance[kept])
 
     @cached_property
-    def is_told(self) -> np.ndarray:
+    def is_classified(self) -> np.ndarray:
         """Whether a rater could tell a face's class, bool [n]."""
         is_class: np.ndarray = (self.ratings >= 0) & (self.ratings < self.classes)
         return np.asarray(is_class.any(1))
@@ -95,8 +95,8 @@ class AuditedFaces:
         """The share of the faces that raters can't tell the class of, among those with answers, weighted."""
         is_answer = self.is_answered
         weights = is_answer * self.inverse
-        told = self.by_rater.sum((1, 2)) / np.maximum((self.ratings != NO_ANSWER).sum(1), 1)
-        return float((weights * (1 - told)).sum() / weights.sum()) if is_answer.any() else np.nan
+        classified = self.by_rater.sum((1, 2)) / np.maximum((self.ratings != NO_ANSWER).sum(1), 1)
+        return float((weights * (1 - classified)).sum() / weights.sum()) if is_answer.any() else np.nan
 
 
 @dataclass(frozen=True)
@@ -165,14 +165,14 @@ def estimate_audit(faces: AuditedFaces, *, seed: int, replicates: int = REPLICAT
     can't tell the class of (they count as missing at random within their stratum), and the raters, if faces have
     several.
 
-    Raises ValueError if raters told the class of fewer than two faces.
+    Raises ValueError if raters could classify fewer than two faces.
     """
-    if faces.is_told.sum() < 2:
-        raise ValueError("raters told the class of fewer than two faces")
+    if faces.is_classified.sum() < 2:
+        raise ValueError("raters could classify fewer than two faces")
     generator = np.random.default_rng(seed)
-    told, classes = faces.is_told, faces.classes
+    classified, classes = faces.is_classified, faces.classes
     sample = weigh_faces(faces)
-    y, f = faces.targets[told], (faces.labels[told][:, None] == np.arange(classes)).astype(float)
+    y, f = faces.targets[classified], (faces.labels[classified][:, None] == np.arange(classes)).astype(float)
     all_labels = faces.label_counts[:classes] / faces.label_counts.sum()
     human, sampled_labels = sample.weights @ y, sample.weights @ f
     bootstrap = bootstrap_means(generator, sample, np.concatenate([y, f], 1), replicates=replicates)
@@ -202,23 +202,25 @@ def estimate_audit(faces: AuditedFaces, *, seed: int, replicates: int = REPLICAT
 
 def weigh_faces(faces: AuditedFaces) -> _Sample:
     """The weights of the faces with a class: the others of their stratum are missing at random."""
-    told, inverse = faces.is_told, faces.inverse
-    strata = merge_strata(faces.strata, told)
+    classified, inverse = faces.is_classified, faces.inverse
+    strata = merge_strata(faces.strata, classified)
     share = np.bincount(strata, inverse)
-    answered = np.bincount(strata[told], inverse[told])
+    answered = np.bincount(strata[classified], inverse[classified])
     factor, share = share / answered, share / share.sum()
-    strata = strata[told]
-    weights = inverse[told] * (share / answered)[strata]
+    strata = strata[classified]
+    weights = inverse[classified] * (share / answered)[strata]
     n = np.bincount(strata)[strata]
-    chance = np.minimum(faces.probability[told] / factor[strata], 1 - 1e-6)  # of being in the plan, and told
+    chance = np.minimum(
+        faces.probability[classified] / factor[strata], 1 - 1e-6
+    )  # of being in the plan, and classified
     freedom = np.maximum(((n - 1) / (1 - chance) - 1) / n, 0.05)
     return _Sample(strata, share, weights, freedom, weights**2 * (1 - chance) * n / np.maximum(n - 1, 1))
 
 
-def merge_strata(strata: np.ndarray, told: np.ndarray) -> np.ndarray:
-    """Strata [n], from 0, each with at least `LEAST_FACES` told ones: one with fewer is merged with the next."""
+def merge_strata(strata: np.ndarray, classified: np.ndarray) -> np.ndarray:
+    """Strata [n], from 0, each with at least `LEAST_FACES` classified ones: one with fewer is merged with the next."""
     _, codes = np.unique(strata, return_inverse=True)
-    counts = np.bincount(codes[told], minlength=codes.max() + 1)
+    counts = np.bincount(codes[classified], minlength=codes.max() + 1)
     merged, current, held = np.zeros(len(counts), int), 0, 0
     for code, count in enumerate(counts):
         merged[code] = current
@@ -282,8 +284,8 @@ def rater_errors(
     degrees of freedom, so that the errors have Student's distribution. It is 0 where no face has two raters: one rater
     says nothing about others.
     """
-    told, classes = faces.is_told, faces.classes
-    answers, y = faces.by_rater[told], faces.targets[told][:, None]
+    classified, classes = faces.is_classified, faces.classes
+    answers, y = faces.by_rater[classified], faces.targets[classified][:, None]
     has_answer = answers.any(2)  # [m, R]
     count = has_answer.sum(1, keepdims=True)
     is_shared = has_answer & (count > 1)
@@ -295,7 +297,7 @@ def rater_errors(
     deviations = (shared[:, :, None] * (answers - y)[:, raters]).sum(0)  # [raters, K]
     freedom = (shared * (1 - 1 / count)).sum()  # R - 1 if all rate all faces
     pairs = sample.weights * (count[:, 0] > 1)
-    unlike = 2 * faces.targets[told] * (1 - faces.targets[told]) * count / np.maximum(count - 1, 1)
+    unlike = 2 * faces.targets[classified] * (1 - faces.targets[classified]) * count / np.maximum(count - 1, 1)
     prior = (RATER_SPREAD * (pairs @ unlike) / pairs.sum()) ** 2
     variance = ((deviations**2).sum(0) + RATER_FREEDOM * prior) / (freedom + RATER_FREEDOM)
     part = (sample.weights[:, None] * has_answer / count).sum(0)  # of the estimate that is a rater's, [R]

@@ -183,3 +183,19 @@ def test_changed_answers_are_found(out, tmp_path):
         "audit", "import", "--out", out, write(tmp_path / "b.csv", out, "B")
     )
     assert "ratings.parquet was changed" in fairface("verify", "--out", out, code=1)
+
+
+def test_a_killed_import_loses_nobodys_answers(out, tmp_path):
+    files = [write(tmp_path / f"{name}.csv", out, name) for name in ("ann", "bo")]
+    fairface("audit", "import", "--out", out, *files)
+    audit_of(out).ratings_document.unlink()  # it is removed before, and written after the table
+    assert "are not completely stored: run `fairface audit import` again" in fairface(
+        "sql", "--out", out, "-c", "from ratings"
+    )
+    fairface("audit", "import", "--out", out, files[0])
+    assert ratings(out)["rater"].value_counts().sort("rater").rows() == [("ann", 80), ("bo", 80)]
+    audit_of(out).ratings_document.unlink()
+    of_others = pl.read_parquet(audit_of(out).ratings).with_columns(key=pl.lit("another"))
+    of_others.write_parquet(audit_of(out).ratings)
+    fairface("audit", "import", "--out", out, files[0])
+    assert set(ratings(out)["rater"]) == {"ann"}

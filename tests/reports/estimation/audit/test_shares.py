@@ -186,7 +186,7 @@ def test_important_faces_count_more_and_others_not_at_all():
 
 def test_small_strata_are_merged_with_the_next():
     strata = np.array([0, 1, 1, 1, 1, 2, 2, 2, 2, 3])
-    told = np.ones(10, bool)
-    assert merge_strata(strata, told).tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1, 1]
-    assert merge_strata(strata, told & (strata != 2)).tolist() == [0] * 10
-    assert merge_strata(strata[:3], told[:3]).tolist() == [0, 0, 0]
+    classified = np.ones(10, bool)
+    assert merge_strata(strata, classified).tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1, 1]
+    assert merge_strata(strata, classified & (strata != 2)).tolist() == [0] * 10
+    assert merge_strata(strata[:3], classified[:3]).tolist() == [0, 0, 0]
