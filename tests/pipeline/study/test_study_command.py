@@ -325,3 +325,29 @@ def test_a_study_that_is_killed_and_terminated_ends_like_one_that_was_not(packed
         workspace.root.rename(tmp_path / f"out{len(interruptions)}")
     # the run that was terminated has another row, of the step at which it ended
     assert set(differences(*trees)) <= {"runs/s.natural.0/steps.parquet"}
+
+
+@pytest.mark.attack
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
+def test_a_study_on_a_full_disk_names_the_reason_and_is_finished_with_more_space(packed, study, tmp_path, torch_server):
+    text = STUDY.replace("[arms.truncated.sample]\ntruncation = 0.5\n", "").replace("[0, 1]", "[0]")
+    command, disk = ("study", study(text), "--out"), tmp_path / "disk"
+    shutil.copytree(packed, tmp_path / "undisturbed")
+    fairface(*command, tmp_path / "undisturbed")
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=50m", "disk", disk], capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    try:
+        shutil.copytree(packed, disk, dirs_exist_ok=True)
+        # space for nothing, for less than a checkpoint, and for the first run alone
+        for left, message in ((0, "disk is full"), (3 << 20, "checkpoints need"), (8 << 20, "1 of 2 runs")):
+            with open(disk / "filler", "wb") as filler:
+                os.posix_fallocate(filler.fileno(), 0, shutil.disk_usage(disk).free - left)
+            printed = fairface(*command, disk, code=1)
+            assert message in printed
+            assert printed.count("Error: ") == 1
+            (disk / "filler").unlink()
+        fairface(*command, disk)
+        assert differences(read_tree(tmp_path / "undisturbed"), read_tree(disk)) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
