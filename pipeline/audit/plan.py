@@ -13,7 +13,15 @@ import sql
 from pipeline.audit.design import Strata, by_expected_error, choose, equal_sizes, permanent_numbers, stratify
 from shards.atomic_io import fingerprint, write_parquet
 from shards.attributes import PROBABILITY_PREFIX, AttributeTable, workspace_attributes
-from shards.audit import AuditPlan, AuditSide, audit_lock, label_table_hashes, read_plan, side_label_files
+from shards.audit import (
+    AuditPlan,
+    AuditSide,
+    RatingsDocument,
+    audit_lock,
+    label_table_hashes,
+    read_plan,
+    side_label_files,
+)
 from shards.audit_tables import PLAN_COLUMNS
 from shards.documents import (
     LabelsDocument,
@@ -96,7 +104,15 @@ def plan_audit(workspace: Workspace, connection: duckdb.DuckDBPyConnection, run:
             )
         if old:
             return PlanResult(audit, old, choose_faces(old, labels), unchanged=True)
-        return write_plan(audit, plan, labels, obsolete=[audit.page, audit.ratings_document, audit.ratings])
+        answers = None if config.force else read_document(audit.ratings_document, RatingsDocument)
+        if answers and answers.plan != plan.id:
+            raise FairfaceError(
+                f"{audit.folder} has answers to a plan that is missing: make it again with the same options, or remove "
+                "the answers with --force"
+            )
+        # a killed extension leaves answers without a plan: they are answers to this one
+        obsolete = [audit.page] if answers else [audit.page, audit.ratings_document, audit.ratings]
+        return write_plan(audit, plan, labels, obsolete=obsolete)
 
 
 def extend_plan(workspace: Workspace, connection: duckdb.DuckDBPyConnection, run: str, count: int) -> PlanResult:

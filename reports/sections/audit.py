@@ -36,7 +36,7 @@ class AuditSection:
     """The audit of a run."""
 
     faces: str  # how many faces were chosen, and how
-    is_extended: bool
+    has_several_looks: bool
     has_one_rater: bool
     changed: list[str]  # groups whose verdict the audit changed, in words, the first CHANGES of them
     changes: int  # of all groups
@@ -62,7 +62,7 @@ def audit_section(report: RunReport, attributes: AttributeTable) -> AuditSection
             f"{number(first['planned'])} samples were chosen {DESIGNS[first['design']]}, and "
             f"{number(max(row['answered'] for row in audits.values()))} have answers"
         ),
-        is_extended=first["looks"] > 1,
+        has_several_looks=first["looks"] > 1,
         has_one_rater=max(row["raters"] for row in audits.values()) == 1,
         changed=changed[:CHANGES],
         changes=len(changed),

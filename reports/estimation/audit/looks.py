@@ -2,9 +2,9 @@
 
 A plan of a fixed number of faces is looked at once, and has ordinary intervals. Whoever extends it because the interval
 was too wide has looked more than once: the more often ordinary intervals are looked at, the more probable it is that
-one of them misses the truth. The intervals of an extended plan are therefore those of a confidence sequence, which
-holds at all numbers of labels at once: Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, Ann. Statist. 52 (2024)
-2613-2640, theorem 2.2.
+one of them misses the truth. The same holds for looks before all faces of a plan have answers. The intervals are then
+those of a confidence sequence, which holds at all numbers of labels at once: Waudby-Smith, Arbour, Sinha, Kennedy and
+Ramdas, Ann. Statist. 52 (2024) 2613-2640, theorem 2.2.
 """
 
 import math
@@ -27,7 +27,7 @@ def width_factor(labels: float, *, planned: float) -> float:
 
 
 def widen_audit(estimate: AuditEstimate, *, planned: int) -> AuditEstimate:
-    """The estimate of a plan that had `planned` faces before it was extended."""
+    """The estimate of a plan of `planned` faces that was extended, or whose faces don't all have answers yet."""
     factor = width_factor(int(estimate.faces.is_classified.sum()), planned=planned)
     return replace(estimate, human=widen(estimate.human, factor), powered=widen(estimate.powered, factor))
 

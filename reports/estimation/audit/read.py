@@ -18,6 +18,7 @@ from shards.audit_tables import read_plan_table, read_ratings
 from shards.documents import RunConfig, read_document
 from shards.workspace import Workspace
 
+COMPLETE = 0.9  # share of the faces whose answers count as all: fewer are a look before the end
 LEAST_FACES = 10  # whose class raters could tell; an attribute with fewer is not estimated by people's answers
 
 
@@ -28,7 +29,7 @@ class Audit:
     plan: AuditPlan
     faces: Mapping[tuple[str, str], AuditedFaces]  # by side (generated, train) and attribute, derived ones included
     first: Mapping[str, int]  # side -> faces of the plan before it was extended
-    looks: int  # the plan, and its extensions, that people have answered
+    looks: int  # how often people may have looked: at the plan, at its extensions, and at incomplete answers
 
 
 def read_audit(
@@ -70,8 +71,10 @@ def read_audit(
     if config_column := group_counts.target_column(config, attributes):
         found = weigh_training(connection, found, table, config=config, column=config_column, attributes=attributes)
     first = {source: int(((table["source"] == source) & (table["round"] == 0)).sum()) for source in plan.sides}
-    looks = int(table.join(ratings, on=["source", "key"], how="semi")["round"].max()) + 1  # type: ignore[arg-type]
-    return Audit(plan, found, first, looks) if found else None
+    answered = table.join(ratings, on=["source", "key"], how="semi")
+    rounds = int(answered["round"].max()) + 1  # type: ignore[arg-type]
+    is_complete = len(answered) >= COMPLETE * len(table.filter(pl.col("round") < rounds))
+    return Audit(plan, found, first, looks=rounds + (not is_complete)) if found else None
 
 
 def rating_codes(keys: Iterable[str], ratings: pl.DataFrame, attributes: AttributeTable) -> dict[str, np.ndarray]:

@@ -90,6 +90,19 @@ def test_another_plan_needs_force_and_removes_the_answers(audit, tmp_path):
     assert not audit.ratings.exists()
 
 
+def test_answers_outlive_a_plan_that_was_lost_in_a_kill(audit, tmp_path):
+    plan(audit, "--labels", 60)
+    (tmp_path / "ann.csv").write_text(answers_csv(audit, read(audit)[0]))
+    fairface("audit", "import", "--out", out(audit), tmp_path / "ann.csv")
+    audit.plan_document.unlink()
+    assert "with the same options" in error_line("audit", "plan", "--out", out(audit), "--labels", 61)
+    plan(audit, "--labels", 60)
+    assert len(read_ratings(audit, read(audit)[0])) == 180
+    audit.plan_document.unlink()
+    plan(audit, "--labels", 61, "--force")
+    assert not audit.ratings.exists()
+
+
 def test_an_extension_keeps_the_faces_and_the_answers(audit, tmp_path):
     plan(audit, "--labels", 60)
     first, faces = read(audit)

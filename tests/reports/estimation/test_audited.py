@@ -32,11 +32,12 @@ def audit(out, *words, raters=("Ann",), see=None, error=0.0):
     answer(out, raters=raters, see=see, error=error)
 
 
-def answer(out, *, raters=("Ann",), see=None, error=0.0):
+def answer(out, *, raters=("Ann",), see=None, error=0.0, count=None):
+    """Answer about the first `count` faces of the plan, by default all, and import the answers."""
     workspace = Workspace(out)
     folder = workspace.run("first")
     plan = read_document(folder.audit.plan_document, AuditPlan)
-    faces = read_plan_table(folder.audit, plan)
+    faces = read_plan_table(folder.audit, plan)[:count]
     sides = {"generated": folder.label_files.labels, "train": workspace.shards.label_files.labels}
     rng = np.random.default_rng(0)
     for rater in raters:
@@ -198,6 +199,20 @@ def test_an_extended_plan_has_wider_intervals(tmp_path):
     widths = [(table["human_high"] - table["human_low"])[0] for table in (first, unanswered, second)]
     assert widths[1] == pytest.approx(widths[0], rel=0.02)
     assert widths[2] > 1.3 * widths[0]
+
+
+def test_incomplete_answers_have_wider_intervals(tmp_path):
+    out = make(tmp_path / "out")
+    fairface("audit", "plan", "--out", out, "--labels", 100, "--attribute", "gender")
+    looks, widths = [], []
+    for count in (80, 95):
+        answer(out, count=count)
+        found = tables(out)
+        looks.append(of_attribute(found["audit"], "gender")["looks"][0])
+        estimate = of_attribute(found["estimates"], "gender")
+        widths.append((estimate["human_high"] - estimate["human_low"])[0])
+    assert looks == [2, 1]
+    assert widths[0] > 1.3 * widths[1]
 
 
 def test_answers_that_nobody_can_tell_change_nothing(tmp_path):
