@@ -1,6 +1,7 @@
 """A server that does not answer is waited for once, for seconds, and not at all in the hub's offline mode."""
 
 import socket
+import io
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -37,8 +38,13 @@ def test_a_silent_server_is_asked_once_for_a_bounded_time(silent_server, monkeyp
 
 def test_a_name_that_cannot_be_resolved_in_time_is_no_longer_waited_for(monkeypatch):
     released = threading.Event()
+
+    def respond_late(*_, **__):
+        released.wait(20)
+        return io.BytesIO()
+
     monkeypatch.setattr(hub, "REQUEST_SECONDS", 0.2)
-    monkeypatch.setattr(hub.urllib.request, "urlopen", lambda *_, **__: released.wait(20))
+    monkeypatch.setattr(hub.urllib.request, "urlopen", respond_late)
     with pytest.raises(OSError, match=r"hub\.invalid did not answer"):
         hub.check_server("https://hub.invalid/weights")
     released.set()
