@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import huggingface_hub
+import huggingface_hub.constants
 import torch
 
 REQUEST_SECONDS = 3  # limit on the wait for a server's first response, including the resolution of its name

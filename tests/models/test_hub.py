@@ -1,7 +1,7 @@
 """A server that does not answer is waited for once, for seconds, and not at all in the hub's offline mode."""
 
-import socket
 import io
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
