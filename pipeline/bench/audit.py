@@ -8,6 +8,7 @@ from concurrent.futures import Executor, Future
 from itertools import product
 from statistics import fmean
 
+from pipeline.bench import audit_faces
 from pipeline.bench.audit_worlds import AuditCoverage, AuditScenario, measure_audits, measure_labelled_faces
 from pipeline.bench.context import BenchContext, WorldsConfig
 from pipeline.bench.estimates import submit
@@ -45,6 +46,7 @@ def bench_audit(context: BenchContext) -> Iterator[Row]:
             yield saving_row(classes, measured)
         for (attribute, scenario), future in labelled.items():
             yield labelled_row(attribute, scenario, future.result(), worlds=context.worlds.count)
+    yield from synthetic_rows(context)
 
 
 def submit_labelled_faces(
@@ -65,6 +67,25 @@ def submit_labelled_faces(
         )
         for (attribute, _), scenario in scenarios.items()
     }
+
+
+def synthetic_rows(context: BenchContext) -> Iterator[Row]:
+    """Yield a row for each attribute of synthetic faces, audited from the plan over the page and the import."""
+    workspace, known = audit_faces.prepare_workspace(context.scratch("audit"))
+    tables = [audit_faces.audit_estimates(workspace, known, seed=seed) for seed in range(audit_faces.AUDITS)]
+    for attribute, by_column in audit_faces.measure_coverage(tables).items():
+        (covered, width), (alone, alone_width), (corrected, _) = (by_column[name] for name in audit_faces.ESTIMATES)
+        yield Row(
+            "audit",
+            f"blurred synthetic faces, {attribute}: true shares in 95 % intervals by PPI++, vs corrected ones",
+            unit="%",
+            value=100 * covered,
+            baseline=100 * corrected,
+            ratio=covered / corrected if corrected else None,
+            note=f"{audit_faces.AUDITS} audits of {audit_faces.LABELS} of {audit_faces.FACES:,} samples, by plan, page "
+            f"and import; human labels alone {100 * alone:.0f} %; PPI++ saves "
+            f"{100 * (1 - (width / alone_width) ** 2):.0f} % of the labels",
+        )
 
 
 def labelled_row(attribute: str, scenario: AuditScenario, result: AuditCoverage, *, worlds: int) -> Row:

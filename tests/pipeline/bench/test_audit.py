@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.bench import audit
+from pipeline.bench import audit, audit_faces
 from pipeline.bench.audit_worlds import AuditScenario, measure_audits, measure_labelled_faces
 from pipeline.bench.context import BenchContext, WorldsConfig
+from pipeline.labelling import embedded
 from reports.estimation.worlds import simulate_population
 from shards.audit import DESIGNS
 
@@ -47,6 +48,7 @@ def test_a_benchmark_has_three_rows_for_each_number_of_classes(monkeypatch, tmp_
     monkeypatch.setattr(audit, "ACCURACIES", (0.9,))
     monkeypatch.setattr(audit, "LABELS", (300,))
     monkeypatch.setattr(audit, "worker_pool", lambda count, preload: ThreadPoolExecutor(count))
+    monkeypatch.setattr(audit, "synthetic_rows", lambda context: ())
     context = BenchContext(tmp_path, device=None, worlds=WorldsConfig(count=2))
     coverage, width, saving = audit.bench_audit(context)
     measured = measure_audits(AuditScenario(2, 0.9, 300), 2, seed=2)
@@ -56,3 +58,13 @@ def test_a_benchmark_has_three_rows_for_each_number_of_classes(monkeypatch, tmp_
     expected = 300 * (measured.common_width["powered"] / measured.common_width["human"]) ** 2
     assert saving.value == pytest.approx(expected)
     assert replace(saving, note="").ratio == pytest.approx(300 / expected)
+
+
+def test_known_attributes_as_answers_correct_the_shares_of_blurred_faces(monkeypatch, tmp_path, quick_labeller):
+    monkeypatch.setattr(embedded, "load_embedded", lambda *_, **__: quick_labeller)
+    monkeypatch.setattr(audit_faces, "FACES", 400)
+    monkeypatch.setattr(audit_faces, "LABELS", 150)
+    monkeypatch.setattr(audit_faces, "AUDITS", 1)
+    rows = list(audit.synthetic_rows(BenchContext(tmp_path, device=None)))
+    assert [row.title.split(",")[1].split(":")[0] for row in rows] == [" gender", " age", " skin_tone"]
+    assert sum(row.value for row in rows) / 3 >= 80  # per cent of the generator's shares
