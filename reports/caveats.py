@@ -105,7 +105,8 @@ def shift_warnings(
     return [
         "The labeller's confidence on the samples differs from that on training images that it was not fitted to (mean "
         f"probability of its labels: {values}). Its error rates, measured on those images, may not hold for the "
-        "samples. Raw shares are therefore used; where there are corrected ones, too, a verdict needs both."
+        "samples. Raw shares are therefore used; where there are corrected ones, too, a verdict needs both. People's "
+        "labels of a few hundred samples would correct the shares all the same: `fairface audit plan`."
     ]
 
 
