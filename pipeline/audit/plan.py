@@ -104,15 +104,21 @@ def plan_audit(workspace: Workspace, connection: duckdb.DuckDBPyConnection, run:
             )
         if old:
             return PlanResult(audit, old, choose_faces(old, labels), unchanged=True)
-        answers = None if config.force else read_document(audit.ratings_document, RatingsDocument)
-        if answers and answers.plan != plan.id:
-            raise FairfaceError(
-                f"{audit.folder} has answers to a plan that is missing: make it again with the same options, or remove "
-                "the answers with --force"
-            )
-        # a killed extension leaves answers without a plan: they are answers to this one
-        obsolete = [audit.page] if answers else [audit.page, audit.ratings_document, audit.ratings]
-        return write_plan(audit, plan, labels, obsolete=obsolete)
+        return write_plan(audit, plan, labels, obsolete=obsolete_files(audit, plan, force=config.force))
+
+
+def obsolete_files(audit: AuditFolder, plan: AuditPlan, *, force: bool) -> list[Path]:
+    """The files that a new plan makes obsolete; not the answers that a killed extension of this plan left without it.
+
+    Raises FairfaceError for answers to another plan without `force`.
+    """
+    answers = None if force else read_document(audit.ratings_document, RatingsDocument)
+    if answers and answers.plan != plan.id:
+        raise FairfaceError(
+            f"{audit.folder} has answers to a plan that is missing: make it again with the same options, or remove the "
+            "answers with --force"
+        )
+    return [audit.page] if answers else [audit.page, audit.ratings_document, audit.ratings]
 
 
 def extend_plan(workspace: Workspace, connection: duckdb.DuckDBPyConnection, run: str, count: int) -> PlanResult:

@@ -38,7 +38,7 @@ class AuditedFaces:
 
     ratings: np.ndarray  # int [n, R]: a class, K for "can't tell", or `NO_ANSWER`
     labels: np.ndarray  # int [n], the labeller's: a class, or K for unsure
-    strata: np.ndarray  # int [n]; strata with neighbouring numbers are alike
+    strata: np.ndarray  # int [n]; strata with neighbouring numbers are similar
     probability: np.ndarray  # float64 [n], of being in the plan
     label_counts: np.ndarray  # [K + 1], all N faces by the labeller's label
     importance: np.ndarray | None = None  # float64 [n], positive: how much a face counts; None: all equally
