@@ -1,7 +1,7 @@
 """The twelve detectors of AI-Face's benchmark, each a backbone with an input transform and a loss."""
 
 from models.detectors.backbones import Weights
-from models.detectors.base import Detector, Labels
+from models.detectors.base import Detector, FrozenFeatureDetector, Labels
 from models.detectors.registry import (
     ALIASES,
     DETECTORS,
@@ -19,6 +19,7 @@ __all__ = [
     "BuildConfig",
     "Detector",
     "DetectorSpec",
+    "FrozenFeatureDetector",
     "Labels",
     "Weights",
     "build_detector_network",

@@ -8,14 +8,13 @@ from torch import Tensor
 
 from models.detectors import backbones
 from models.detectors.backbones import ClipFeatures, Weights, timm_model, xception
-from models.detectors.base import BackboneDetector, Detector
+from models.detectors.base import BackboneDetector, Detector, FrozenFeatureDetector
 from models.detectors.core import ConsistencyDetector
 from models.detectors.input_transforms import FrequencyBands, append_phase_image
 from models.detectors.objectives import GroupCvarBce, cvar_bce, mean_bce
 from models.detectors.pg_fdd import PGFDD
 from models.detectors.srm import SRM
 from models.detectors.ucf import UCF
-from models.detectors.univfd import FrozenClipDetector
 from shards.errors import FairfaceError
 
 FAMILIES = ("Real", "deepfakes", "GANs", "DMs")  # AI-Face's; the position is the label
@@ -72,6 +71,11 @@ def build_vit(config: BuildConfig) -> Detector:
     return BackboneDetector(net, mean_bce)
 
 
+def build_univfd(config: BuildConfig) -> Detector:
+    features = ClipFeatures(config.weights, config.image_size)
+    return FrozenFeatureDetector(features, features.dim)
+
+
 def build_f3net(config: BuildConfig) -> Detector:
     net = xception(config.weights, channels=12, dropout=0.5)
     return BackboneDetector(net, mean_bce, FrequencyBands(config.image_size))
@@ -104,7 +108,7 @@ DETECTORS = {
     "univfd": DetectorSpec(
         "UnivFD",
         "Ojha et al., Towards Universal Fake Image Detectors, CVPR 2023",
-        lambda config: FrozenClipDetector(ClipFeatures(config.weights, config.image_size)),
+        build_univfd,
         image_size=224,
         size_multiple=14,
         normalisation=CLIP,

@@ -144,6 +144,20 @@ def test_frozen_features_are_not_trained_and_not_saved(faces):
     assert not trainer.net.features.visual.training
 
 
+def test_a_frozen_backbone_trains_the_same_on_stored_features(faces):
+    images, labels = faces
+    trainer = build_trainer("univfd")
+    inputs = trainer.options.spec.normalise(images, trainer.options.image_size)
+    features = trainer.net.extract_features(inputs)
+    assert (features.dtype, features.shape) == (torch.float16, (8, trainer.net.head.in_features))
+    assert not features.requires_grad
+    loss, logits = trainer.net.training_step_from_features(features, labels)
+    expected_loss, expected_logits = trainer.net.training_step(inputs, labels)
+    assert torch.equal(loss, expected_loss)
+    assert torch.equal(logits, expected_logits)
+    assert torch.equal(trainer.net.eval()(inputs), trainer.net.logits_from_features(features))
+
+
 def test_random_views_of_an_image_differ_and_stay_images():
     torch.manual_seed(0)
     images = torch.rand(16, 3, 64, 64)
