@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from models.detectors import losses
 
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation of each channel, of values in [0, 1]
+
 
 class Labels(NamedTuple):
     """The labels of a batch of faces, int64 [B] each."""

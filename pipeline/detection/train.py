@@ -140,10 +140,10 @@ class DetectorJob(TrainingJob[DetectorConfig]):
     execution_options = DETECTOR_EXECUTION_OPTIONS
 
     def __init__(self, folder: DetectorFolder, config: DetectConfig, *, faces: TrainingFaces, device: torch.device):
-        steps = config.options.epochs * faces.steps_per_epoch
-        if config.is_short:
+        steps = config.options.epochs * faces.steps_per_epoch if config.steps is None else config.steps
+        if config.is_short and config.steps is None:
             steps = min(steps, SKETCH_STEPS)
-        super().__init__(folder, steps=config.steps or steps, force=config.force, threads=config.threads)
+        super().__init__(folder, steps=steps, force=config.force, threads=config.threads)
         self.config, self.faces, self.device = config, faces, device
         self.predictions = folder.predictions_document
         self.decoder = replace(config.decoder, pre_resize=faces.pool.image_size)
@@ -227,10 +227,10 @@ class DetectorJob(TrainingJob[DetectorConfig]):
                 frozen=config.frozen or frozen_hash(trainer.net),
             ),
             trainer=trainer,
-            batches=self._batches(options, first_step),
+            batches=self._batches(options, first_step) if first_step < self.steps else iter(()),
             first_step=first_step,
             rows=rows,
-            checkpoint_bytes=8 * sum(weight.numel() for weight in trainer.weights),  # with SGD's momentum
+            checkpoint_bytes=trainer.checkpoint_bytes,
             loop=LoopConfig(
                 steps_per_epoch=config.steps_per_epoch,
                 save_every_seconds=SAVE_EVERY_SECONDS,

@@ -20,7 +20,7 @@ class DetectorsConfig:
 
     models: tuple[str, ...]  # keys of DETECTORS
     overrides: Mapping[str, Any] = field(default_factory=dict)  # of fields of DetectorOptions
-    name: str | None = None  # of a single detector; None: the model's
+    name: str | None = None  # of a single detector; None: `default_name`
     preset: str = "auto"  # auto | benchmark | sketch
     steps: int | None = None  # of a whole training; None: the options' epochs
     fakes: str = "auto"  # auto | images | samples
@@ -68,9 +68,14 @@ def train_detectors(workspace: Workspace, config: DetectorsConfig) -> Iterator[t
         raise WeightsUnavailable(f"{', '.join(skipped)} could not be trained: see the warnings for what is missing")
 
 
+def default_name(model: str, backbone: str | None) -> str:
+    """The name of a detector: the model's, with the backbone if one is chosen."""
+    return f"{model}-{backbone.replace('/', '-')}" if backbone and DETECTORS[model].backbone else model
+
+
 def build_config(workspace: Workspace, config: DetectorsConfig, *, model: str) -> train.DetectConfig:
     """The config of a single detector."""
-    name = config.name or model
+    name = config.name or default_name(model, config.overrides.get("backbone"))
     preset = resolve_preset(config.preset, workspace, name=name, device=config.device)
     return train.DetectConfig(
         options=build_options(workspace, model, preset=preset, overrides=config.overrides),

@@ -367,6 +367,8 @@ def _read_rows(trainer: Trainer, folder: TrainingFolder, step: int) -> list[dict
         if distributed.rank() == 0:
             print(f"{folder.steps} is missing: the losses up to step {step:,} are lost")
         return []
+    if not step:
+        return []
     table = read_parquet(folder.steps, steps_schema(trainer.metric_names)).filter(pl.col("step") <= step)
     rows = table.to_dicts()
     if not rows or rows[-1]["step"] != step or any(table.null_count().row(0)):
