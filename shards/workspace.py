@@ -597,6 +597,7 @@ class Workspace:
             "audit_faces": [run.audit.plan for run in runs],
             "ratings": [run.audit.ratings for run in runs],
             **{name: [self.report.table(name)] for name in REPORT_TABLES},
+            "detectors": [detector.config for detector in detectors],
             "predictions": [detector.predictions for detector in detectors],
             "detection_metrics": [detector.detection_metrics for detector in detectors],
             "studies": [study.document for study in studies],

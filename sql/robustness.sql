@@ -5,7 +5,8 @@ with overall as (
     from utility where attribute = 'all'
 )
 select u.detector, u.perturbation, u.n, u.auc, u.auc - unperturbed.auc as auc_difference, u.accuracy, u.average_precision,
-    u.eer, u.fpr, u.tpr, f.f_meo, f.f_dp, f.f_oae, f.f_eo, f.f_efpr, f.excluded_groups
+    u.eer, u.fpr, u.tpr, f.f_meo, f.f_dp, f.f_oae, f.f_eo, f.f_efpr, f.excluded_groups,
+    held_out_of(u.detector) as held_out
 from overall as u
 join overall as unperturbed on unperturbed.detector = u.detector and unperturbed.perturbation = 'none'
 left join fairness as f on f.detector = u.detector and f.perturbation = u.perturbation and f.attribute = $attribute

@@ -177,9 +177,10 @@ def pool_from_samples(
             "run `fairface sample` first, or pack both kinds"
         )
     is_fake = (pl.col("target") == "fake").fill_null(False)
-    if not packed.synthetic and images.select(is_fake.all()).item():
+    is_all_fake = images.select(is_fake.all()).item()
+    if is_all_fake and not packed.synthetic:
         raise FairfaceError("every image in the shards is a fake: pack real faces as well to train a detector")
-    fake = pl.lit(False) if packed.synthetic else pl.when(is_fake).then(None).otherwise(False)
+    fake = pl.lit(False) if is_all_fake else pl.when(is_fake).then(None).otherwise(False)
     check_unchanged(sample_files(folder))
     real_rows = images.select(
         "key", "split", "subset", family=pl.lit("Real"), source=pl.lit("images"), run=pl.lit(None, pl.String), fake=fake

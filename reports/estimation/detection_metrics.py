@@ -18,7 +18,7 @@ from reports.estimation.bootstrap_metrics import (
     fairness_gaps,
 )
 from reports.estimation.intervals import wilson
-from reports.estimation.permutation_null import permutation_null, permutation_null_auc_gap
+from reports.estimation.permutation_null import permutation_null, permutation_null_auc_gap, permuted_counts
 from reports.publish import publish
 from shards import provenance
 from shards.atomic_io import write_parquet
@@ -31,6 +31,7 @@ from shards.workspace import DetectorFolder, RunFolder, Workspace
 
 UTILITY = ("auc", "average_precision", "eer", "fpr", "tpr", "accuracy", "positive_rate")
 FAIRNESS = ("auc_gap", "fpr_gap", "error_rate_gap", "f_meo", "f_dp", "f_oae", "f_eo", "f_efpr")
+HELD_OUT_GAP = "held_out_tpr_gap"  # of detectors that were trained without some of the fakes
 DETECTION_SCHEMA = {
     **dict.fromkeys(("detector", "attribute", "group", "measure"), pl.String),
     **dict.fromkeys(("value", "low", "high", "floor"), pl.Float64),
@@ -124,8 +125,7 @@ def write_metrics(workspace: Workspace, connection: duckdb.DuckDBPyConnection, *
     Raises FairfaceError if the detector has classified no test faces.
     """
     folder = workspace.detector(detector)
-    text = """from evaluated_predictions where detector = $detector and perturbation = 'none'
-        order by logit desc, key"""
+    text = "from generator_predictions where detector = $detector order by logit desc, key"
     predictions = sql.select(connection, text, {"detector": detector})
     if predictions.is_empty():
         raise FairfaceError(f"{folder.predictions} has no test faces: {PredictionsDocument.REDO}")
@@ -173,7 +173,32 @@ def detector_rows(
                 about = {"detector": detector, "attribute": attribute, "group": None, "measure": measure}
                 value = fairness[attribute][measure]
                 rows.append(about | metric_columns(value, replicates[measure], null=null[measure]))
+        if gap := held_out_gap(faces, numbers, rng=rng):
+            about = {"detector": detector, "attribute": attribute, "group": None, "measure": HELD_OUT_GAP}
+            rows.append(about | gap)
     return rows
+
+
+def held_out_gap(
+    faces: EvaluatedFaces, numbers: np.ndarray, *, rng: np.random.Generator
+) -> dict[str, float | None] | None:
+    """value, low, high and floor of the range of TPR over the groups, of fakes that were left out of training.
+
+    `numbers` are the faces' groups, [N]; -1 where unknown. None if no group has such fakes.
+    """
+    is_held_out = faces.table["is_held_out"].to_numpy() & (numbers >= 0)
+    sizes = np.bincount(numbers[is_held_out])
+    if not sizes.any():
+        return None
+    found, count = is_held_out & faces.called_fake, len(faces.weights)
+    present = np.flatnonzero(sizes)
+    hits = np.stack([faces.weights[:, found & (numbers == group)].sum(1) for group in present])
+    weights = np.stack([faces.weights[:, is_held_out & (numbers == group)].sum(1) for group in present])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        replicates = np.ptp(hits / weights, 0)  # NaN where a group has no face in a replicate
+    null = permuted_counts(rng, sizes[present], total=int(found.sum()), count=count) / sizes[present, None]
+    rates = np.bincount(numbers[found], minlength=len(sizes))[present] / sizes[present]
+    return metric_columns(float(np.ptp(rates)), replicates, null=np.ptp(null, 0))
 
 
 def evaluated_faces(predictions: pl.DataFrame, rng: np.random.Generator) -> EvaluatedFaces:

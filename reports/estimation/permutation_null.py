@@ -24,10 +24,7 @@ def permutation_null(
     tables = {}
     for rate, side in sides.items():
         sizes = np.bincount(groups[side], minlength=count)
-        positives = rng.multivariate_hypergeometric(
-            sizes, int((side & called_fake).sum()), permutations, method="marginals"
-        ).T
-        tables[rate] = (sizes, positives)
+        tables[rate] = (sizes, permuted_counts(rng, sizes, total=int((side & called_fake).sum()), count=permutations))
     has_both = (tables["tpr"][0] > 0) & (tables["fpr"][0] > 0)
     (fakes, tp), (reals, fp) = ((sizes[has_both, None], hits[has_both]) for sizes, hits in tables.values())
     metrics = {
@@ -40,6 +37,11 @@ def permutation_null(
         rate: np.full(permutations, (side & called_fake).sum() / max(side.sum(), 1)) for rate, side in sides.items()
     }
     return fairness_gaps(metrics, overall)
+
+
+def permuted_counts(rng: np.random.Generator, sizes: np.ndarray, *, total: int, count: int) -> np.ndarray:
+    """How many of `total` faces are in each group of `sizes` [groups], when groups are permuted: [groups, count]."""
+    return rng.multivariate_hypergeometric(sizes, total, count, method="marginals").T
 
 
 def permutation_null_auc_gap(
