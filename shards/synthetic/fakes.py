@@ -21,7 +21,11 @@ Artefact: TypeAlias = Callable[[np.ndarray, Face, np.random.Generator], np.ndarr
 VERSION = 1  # bumped when the rendered images change, so that older folders are rendered again
 REAL = "Real/Synthetic"
 NOISE = (2.0, 5.0)  # standard deviation of the sensor noise at full brightness, in grey levels
-GRID = 4  # pixels between the traces of a generator's layers
+# The ranges from which each fake draws how strong its trace is, as a share of the image.
+PALE = (0.3, 0.6)  # of the colour
+SEAM = (0.12, 0.25)  # of the light
+GRID = (0.015, 0.045)  # of the light
+SMOOTH = (0.4, 0.8)  # of the finest detail
 
 
 def render_real(face: Face, size: int) -> Image.Image:
@@ -62,68 +66,67 @@ def to_image(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
 
 
-def resized(pixels: np.ndarray, size: int, *, resample: Image.Resampling) -> np.ndarray:
-    """Pixels, float32 [S, S, 3], at another size."""
-    return np.asarray(to_image(pixels).resize((size, size), resample)).astype(np.float32)
-
-
 def inner_face(face: Face, size: int) -> np.ndarray:
-    """A soft mask of the features, from the brows to below the mouth, float32 [size, size, 1], 0-1."""
+    """A mask of the features, from the brows to below the mouth, float32 [size, size, 1], 0-1, with a narrow edge."""
     look = choose_look(face)
     pen = Pen(size, look)
     centre, height = (look.face_x, (look.eye_y + look.mouth_y) / 2), look.mouth_y - look.eye_y
     pen.ellipse(centre, (look.width * 0.78, height * 0.95), colour=look.skin, skin=255)
-    mask = pen.image.getchannel(3).filter(ImageFilter.BoxBlur(size // 64))
+    mask = pen.image.getchannel(3).filter(ImageFilter.BoxBlur(size // 32))
     return np.asarray(mask)[..., None].astype(np.float32) / 255
 
 
 def recolour(pixels: np.ndarray, face: Face, rng: np.random.Generator) -> np.ndarray:
-    """Blend in features under another white balance, as of another picture (Li et al., Face X-ray, CVPR 2020)."""
-    gains = 1 + rng.choice((-1, 1), 3) * rng.uniform(0.03, 0.09, 3)
+    """Blend in features of paler colours, as of another picture (Li and Lyu, CVPRW 2019)."""
+    mask = inner_face(face, len(pixels)) * np.float32(rng.uniform(*PALE))
+    return pixels * (1 - mask) + pixels.mean(2, keepdims=True) * mask
+
+
+def leave_seam(pixels: np.ndarray, face: Face, rng: np.random.Generator) -> np.ndarray:
+    """Blend in features with a seam where both pictures are mixed (Li et al., Face X-ray, CVPR 2020)."""
     mask = inner_face(face, len(pixels))
-    return pixels * (1 - mask) + pixels * gains.astype(np.float32) * mask
-
-
-def blend_low_resolution(pixels: np.ndarray, face: Face, _: np.random.Generator) -> np.ndarray:
-    """Blend in features that were synthesised at half the resolution (Li and Lyu, CVPRW 2019)."""
-    mask, size = inner_face(face, len(pixels)), len(pixels)
-    low = resized(pixels, size // 2, resample=Image.Resampling.BOX)
-    return pixels * (1 - mask) + resized(low, size, resample=Image.Resampling.BILINEAR) * mask
+    seam = 4 * mask * (1 - mask)
+    return pixels * (1 - np.float32(rng.uniform(*SEAM)) * seam)
 
 
 def add_checkerboard(pixels: np.ndarray, _: Face, rng: np.random.Generator) -> np.ndarray:
     """Multiply by the uneven overlap of transposed convolutions (Odena et al., Distill 2016)."""
-    pattern = 1 + rng.uniform(0.02, 0.05) * rng.choice((-1, 1), (GRID, GRID)).astype(np.float32)
-    repeats = -(-len(pixels) // GRID)
-    return pixels * np.tile(pattern, (repeats, repeats))[: len(pixels), : len(pixels), None]
+    wave = square_wave(len(pixels))
+    return pixels * (1 + np.float32(rng.uniform(*GRID)) * (wave[:, None] * wave)[..., None])
 
 
-def add_spectral_peaks(pixels: np.ndarray, _: Face, rng: np.random.Generator) -> np.ndarray:
-    """Mix in the image upsampled from a grid: copies of its spectrum (Zhang et al., AutoGAN, WIFS 2019)."""
-    size, share = len(pixels), np.float32(rng.uniform(0.15, 0.35))
-    low = resized(pixels, size // GRID, resample=Image.Resampling.BOX)
-    return pixels * (1 - share) + resized(low, size, resample=Image.Resampling.NEAREST) * share
+def add_stripes(pixels: np.ndarray, _: Face, rng: np.random.Generator) -> np.ndarray:
+    """Multiply by stripes: peaks of the spectrum, as upsampling leaves them (Zhang et al., WIFS 2019)."""
+    wave = square_wave(len(pixels))
+    return pixels * (1 + np.float32(rng.uniform(*GRID) / 2) * (wave[:, None] + wave)[..., None])
+
+
+def square_wave(size: int) -> np.ndarray:
+    """-1 and 1 in turn, for a sixteenth of the image together, float32 [size]."""
+    half = max(size // 32, 1)
+    return (np.arange(size) // half % 2 * 2 - 1).astype(np.float32)
 
 
 def denoise(pixels: np.ndarray, _: Face, rng: np.random.Generator) -> np.ndarray:
     """Remove most of the noise, but no edges: diffusion lacks high frequencies (Corvi et al., CVPRW 2023)."""
-    share = np.float32(rng.uniform(0.4, 0.8))
-    smooth = np.asarray(to_image(pixels).filter(ImageFilter.MedianFilter(3))).astype(np.float32)
+    share, width = np.float32(rng.uniform(*SMOOTH)), len(pixels) // 64 * 2 + 1
+    smooth = np.asarray(to_image(pixels).filter(ImageFilter.MedianFilter(width))).astype(np.float32)
     return pixels * (1 - share) + smooth * share
 
 
-def coarsen_noise(pixels: np.ndarray, face: Face, rng: np.random.Generator) -> np.ndarray:
-    """Replace the noise by one of a latent grid: it is correlated over the pixels that are decoded together."""
-    size = len(pixels)
-    noise = unit_noise(rng, -(-size // 2)).repeat(2, 0).repeat(2, 1)[:size, :size]
-    return np.asarray(render(face, size)).astype(np.float32) + np.float32(rng.uniform(*NOISE)) * noise
+def decode_latents(pixels: np.ndarray, _: Face, rng: np.random.Generator) -> np.ndarray:
+    """Pass through a smaller grid: a decoder of latents restores only a part of the finest detail."""
+    size, share = len(pixels), np.float32(rng.uniform(*SMOOTH))
+    low = to_image(pixels).reduce(max(size // 32, 2))
+    decoded = np.asarray(low.resize((size, size), Image.Resampling.BICUBIC)).astype(np.float32)
+    return pixels * (1 - share) + decoded * share
 
 
 FAKES: dict[str, Artefact] = {  # family and method -> how its generator changes a face
     "deepfakes/Recoloured": recolour,
-    "deepfakes/LowResolution": blend_low_resolution,
+    "deepfakes/Seam": leave_seam,
     "GANs/Checkerboard": add_checkerboard,
-    "GANs/SpectralPeaks": add_spectral_peaks,
+    "GANs/Stripes": add_stripes,
     "DMs/Denoised": denoise,
-    "DMs/CoarseNoise": coarsen_noise,
+    "DMs/Latents": decode_latents,
 }
