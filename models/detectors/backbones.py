@@ -120,13 +120,13 @@ def without_warnings() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def open_clip_visual(name: str, weights: Weights, *, tag: str | None, image_size: int) -> Any:
-    """The image tower of open_clip's model `name`.
+def open_clip_visual(name: str, weights: Weights, *, tag: str | None, image_size: int, projected: bool = True) -> Any:
+    """The image tower of open_clip's model `name`, with or without its projection to the space of texts.
 
     Raises WeightsUnavailable if its weights are not available or belong to another model.
     """
     path, chosen = None, weights.tag_or_path or tag
-    if not (weights.from_scratch or weights.state):
+    if not weights.from_scratch and weights.state is None:
         if chosen is None:
             raise WeightsUnavailable(f"open_clip has no weights of {name}: pass --pretrained FILE, or --from-scratch")
         try:
@@ -137,14 +137,25 @@ def open_clip_visual(name: str, weights: Weights, *, tag: str | None, image_size
     try:
         with without_warnings():
             model = open_clip.create_model(name, path, force_image_size=image_size)
-        if weights.state:
+        visual = model.visual if projected else without_projection(model.visual)
+        if weights.state is not None:
             state = {f"visual.{key}": value for key, value in weights.state.items()}
             resize_pos_embed(state, model)
-            model.visual.load_state_dict({key.removeprefix("visual."): value for key, value in state.items()})
+            visual.load_state_dict({key.removeprefix("visual."): value for key, value in state.items()})
     except Exception as error:  # as above
-        source = path or weights.tag_or_path
-        raise WeightsUnavailable(f"{source} is not a checkpoint of {name} ({clip.first_line(error)})") from error
-    return model.visual
+        source, reason = path or weights.tag_or_path, str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        raise WeightsUnavailable(f"{source} is not a checkpoint of {name} ({reason[0].strip()[:200]})") from error
+    return visual
+
+
+def without_projection(visual: Any) -> Any:
+    """An image tower of open_clip without its projection to the space of texts."""
+    if hasattr(visual, "trunk"):  # a model of timm
+        visual.trunk.reset_classifier(0)
+        return visual.trunk
+    if getattr(visual, "proj", None) is not None:
+        visual.proj = None
+    return visual
 
 
 class ClipFeatures(nn.Module):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models import clip
-from models.detectors.backbones import Weights, open_clip_visual, timm_model, without_warnings
+from models.detectors.backbones import Weights, open_clip_visual, timm_model, without_projection, without_warnings
 from models.detectors.base import Normalisation
 from shards.errors import FairfaceError, WeightsUnavailable
 
@@ -115,9 +115,10 @@ def build_encoder(name: str, weights: Weights, *, image_size: int) -> tuple[nn.M
     backbone = find_backbone(name)
     width = feature_width(name, image_size)
     if backbone.library == "open_clip":
-        net = open_clip_visual(backbone.architecture, weights, tag=backbone.tag, image_size=image_size)
-        return without_projection(net), width
-    if backbone.tag is None and not (weights.tag_or_path or weights.state or weights.from_scratch):
+        tag = backbone.tag
+        net = open_clip_visual(backbone.architecture, weights, tag=tag, image_size=image_size, projected=False)
+        return net, width
+    if backbone.tag is None and not (weights.tag_or_path or weights.from_scratch):
         raise WeightsUnavailable(
             f"timm has no weights of {backbone.architecture}: pass --pretrained FILE, or --from-scratch"
         )
@@ -149,16 +150,6 @@ def create_on_meta(library: str, architecture: str, image_size: int | None) -> A
             return resize_input(net, image_size) if image_size else net
         model = open_clip.create_model(architecture, device="meta", force_image_size=image_size)
         return without_projection(model.visual)
-
-
-def without_projection(visual: Any) -> Any:
-    """An image tower of open_clip without its projection to the space of texts."""
-    if hasattr(visual, "trunk"):  # a model of timm
-        visual.trunk.reset_classifier(0)
-        return visual.trunk
-    if getattr(visual, "proj", None) is not None:
-        visual.proj = None
-    return visual
 
 
 def resize_input(net: Any, image_size: int) -> Any:

@@ -135,15 +135,17 @@ def translate_effort(state: State) -> PublishedDetector | None:
     others = one_logit({f"head.{name}": value for name, value in without_prefix(state, "head.").items()}, "head")
     backbone = without_prefix(state, "backbone.")
     for number in range(sum(name.endswith("q_proj.weight_main") for name in backbone)):
-        attention = f"encoder.layers.{number}.self_attn."
+        theirs = f"encoder.layers.{number}.self_attn."
         ours = f"encoder.transformer.resblocks.{number}.attn."
-        for letter in "USV":
-            stacks = {"in_proj_weight": [f"{name}_proj" for name in "qkv"], "out_proj.weight": ["out_proj"]}
-            for weight, layers in stacks.items():
-                owner, _, parameter = weight.rpartition(".")
-                name = ".".join([*filter(None, [owner]), "parametrizations", parameter, "0", letter.lower()])
-                values = [backbone[f"{attention}{layer}.{letter}_residual"] for layer in layers]
-                others[ours + name] = torch.stack(values)
+        matrices = {
+            f"{ours}parametrizations.in_proj_weight.0.": [f"{theirs}{letter}_proj." for letter in "qkv"],
+            f"{ours}out_proj.parametrizations.weight.0.": [f"{theirs}out_proj."],
+        }
+        for components, layers in matrices.items():
+            for part in "USV":
+                values = [backbone[f"{layer}{part}_residual"] for layer in layers]
+                others[components + part.lower()] = torch.stack(values)
+            others[f"{components}s0"] = torch.zeros_like(others[f"{components}s"])  # it is removed already
     frozen = {
         name.replace(".weight_main", ".weight"): value
         for name, value in backbone.items()

@@ -231,7 +231,7 @@ def build_detector_network(name: str, config: BuildConfig, *, seed: int) -> Dete
     path, published = config.weights.tag_or_path or "", None
     if Path(path).is_file() and (published := read_published(name, Path(path))):
         weights = published.weights
-        config = replace(config, weights=replace(weights, tag_or_path=path) if weights.state else weights)
+        config = replace(config, weights=replace(weights, tag_or_path=path) if weights.state is not None else weights)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = spec.build(replace(config, backbone=spec.backbone))
