@@ -22,10 +22,10 @@ VERSION = 1  # bumped when the rendered images change, so that older folders are
 REAL = "Real/Synthetic"
 NOISE = (2.0, 5.0)  # standard deviation of the sensor noise at full brightness, in grey levels
 # The ranges from which each fake draws how strong its trace is, as a share of the image.
-PALE = (0.3, 0.6)  # of the colour
-SEAM = (0.12, 0.25)  # of the light
-GRID = (0.015, 0.045)  # of the light
-SMOOTH = (0.4, 0.8)  # of the finest detail
+PALE = (0.5, 0.9)  # of the colour
+SEAM = (0.3, 0.6)  # of the light
+GRID = (0.03, 0.08)  # of the light
+SMOOTH = (0.6, 1.0)  # of the finest detail
 
 
 def render_real(face: Face, size: int) -> Image.Image:
@@ -109,7 +109,7 @@ def square_wave(size: int) -> np.ndarray:
 
 def denoise(pixels: np.ndarray, _: Face, rng: np.random.Generator) -> np.ndarray:
     """Remove most of the noise, but no edges: diffusion lacks high frequencies (Corvi et al., CVPRW 2023)."""
-    share, width = np.float32(rng.uniform(*SMOOTH)), len(pixels) // 64 * 2 + 1
+    share, width = np.float32(rng.uniform(*SMOOTH)), max(len(pixels) // 64, 1) * 2 + 1
     smooth = np.asarray(to_image(pixels).filter(ImageFilter.MedianFilter(width))).astype(np.float32)
     return pixels * (1 - share) + smooth * share
 
