@@ -334,7 +334,7 @@ def input_fingerprint(workspace: Workspace, run: str | None, *, detectors: list[
     documents += [path for labels in sides for path in (labels.document, labels.probe_document)]
     documents += [path for folder in evaluated for path in (folder.predictions_document, folder.metrics_document)]
     files += [path for labels in sides for path in labels.all()]
-    files += [path for folder in evaluated for path in (folder.predictions, folder.detection_metrics)]
+    files += [path for folder in evaluated for path in (folder.predictions, *folder.tables())]
     states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()]
     code = [path for path in sorted(CODE.rglob("*")) if path.suffix in (".py", ".j2")]
     code += [BUILT_IN, *sql.source_files()]

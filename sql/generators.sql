@@ -4,4 +4,4 @@
 -- param attribute (default all): one of every, all, @attributes
 select generators.* from generators left join vocabulary using (attribute, "group")
 where ($detector = 'all' or detector = $detector) and ($attribute = 'every' or attribute = $attribute)
-order by detector, family, method <> 'all', method, attribute_rank(attribute), rank, "group";
+order by evaluation_set, is_trivial(detector), detector, family, method <> 'all', method, attribute_rank(attribute), rank, "group";

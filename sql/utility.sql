@@ -4,4 +4,4 @@
 select utility.* exclude (perturbation), held_out_of(detector) as held_out from utility left join vocabulary using (attribute, "group")
 where perturbation = 'none' and ($detector = 'all' or detector = $detector)
     and ($attribute = 'every' or attribute = $attribute)
-order by detector, attribute_rank(attribute), rank, "group";
+order by evaluation_set, is_trivial(detector), detector, attribute_rank(attribute), rank, "group";

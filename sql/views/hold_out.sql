@@ -30,15 +30,16 @@ create view generator_predictions as
 -- only some methods were left out of training.
 create view generators as
     with counted as (
-        select detector, family, if(grouping(method) = 1, 'all', method) as method, attribute, "group",
+        select evaluation_set, detector, family, if(grouping(method) = 1, 'all', method) as method, attribute, "group",
             if(bool_and(is_held_out) = bool_or(is_held_out), bool_and(is_held_out), null) as is_held_out,
             count(*) as fakes, count(*) filter (called_fake) as called_fake
         from (
-            select detector, coalesce(family, 'unknown') as family, coalesce(method, 'unknown') as method, is_held_out,
+            select evaluation_set, detector, coalesce(family, 'unknown') as family, coalesce(method, 'unknown') as method, is_held_out,
                 called_fake, 'all' as "all", {tabulated_text}
             from generator_predictions where target = 'fake')
         unpivot ("group" for attribute in ("all", {tabulated_columns}))
-        group by grouping sets ((detector, family, attribute, "group"), (detector, family, method, attribute, "group"))
+        group by grouping sets ((evaluation_set, detector, family, attribute, "group"),
+            (evaluation_set, detector, family, method, attribute, "group"))
     )
     select *, called_fake / fakes as tpr, wilson_low(called_fake, fakes) as low, wilson_high(called_fake, fakes) as high
     from counted;
