@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.detectors import OPTIMIZERS, Labels
+from models.detectors import OPTIMIZERS, FrozenFeatureDetector, Labels
 from pipeline.data.random_streams import DETECTOR_STEPS, seeded_generator
 from pipeline.data.sampler import SINGLE_RANK, RankSlice
 from pipeline.detection.network import build_detector, load_trainable, trainable_state
@@ -38,16 +38,23 @@ class DetectorTrainer:
 
     def _compute_loss(self, images: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bf16"):
+            if images.ndim == 2 and isinstance(self.net, FrozenFeatureDetector):
+                return self.net.training_step_from_features(images, labels)
             return self.net.training_step(images, labels)
 
     def step(self, step: int, images: Tensor, labels: Labels) -> Tensor:
-        """One update on images uint8 [B, S, S, 3]; returns [loss, accuracy], float32, on the device."""
+        """One update on images uint8 [B, S, S, 3], or on their features float16 [B, D].
+
+        Returns [loss, accuracy], float32, on the device.
+        """
         # dropout and random views use torch's global generator
         generator = seeded_generator("cpu", self.options.seed, DETECTOR_STEPS, step, self.rank_slice.rank)
         torch.manual_seed(generator.initial_seed())
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
-        loss, logits = self.compute_loss(self.options.spec.normalise(images, self.options.image_size), labels)
+        if images.dtype == torch.uint8:
+            images = self.options.spec.normalise(images, self.options.image_size)
+        loss, logits = self.compute_loss(images, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         gradients = [weight.grad for weight in self.weights if weight.grad is not None]

@@ -24,7 +24,7 @@ from shards.workspace import TrainingFolder
 LOG_LINE_SECONDS = 20  # between lines where no progress bar is shown
 LONG_DAYS = 1  # training that takes longer is announced
 
-Batches = Iterator[tuple[Tensor, Any]]  # images uint8 [B, S, S, 3] and their labels in the trainer's format
+Batches = Iterator[tuple[Tensor, Any]]  # images uint8 [B, S, S, 3], or their features, and labels for the trainer
 
 
 class Trainer(Protocol):
