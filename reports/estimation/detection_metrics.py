@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import numpy as np
 import polars as pl
 
 import sql
 from reports.estimation.detection.faces import EvaluatedFaces, Groups, bootstrap_weights
-from reports.estimation.detection.metric_rows import Rows, SqlMetrics, detector_rows
+from reports.estimation.detection.metric_rows import Rows, SqlMetrics, ask_metrics, detector_rows
 from reports.publish import publish
 from shards import provenance
 from shards.atomic_io import write_parquet
@@ -136,22 +135,20 @@ def compute_rows(
     workspace: Workspace, connection: duckdb.DuckDBPyConnection, evaluation_set: str, *, detectors: Sequence[str]
 ) -> dict[str, Rows]:
     """The rows of detectors of one evaluation set, by table."""
+    metrics = ask_metrics(connection, evaluation_set, detectors=detectors)
+    names = ", ".join(map(sql.quote, detectors))
+    text = f"""select *, md5_number_lower(key) as shuffle from evaluated_predictions
+        where evaluation_set = $set and detector in ({names}) and perturbation = 'none'
+        order by detector, source, run, key"""
+    tables = sql.select(connection, text, {"set": evaluation_set}).partition_by("detector", as_dict=True)
+    first = tables[detectors[0],]  # all have the same faces
     tabulated = list(workspace_attributes(workspace).tabulated)
-    text = """select *, md5_number_lower(key) as shuffle from evaluated_predictions
-        where evaluation_set = $set and detector = $detector and perturbation = 'none' order by source, run, key"""
+    faces = evaluated_faces(first, metrics[detectors[0]], attributes=tabulated)
     rows: dict[str, Rows] = {table: [] for table in DETECTOR_TABLES}
-    faces: EvaluatedFaces | None = None
-    shuffle = np.empty(0)
     for detector in detectors:
-        metrics = SqlMetrics.of(connection, evaluation_set, detector=detector)
-        about = {"set": evaluation_set, "detector": detector}
-        if faces is None:
-            table = sql.select(connection, text, about)
-            faces, shuffle = evaluated_faces(table, metrics, attributes=tabulated), table["shuffle"].to_numpy()
-        else:
-            faces = replace(faces, logits=sql.select(connection, text, about)["logit"].to_numpy())
-        for table_name, added in detector_rows(faces, metrics, shuffle=shuffle).items():
-            rows[table_name] += [row | {"detector": detector} for row in added]
+        own = replace(faces, logits=tables[detector,]["logit"].to_numpy())
+        for name, added in detector_rows(own, metrics[detector], shuffle=first["shuffle"].to_numpy()).items():
+            rows[name] += [row | {"detector": detector} for row in added]
     return rows
 
 
