@@ -14,7 +14,7 @@ from shards.documents import Document
 Rows = list[dict[str, Any]]  # of a question, by column
 EVALUATION_SETS = """-- the faces that each detector was evaluated on
 select detector, count(*) filter (target = 'real') as reals, count(*) filter (target = 'fake') as fakes,
-    max(run) as run, max(grouped_by) as grouped_by
+    max(run) as run, max(grouped_by) as grouped_by, held_out_of(detector) as held_out
 from evaluated_predictions where perturbation = 'none' group by detector order by detector"""
 
 
@@ -27,6 +27,8 @@ class DetectorAnswers:
     robustness: Rows
     robustness_attribute: str  # whose groups its fairness is measured on
     detection_rates: Rows  # of the run's samples
+    generators: Rows  # on the fakes of each family and method
+    hold_out: Rows  # of detectors that were trained without some of them, on these
 
 
 @dataclass(kw_only=True)
@@ -52,13 +54,22 @@ def gather_detectors(
     Without detectors nothing is queried: the queries are slow even if there are none.
     """
     if not detectors:
-        names = ("evaluation_sets", "detection_metrics", "detection_rates", "robustness")
+        names = (
+            "evaluation_sets",
+            "detection_metrics",
+            "detection_rates",
+            "robustness",
+            "generators",
+            "hold_out",
+        )
         return {name: [] for name in names} | {"robustness_attribute": next(iter(attributes))}
     compared = compared_attribute(connection, attributes)
     answers = {
         "evaluation_sets": sql.select(connection, EVALUATION_SETS),
         "detection_metrics": sql.ask(connection, "detection_metrics"),
         "robustness": sql.ask(connection, "robustness", attribute=compared),
+        "generators": sql.ask(connection, "generators"),
+        "hold_out": sql.ask(connection, "hold_out"),
     }
     if run:
         answers["detection_rates"] = sql.ask(connection, "detection_rates", run=run)

@@ -16,6 +16,7 @@ from shards.atomic_io import fingerprint, read_bytes
 from shards.attributes import AttributeTable, workspace_attributes
 from shards.audit import AuditPlan, RatingsDocument, stale_plan
 from shards.documents import (
+    DetectorConfig,
     PredictionsDocument,
     RunConfig,
     SamplesDocument,
@@ -90,7 +91,8 @@ def current_files(workspace: Workspace) -> CurrentFiles:
         leave_out(run.label_files.all(), sample_labels_problem(run))
         leave_out(probe_files(run.label_files), probe_problem(run.label_files))
         leave_out([run.audit.plan, run.audit.ratings], audit_problem(workspace, run))
-    for detector in map(DetectorFolder, _folders(files, ("predictions", *DETECTOR_TABLES))):
+    for detector in map(DetectorFolder, _folders(files, ("detectors", "predictions", *DETECTOR_TABLES))):
+        leave_out([detector.config], detector_problem(detector))
         leave_out([detector.predictions, *detector.tables()], predictions_problem(workspace, detector))
         leave_out(detector.tables(), metrics_problem(workspace, detector))
     tables = [report.table(name) for name in REPORT_TABLES]
@@ -181,6 +183,13 @@ def probe_problem(files: LabelFiles) -> str | None:
     if files.probe_document.exists():
         return None
     return f"the labels of the probe in {files.folder} are not finished: run `fairface label` again"
+
+
+@problem
+def detector_problem(detector: DetectorFolder) -> str | None:
+    """Why a detector's config.json must not be used; None if it may be, or if there is none."""
+    read_document(detector.config, DetectorConfig)
+    return None
 
 
 @problem

@@ -186,6 +186,38 @@ class LabelFiles:
 
 
 @dataclass(frozen=True)
+class FeatureFiles:
+    """The features of one folder of images, the shards or a run's samples, as detectors with frozen backbones use them.
+
+    `view` is a hash of the backbone and of how it sees the images. Each has a document and any number of parts.
+    """
+
+    folder: Path
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / LOCK
+
+    def document(self, view: str) -> Path:
+        return self.folder / f"{view}.json"
+
+    def part(self, view: str, sha256: str) -> Path:
+        """The features of some of the images; the name contains the hash of the file."""
+        return self.folder / f"{view}-{sha256}.safetensors"
+
+    def documents(self) -> list[Path]:
+        return sorted(self.folder.glob("*.json"))
+
+    def parts(self, view: str = "*") -> list[Path]:
+        """The parts of a view, by default of all views."""
+        return sorted(self.folder.glob(f"{view}-*.safetensors"))
+
+    def all(self) -> list[Path]:
+        """Every file, documents first; they are removed when the images change."""
+        return [*self.documents(), *self.parts()]
+
+
+@dataclass(frozen=True)
 class ShardsFolder:
     """`OUT/shards`, or any other folder that images are packed into."""
 
@@ -235,6 +267,10 @@ class ShardsFolder:
     @property
     def label_files(self) -> LabelFiles:
         return LabelFiles(self.folder)
+
+    @property
+    def features(self) -> FeatureFiles:
+        return FeatureFiles(self.folder / "features")
 
     def tars(self) -> list[Path]:
         """Every shard, by name."""
@@ -374,6 +410,10 @@ class RunFolder(TrainingFolder):
         return LabelFiles(self.folder)
 
     @property
+    def features(self) -> FeatureFiles:
+        return FeatureFiles(self.folder / "features")
+
+    @property
     def audit(self) -> AuditFolder:
         """Not among `results`: people's answers are not removed with the samples."""
         return AuditFolder(self.folder / "audit")
@@ -384,6 +424,7 @@ class RunFolder(TrainingFolder):
             self.samples_document,
             self.samples_table,
             self.samples,
+            self.features.folder,
             self.new_samples,
             self.import_workspace.root,
         ]
@@ -609,6 +650,7 @@ class Workspace:
             "audit_faces": [run.audit.plan for run in runs],
             "ratings": [run.audit.ratings for run in runs],
             **{name: [self.report.table(name)] for name in REPORT_TABLES},
+            "detectors": [detector.config for detector in detectors],
             "predictions": [detector.predictions for detector in detectors],
             **{name: [detector.table(name) for detector in detectors] for name in DETECTOR_TABLES},
             "studies": [study.document for study in studies],

@@ -11,7 +11,10 @@ from shards.workspace import REPORT_TABLES, TRIVIAL_DETECTORS
 FOLDER = Path(__file__).parent / "views"
 UNION = "\n    union all\n    "
 # in this order, because later views query earlier ones
-FILES = ("columns.sql", "results.sql", "detection.sql", "operating_points.sql", "detector_tables.sql", "studies.sql")
+FILES = tuple(
+    f"{name}.sql"
+    for name in ("columns", "results", "detection", "operating_points", "detector_tables", "hold_out", "studies")
+)
 RUN_COLUMNS = (
     "{status: 'VARCHAR', started: 'VARCHAR', finished: 'VARCHAR', device: 'VARCHAR', steps: 'BIGINT', "
     "options: 'JSON', data: 'JSON'}"
@@ -19,6 +22,10 @@ RUN_COLUMNS = (
 STUDY_RUN = "arm varchar, seed bigint, run varchar, trained_run varchar, status varchar, reason varchar, seconds json"
 JSON_COLUMNS = {  # of the views over JSON files
     "runs": RUN_COLUMNS,
+    "detectors": (
+        "{name: 'VARCHAR', status: 'VARCHAR', steps: 'BIGINT', requested_options: 'JSON', "
+        "data: 'STRUCT(manifest VARCHAR, held_out VARCHAR[])'}"
+    ),
     "studies": f"{{name: 'VARCHAR', arms: 'STRUCT(name VARCHAR)[]', runs: 'STRUCT({STUDY_RUN})[]'}}",
     "study_records": "{run: 'VARCHAR', status: 'VARCHAR', reason: 'VARCHAR', seconds: 'JSON'}",
 }

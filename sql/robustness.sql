@@ -5,7 +5,8 @@ with overall as (
     from utility where attribute = 'all'
 )
 select u.evaluation_set, u.detector, u.perturbation, u.n, u.auc, u.auc - unperturbed.auc as auc_difference, u.accuracy,
-    u.average_precision, u.eer, u.fpr, u.tpr, f.f_meo, f.f_dp, f.f_oae, f.f_eo, f.f_efpr, f.excluded_groups
+    u.average_precision, u.eer, u.fpr, u.tpr, f.f_meo, f.f_dp, f.f_oae, f.f_eo, f.f_efpr, f.excluded_groups,
+    held_out_of(u.detector) as held_out
 from overall as u
 join overall as unperturbed on unperturbed.evaluation_set = u.evaluation_set and unperturbed.detector = u.detector
     and unperturbed.perturbation = 'none'

@@ -20,7 +20,7 @@ def build_detector(options: DetectorOptions, group_counts: Sequence[int], *, res
     """
     from_scratch = options.from_scratch or (resuming and not options.spec.frozen_backbone)
     weights = Weights(None if from_scratch else options.pretrained, from_scratch)
-    config = BuildConfig(weights, options.image_size, tuple(group_counts))
+    config = BuildConfig(weights, options.image_size, tuple(group_counts), options.backbone, is_resumed=resuming)
     return build_detector_network(options.model, config, seed=options.seed)
 
 

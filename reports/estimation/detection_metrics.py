@@ -137,8 +137,8 @@ def compute_rows(
     """The rows of detectors of one evaluation set, by table."""
     metrics = ask_metrics(connection, evaluation_set, detectors=detectors)
     names = ", ".join(map(sql.quote, detectors))
-    text = f"""select *, md5_number_lower(key) as shuffle from evaluated_predictions
-        where evaluation_set = $set and detector in ({names}) and perturbation = 'none'
+    text = f"""select *, md5_number_lower(key) as shuffle from generator_predictions
+        where evaluation_set = $set and detector in ({names})
         order by detector, source, run, key"""
     tables = sql.select(connection, text, {"set": evaluation_set}).partition_by("detector", as_dict=True)
     first = tables[detectors[0],]  # all have the same faces
@@ -146,7 +146,8 @@ def compute_rows(
     faces = evaluated_faces(first, metrics[detectors[0]], attributes=tabulated)
     rows: dict[str, Rows] = {table: [] for table in DETECTOR_TABLES}
     for detector in detectors:
-        own = replace(faces, logits=tables[detector,]["logit"].to_numpy())
+        table = tables[detector,]
+        own = replace(faces, logits=table["logit"].to_numpy(), is_held_out=table["is_held_out"].to_numpy())
         for name, added in detector_rows(own, metrics[detector], shuffle=first["shuffle"].to_numpy()).items():
             rows[name] += [row | {"detector": detector} for row in added]
     return rows
@@ -162,6 +163,7 @@ def evaluated_faces(table: pl.DataFrame, metrics: SqlMetrics, *, attributes: Seq
             groups[attribute] = Groups(names, column.to_numpy())
     return EvaluatedFaces(
         is_fake=(table["target"] == "fake").to_numpy(),
+        is_held_out=table["is_held_out"].to_numpy(),
         logits=table["logit"].to_numpy(),
         weights=bootstrap_weights(len(table)),
         groups=groups,

@@ -27,9 +27,7 @@ def permutation_null(
     tables = {}
     for rate, side in sides.items():
         sizes = np.bincount(groups[side], minlength=count)
-        positives = rng.multivariate_hypergeometric(
-            sizes, int((side & called_fake).sum()), permutations, method="marginals"
-        ).T
+        positives = permuted_counts(rng, sizes, total=int((side & called_fake).sum()), count=permutations)
         tables[rate] = (sizes, positives)
     has_both = (tables["tpr"][0] > 0) & (tables["fpr"][0] > 0)
     (fakes, tp), (reals, fp) = ((sizes[has_both, None], hits[has_both]) for sizes, hits in tables.values())
@@ -46,6 +44,11 @@ def permutation_null(
         "worst_tpr": metrics["tpr"].min(0),
         "worst_balanced_accuracy": ((metrics["tpr"] + 1 - metrics["fpr"]) / 2).min(0),
     }
+
+
+def permuted_counts(rng: np.random.Generator, sizes: np.ndarray, *, total: int, count: int) -> np.ndarray:
+    """How many of `total` faces are in each group of `sizes` [groups], when groups are permuted: [groups, count]."""
+    return rng.multivariate_hypergeometric(sizes, total, count, method="marginals").T
 
 
 def score_null(
