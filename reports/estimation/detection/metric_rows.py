@@ -124,7 +124,8 @@ def detector_rows(faces: EvaluatedFaces, metrics: SqlMetrics, *, shuffle: np.nda
             kept = [groups.names.index(name) for name in metrics.compared(attribute)]
             null = nulls[attribute] | permuted(faces, groups, called=faces.called_fake, rng=rng)
             values = metrics.fairness(attribute)
-            added["detection_metrics"] += fairness_rows(values, replicates.fairness(kept), null=null)
+            equal = {"equalized_odds_ratio": 1.0, "largest_calibration_error": metrics.calibration["all", "all"] or 0.0}
+            added["detection_metrics"] += fairness_rows(values, replicates.fairness(kept), null=null, equal=equal)
             added["tradeoff_points"] = []
             for point in POINTS:
                 null = permuted(faces, groups, called=faces.logits >= metrics.threshold(point), rng=rng)
@@ -224,7 +225,7 @@ def fairness_rows(values: dict[str, float], replicates: dict[str, np.ndarray], *
             None if np.isnan(values[name]) else values[name],
             replicates[name],
             null=null[name],
-            equal=float(name == "equalized_odds_ratio"),
+            equal=equal.get(name, 0.0),
             smaller_is_fairer=name != "equalized_odds_ratio",
         )
         for name in FAIRNESS
