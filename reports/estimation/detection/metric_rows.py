@@ -217,8 +217,14 @@ def wilson_columns(rate: float | None, size: int) -> dict[str, float | None]:
     return {"low": float(low[0]), "high": float(high[0])}
 
 
-def fairness_rows(values: dict[str, float], replicates: dict[str, np.ndarray], *, null: dict[str, np.ndarray]) -> Rows:
-    """Rows of `detection_metrics` of one attribute."""
+def fairness_rows(
+    values: dict[str, float],
+    replicates: dict[str, np.ndarray],
+    *,
+    null: dict[str, np.ndarray],
+    equal: dict[str, float],
+) -> Rows:
+    """Rows of `detection_metrics` of one attribute; `equal` are the metrics that aren't 0 if all groups are equal."""
     return [
         {"measure": name}
         | interval_columns(
