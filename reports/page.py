@@ -33,6 +33,7 @@ from reports.estimation.labelled_sides import (
 )
 from reports.faces import collect_faces, contact_sheets
 from reports.figures.canvas import RUN_COLOURS
+from reports.figures.detector_figures import draw_tradeoffs
 from reports.figures.run_figures import draw_run_figures
 from reports.publish import check_own_files, publish
 from reports.render import render_page
@@ -230,7 +231,9 @@ def build_run(
         )
         faces = collect_faces(connection, workspace, report=report, attributes=attributes)
         sheets = pool.submit(contact_sheets, faces)
-        page = build_run_page(report, attributes, figures=drawing.result(), faces=faces)
+        figures = drawing.result()
+        tradeoffs = draw_tradeoffs(report, files, attributes=attributes, synthetic=is_synthetic)
+        page = build_run_page(report, attributes, figures=figures, tradeoffs=tradeoffs, faces=faces)
         files |= sheets.result()
     files[folder.page.name] = render_page("run.html.j2", page=page, workspace=workspace)
     publish(folder.document, report, files)
@@ -256,8 +259,10 @@ def build_detectors(workspace: Workspace, *, detectors: list[str], busy: list[st
         synthetic=shards.synthetic if shards else None,
         **gather_detectors(connection, None, detectors=detectors, attributes=attributes),
     )
-    page = build_detectors_page(report, attributes)
-    files = {folder.page.name: render_page("detectors.html.j2", page=page, workspace=workspace)}
+    files: dict[str, bytes] = {}
+    tradeoffs = draw_tradeoffs(report, files, attributes=attributes, synthetic=bool(report.synthetic))
+    page = build_detectors_page(report, attributes, tradeoffs=tradeoffs)
+    files[folder.page.name] = render_page("detectors.html.j2", page=page, workspace=workspace)
     publish(folder.document, report, files)
     return BuildResult(folder.page, True)
 

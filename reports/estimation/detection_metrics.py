@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import numpy as np
 import polars as pl
 
 import sql
 from reports.estimation.detection.faces import EvaluatedFaces, Groups, bootstrap_weights
-from reports.estimation.detection.held_out import held_out_rows
-from reports.estimation.detection.metric_rows import Rows, SqlMetrics, detector_rows
+from reports.estimation.detection.metric_rows import Rows, SqlMetrics, ask_metrics, detector_rows
 from reports.publish import publish
 from shards import provenance
 from shards.atomic_io import write_parquet
@@ -137,24 +135,21 @@ def compute_rows(
     workspace: Workspace, connection: duckdb.DuckDBPyConnection, evaluation_set: str, *, detectors: Sequence[str]
 ) -> dict[str, Rows]:
     """The rows of detectors of one evaluation set, by table."""
+    metrics = ask_metrics(connection, evaluation_set, detectors=detectors)
+    names = ", ".join(map(sql.quote, detectors))
+    text = f"""select *, md5_number_lower(key) as shuffle from generator_predictions
+        where evaluation_set = $set and detector in ({names})
+        order by detector, source, run, key"""
+    tables = sql.select(connection, text, {"set": evaluation_set}).partition_by("detector", as_dict=True)
+    first = tables[detectors[0],]  # all have the same faces
     tabulated = list(workspace_attributes(workspace).tabulated)
-    text = """select *, md5_number_lower(key) as shuffle from generator_predictions
-        where evaluation_set = $set and detector = $detector order by source, run, key"""
+    faces = evaluated_faces(first, metrics[detectors[0]], attributes=tabulated)
     rows: dict[str, Rows] = {table: [] for table in DETECTOR_TABLES}
-    faces: EvaluatedFaces | None = None
-    shuffle = np.empty(0)
     for detector in detectors:
-        metrics = SqlMetrics.of(connection, evaluation_set, detector=detector)
-        about = {"set": evaluation_set, "detector": detector}
-        table = sql.select(connection, text, about)
-        if faces is None:
-            faces, shuffle = evaluated_faces(table, metrics, attributes=tabulated), table["shuffle"].to_numpy()
-        else:
-            faces = replace(faces, logits=table["logit"].to_numpy())
-        held_out = held_out_rows(faces, table["is_held_out"].to_numpy())
-        rows["detection_metrics"] += [row | {"detector": detector} for row in held_out]
-        for table_name, added in detector_rows(faces, metrics, shuffle=shuffle).items():
-            rows[table_name] += [row | {"detector": detector} for row in added]
+        table = tables[detector,]
+        own = replace(faces, logits=table["logit"].to_numpy(), is_held_out=table["is_held_out"].to_numpy())
+        for name, added in detector_rows(own, metrics[detector], shuffle=first["shuffle"].to_numpy()).items():
+            rows[name] += [row | {"detector": detector} for row in added]
     return rows
 
 
@@ -168,6 +163,7 @@ def evaluated_faces(table: pl.DataFrame, metrics: SqlMetrics, *, attributes: Seq
             groups[attribute] = Groups(names, column.to_numpy())
     return EvaluatedFaces(
         is_fake=(table["target"] == "fake").to_numpy(),
+        is_held_out=table["is_held_out"].to_numpy(),
         logits=table["logit"].to_numpy(),
         weights=bootstrap_weights(len(table)),
         groups=groups,

@@ -27,7 +27,8 @@ def permutation_null(
     tables = {}
     for rate, side in sides.items():
         sizes = np.bincount(groups[side], minlength=count)
-        tables[rate] = (sizes, permuted_counts(rng, sizes, total=int((side & called_fake).sum()), count=permutations))
+        positives = permuted_counts(rng, sizes, total=int((side & called_fake).sum()), count=permutations)
+        tables[rate] = (sizes, positives)
     has_both = (tables["tpr"][0] > 0) & (tables["fpr"][0] > 0)
     (fakes, tp), (reals, fp) = ((sizes[has_both, None], hits[has_both]) for sizes, hits in tables.values())
     metrics = {

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 CALIBRATION_BINS = 15  # of equal width, as in the view `calibration`
-MAX_CELLS = 256  # of a group; the metrics of a group with more logits are those of a curve through this many points
+MAX_CELLS = 512  # of a group; the metrics of a group with more logits are those of a curve through this many points
 REPLICATES, MIN_REPLICATES = 500, 50  # of the bootstrap
 MAX_WEIGHTS = 1e8  # faces times replicates: with many faces there are fewer replicates
 SEED = 1
@@ -30,6 +30,7 @@ class EvaluatedFaces:
     """
 
     is_fake: np.ndarray  # bool [N]
+    is_held_out: np.ndarray  # whether it is a fake of a generator that was left out of training, bool [N]
     logits: np.ndarray  # float64 [N]
     weights: np.ndarray  # uint8 [replicates, N]
     groups: Mapping[str, Groups]  # by attribute

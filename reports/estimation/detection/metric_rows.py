@@ -1,5 +1,6 @@
 """Rows of a detector's tables: its metrics with their intervals and floors, and the points of its trade-off."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import sql
 from reports.estimation.bootstrap_metrics import fairness_gaps, utility_metrics
 from reports.estimation.detection.faces import SEED, EvaluatedFaces, Groups, score_cells
+from reports.estimation.detection.hold_out import HELD_OUT_GAP, held_out_gap
 from reports.estimation.detection.interval_columns import interval_columns
 from reports.estimation.detection.operating_points import POINTS, group_rates, replicate_cuts
 from reports.estimation.detection.repair import repair
@@ -32,25 +34,11 @@ Key = tuple[str, str]  # attribute, group
 
 @dataclass(frozen=True)
 class SqlMetrics:
-    """The rows of questions about one detector, whose values get intervals here."""
+    """The values of one detector's metrics, from the views; they get intervals here."""
 
-    utility: dict[Key, dict[str, Any]]
+    utility: dict[Key, dict[str, Any]]  # of the view `utility`
     calibration: dict[Key, float | None]  # calibration_error
-    points: dict[str, dict[Key, dict[str, Any]]]  # of `operating_points`, by point
-
-    @classmethod
-    def of(cls, connection: duckdb.DuckDBPyConnection, evaluation_set: str, *, detector: str) -> "SqlMetrics":
-        """Ask about a detector; a trivial one has several rows if there are several evaluation sets."""
-
-        def ask(question: str) -> dict[Any, dict[str, Any]]:
-            rows = sql.ask(connection, question, detector=detector).filter(evaluation_set=evaluation_set).to_dicts()
-            return {(row["attribute"], row["group"], row.get("point")): row for row in rows}
-
-        points: dict[str, dict[Key, dict[str, Any]]] = {name: {} for name in POINTS}
-        for (attribute, group, point), row in ask("operating_points").items():
-            points[point][attribute, group] = row
-        calibration = {key[:2]: row["calibration_error"] for key, row in ask("calibration").items()}
-        return cls({key[:2]: row for key, row in ask("utility").items()}, calibration, points)
+    points: dict[str, dict[Key, dict[str, Any]]]  # of the view `operating_points`, by point
 
     def groups(self, attribute: str) -> list[str]:
         """The groups of an attribute."""
@@ -86,6 +74,28 @@ class SqlMetrics:
         return {name: float(value[0]) for name, value in fairness_gaps(groups, overall).items()}
 
 
+def ask_metrics(
+    connection: duckdb.DuckDBPyConnection, evaluation_set: str, *, detectors: Sequence[str]
+) -> dict[str, SqlMetrics]:
+    """The metrics of detectors of one evaluation set, by detector. All are asked for together, which is faster."""
+    names = ", ".join(map(sql.quote, detectors))
+
+    def ask(view: str) -> Rows:
+        text = f"""select {view}.* from {view} left join vocabulary using (attribute, "group")
+            where evaluation_set = $set and detector in ({names}) and perturbation = 'none'
+            order by attribute_rank(attribute), rank"""
+        return sql.select(connection, text, {"set": evaluation_set}).to_dicts()
+
+    metrics = {name: SqlMetrics({}, {}, {point: {} for point in POINTS}) for name in detectors}
+    for row in ask("utility"):
+        metrics[row["detector"]].utility[row["attribute"], row["group"]] = row
+    for row in ask("calibration"):
+        metrics[row["detector"]].calibration[row["attribute"], row["group"]] = row["calibration_error"]
+    for row in ask("operating_points"):
+        metrics[row["detector"]].points[row["point"]][row["attribute"], row["group"]] = row
+    return metrics
+
+
 def detector_rows(faces: EvaluatedFaces, metrics: SqlMetrics, *, shuffle: np.ndarray) -> dict[str, Rows]:
     """The rows of every table of DETECTOR_TABLES, without the columns that name the detector.
 
@@ -114,7 +124,8 @@ def detector_rows(faces: EvaluatedFaces, metrics: SqlMetrics, *, shuffle: np.nda
             kept = [groups.names.index(name) for name in metrics.compared(attribute)]
             null = nulls[attribute] | permuted(faces, groups, called=faces.called_fake, rng=rng)
             values = metrics.fairness(attribute)
-            added["detection_metrics"] += fairness_rows(values, replicates.fairness(kept), null=null)
+            equal = {"equalized_odds_ratio": 1.0, "largest_calibration_error": metrics.calibration["all", "all"] or 0.0}
+            added["detection_metrics"] += fairness_rows(values, replicates.fairness(kept), null=null, equal=equal)
             added["tradeoff_points"] = []
             for point in POINTS:
                 null = permuted(faces, groups, called=faces.logits >= metrics.threshold(point), rng=rng)
@@ -122,6 +133,8 @@ def detector_rows(faces: EvaluatedFaces, metrics: SqlMetrics, *, shuffle: np.nda
                 added["tradeoff_points"] += fairness_points(metrics, attribute, point, replicates=rates, null=null)
             added["detection_metrics"] += worst_tpr_rows(added["tradeoff_points"])
             added["repair"], added["repair_thresholds"] = repair(faces, groups, shuffle=shuffle, rng=rng)
+        if gap := held_out_gap(faces, groups, rng=rng):
+            added["detection_metrics"].append({"measure": HELD_OUT_GAP, **gap})
         for table, of_table in added.items():
             tables[table] += [row | {"attribute": attribute} for row in of_table]
     return tables
@@ -204,15 +217,21 @@ def wilson_columns(rate: float | None, size: int) -> dict[str, float | None]:
     return {"low": float(low[0]), "high": float(high[0])}
 
 
-def fairness_rows(values: dict[str, float], replicates: dict[str, np.ndarray], *, null: dict[str, np.ndarray]) -> Rows:
-    """Rows of `detection_metrics` of one attribute."""
+def fairness_rows(
+    values: dict[str, float],
+    replicates: dict[str, np.ndarray],
+    *,
+    null: dict[str, np.ndarray],
+    equal: dict[str, float],
+) -> Rows:
+    """Rows of `detection_metrics` of one attribute; `equal` are the metrics that aren't 0 if all groups are equal."""
     return [
         {"measure": name}
         | interval_columns(
             None if np.isnan(values[name]) else values[name],
             replicates[name],
             null=null[name],
-            equal=float(name == "equalized_odds_ratio"),
+            equal=equal.get(name, 0.0),
             smaller_is_fairer=name != "equalized_odds_ratio",
         )
         for name in FAIRNESS
