@@ -4,7 +4,7 @@
 -- param detector (default all): the detector's name, or all
 -- param attribute (default every): one of every, @attributes
 -- param measure (default all): one of all, equalized_odds_difference, worst_balanced_accuracy, balanced_accuracy, accuracy, tpr, fpr
-select * from repair
+select *, held_out_of(detector) as held_out from repair
 where ($detector = 'all' or detector = $detector) and ($attribute = 'every' or attribute = $attribute)
     and ($measure = 'all' or measure = $measure)
 order by evaluation_set, is_trivial(detector), detector, attribute_rank(attribute), measure,

@@ -41,7 +41,8 @@ with measured as (
     from tradeoff_points where attribute = 'all' and point = $point group by all
 )
 select evaluation_set, detector, utility, utility_low, utility_high, fairness, fairness_low, fairness_high, fairness_floor, front,
-    1 - coalesce(replicates, 0) / len(utilities) as front_share, dominated_by, auc, tpr, fpr, accuracy
+    1 - coalesce(replicates, 0) / len(utilities) as front_share, dominated_by, auc, tpr, fpr, accuracy,
+    held_out_of(detector) as held_out
 from measured join chains using (evaluation_set, detector) join others using (evaluation_set, detector)
 left join dominated using (evaluation_set, detector)
 order by evaluation_set, is_trivial(detector), front, detector;

@@ -36,6 +36,7 @@ class DetectorSpec:
     fixed_size: bool = False  # accepts only images of the size that it was built for
     paired_batches: bool = False  # the first half of a batch is real and the second fake
     frozen_backbone: bool = False  # some weights are not trained, and are in no checkpoint
+    frozen_features: bool = False  # a FrozenFeatureDetector: an image has the same features in every epoch
     uses_groups: bool = False  # its loss depends on the groups
     mild_perturbations: bool = False  # the benchmark perturbs this detector's test faces less
     backbone: str | None = None  # of its own, for `find_backbone`; None: no other one can be chosen

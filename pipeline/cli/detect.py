@@ -118,7 +118,7 @@ def perturbations_callback(
     type=click.IntRange(1, MAX_BATCH),
     default=32,
     show_default=True,
-    help="Images per forward pass in evaluation.",
+    help="Images per forward pass in evaluation, and of a frozen backbone in training.",
 )
 @click.option(
     "--epochs",

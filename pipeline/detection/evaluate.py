@@ -16,7 +16,7 @@ from models.detectors import Detector, FrozenFeatureDetector
 from pipeline.data.shard_set import ShardSet
 from pipeline.detection.dataset import FacePool, FeatureSource
 from pipeline.detection.features import predict_from_features
-from pipeline.detection.network import build_detector, check_frozen_weights, load_trainable
+from pipeline.detection.network import build_detector, check_frozen_weights, load_trainable, move_to_device
 from pipeline.detection.options import DETECTOR_EXECUTION_OPTIONS, DetectorOptions
 from pipeline.detection.perturbations import PERTURBATIONS
 from pipeline.detection.predict import EvalSet, InferenceConfig, predict_logits
@@ -89,7 +89,7 @@ class TrainedDetector:
         )
         check_frozen_weights(net, self.config)
         load_trainable(net, checkpoint.load(self.checkpoint)["networks"]["net"])
-        return net.to(self.device).eval()
+        return move_to_device(net, self.device).eval()
 
     def cache_name(self, eval_set: EvalSet, *, pre_resize: int | None) -> str:
         """The name of a set's cached predictions: a hash of what determines them."""
@@ -209,7 +209,7 @@ def cache_predictions(
 ) -> Path:
     """Predict a set's logits on all ranks, and write them as the cached predictions of the set `name`."""
     net, options = detector.net, detector.options
-    if isinstance(net, FrozenFeatureDetector) and eval_set.perturbation == "none":
+    if isinstance(net, FrozenFeatureDetector) and eval_set.sources and eval_set.perturbation == "none":
         weights = detector.config.frozen or ""
         logits = predict_from_features(net, eval_set, weights=weights, options=options, inference=inference)
     else:

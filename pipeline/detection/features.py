@@ -96,7 +96,7 @@ class FeatureExtractor:
         return FeaturesDocument(
             images_hash=source.images_hash,
             model=options.model,
-            backbone=options.backbone,
+            backbone=options.spec.backbone,
             weights=self.weights,
             width=self.net.head.in_features,
             image_size=options.image_size,

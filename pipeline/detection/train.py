@@ -215,10 +215,11 @@ class DetectorJob(TrainingJob[DetectorConfig]):
         """Print the detector's name, faces, length and resolved options."""
         options, data = self.load_options(DetectorOptions, config.options), config.data
         fakes = "fakes without " + " and ".join(data.held_out) if data.held_out else "fakes"
+        source = "stored features" if options.spec.frozen_features else f"{options.feed} feed"
         print(
             f"{config.name}: {options.spec.title}, {data.train_real:,} real faces and {data.train_fake:,} {fakes}, "
             f"{self.steps:,} steps of {options.images_per_step} at {options.image_size} pixels on {config.device}; "
-            f"{options.precision}, {'compiled' if options.compile else 'eager'}, {options.feed} feed",
+            f"{options.precision}, {'compiled' if options.compile else 'eager'}, {source}",
             flush=True,
         )
 
@@ -279,7 +280,7 @@ class DetectorJob(TrainingJob[DetectorConfig]):
     def _batches(self, trainer: DetectorTrainer, first_step: int) -> Batches:
         """Yield the images and labels of `first_step` and of every later step; none if their features replace them."""
         faces, options = self.faces, trainer.options
-        if first_step >= self.steps or isinstance(trainer.net, FrozenFeatureDetector):
+        if first_step >= self.steps or options.spec.frozen_features:
             return iter(())
         feed = FeedConfig(
             image_size=options.image_size,

@@ -9,7 +9,7 @@ from torch import Tensor
 from models.detectors import OPTIMIZERS, FrozenFeatureDetector, Labels
 from pipeline.data.random_streams import DETECTOR_STEPS, seeded_generator
 from pipeline.data.sampler import SINGLE_RANK, RankSlice
-from pipeline.detection.network import build_detector, load_trainable, trainable_state
+from pipeline.detection.network import build_detector, load_trainable, move_to_device, trainable_state
 from pipeline.detection.options import DetectorOptions
 from pipeline.training.distributed import average_across_ranks
 
@@ -31,8 +31,9 @@ class DetectorTrainer:
     ):
         self.options, self.device, self.rank_slice = options, device, rank_slice
         self.steps_per_epoch, self.batch_size = steps_per_epoch, options.images_per_step
-        self.net = build_detector(options, group_counts, resuming=resuming).to(device).train()
+        self.net = move_to_device(build_detector(options, group_counts, resuming=resuming), device).train()
         self.weights = [weight for weight in self.net.parameters() if weight.requires_grad]
+        self.statistics = [buffer for buffer in self.net.buffers() if buffer.is_floating_point()]  # of BatchNorm
         self.optimizer = build_optimizer(options, self.weights)
         self.compute_loss = torch.compile(self._compute_loss, fullgraph=True) if options.compile else self._compute_loss
 
@@ -62,8 +63,7 @@ class DetectorTrainer:
         self.optimizer.step()
         accuracy = ((logits.detach() >= 0) == (labels.target == 1)).float().mean()
         metrics = torch.stack([loss.detach().float(), accuracy])
-        statistics = [buffer for buffer in self.net.buffers() if buffer.is_floating_point()]
-        average_across_ranks([metrics, *statistics], self.rank_slice)
+        average_across_ranks([metrics, *self.statistics], self.rank_slice)
         return metrics
 
     def learning_rate(self, step: int) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from reports.detector_report import DetectorAnswers
-from reports.estimation.detection.hold_out import HELD_OUT_GAP
+from reports.estimation.detection.held_out import GAP
 from reports.formats import number, short
 from reports.sections.table import Cell, Table, expanded
 from shards.attributes import Attribute, AttributeTable
@@ -45,11 +45,13 @@ def generator_table(rows: Sequence[Row]) -> Table | None:
     if sum(method != "all" for _, method in methods) < 2:
         return None
     shown = [key for key in methods if key[1] == "all" or len(methods) < MANY_GENERATORS]
-    cells = {(row["detector"], row["family"], row["method"]): generator_cell(row) for row in rows}
+    cells = {
+        (row["evaluation_set"], row["detector"], row["family"], row["method"]): generator_cell(row) for row in rows
+    }
     names = [family if method == "all" else f"{family}: {method}" for family, method in shown]
     table = [
-        [Cell(short(detector, 60), css="name"), *(cells.get((detector, *key), Cell("–")) for key in shown)]
-        for detector in dict.fromkeys(row["detector"] for row in rows)
+        [Cell(short(detector, 60), css="name"), *(cells.get((name, detector, *key), Cell("–")) for key in shown)]
+        for name, detector in dict.fromkeys((row["evaluation_set"], row["detector"]) for row in rows)
     ]
     return Table(["detector", *(short(name, 40) for name in names)], table)
 
@@ -105,9 +107,7 @@ def worst_group_tables(report: DetectorAnswers, attributes: AttributeTable) -> l
     for row in report.hold_out:
         if row["is_worst_group"]:
             worst.setdefault((row["detector"], row["attribute"]), row)
-    gaps = {
-        (row["detector"], row["attribute"]): row for row in report.detection_metrics if row["measure"] == HELD_OUT_GAP
-    }
+    gaps = {(row["detector"], row["attribute"]): row for row in report.detection_metrics if row["measure"] == GAP}
     measured = [item for name, item in attributes.items() if any(name == attribute for _, attribute in gaps)]
     if not measured:
         return []

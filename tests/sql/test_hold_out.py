@@ -117,13 +117,14 @@ def test_without_a_detector_that_was_trained_on_all_there_is_no_comparison(world
     assert (row["tpr"], row["auc"], row["fakes"]) == (1, 1, 25)
     assert (row["full_detector"], row["full_tpr"], row["full_auc"], row["tpr_difference_low"]) == (None,) * 4
     assert (row["auc_low"], row["tpr_high"]) == (None, 1)
-    family = sql.ask(sql.connect(Workspace(out)), "generators").filter(family="GANs", method="all")
+    family = sql.ask(sql.connect(Workspace(out)), "generators", detector="part").filter(family="GANs", method="all")
     assert family["is_held_out"].to_list() == [None]
 
 
-@pytest.mark.parametrize("question", ["utility", "fairness", "robustness"])
+@pytest.mark.parametrize("question", ["utility", "fairness", "robustness", "worst_groups"])
 def test_every_table_says_what_a_detector_was_trained_without(world, question):
     rows = sql.ask(world[0], question)
-    assert dict(rows.select("detector", "held_out").unique().iter_rows()) == {
+    named = rows.filter(~pl.col("detector").str.starts_with("("))
+    assert dict(named.select("detector", "held_out").unique().iter_rows()) == {
         "part": "DMs", "entire": None, "longer": None, "other": None,
     }  # fmt: skip

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from models.detectors import DETECTORS, BuildConfig, Labels, Weights, backbones, build_detector_network, resolve_spec
+from models.detectors.base import FrozenFeatureDetector
 from models.detectors.core import random_views
 from models.detectors.encoders import adaptive_instance_norm
 from pipeline.data.decoder import decode_all
@@ -109,6 +110,7 @@ def check_training(name: str, faces: tuple[torch.Tensor, Labels], folder: Path) 
     for key, value in resumed.state()["net"].items():
         assert torch.equal(value, final["net"][key]), key
     net = resumed.net.eval()
+    assert isinstance(net, FrozenFeatureDetector) == trainer.options.spec.frozen_features
     with torch.inference_mode():
         inputs = trainer.options.spec.normalise(images, IMAGE_SIZES[name])
         logits = net(inputs)

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 import sql
-from reports.estimation.detection_metrics import HELD_OUT_GAP
+from reports.estimation.detection.held_out import GAP
 from shards.workspace import Workspace
 from tests.reports.fake_detectors import add_detector, name_generators
 from tests.reports.fake_workspace import build, replace_table, text_of
@@ -40,7 +40,7 @@ def test_unseen_generators_are_shown_by_group_next_to_the_detector_that_saw_them
     assert difference in text
     genders = sql.ask(connection, "hold_out", attribute="gender")
     worst = genders.filter("is_worst_group").row(0, named=True)
-    gap = sql.ask(connection, "detection_metrics", measure=HELD_OUT_GAP).filter(attribute="gender").row(0, named=True)
+    gap = sql.ask(connection, "detection_metrics", measure=GAP).filter(attribute="gender").row(0, named=True)
     assert f"{worst['group']} {worst['tpr']:.3f} {worst['tpr_low']:.3f} to {worst['tpr_high']:.3f}" in text
     assert f"{gap['value']:.3f} {gap['low']:.3f} to {gap['high']:.3f}; floor {gap['floor']:.3f}" in text
     assert "part, unseen generators by group" in text
