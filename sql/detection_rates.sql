@@ -2,6 +2,6 @@
 -- Groups are those of the selected labeller. Samples that a detector was trained on are excluded.
 -- param run (default newest): the run
 -- param detector (default all): the detector's name, or all
-select * exclude (rank) from detection_rates
+select * exclude (rank), held_out_of(detector) as held_out from detection_rates
 where run = resolve_run($run) and ($detector = 'all' or detector = $detector)
 order by detector, run, attribute_rank(attribute), rank, "group";

@@ -47,7 +47,8 @@ class FacePool:
     """All faces in tar order.
 
     `rows` has one row per face: source (images, samples), run, key, fake (null: not used), test, family (its position
-    in FAMILIES; -1: unknown), group (a class of `attribute`; null: unknown).
+    in FAMILIES; -1: unknown), subset (the method of a fake; null: unknown), group (a class of `attribute`; null:
+    unknown).
     """
 
     shards: ConcatShards
@@ -58,6 +59,7 @@ class FacePool:
     manifest: str  # hash of all of it
     run: str | None  # whose samples are the fakes
     sources: tuple[FeatureSource, ...]  # of the parts of `shards`
+    held_out: tuple[str, ...] = ()  # families and methods whose fakes are not trained on
 
     def mask(self, *, fake: bool, test: bool = False) -> Tensor:
         """Which faces are real or fake and for training or testing, bool [N]."""
@@ -159,6 +161,7 @@ def pool_from_images(source: FeatureSource, images: pl.DataFrame, *, attribute: 
         "key",
         "split",
         "family",
+        "subset",
         pl.col(attribute.name).cast(pl.String).alias("group"),
         source=pl.lit("images"),
         run=pl.lit(None, pl.String),
@@ -188,12 +191,13 @@ def pool_from_samples(
             "run `fairface sample` first, or pack both kinds"
         )
     is_fake = (pl.col("target") == "fake").fill_null(False)
-    if not packed.synthetic and images.select(is_fake.all()).item():
+    is_all_fake = images.select(is_fake.all()).item()
+    if is_all_fake and not packed.synthetic:
         raise FairfaceError("every image in the shards is a fake: pack real faces as well to train a detector")
-    fake = pl.lit(False) if packed.synthetic else pl.when(is_fake).then(None).otherwise(False)
+    fake = pl.lit(False) if is_all_fake else pl.when(is_fake).then(None).otherwise(False)
     check_unchanged(sample_files(folder))
     real_rows = images.select(
-        "key", "split", family=pl.lit("Real"), source=pl.lit("images"), run=pl.lit(None, pl.String), fake=fake
+        "key", "split", "subset", family=pl.lit("Real"), source=pl.lit("images"), run=pl.lit(None, pl.String), fake=fake
     )
     rows, labels = pl.concat([real_rows, sample_rows(folder)]), selected_labels(workspace, folder, attribute=attribute)
     rows = rows.join(labels, on=["source", "run", "key"], how="left", nulls_equal=True, maintain_order="left")
@@ -227,6 +231,7 @@ def sample_rows(run: RunFolder) -> pl.DataFrame:
     return read_parquet(run.samples_table).select(
         "key",
         split=pl.lit(None, pl.String),
+        subset=pl.lit(run.name),
         family=pl.lit("GANs"),
         source=pl.lit("samples"),
         run=pl.lit(run.name),

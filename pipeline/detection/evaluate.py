@@ -304,5 +304,5 @@ def check_foreign(folder: TrainingFolder) -> None:
 
 def discard_predictions(folder: DetectorFolder) -> None:
     """Remove a detector's predictions and the metrics that were computed from them, their documents first."""
-    for path in (folder.predictions_document, folder.metrics_document, folder.detection_metrics, folder.predictions):
+    for path in (folder.predictions_document, folder.metrics_document, *folder.tables(), folder.predictions):
         path.unlink(missing_ok=True)

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from reports.detector_report import DetectorAnswers
 from reports.formats import number, precise_percent, short
-from reports.run_report import RunReport
+from reports.sections.detector_hold_out import HoldOut, hold_out_section
 from reports.sections.table import Cell, Table, expanded
 from shards.attributes import Attribute, AttributeTable
 
@@ -47,10 +48,11 @@ class Detectors:
     by_group: list[tuple[str, Table]]  # (detector, its table)
     robustness: Table | None  # None if no perturbed faces were evaluated
     detection_rates: Table | None  # of this run's samples; None if no detector has classified any
+    hold_out: HoldOut | None  # None if there is a single generator of fakes
     robustness_groups: str  # that the fairness of the robustness is measured over, such as genders
 
 
-def detectors_section(report: RunReport, attributes: AttributeTable) -> Detectors | None:
+def detectors_section(report: DetectorAnswers, attributes: AttributeTable) -> Detectors | None:
     detectors: dict[str, Metrics] = {}
     for row in report.detection_metrics:
         key = (row["attribute"], row["group"], row["measure"])
@@ -64,6 +66,7 @@ def detectors_section(report: RunReport, attributes: AttributeTable) -> Detector
         by_group=[(short(name, 60), group_table(metrics, attributes)) for name, metrics in detectors.items()],
         robustness=robustness_table(report.robustness),
         detection_rates=detection_rate_table(report.detection_rates, attributes),
+        hold_out=hold_out_section(report, attributes),
         robustness_groups=attributes[report.robustness_attribute].plural,
     )
 
@@ -80,6 +83,8 @@ def evaluation_set(row: dict[str, Any]) -> EvaluationSet:
         description += " from the packed images, with their annotated groups"
     else:
         description += ", from imported predictions"
+    if row["held_out"]:
+        description += f"; trained without the fakes of {short(row['held_out'], 60)}"
     return EvaluationSet(short(row["detector"], 60), description)
 
 

@@ -89,7 +89,7 @@ def test_effort_starts_from_its_backbone_and_trains_a_single_component_of_each_m
             assert torch.equal(value, frozen[name]), name
 
 
-def test_efforts_penalty_is_that_of_the_paper():
+def test_effort_penalises_components_that_are_not_orthogonal_and_changes_of_the_norm():
     """Next to a computation with all singular vectors and whole matrices."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(3 * 6, 6, generator=generator)
