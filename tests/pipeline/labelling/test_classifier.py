@@ -290,4 +290,4 @@ def test_photographs_are_labelled_better_than_by_chance(tmp_path, monkeypatch, f
     held_out = ~images["key"].is_in(fitted.fit_keys.implode())
     for name, chance in (("gender", 0.5), ("race", 0.25)):
         _, _, balanced = agreement(images[name].filter(held_out), decided[name].filter(held_out))
-        assert balanced > chance + 0.08, name
+        assert balanced > chance + 0.06, name
