@@ -162,6 +162,15 @@ class RunConfig(RunDocument):
 
 
 @dataclass(kw_only=True)
+class DetectorView:
+    """What was done to the images of a detector before they were resized to its input size."""
+
+    pre_resize: int | None  # pixels that larger images were reduced to: the size of the samples among the faces
+    packed_size: int | None  # pixels of the shorter side of images that the packer encoded again
+    packed_quality: int  # of the JPEGs, with `packed_size`
+
+
+@dataclass(kw_only=True)
 class DetectorData:
     """The faces that a detector was trained and evaluated on."""
 
@@ -174,6 +183,7 @@ class DetectorData:
     train_fake: int
     test_real: int
     test_fake: int
+    view: DetectorView | None = None  # None: trained by a version that did not record it
 
 
 @dataclass(kw_only=True)

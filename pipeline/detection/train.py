@@ -180,6 +180,7 @@ class DetectorJob(TrainingJob[DetectorConfig]):
                 grouped_by=pool.grouped_by,
                 attribute=pool.attribute.name,
                 groups_hash=pool.groups_hash() if options.spec.uses_groups else None,
+                view=pool.view(),
                 **pool.counts(),
             ),
             group_counts=pool.group_counts(),
