@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import duckdb
 
 import sql
+from reports.detector_report import Rows
 from reports.formats import short
-from reports.run_report import Rows, RunReport
+from reports.run_report import RunReport
 from shards.attributes import AttributeTable
 from shards.documents import Document
 

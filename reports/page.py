@@ -13,6 +13,8 @@ import duckdb
 import sql
 from reports.comparison_page import build_comparison_page
 from reports.comparison_report import ComparisonReport, gather_comparison
+from reports.detector_report import DetectorReport, gather_detectors
+from reports.detectors_page import build_detectors_page
 from reports.estimation.detection_metrics import update_metrics
 from reports.estimation.estimates import (
     choose_run,
@@ -55,7 +57,7 @@ from shards.provenance import current_files, predictions_problem
 from shards.workspace import ReportFolder, Workspace
 
 CODE = Path(__file__).parent  # with its subfolders, the code that a page depends on; so are the SQL files
-R = TypeVar("R", RunReport, ComparisonReport)
+R = TypeVar("R", RunReport, ComparisonReport, DetectorReport)
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,11 @@ def build(
     whose inputs have not changed is kept unless `force` is set. A run that lacks a stage still gets a page, which names
     the command to run. `reference` is a CSV of shares that those of the samples are compared with; it is copied to OUT,
     and later reports use the copy until `drop_reference` is set. With `reference_only`, it replaces the comparison with
-    the training images. Detectors that are being trained, and predictions of other images, are left out.
+    the training images. Detectors that are being trained, and predictions of other images, are left out. Without a run,
+    the page is about the detectors alone.
 
-    Raises FairfaceError if there is no run, if labels cannot be compared, if one of the files that numbers are derived
-    from was changed, and if another process is writing one of them.
+    Raises FairfaceError if there is neither a run nor a detector, if labels cannot be compared, if a file that the
+    numbers are derived from was changed, and if another process is writing one of them.
     """
     if not workspace.root.is_dir():
         raise FairfaceError(f"there is no folder {workspace.root}: run `fairface train` first, or name another --out")
@@ -95,7 +98,9 @@ def build(
         check_own_files(workspace.report)
         lost = discard_damaged_tables(workspace)
         connection = sql.connect(workspace)
-        names = [choose_run(connection, workspace, run=run) for run in runs or (None,)]
+        names: list[str] = []
+        if runs or workspace.runs() or not any(folder.predictions.exists() for folder in workspace.detectors()):
+            names = [choose_run(connection, workspace, run=run) for run in runs or (None,)]
         connection.close()
         notes: list[str] = []
         if reference:
@@ -106,7 +111,9 @@ def build(
         for lock in input_locks(workspace, names):
             stack.enter_context(shared_lock(lock, "reporting on it"))
         detectors, busy = available_detectors(workspace, stack)
-        if len(names) == 1:
+        if not names:
+            result = build_detectors(workspace, detectors=detectors, busy=busy, force=force)
+        elif len(names) == 1:
             result = build_run(workspace, names[0], folder=workspace.report, detectors=detectors, force=force)
         else:
             result = build_comparison(workspace, names, detectors=detectors, force=force)
@@ -230,6 +237,31 @@ def build_run(
     return BuildResult(folder.page, True, [missing] if missing else [])
 
 
+def build_detectors(workspace: Workspace, *, detectors: list[str], busy: list[str], force: bool) -> BuildResult:
+    """Build the page of a workspace without a run, which is about its detectors alone.
+
+    Raises FairfaceError if there is no detector to show, with the reasons why the `busy` ones are left out.
+    """
+    if not detectors:
+        reasons = "; ".join(busy) or "run `fairface train`, or `fairface detect`"
+        raise FairfaceError(f"there is neither a run nor a detector to report on below {workspace.root}: {reasons}")
+    folder, inputs = workspace.report, input_fingerprint(workspace, None, detectors=detectors)
+    if not force and (last := last_report(folder, DetectorReport)) and last.fingerprint == inputs:
+        return BuildResult(folder.page, False)
+    check_unchanged(page_files(workspace, None, detectors=detectors))
+    connection, attributes = sql.connect(workspace), workspace_attributes(workspace)
+    shards = read_document(workspace.shards.document, ShardsDocument)
+    report = DetectorReport(
+        fingerprint=inputs,
+        synthetic=shards.synthetic if shards else None,
+        **gather_detectors(connection, None, detectors=detectors, attributes=attributes),
+    )
+    page = build_detectors_page(report, attributes)
+    files = {folder.page.name: render_page("detectors.html.j2", page=page, workspace=workspace)}
+    publish(folder.document, report, files)
+    return BuildResult(folder.page, True)
+
+
 def last_report(folder: ReportFolder, kind: type[R]) -> R | None:
     """The report of the page in `folder`; None if the page or one of its figures is missing, or of another version."""
     try:
@@ -239,10 +271,10 @@ def last_report(folder: ReportFolder, kind: type[R]) -> R | None:
     return report if report and not changed_files(folder.folder, report.files) else None
 
 
-def page_files(workspace: Workspace, run: str, *, detectors: list[str]) -> list[DescribedFile]:
+def page_files(workspace: Workspace, run: str | None, *, detectors: list[str]) -> list[DescribedFile]:
     """Every file that the page of a run is derived from, apart from the pictures of faces."""
     predictions = [file for name in detectors for file in prediction_files(workspace.detector(name))]
-    return training_files(workspace.shards) + run_files(workspace.run(run)) + predictions
+    return training_files(workspace.shards) + (run_files(workspace.run(run)) if run else []) + predictions
 
 
 def read_run_documents(workspace: Workspace, run: str) -> RunDocuments:
@@ -287,18 +319,22 @@ def check_manifest(run: str, documents: RunDocuments) -> None:
         )
 
 
-def input_fingerprint(workspace: Workspace, run: str, *, detectors: list[str]) -> str:
+def input_fingerprint(workspace: Workspace, run: str | None, *, detectors: list[str]) -> str:
     """A fingerprint of the page's inputs: the documents, the sizes and times of the files, and the code."""
-    shards, run_folder = workspace.shards, workspace.run(run)
-    sides, evaluated = (shards.label_files, run_folder.label_files), [workspace.detector(name) for name in detectors]
-    documents = [workspace.attributes, shards.document, run_folder.config, run_folder.samples_document]
-    documents += [workspace.reference_document, workspace.reference]
-    documents += [run_folder.audit.plan_document, run_folder.audit.ratings_document]
-    documents += [path for files in sides for path in (files.document, files.probe_document)]
+    shards, evaluated = workspace.shards, [workspace.detector(name) for name in detectors]
+    sides = [shards.label_files]
+    documents = [workspace.attributes, shards.document, workspace.reference_document, workspace.reference]
+    files = [shards.images, *shards.tars()]
+    if run:
+        run_folder = workspace.run(run)
+        sides.append(run_folder.label_files)
+        documents += [run_folder.config, run_folder.samples_document]
+        documents += [run_folder.audit.plan_document, run_folder.audit.ratings_document]
+        files += [run_folder.steps, run_folder.samples_table, *run_folder.sample_tars()]
+    documents += [path for labels in sides for path in (labels.document, labels.probe_document)]
     documents += [path for folder in evaluated for path in (folder.predictions_document, folder.metrics_document)]
-    files = [shards.images, run_folder.steps, run_folder.samples_table, *sides[0].all(), *sides[1].all()]
+    files += [path for labels in sides for path in labels.all()]
     files += [path for folder in evaluated for path in (folder.predictions, folder.detection_metrics)]
-    files += [*shards.tars(), *run_folder.sample_tars()]
     states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()]
     code = [path for path in sorted(CODE.rglob("*")) if path.suffix in (".py", ".j2")]
     code += [BUILT_IN, *sql.source_files()]

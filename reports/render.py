@@ -7,6 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 
 from reports.comparison_page import ComparisonPage
+from reports.detectors_page import DetectorsPage
 from reports.formats import shell_word, short
 from reports.run_page import RunPage
 from reports.study_page import StudyPage
@@ -16,7 +17,9 @@ TEMPLATES = Path(__file__).parent / "templates"
 DEFAULT_OUT = Path("outputs")  # that commands need not name
 
 
-def render_page(template: str, *, page: RunPage | ComparisonPage | StudyPage, workspace: Workspace) -> bytes:
+def render_page(
+    template: str, *, page: RunPage | ComparisonPage | DetectorsPage | StudyPage, workspace: Workspace
+) -> bytes:
     """The HTML of a page; every value is escaped."""
     html = template_environment().get_template(template).render(page=page, out_option=out_option(workspace))
     return html.encode(errors="replace")

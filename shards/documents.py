@@ -183,6 +183,7 @@ class DetectorData:
     train_fake: int
     test_real: int
     test_fake: int
+    held_out: list[str] = field(default_factory=list)  # families and methods whose fakes were not trained on
     view: DetectorView | None = None  # None: trained by a version that did not record it
 
 

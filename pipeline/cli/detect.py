@@ -39,6 +39,7 @@ SETTINGS = (
     "fakes",
     "run",
     "group_by",
+    "hold_out",
     "device",
     "threads",
 )  # of DetectorsConfig; the others are of DetectorOptions
@@ -65,7 +66,9 @@ def perturbations_callback(
     "Repeatable.  [default: xception]",
 )
 @click.option(
-    "--name", callback=name_callback, help="Name of the detector.  [default: the model's; with --import the file's]"
+    "--name",
+    callback=name_callback,
+    help="Name of the detector, or its start with --hold-out.  [default: the model's; with --import the file's]",
 )
 @click.option(
     "--preset",
@@ -88,6 +91,13 @@ def perturbations_callback(
     "--group-by",
     metavar="ATTRIBUTE",
     help="Attribute whose classes daw_fdd and pg_fdd use as groups.  [default: intersection]",
+)
+@click.option(
+    "--hold-out",
+    metavar="NAME[,NAME]",
+    multiple=True,
+    help="Train without the fakes of this family or method, and evaluate on all, as detector MODEL-without-NAME. "
+    "Repeatable: one detector each. all: each family in turn, or each method of a single family; all-methods: each.",
 )
 @click.option("--lr", type=POSITIVE, help="Learning rate.  [default: 0.0005]")
 @click.option(

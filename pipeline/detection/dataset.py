@@ -38,7 +38,8 @@ class FacePool:
     """All faces in tar order.
 
     `rows` has one row per face: source (images, samples), run, key, fake (null: not used), test, family (its position
-    in FAMILIES; -1: unknown), group (a class of `attribute`; null: unknown).
+    in FAMILIES; -1: unknown), subset (the method of a fake; null: unknown), group (a class of `attribute`; null:
+    unknown).
     """
 
     shards: ConcatShards
@@ -48,6 +49,7 @@ class FacePool:
     image_size: int | None  # pixels of the samples, to which real faces are reduced; None without samples
     manifest: str  # hash of all of it
     run: str | None  # whose samples are the fakes
+    held_out: tuple[str, ...] = ()  # families and methods whose fakes are not trained on
 
     def mask(self, *, fake: bool, test: bool = False) -> Tensor:
         """Which faces are real or fake and for training or testing, bool [N]."""
@@ -150,6 +152,7 @@ def pool_from_images(shards: ShardSet, images: pl.DataFrame, *, attribute: Attri
         "key",
         "split",
         "family",
+        "subset",
         pl.col(attribute.name).cast(pl.String).alias("group"),
         source=pl.lit("images"),
         run=pl.lit(None, pl.String),
@@ -184,7 +187,7 @@ def pool_from_samples(
     fake = pl.lit(False) if packed.synthetic else pl.when(is_fake).then(None).otherwise(False)
     check_unchanged(sample_files(folder))
     real_rows = images.select(
-        "key", "split", family=pl.lit("Real"), source=pl.lit("images"), run=pl.lit(None, pl.String), fake=fake
+        "key", "split", "subset", family=pl.lit("Real"), source=pl.lit("images"), run=pl.lit(None, pl.String), fake=fake
     )
     rows, labels = pl.concat([real_rows, sample_rows(folder)]), selected_labels(workspace, folder, attribute=attribute)
     rows = rows.join(labels, on=["source", "run", "key"], how="left", nulls_equal=True, maintain_order="left")
@@ -213,6 +216,7 @@ def sample_rows(run: RunFolder) -> pl.DataFrame:
     return read_parquet(run.samples_table).select(
         "key",
         split=pl.lit(None, pl.String),
+        subset=pl.lit(run.name),
         family=pl.lit("GANs"),
         source=pl.lit("samples"),
         run=pl.lit(run.name),

@@ -11,6 +11,7 @@ from pipeline.data.sampler import NaturalSampler, PairedSampler, RankSlice
 from pipeline.detection.dataset import FacePool, build_pool, build_sampler, iterate_labels
 from pipeline.detection.defaults import SKETCH_STEPS, resolve_auto
 from pipeline.detection.evaluate import EvaluationConfig, check_foreign, evaluate
+from pipeline.detection.hold_out import without_generators
 from pipeline.detection.network import check_frozen_weights, frozen_hash
 from pipeline.detection.options import DETECTOR_EXECUTION_OPTIONS, DetectorOptions
 from pipeline.detection.predict import InferenceConfig
@@ -40,6 +41,7 @@ class DetectConfig:
     fakes: str = "auto"  # auto | images | samples
     run: str | None = None  # whose samples are the fakes; None: the newest, or the one that the training started with
     group_by: str | None = None  # attribute whose classes are the groups; None: `dataset.default_group_by`
+    hold_out: tuple[str, ...] = ()  # families and methods, as in the images, whose fakes are not trained on
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     threads: int | None = None  # of torch on a CPU; None: as many as the existing detector had, or the fastest number
@@ -121,15 +123,19 @@ def train_detector(workspace: Workspace, config: DetectConfig) -> DetectResult:
 
 
 def build_faces(workspace: Workspace, folder: DetectorFolder, *, config: DetectConfig, locks: ExitStack) -> FacePool:
-    """Build the faces that a config names, locked until `locks` closes; a resumed run keeps its samples and groups."""
-    fakes, run, group_by = config.fakes, config.run, config.group_by
+    """Build the faces that a config names, locked until `locks` closes.
+
+    A resumed run keeps its samples, its groups and what it leaves out of training.
+    """
+    fakes, run, group_by, hold_out = config.fakes, config.run, config.group_by, config.hold_out
     existing = None if config.force else read_document(folder.config, DetectorConfig)
     if existing:
         group_by = group_by or existing.data.attribute
+        hold_out = hold_out or tuple(existing.data.held_out)
         if fakes == "auto" and not run:
             run = existing.data.run
     fakes = "samples" if run and fakes == "auto" else fakes
-    return build_pool(workspace, fakes, run=run, group_by=group_by, locks=locks)
+    return without_generators(build_pool(workspace, fakes, run=run, group_by=group_by, locks=locks), hold_out)
 
 
 class DetectorJob(TrainingJob[DetectorConfig]):
@@ -179,6 +185,7 @@ class DetectorJob(TrainingJob[DetectorConfig]):
                 run=pool.run,
                 grouped_by=pool.grouped_by,
                 attribute=pool.attribute.name,
+                held_out=list(pool.held_out),
                 groups_hash=pool.groups_hash() if options.spec.uses_groups else None,
                 view=pool.view(),
                 **pool.counts(),
@@ -200,8 +207,9 @@ class DetectorJob(TrainingJob[DetectorConfig]):
     def announce(self, config: DetectorConfig) -> None:
         """Print the detector's name, faces, length and resolved options."""
         options, data = self.load_options(DetectorOptions, config.options), config.data
+        fakes = "fakes without " + " and ".join(data.held_out) if data.held_out else "fakes"
         print(
-            f"{config.name}: {options.spec.title}, {data.train_real:,} real faces and {data.train_fake:,} fakes, "
+            f"{config.name}: {options.spec.title}, {data.train_real:,} real faces and {data.train_fake:,} {fakes}, "
             f"{self.steps:,} steps of {options.images_per_step} at {options.image_size} pixels on {config.device}; "
             f"{options.precision}, {'compiled' if options.compile else 'eager'}, {options.feed} feed",
             flush=True,
@@ -263,6 +271,9 @@ class DetectorJob(TrainingJob[DetectorConfig]):
         if config.data.manifest != pool.manifest:
             samples = f", including the samples of run {config.data.run}" if config.data.run else ""
             raise FairfaceError(f"{folder} was trained on other faces than these{samples}: {self.remedy}")
+        if config.data.held_out != list(pool.held_out):
+            held_out = f"without {' and '.join(config.data.held_out)}" if config.data.held_out else "on all fakes"
+            raise FairfaceError(f"{folder} was trained {held_out}: {self.remedy}")
         if options.spec.uses_groups and config.data.groups_hash != pool.groups_hash():
             raise FairfaceError(f"{folder} was trained on faces with other labels: {self.remedy}")
         self.check_same_options(config, options, ignored=("epochs",))

@@ -1,14 +1,18 @@
 """Trains and evaluates several detectors, one after the other."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 from models.detectors import DETECTORS, find_detector
 from pipeline.data.decoder import DecoderConfig
 from pipeline.detection import train
+from pipeline.detection.dataset import build_pool
 from pipeline.detection.defaults import build_options, resolve_preset
 from pipeline.detection.evaluate import EvaluationConfig
+from pipeline.detection.hold_out import resolve_hold_out
 from shards import distributed
 from shards.errors import WeightsUnavailable
 from shards.workspace import Workspace
@@ -20,12 +24,13 @@ class DetectorsConfig:
 
     models: tuple[str, ...]  # keys of DETECTORS
     overrides: Mapping[str, Any] = field(default_factory=dict)  # of fields of DetectorOptions
-    name: str | None = None  # of a single detector; None: the model's
+    name: str | None = None  # of a single detector, followed by what it leaves out; None: the model's
     preset: str = "auto"  # auto | benchmark | sketch
     steps: int | None = None  # of a whole training; None: the options' epochs
     fakes: str = "auto"  # auto | images | samples
     run: str | None = None  # whose samples are the fakes
     group_by: str | None = None  # attribute whose classes are the groups
+    hold_out: tuple[str, ...] = ()  # of `hold_out.resolve_hold_out`; a detector for each
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     device: str = "auto"
     threads: int | None = None  # of torch on a CPU; see DetectConfig
@@ -52,13 +57,16 @@ def resolve_models(names: tuple[str, ...]) -> tuple[str, ...]:
 def train_detectors(workspace: Workspace, config: DetectorsConfig) -> Iterator[train.DetectResult | SkippedDetector]:
     """Train and evaluate each detector of a config, and yield its result as soon as it is finished.
 
+    With `hold_out`, there is a detector for each model and each training that leaves out generators.
     One of several detectors whose weights are not available is skipped, and WeightsUnavailable is raised at the end.
     Other errors are those of `train_detector`.
     """
-    skipped = []
-    for model in config.models:
+    skipped: list[str] = []
+    for model, held_out in product(config.models, held_out_generators(workspace, config)):
+        if model in skipped:
+            continue
         try:
-            yield train.train_detector(workspace, build_config(workspace, config, model=model))
+            yield train.train_detector(workspace, build_config(workspace, config, model=model, hold_out=held_out))
         except WeightsUnavailable as error:
             if len(config.models) == 1 or distributed.world_size() > 1:
                 raise
@@ -68,9 +76,26 @@ def train_detectors(workspace: Workspace, config: DetectorsConfig) -> Iterator[t
         raise WeightsUnavailable(f"{', '.join(skipped)} could not be trained: see the warnings for what is missing")
 
 
-def build_config(workspace: Workspace, config: DetectorsConfig, *, model: str) -> train.DetectConfig:
-    """The config of a single detector."""
+def held_out_generators(workspace: Workspace, config: DetectorsConfig) -> list[tuple[str, ...]]:
+    """The generators that each training of a model leaves out: none, in a single training, without `hold_out`.
+
+    Raises FairfaceError for an unknown generator, and for faces without any to leave out.
+    """
+    if not config.hold_out:
+        return [()]
+    with distributed.process_group(), ExitStack() as locks:
+        fakes = "samples" if config.run and config.fakes == "auto" else config.fakes
+        faces = build_pool(workspace, fakes, run=config.run, group_by=config.group_by, locks=locks)
+        return resolve_hold_out(faces, config.hold_out)
+
+
+def build_config(
+    workspace: Workspace, config: DetectorsConfig, *, model: str, hold_out: tuple[str, ...]
+) -> train.DetectConfig:
+    """The config of a single detector, which leaves out the generators `hold_out`."""
     name = config.name or model
+    if hold_out:
+        name += f"-without-{'-'.join(hold_out)}"
     preset = resolve_preset(config.preset, workspace, name=name, device=config.device)
     return train.DetectConfig(
         options=build_options(workspace, model, preset=preset, overrides=config.overrides),
@@ -80,6 +105,7 @@ def build_config(workspace: Workspace, config: DetectorsConfig, *, model: str) -
         is_short=preset == "sketch" and "epochs" not in config.overrides,
         fakes=config.fakes,
         group_by=config.group_by,
+        hold_out=hold_out,
         run=config.run,
         evaluation=config.evaluation,
         device=config.device,

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from reports.detector_report import DetectorAnswers
 from reports.formats import number, precise_percent, short
-from reports.run_report import RunReport
 from reports.sections.table import Cell, Table, expanded
 from shards.attributes import Attribute, AttributeTable
 
@@ -50,7 +50,7 @@ class Detectors:
     robustness_groups: str  # that the fairness of the robustness is measured over, such as genders
 
 
-def detectors_section(report: RunReport, attributes: AttributeTable) -> Detectors | None:
+def detectors_section(report: DetectorAnswers, attributes: AttributeTable) -> Detectors | None:
     detectors: dict[str, Metrics] = {}
     for row in report.detection_metrics:
         key = (row["attribute"], row["group"], row["measure"])

@@ -1,11 +1,15 @@
 """Detectors of generated faces on the page."""
 
+import shutil
+
 import numpy as np
 import polars as pl
 import pytest
 
 import sql
 from shards.documents import write_document
+from shards.errors import FairfaceError
+from shards.locks import exclusive_lock
 from shards.workspace import Workspace
 from tests.reports.fake_workspace import SAMPLES, build, predictions_document, replace_table, text_of
 
@@ -69,3 +73,33 @@ def test_detection_metrics_are_computed_again_when_the_groups_change(evaluated):
     replace_table(out / "runs" / "first" / "labels.parquet", labels.with_columns(gender=pl.lit("male")))
     build(out)
     assert path.stat().st_mtime_ns > before
+
+
+def test_detectors_have_a_page_without_a_run(evaluated):
+    out, _ = evaluated
+    folder = Workspace(out).detector(NAME)
+    table = pl.read_parquet(folder.predictions).filter(part="test")
+    write_document(folder.predictions_document, predictions_document())
+    replace_table(folder.predictions, table)
+    shutil.rmtree(Workspace(out).runs_folder)
+    first = build(out)
+    text = text_of(first.page.read_text())
+    assert "about its detectors alone" in text
+    assert "from the packed images, with their annotated groups" in text
+    assert "Are this run's samples detected" not in text
+    assert (first.rebuilt, first.missing, build(out).rebuilt) == (True, [], False)
+    assert build(out, force=True).rebuilt
+    assert not Workspace(out).run("first").folder.exists()
+
+
+def test_a_page_needs_a_run_or_a_detector_that_is_not_in_use(evaluated):
+    out, _ = evaluated
+    folder = Workspace(out).detector(NAME)
+    write_document(folder.predictions_document, predictions_document())
+    replace_table(folder.predictions, pl.read_parquet(folder.predictions).filter(part="test"))
+    shutil.rmtree(Workspace(out).runs_folder)
+    with exclusive_lock(folder.lock, "training"), pytest.raises(FairfaceError, match=r"is left out: .*another process"):
+        build(out)
+    shutil.rmtree(folder.folder)
+    with pytest.raises(FairfaceError, match="there is no run below"):
+        build(out)
