@@ -27,6 +27,7 @@ class DetectorAnswers:
     robustness: Rows
     robustness_attribute: str  # whose groups its fairness is measured on
     detection_rates: Rows  # of the run's samples
+    detection_gaps: Rows
 
 
 @dataclass(kw_only=True)
@@ -52,7 +53,7 @@ def gather_detectors(
     Without detectors nothing is queried: the queries are slow even if there are none.
     """
     if not detectors:
-        names = ("evaluation_sets", "detection_metrics", "detection_rates", "robustness")
+        names = ("evaluation_sets", "detection_metrics", "detection_rates", "detection_gaps", "robustness")
         return {name: [] for name in names} | {"robustness_attribute": next(iter(attributes))}
     compared = compared_attribute(connection, attributes)
     answers = {
@@ -60,11 +61,11 @@ def gather_detectors(
         "detection_metrics": sql.ask(connection, "detection_metrics"),
         "robustness": sql.ask(connection, "robustness", attribute=compared),
     }
-    if run:
-        answers["detection_rates"] = sql.ask(connection, "detection_rates", run=run)
+    for name in ("detection_rates", "detection_gaps") if run else ():
+        answers[name] = sql.ask(connection, name, run=run)
     is_named = pl.col("detector").is_in(list(detectors))
     rows = {name: table.filter(is_named).to_dicts() for name, table in answers.items()}
-    return {"detection_rates": []} | rows | {"robustness_attribute": compared}
+    return {"detection_rates": [], "detection_gaps": []} | rows | {"robustness_attribute": compared}
 
 
 def compared_attribute(connection: duckdb.DuckDBPyConnection, attributes: AttributeTable) -> str:

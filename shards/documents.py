@@ -318,7 +318,8 @@ class TablesDocument(Document):
 
     REDO: ClassVar[str] = "build the report again with `fairface report`"
 
-    made_of: dict[str, str]  # run or detector -> fingerprint of its inputs; "" -> that of the training images' labels
+    # run, detector or run/detector -> fingerprint of its inputs; "" -> that of the training images' labels
+    made_of: dict[str, str]
     files: dict[str, str]  # the tables -> SHA-256
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from reports.detector_report import DetectorAnswers
-from reports.formats import number, precise_percent, short
+from reports.formats import number, short
 from reports.sections.table import Cell, Table, expanded
 from shards.attributes import Attribute, AttributeTable
 
@@ -46,7 +46,6 @@ class Detectors:
     fairness: list[Table]  # of the expanded attributes, and of the others if there are any
     by_group: list[tuple[str, Table]]  # (detector, its table)
     robustness: Table | None  # None if no perturbed faces were evaluated
-    detection_rates: Table | None  # of this run's samples; None if no detector has classified any
     robustness_groups: str  # that the fairness of the robustness is measured over, such as genders
 
 
@@ -63,7 +62,6 @@ def detectors_section(report: DetectorAnswers, attributes: AttributeTable) -> De
         fairness=fairness_tables(detectors, attributes),
         by_group=[(short(name, 60), group_table(metrics, attributes)) for name, metrics in detectors.items()],
         robustness=robustness_table(report.robustness),
-        detection_rates=detection_rate_table(report.detection_rates, attributes),
         robustness_groups=attributes[report.robustness_attribute].plural,
     )
 
@@ -151,22 +149,6 @@ def robustness_table(rows: list[dict[str, Any]]) -> Table | None:
         for row in rows
     ]
     return Table(["detector", "faces", *ROBUSTNESS.values()], cells)
-
-
-def detection_rate_table(rows: list[dict[str, Any]], attributes: AttributeTable) -> Table | None:
-    """The share of the run's samples that each detector calls fake, by group; None if none were evaluated."""
-    cells = [
-        [
-            name_cell(row["detector"]),
-            Cell("all samples" if row["attribute"] == "all" else row["group"], css="name"),
-            Cell(number(row["n"])),
-            Cell(precise_percent(row["rate"]), bold=True),
-            Cell(f"{100 * row['low']:.1f} to {precise_percent(row['high'])}"),
-        ]
-        for row in rows
-        if row["attribute"] == "all" or not attributes[row["attribute"]].cross
-    ]
-    return Table(["detector", "group", "samples", "called fake", "95 % interval"], cells) if cells else None
 
 
 def name_cell(detector: str) -> Cell:

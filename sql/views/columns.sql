@@ -51,6 +51,8 @@ create table predictions_columns (key varchar, detector varchar, part varchar, s
     grouped_by varchar, target varchar, logit double, {stored});
 create table detection_metrics_columns (detector varchar, attribute varchar, "group" varchar, measure varchar, value double,
     low double, high double, floor double);
+create table rate_estimates_columns (run varchar, detector varchar, attribute varchar, "group" varchar, correction varchar,
+    note varchar, rate double, low double, high double, floor double);
 create table steps_columns (step bigint, epoch bigint, images bigint, seconds double, loss_d float, loss_g float,
     d_real float, d_fake float, images_per_s float, data_wait float, filename varchar);
 create table runs_columns (status varchar, started varchar, finished varchar, device varchar, steps bigint, options json, data json,
