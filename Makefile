@@ -1,6 +1,6 @@
 # Thin wrappers around the `fairface` command. DATA= is the root folder of the images, OUT= the output folder; options of
 # a stage go through SHARDS=, TRAIN=, SAMPLE=, LABEL=, REPORT=, STUDY=, DETECT= and BENCH=, as in
-# make train TRAIN="--steps 5000".
+# make train TRAIN="--steps 5000". `make detectors` compares detectors in a folder of its own below OUT.
 PYTHON ?= python3
 VENV   ?= .venv
 OUT    ?= outputs
@@ -9,8 +9,9 @@ CUDA   ?= $(or $(patsubst $(VENV)/.ready-cuda%,%,$(firstword $(wildcard $(VENV)/
 DATA   ?=
 FILE   ?= studies/natural-vs-uniform.toml
 FAIRFACE = $(VENV)/bin/fairface
+COMPARISON = $(OUT)/detector-comparison
 
-.PHONY: help setup shards train sample report study detect all check test attack lint format bench
+.PHONY: help setup shards train sample report study detect detectors all check test attack lint format bench
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -51,6 +52,13 @@ study: shards ## train every arm of a study with every seed, and compare them (F
 
 detect: setup ## train detectors of generated faces and evaluate them by group
 	@$(FAIRFACE) detect --out '$(OUT)' $(if $(DATA),--data '$(DATA)') $(DETECT)
+
+detectors: setup ## compare detectors on synthetic faces and fakes, with generators left out in turn (10 minutes)
+	@$(FAIRFACE) synth --out '$(COMPARISON)' --size 64 --fakes 0.5
+	@$(FAIRFACE) shards --out '$(COMPARISON)'
+	@$(FAIRFACE) detect --out '$(COMPARISON)' $(addprefix --model ,xception f3net dag_fdd vfm gend npr) $(DETECT)
+	@$(FAIRFACE) detect --out '$(COMPARISON)' --model vfm --hold-out all $(DETECT)
+	@$(FAIRFACE) report --out '$(COMPARISON)'
 
 all: shards train sample report ## run shards, train, sample and report
 

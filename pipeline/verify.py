@@ -23,6 +23,7 @@ from shards.documents import (
     ClassifierDocument,
     DetectorConfig,
     Document,
+    FeaturesDocument,
     LabelsDocument,
     PredictionsDocument,
     ProbeDocument,
@@ -32,6 +33,9 @@ from shards.documents import (
     ShardsDocument,
     TablesDocument,
     read_document,
+    samples_images_hash,
+    stale_features,
+    training_images_hash,
 )
 from shards.errors import FairfaceError
 from shards.locks import LockHeld, shared_lock
@@ -41,6 +45,7 @@ from shards.verify import sample_tar_fault
 from shards.workspace import (
     AuditFolder,
     DetectorFolder,
+    FeatureFiles,
     LabelFiles,
     ReportFolder,
     RunFolder,
@@ -150,10 +155,14 @@ def areas(workspace: Workspace) -> Iterator[Area]:
     stale = partial(provenance.training_labels_problem, shards)
     if has_labels(shards.label_files):
         yield Area(shards.folder, shards.label_files.lock, partial(label_checks, shards.label_files, stale))
+    if shards.features.folder.is_dir():
+        yield feature_area(shards.features, partial(training_images_hash, shards))
     for run in map(RunFolder, named_folders(workspace.runs_folder)):
         yield Area(run.folder, run.lock, partial(training_checks, run, RunConfig))
         if run.samples_table.exists() or run.samples_document.exists():
             yield Area(run.folder, run.samples_lock, partial(sample_checks, run))
+        if run.features.folder.is_dir():
+            yield feature_area(run.features, partial(samples_images_hash, run))
         stale = partial(provenance.sample_labels_problem, run)
         if has_labels(run.label_files):
             yield Area(run.folder, run.label_files.lock, partial(label_checks, run.label_files, stale))
@@ -219,6 +228,25 @@ def sample_checks(run: RunFolder) -> Iterator[Check]:
     for shard in document.shards if document else ():
         path = run.samples / Path(shard.name).name
         yield Check(path, partial(sample_tar_fault, path, shard.sha256), SamplesDocument.REDO)
+
+
+def feature_area(files: FeatureFiles, images_hash: Callable[[], str | None]) -> Area:
+    """The stored features of one folder of images, which have `images_hash`."""
+    return Area(files.folder, files.lock, partial(feature_checks, files, images_hash))
+
+
+def feature_checks(files: FeatureFiles, images_hash: Callable[[], str | None]) -> Iterator[Check]:
+    """Every stored feature file, and whether it is of these images."""
+    try:
+        stale = stale_features(files, images_hash=images_hash())
+    except FairfaceError:  # a damaged document of the images, which is a fault of its own
+        stale = []
+    remedy = FeaturesDocument.REDO
+    for path in files.all():
+        if path in stale:
+            yield Check(path, lambda: "can't be used (it is damaged, or of other images)", remedy)
+        elif path in files.parts():
+            yield hash_check(path, path.stem.rpartition("-")[2], remedy)
 
 
 def audit_checks(audit: AuditFolder) -> Iterator[Check]:

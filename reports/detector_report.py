@@ -10,12 +10,14 @@ import polars as pl
 import sql
 from shards.attributes import AttributeTable
 from shards.documents import Document
+from shards.workspace import TRIVIAL_DETECTORS
 
 Rows = list[dict[str, Any]]  # of a question, by column
 EVALUATION_SETS = """-- the faces that each detector was evaluated on
-select detector, count(*) filter (target = 'real') as reals, count(*) filter (target = 'fake') as fakes,
-    max(run) as run, max(grouped_by) as grouped_by
-from evaluated_predictions where perturbation = 'none' group by detector order by detector"""
+select evaluation_set, detector, count(*) filter (target = 'real') as reals, count(*) filter (target = 'fake') as fakes,
+    max(run) as run, max(grouped_by) as grouped_by, held_out_of(detector) as held_out
+from evaluated_predictions where perturbation = 'none' and not is_trivial(detector)
+group by evaluation_set, detector order by evaluation_set, detector"""
 
 
 @dataclass(kw_only=True)
@@ -28,6 +30,10 @@ class DetectorAnswers:
     robustness_attribute: str  # whose groups its fairness is measured on
     detection_rates: Rows  # of the run's samples
     detection_gaps: Rows
+    tradeoff: Rows  # question `tradeoff` for every attribute, with a column `attribute`
+    repair: Rows
+    generators: Rows  # on the fakes of each family and method
+    hold_out: Rows  # of detectors that were trained without some of them, on these
 
 
 @dataclass(kw_only=True)
@@ -53,19 +59,47 @@ def gather_detectors(
     Without detectors nothing is queried: the queries are slow even if there are none.
     """
     if not detectors:
-        names = ("evaluation_sets", "detection_metrics", "detection_rates", "detection_gaps", "robustness")
+        names = (
+            "evaluation_sets",
+            "detection_metrics",
+            "detection_rates",
+            "detection_gaps",
+            "robustness",
+            "tradeoff",
+            "repair",
+            "generators",
+            "hold_out",
+        )
         return {name: [] for name in names} | {"robustness_attribute": next(iter(attributes))}
     compared = compared_attribute(connection, attributes)
     answers = {
         "evaluation_sets": sql.select(connection, EVALUATION_SETS),
         "detection_metrics": sql.ask(connection, "detection_metrics"),
         "robustness": sql.ask(connection, "robustness", attribute=compared),
+        "tradeoff": tradeoffs(connection),
+        "repair": sql.ask(connection, "repair"),
+        "generators": sql.ask(connection, "generators"),
+        "hold_out": sql.ask(connection, "hold_out"),
     }
     for name in ("detection_rates", "detection_gaps") if run else ():
         answers[name] = sql.ask(connection, name, run=run)
     is_named = pl.col("detector").is_in(list(detectors))
-    rows = {name: table.filter(is_named).to_dicts() for name, table in answers.items()}
+    sets = answers["evaluation_sets"].filter(is_named)["evaluation_set"].to_list()
+    # the trivial detectors of the evaluation sets that have a named detector
+    is_shown = is_named | (pl.col("detector").is_in(TRIVIAL_DETECTORS) & pl.col("evaluation_set").is_in(sets))
+    rows = {
+        name: table.filter(is_shown if "evaluation_set" in table.columns else is_named).to_dicts()
+        for name, table in answers.items()
+    }
     return {"detection_rates": [], "detection_gaps": []} | rows | {"robustness_attribute": compared}
+
+
+def tradeoffs(connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:
+    """The answers to question `tradeoff` for every attribute whose groups were compared, with a column `attribute`."""
+    text = "select distinct attribute from tradeoff_points where attribute <> 'all' order by attribute_rank(attribute)"
+    names = sql.select(connection, text)["attribute"].to_list()
+    tables = [sql.ask(connection, "tradeoff", attribute=name).with_columns(attribute=pl.lit(name)) for name in names]
+    return pl.concat(tables, how="vertical_relaxed") if tables else pl.DataFrame(schema={"detector": pl.String})
 
 
 def compared_attribute(connection: duckdb.DuckDBPyConnection, attributes: AttributeTable) -> str:

@@ -14,6 +14,7 @@ class DetectorSummary:
 
     utility: dict[str, Any]  # the row of all faces of the question `utility`
     fairness: list[dict[str, Any]]  # rows of the question `fairness`, one per attribute
+    hold_out: dict[str, Any] | None  # the row of all faces of `hold_out`; None if it was trained on all fakes
 
 
 def summarise(workspace: Workspace, name: str) -> DetectorSummary:
@@ -21,4 +22,7 @@ def summarise(workspace: Workspace, name: str) -> DetectorSummary:
     detection_metrics.update_metrics(workspace, detector=name)
     connection = sql.connect(workspace)
     utility = sql.ask(connection, "utility", detector=name, attribute="all").row(0, named=True)
-    return DetectorSummary(utility, sql.ask(connection, "fairness", detector=name).to_dicts())
+    hold_out = sql.ask(connection, "hold_out", detector=name, attribute="all").to_dicts()
+    return DetectorSummary(
+        utility, sql.ask(connection, "fairness", detector=name).to_dicts(), hold_out[0] if hold_out else None
+    )

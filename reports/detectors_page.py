@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from reports.detector_report import DetectorReport
 from reports.sections.detectors import Detectors, detectors_section
 from shards.attributes import AttributeTable
@@ -16,6 +18,9 @@ class DetectorsPage:
     detectors: Detectors | None
 
 
-def build_detectors_page(report: DetectorReport, attributes: AttributeTable) -> DetectorsPage:
-    """Shape the numbers of the detectors for the template."""
-    return DetectorsPage("fairness of detectors", report.synthetic, detectors_section(report, attributes))
+def build_detectors_page(
+    report: DetectorReport, attributes: AttributeTable, *, tradeoffs: list[Markup]
+) -> DetectorsPage:
+    """Shape the numbers and figures of the detectors for the template."""
+    section = detectors_section(report, attributes, tradeoff_figures=tradeoffs)
+    return DetectorsPage("fairness of detectors", report.synthetic, section)

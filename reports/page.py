@@ -35,6 +35,7 @@ from reports.estimation.labelled_sides import (
 from reports.estimation.rate_tables import discard_damaged_rates, has_rates
 from reports.faces import collect_faces, contact_sheets
 from reports.figures.canvas import RUN_COLOURS
+from reports.figures.detector_figures import draw_tradeoffs
 from reports.figures.run_figures import draw_run_figures
 from reports.publish import check_own_files, publish
 from reports.render import render_page
@@ -239,7 +240,9 @@ def build_run(
         )
         faces = collect_faces(connection, workspace, report=report, attributes=attributes)
         sheets = pool.submit(contact_sheets, faces)
-        page = build_run_page(report, attributes, figures=drawing.result(), faces=faces)
+        figures = drawing.result()
+        tradeoffs = draw_tradeoffs(report, files, attributes=attributes, synthetic=is_synthetic)
+        page = build_run_page(report, attributes, figures=figures, tradeoffs=tradeoffs, faces=faces)
         files |= sheets.result()
     files[folder.page.name] = render_page("run.html.j2", page=page, workspace=workspace)
     publish(folder.document, report, files)
@@ -265,8 +268,10 @@ def build_detectors(workspace: Workspace, *, detectors: list[str], busy: list[st
         synthetic=shards.synthetic if shards else None,
         **gather_detectors(connection, None, detectors=detectors, attributes=attributes),
     )
-    page = build_detectors_page(report, attributes)
-    files = {folder.page.name: render_page("detectors.html.j2", page=page, workspace=workspace)}
+    files: dict[str, bytes] = {}
+    tradeoffs = draw_tradeoffs(report, files, attributes=attributes, synthetic=bool(report.synthetic))
+    page = build_detectors_page(report, attributes, tradeoffs=tradeoffs)
+    files[folder.page.name] = render_page("detectors.html.j2", page=page, workspace=workspace)
     publish(folder.document, report, files)
     return BuildResult(folder.page, True)
 
@@ -343,7 +348,7 @@ def input_fingerprint(workspace: Workspace, run: str | None, *, detectors: list[
     documents += [path for labels in sides for path in (labels.document, labels.probe_document)]
     documents += [path for folder in evaluated for path in (folder.predictions_document, folder.metrics_document)]
     files += [path for labels in sides for path in labels.all()]
-    files += [path for folder in evaluated for path in (folder.predictions, folder.detection_metrics)]
+    files += [path for folder in evaluated for path in (folder.predictions, *folder.tables())]
     states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()]
     code = [path for path in sorted(CODE.rglob("*")) if path.suffix in (".py", ".j2")]
     code += [BUILT_IN, *sql.source_files()]

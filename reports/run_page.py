@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from reports.faces import RunFaces
 from reports.figures.run_figures import RunFigures
 from reports.formats import short
@@ -78,8 +80,10 @@ class RunPage:
         return {name: title for name, title in CONTENTS.items() if getattr(self, name, True)}
 
 
-def build_run_page(report: RunReport, attributes: AttributeTable, *, figures: RunFigures, faces: RunFaces) -> RunPage:
-    """Shape the numbers, figures and faces of a run for the template."""
+def build_run_page(
+    report: RunReport, attributes: AttributeTable, *, figures: RunFigures, tradeoffs: list[Markup], faces: RunFaces
+) -> RunPage:
+    """Shape the numbers, figures and faces of a run for the template; `tradeoffs` are the figures of its detectors."""
     compares_training = report.compares_training
     return RunPage(
         title=f"fairness of run {short(report.run, 60)}",
@@ -99,7 +103,7 @@ def build_run_page(report: RunReport, attributes: AttributeTable, *, figures: Ru
         faces=faces_section(report, faces, attributes=attributes),
         confidence=confidence_section(faces, attributes),
         neighbours=neighbours_section(report, faces),
-        detectors=detectors_section(report, attributes),
+        detectors=detectors_section(report, attributes, tradeoff_figures=tradeoffs),
         detection_rates=detection_rates_section(report, attributes),
         training=training_section(report, figures),
         training_data=training_data_section(report, attributes),

@@ -51,7 +51,7 @@ order by attribute_rank(attribute), "order" = 'least', face.probability, face.ke
 class RunReport(DetectorAnswers, Document):
     """report.json of one run: every number and sentence of its page."""
 
-    FORMAT: ClassVar[int] = 4
+    FORMAT: ClassVar[int] = 5
     REDO: ClassVar[str] = "build it again with `fairface report --force`"
 
     fingerprint: str  # of the files and the code that the page was made from

@@ -31,11 +31,11 @@ COLOUR = re.compile("#[0-9a-f]{6}")
 # Columns next to those of attributes, in files, views and while tables are read, and values that questions use.
 RESERVED_NAMES = {
     "all", "annotated", "attribute", "bytes", "called_fake", "checkpoint", "count", "detector", "disagrees",
-    "embedding", "every", "fake", "family", "filename", "group", "grouped_by", "grouping_id", "height", "index",
-    "is_annotated", "key", "labelled", "labeller", "logit", "matched", "method", "n", "name", "newest", "orientation",
-    "part", "path", "perturbation", "pixel_tone", "probability", "rank", "reason", "requested", "run", "seed",
-    "sha256", "shard", "size", "source", "split", "status", "stratum", "subset", "target", "test", "typology_angle",
-    "uncoded", "width",
+    "embedding", "evaluation_set", "every", "fake", "family", "filename", "full_called_fake", "full_detector",
+    "full_logit", "group", "grouped_by", "grouping_id", "height", "index", "is_annotated", "is_held_out", "key",
+    "labelled", "labeller", "logit", "matched", "method", "n", "name", "newest", "orientation", "part", "path",
+    "perturbation", "pixel_tone", "probability", "rank", "reason", "requested", "run", "seed", "sha256", "shard",
+    "size", "source", "split", "status", "stratum", "subset", "target", "test", "typology_angle", "uncoded", "width",
 }  # fmt: skip
 
 

@@ -3,13 +3,14 @@
 import json
 import types
 import typing
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
 from shards.atomic_io import atomic_write, file_sha256, read_json
 from shards.errors import FairfaceError
-from shards.workspace import LabelFiles, RunFolder, ShardsFolder
+from shards.workspace import FeatureFiles, LabelFiles, RunFolder, ShardsFolder
 
 MAX_DEPTH = 20  # of the values in a document that have no fixed type, such as options
 
@@ -293,6 +294,28 @@ class ClassifierDocument(Document):
 
 
 @dataclass(kw_only=True)
+class FeaturesDocument(Document):
+    """The document of stored features: the network that extracted them, and what it saw.
+
+    It is written before the features. Each of their files has its SHA-256 in its name, and the images that it covers
+    in its content, so that features are used however their extraction ended.
+    """
+
+    REDO: ClassVar[str] = "remove it: `fairface detect` extracts these features again"
+
+    images_hash: str  # manifest of the shards, or fingerprint of the samples
+    model: str
+    backbone: str | None
+    weights: str  # hash of the frozen weights
+    width: int
+    image_size: int  # pixels of the network's input
+    pre_resize: int | None  # pixels that larger images were first reduced to
+    normalisation: list[list[float]]  # mean and deviation of each channel
+    precision: str  # bf16, fp32
+    revision: int  # of the program's extraction
+
+
+@dataclass(kw_only=True)
 class PredictionsDocument(Document):
     """predictions.json: the source of a detector's predictions."""
 
@@ -391,6 +414,17 @@ def stale_labels(files: LabelFiles, *, images_hash: str | None) -> str | None:
         return None
     images = "samples" if document.source == "generated" else "training images"
     return f"the labels in {files.folder} are labels of other {images} than the present ones: {document.REDO}"
+
+
+def stale_features(files: FeatureFiles, *, images_hash: str | None) -> list[Path]:
+    """The files of features of other images than the present ones, which have `images_hash`, and of unknown ones."""
+    current = set()
+    for path in files.documents():
+        with suppress(FairfaceError):  # a damaged document, or one of another version
+            document = read_document(path, FeaturesDocument)
+            if document and document.images_hash == images_hash:
+                current.add(path.stem)
+    return [path for path in files.all() if path.stem.partition("-")[0] not in current]
 
 
 def training_images_hash(shards: ShardsFolder) -> str | None:

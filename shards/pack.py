@@ -23,6 +23,7 @@ from shards.documents import (
     ShardsDocument,
     changed_files,
     load_shards_json,
+    stale_features,
     stale_labels,
     write_document,
 )
@@ -168,8 +169,10 @@ def finish(plan: Plan | None, job: PackJob, started: float) -> ShardsDocument:
         raise FairfaceError(f"none of the {len(images):,} images below {job.root} can be used: {reasons}")
     for name in set(plan.images["shard"].unique()) - set(images["shard"].unique().drop_nulls()):
         remove_files([shards.tar(name), shards.index(name)])  # every image of it was rejected
-    if not labels_are_current(shards, manifest_hash(images.filter(status="packed"))):
+    manifest = manifest_hash(images.filter(status="packed"))
+    if not labels_are_current(shards, manifest):
         discard_labels(shards)
+    remove_files(stale_features(shards.features, images_hash=manifest))
     write_parquet(shards.images, images)
     write_parquet(shards.unmatched, plan.unmatched)
     document = summarise(plan, shards, images, seconds=time.monotonic() - started)

@@ -16,6 +16,7 @@ from shards.atomic_io import fingerprint, read_bytes
 from shards.attributes import AttributeTable, workspace_attributes
 from shards.audit import AuditPlan, RatingsDocument, stale_plan
 from shards.documents import (
+    DetectorConfig,
     PredictionsDocument,
     RunConfig,
     SamplesDocument,
@@ -29,6 +30,7 @@ from shards.documents import (
 from shards.errors import FairfaceError
 from shards.study import StudyDocument
 from shards.workspace import (
+    DETECTOR_TABLES,
     REPORT_TABLES,
     STUDY_TABLES,
     DetectorFolder,
@@ -39,6 +41,7 @@ from shards.workspace import (
     Workspace,
 )
 
+METRICS_VERSION = 2  # of the tables of a detector's metrics: those of another version are computed again
 TRAINING = ""  # the training images in TablesDocument.made_of; no run has this name
 P = ParamSpec("P")
 
@@ -89,9 +92,10 @@ def current_files(workspace: Workspace) -> CurrentFiles:
         leave_out(run.label_files.all(), sample_labels_problem(run))
         leave_out(probe_files(run.label_files), probe_problem(run.label_files))
         leave_out([run.audit.plan, run.audit.ratings], audit_problem(workspace, run))
-    for detector in map(DetectorFolder, _folders(files, ("predictions", "detection_metrics"))):
-        leave_out([detector.predictions, detector.detection_metrics], predictions_problem(workspace, detector))
-        leave_out([detector.detection_metrics], metrics_problem(workspace, detector))
+    for detector in map(DetectorFolder, _folders(files, ("detectors", "predictions", *DETECTOR_TABLES))):
+        leave_out([detector.config], detector_problem(detector))
+        leave_out([detector.predictions, *detector.tables()], predictions_problem(workspace, detector))
+        leave_out(detector.tables(), metrics_problem(workspace, detector))
     tables = [report.table(name) for name in REPORT_TABLES]
     stale_runs: set[str] = set()
     if any(files[name] for name in REPORT_TABLES):
@@ -190,6 +194,13 @@ def probe_problem(files: LabelFiles) -> str | None:
 
 
 @problem
+def detector_problem(detector: DetectorFolder) -> str | None:
+    """Why a detector's config.json must not be used; None if it may be, or if there is none."""
+    read_document(detector.config, DetectorConfig)
+    return None
+
+
+@problem
 def predictions_problem(workspace: Workspace, detector: DetectorFolder) -> str | None:
     """Why a detector's predictions must not be used; None if they may be, or if there are none."""
     document = read_document(detector.predictions_document, PredictionsDocument)
@@ -208,7 +219,7 @@ def predictions_problem(workspace: Workspace, detector: DetectorFolder) -> str |
 
 @problem
 def metrics_problem(workspace: Workspace, detector: DetectorFolder) -> str | None:
-    """Why detection_metrics.parquet must not be used; None if it may be."""
+    """Why the tables that are computed from a detector's predictions must not be used; None if they may be."""
     document = read_document(detector.metrics_document, TablesDocument)
     if document and document.made_of.get(detector.name) == metrics_inputs(workspace, detector):
         return None
@@ -225,7 +236,7 @@ def metrics_inputs(workspace: Workspace, detector: DetectorFolder) -> str:
     if predictions and predictions.imported is None:
         runs = [workspace.run(name).label_files for name in sorted(predictions.samples)]
         groups = [training_inputs(workspace), *map(_label_inputs, runs)]
-    return fingerprint([predictions.files if predictions else None, groups])
+    return fingerprint([METRICS_VERSION, predictions.files if predictions else None, groups])
 
 
 @problem

@@ -87,12 +87,13 @@ def reopen(plan: Plan, shards: ShardsFolder, done: ShardsDocument) -> None:
 
 
 def discard_pack(shards: ShardsFolder, successor: UnfinishedPack | None = None) -> None:
-    """Remove a pack and its labels, to make room for a `successor`.
+    """Remove a pack, its labels and features, to make room for a `successor`.
 
     The document goes first, and then the successor's plan is written: after an interruption, no pack looks complete,
     and the same command continues. Raises FairfaceError, and removes nothing, for a folder where a file should be.
     """
-    files = [shards.images, shards.unmatched, *shards.label_files.all(), *shards.tars_and_indices()]
+    described = [*shards.label_files.all(), *shards.features.all()]
+    files = [shards.images, shards.unmatched, *described, *shards.tars_and_indices()]
     check_removable([shards.document, *files])
     remove_files([shards.document])
     remove_tree(shards.unfinished)

@@ -21,7 +21,11 @@ REPORT_TABLES = (
     "confusion",
 )
 STUDY_TABLES = ("estimates", "paired")  # of a study's report
-RESERVED_NAMES = ("all", "newest")  # `--model all` and `--param run=newest` would otherwise be ambiguous
+DETECTOR_TABLES = ("detection_metrics", "tradeoff_points", "repair", "repair_thresholds")  # from its predictions
+# Detectors that ignore the image. Their rows stand next to those of real detectors; they have no folders.
+TRIVIAL_DETECTORS = ("(majority)", "(minority)", "(random)")
+# `--model all`, `--param run=newest` and `--param detector=(random)` would otherwise be ambiguous
+RESERVED_NAMES = ("all", "newest", *TRIVIAL_DETECTORS)
 MAX_NAME_BYTES = 200  # the file system's limit is 255, and names of temporary files are longer
 SHARD_FILE = re.compile(r"shard-[0-9]{6,}\.(tar|idx)")
 
@@ -49,7 +53,7 @@ def check_name(name: str, option: str) -> str:
     if not is_valid_name(name):
         raise FairfaceError(
             f"{option} {name!r}: give the name of a single folder of at most {MAX_NAME_BYTES} bytes, without control "
-            f"characters and * ? [ ], that does not start with . or -, and is not {' or '.join(RESERVED_NAMES)}"
+            f"characters and * ? [ ], that does not start with . or -, and is none of {', '.join(RESERVED_NAMES)}"
         )
     return name
 
@@ -182,6 +186,38 @@ class LabelFiles:
 
 
 @dataclass(frozen=True)
+class FeatureFiles:
+    """The features of one folder of images, the shards or a run's samples, as detectors with frozen backbones use them.
+
+    `view` is a hash of the backbone and of how it sees the images. Each has a document and any number of parts.
+    """
+
+    folder: Path
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / LOCK
+
+    def document(self, view: str) -> Path:
+        return self.folder / f"{view}.json"
+
+    def part(self, view: str, sha256: str) -> Path:
+        """The features of some of the images; the name contains the hash of the file."""
+        return self.folder / f"{view}-{sha256}.safetensors"
+
+    def documents(self) -> list[Path]:
+        return sorted(self.folder.glob("*.json"))
+
+    def parts(self, view: str = "*") -> list[Path]:
+        """The parts of a view, by default of all views."""
+        return sorted(self.folder.glob(f"{view}-*.safetensors"))
+
+    def all(self) -> list[Path]:
+        """Every file, documents first; they are removed when the images change."""
+        return [*self.documents(), *self.parts()]
+
+
+@dataclass(frozen=True)
 class ShardsFolder:
     """`OUT/shards`, or any other folder that images are packed into."""
 
@@ -231,6 +267,10 @@ class ShardsFolder:
     @property
     def label_files(self) -> LabelFiles:
         return LabelFiles(self.folder)
+
+    @property
+    def features(self) -> FeatureFiles:
+        return FeatureFiles(self.folder / "features")
 
     def tars(self) -> list[Path]:
         """Every shard, by name."""
@@ -370,6 +410,10 @@ class RunFolder(TrainingFolder):
         return LabelFiles(self.folder)
 
     @property
+    def features(self) -> FeatureFiles:
+        return FeatureFiles(self.folder / "features")
+
+    @property
     def audit(self) -> AuditFolder:
         """Not among `results`: people's answers are not removed with the samples."""
         return AuditFolder(self.folder / "audit")
@@ -380,6 +424,7 @@ class RunFolder(TrainingFolder):
             self.samples_document,
             self.samples_table,
             self.samples,
+            self.features.folder,
             self.new_samples,
             self.import_workspace.root,
         ]
@@ -410,18 +455,26 @@ class DetectorFolder(TrainingFolder):
         """The predictions of one evaluation set; the name contains the hash of the file."""
         return self.cached_predictions / f"{fingerprint}-{sha256}.parquet"
 
+    def table(self, name: str) -> Path:
+        """One of DETECTOR_TABLES."""
+        return self.folder / f"{name}.parquet"
+
+    def tables(self) -> list[Path]:
+        """The tables that are computed from the predictions."""
+        return [self.table(name) for name in DETECTOR_TABLES]
+
     @property
     def detection_metrics(self) -> Path:
-        return self.folder / "detection_metrics.parquet"
+        return self.table("detection_metrics")
 
     @property
     def metrics_document(self) -> Path:
-        """The document of detection_metrics."""
+        """The document of the tables that are computed from the predictions."""
         return self.folder / "detection_metrics.json"
 
     def results(self) -> list[Path]:
         documents = [self.predictions_document, self.metrics_document]
-        return [*documents, self.predictions, self.detection_metrics, self.cached_predictions]
+        return [*documents, self.predictions, *self.tables(), self.cached_predictions]
 
 
 @dataclass(frozen=True)
@@ -608,8 +661,9 @@ class Workspace:
             "ratings": [run.audit.ratings for run in runs],
             **{name: [self.report.table(name)] for name in REPORT_TABLES},
             "rate_estimates": [self.report.rate_estimates],
+            "detectors": [detector.config for detector in detectors],
             "predictions": [detector.predictions for detector in detectors],
-            "detection_metrics": [detector.detection_metrics for detector in detectors],
+            **{name: [detector.table(name) for detector in detectors] for name in DETECTOR_TABLES},
             "studies": [study.document for study in studies],
             "study_records": [path for study in studies for path in sorted(study.records.glob("*.json"))],
             **{f"study_{name}": [study.report.table(name) for study in studies] for name in STUDY_TABLES},

@@ -6,12 +6,20 @@ from pathlib import Path
 
 from shards.attributes import PROBABILITY_PREFIX, Attribute, AttributeTable
 from shards.provenance import CurrentFiles
-from shards.workspace import REPORT_TABLES
+from shards.workspace import REPORT_TABLES, TRIVIAL_DETECTORS
 
 FOLDER = Path(__file__).parent / "views"
 UNION = "\n    union all\n    "
 # in this order, because later views query earlier ones
-FILES = ("columns.sql", "results.sql", "detection.sql", "studies.sql")
+FILES = (
+    "columns.sql",
+    "results.sql",
+    "detection.sql",
+    "operating_points.sql",
+    "detector_tables.sql",
+    "hold_out.sql",
+    "studies.sql",
+)
 RUN_COLUMNS = (
     "{status: 'VARCHAR', started: 'VARCHAR', finished: 'VARCHAR', device: 'VARCHAR', steps: 'BIGINT', "
     "options: 'JSON', data: 'JSON'}"
@@ -19,6 +27,10 @@ RUN_COLUMNS = (
 STUDY_RUN = "arm varchar, seed bigint, run varchar, trained_run varchar, status varchar, reason varchar, seconds json"
 JSON_COLUMNS = {  # of the views over JSON files
     "runs": RUN_COLUMNS,
+    "detectors": (
+        "{name: 'VARCHAR', status: 'VARCHAR', steps: 'BIGINT', requested_options: 'JSON', "
+        "data: 'STRUCT(manifest VARCHAR, held_out VARCHAR[])'}"
+    ),
     "studies": f"{{name: 'VARCHAR', arms: 'STRUCT(name VARCHAR)[]', runs: 'STRUCT({STUDY_RUN})[]'}}",
     "study_records": "{run: 'VARCHAR', status: 'VARCHAR', reason: 'VARCHAR', seconds: 'JSON'}",
 }
@@ -121,6 +133,7 @@ def _prediction_expressions(attributes: AttributeTable) -> dict[str, str]:
     names = {name: identifier(name) for name in attributes.stored}
     tabulated = list(map(identifier, attributes.tabulated))
     return {
+        "stored_columns": ", ".join(names.values()),
         "stored_classes": ", ".join(
             f"{class_expression(attributes[name], attributes)} as {column}" for name, column in names.items()
         ),
@@ -132,7 +145,25 @@ def _prediction_expressions(attributes: AttributeTable) -> dict[str, str]:
         ),
         "tabulated_columns": ", ".join(tabulated),
         "tabulated_text": ", ".join(f"{column}::varchar as {column}" for column in tabulated),
+        "trivial_detectors": ", ".join(map(quote, TRIVIAL_DETECTORS)),
+        **_group_numbers(attributes),
     }
+
+
+def _group_numbers(attributes: AttributeTable) -> dict[str, str]:
+    """The numbers of the groups of the tabulated attributes, from 1, and the expressions that compute a face's."""
+    rows: list[str] = []
+    numbered = []
+    for name, item in attributes.tabulated.items():
+        parts = [attributes[part] for part in item.cross] or [item]
+        index = ""  # of the class, from 0; of a cross, the last part varies fastest
+        for part in parts:
+            classes = f"[{', '.join(map(quote, part.names))}]"
+            rank = f"(list_position({classes}, {identifier(part.name)}::varchar) - 1)"
+            index = f"({index} * {len(part.names)} + {rank})" if index else rank
+        numbered.append(f"{len(rows) + 1} + {index}")
+        rows += [f"({len(rows) + rank}, {quote(name)}, {quote(group)})" for rank, group in enumerate(item.names, 1)]
+    return {"group_numbers": ", ".join(rows), "numbered_groups": ", ".join(numbered)}
 
 
 def _probabilities(attribute: str) -> str:

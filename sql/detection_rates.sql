@@ -11,7 +11,8 @@ with groups as (
     from rate_estimates where "group" is not null
 )
 select detector, run, attribute, "group", coalesce(n, 0) as n, coalesce(called_fake, 0) as called_fake, rate, low, high,
-    corrected, corrected_low, corrected_high, coalesce(correction, gap_correction) as correction, note
+    corrected, corrected_low, corrected_high, coalesce(correction, gap_correction) as correction, note,
+    held_out_of(detector) as held_out
 from detection_rates full join corrected using (detector, run, attribute, "group")
     left join groups using (detector, run, attribute)
     left join vocabulary using (attribute, "group")

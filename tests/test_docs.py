@@ -161,6 +161,19 @@ def test_the_make_targets_and_variables_exist(page):
             )
 
 
+@pytest.mark.parametrize("target", ["all", "study", "detect", "detectors", "bench"])
+def test_the_commands_of_a_target_exist(target):
+    done = subprocess.run(
+        ["make", "--dry-run", "--assume-old=setup", target], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    commands = re.findall(r"^\S*/(fairface .*)$", done.stdout, re.M)
+    assert commands
+    for line in commands:
+        words = split_words(line)
+        command, arguments = find_command(words)
+        command.make_context(words[1], arguments)
+
+
 def test_readme_shows_the_whole_job():
     assert "shards train sample report" in find_make_lines(read(ROOT / "README.md"))
 

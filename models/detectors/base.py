@@ -4,7 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
+
+from models.detectors import losses
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation of each channel, of values in [0, 1]
 
 
 class Labels(NamedTuple):
@@ -46,3 +51,45 @@ class BackboneDetector(Detector):
     def training_step(self, images: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
         logits = self(images)
         return self.loss(logits, labels), logits
+
+
+class FrozenFeatureDetector(Detector):
+    """A linear layer on the features of a frozen backbone, float32 [B, 3, S, S] -> [B, width].
+
+    Every image has the same features in every epoch. They are rounded to float16, so that training on stored features
+    gives the same head.
+    """
+
+    def __init__(self, features: nn.Module, width: int):
+        super().__init__()
+        self.features, self.head = features.requires_grad_(False), nn.Linear(width, 1)
+        nn.init.normal_(self.head.weight, std=0.02)
+
+    def train(self, mode: bool = True) -> "FrozenFeatureDetector":
+        """Switch the head to training or evaluation mode; the backbone stays in evaluation mode."""
+        super().train(mode)
+        self.features.eval()
+        return self
+
+    @torch.no_grad()
+    def extract_features(self, images: Tensor) -> Tensor:
+        """The features of normalised images, float16 [B, width]."""
+        features: Tensor = self.features(images)
+        return features.half()
+
+    def logits_from_features(self, features: Tensor) -> Tensor:
+        """The logits, float32 [B], of features float16 [B, width]."""
+        with torch.autocast(features.device.type, enabled=False):  # bfloat16 would make equal logits of unequal ones
+            logits: Tensor = self.head(features.float())
+        return logits.squeeze(1)
+
+    def training_step_from_features(self, features: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
+        """What `training_step` returns for the images with these features, float16 [B, width]."""
+        logits = self.logits_from_features(features)
+        return losses.bce(logits, labels.target), logits
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.logits_from_features(self.extract_features(images))
+
+    def training_step(self, images: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
+        return self.training_step_from_features(self.extract_features(images), labels)

@@ -125,3 +125,28 @@ def shuffle_within_groups(group: Tensor) -> Tensor:
     shuffled = positions[group[positions].argsort(stable=True)]  # by group, in random order
     ordered = group.argsort(stable=True)
     return torch.empty_like(ordered).scatter_(0, ordered, shuffled)
+
+
+def uniformity(features: Tensor, *, temperature: float = 2.0) -> Tensor:
+    """log mean exp(-t |x - y|^2) over all pairs of features of length 1, float32 [B, D]; low if they are spread out.
+
+    Wang and Isola, Understanding Contrastive Representation Learning, ICML 2020.
+    """
+    pairs = torch.ones(len(features), len(features), device=features.device).triu(1)
+    potentials = (-temperature * squared_distances(features)).exp() * pairs
+    return (potentials.sum() / pairs.sum().clamp(min=1)).clamp(min=1e-6).log()
+
+
+def alignment(features: Tensor, target: Tensor) -> Tensor:
+    """The mean |x - y|^2 over the pairs of features of length 1, float32 [B, D], with the same target [B].
+
+    Wang and Isola (as above), with the faces of one target in the place of two views of one image.
+    """
+    pairs = (target[:, None] == target[None]).float().triu(1)
+    return (squared_distances(features) * pairs).sum() / pairs.sum().clamp(min=1)
+
+
+def squared_distances(features: Tensor) -> Tensor:
+    """|x - y|^2 of all pairs of features of length 1, float32 [B, D] -> [B, B]."""
+    with torch.autocast(features.device.type, enabled=False):
+        return 2 - 2 * (features @ features.T).clamp(-1, 1)

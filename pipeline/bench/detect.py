@@ -1,6 +1,7 @@
-"""Benchmark of detectors: training next to a plain loop, and evaluation next to a pass for each group."""
+"""Benchmark of detectors: training next to plain loops, and evaluation next to a pass for each group."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import count, islice, repeat
 from pathlib import Path
@@ -13,24 +14,27 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 import sql
-from models.detectors import Labels
+from models.detectors import FrozenFeatureDetector, Labels
 from pipeline.bench.context import BenchContext
 from pipeline.bench.measure import ROUNDS, Row, compare, measure_rate, row_of_rounds, run_in_process
 from pipeline.data.decoder import DecoderConfig
 from pipeline.data.loader import FeedConfig, streaming_feed
 from pipeline.data.sampler import NaturalSampler
+from pipeline.detection.dataset import FeatureSource
 from pipeline.detection.defaults import resolve_auto
-from pipeline.detection.network import build_detector
+from pipeline.detection.features import FeatureExtractor, iterate_features
+from pipeline.detection.network import build_detector, frozen_hash, move_to_device
 from pipeline.detection.options import DetectorOptions
 from pipeline.detection.predict import EvalSet, InferenceConfig, predict_logits
 from pipeline.detection.trainer import DetectorTrainer
 from pipeline.runtime import resolve_device, tune_allocator
 from shards.annotations import derived_class
-from shards.atomic_io import read_parquet, write_parquet
+from shards.atomic_io import read_parquet, remove_tree, write_parquet
 from shards.attributes import built_in_attributes
 from shards.concurrency import available_cpus
 
 IMAGE_SIZE = 256  # pixels
+EPOCHS = 10
 GROUPS = 6
 TEST_BATCH_SIZE = 32
 DETECTOR = "x"  # name of the detector that is evaluated
@@ -39,11 +43,11 @@ DETECTOR = "x"  # name of the detector that is evaluated
 class LabelledFiles(Dataset):
     """Faces from single files; every other one counts as a fake, because the speed does not depend on the target."""
 
-    def __init__(self, paths: list[Path]) -> None:
+    def __init__(self, paths: list[Path], size: int = IMAGE_SIZE) -> None:
         self.paths = paths
         self.transform = v2.Compose(
             [
-                v2.Resize((IMAGE_SIZE, IMAGE_SIZE), antialias=True),
+                v2.Resize((size, size), antialias=True),
                 v2.PILToTensor(),
                 v2.ToDtype(torch.float32, scale=True),
                 v2.Normalize([0.5] * 3, [0.5] * 3),
@@ -58,9 +62,10 @@ class LabelledFiles(Dataset):
 
 
 def bench_detect(context: BenchContext) -> Iterator[Row]:
-    """Measure training Xception at 256 pixels, and evaluating all groups."""
+    """Measure training Xception at 256 pixels and a head on frozen features, and evaluating all groups."""
     tune_allocator()
     yield from bench_training(context)
+    yield from bench_frozen_features(context)
     yield bench_evaluation(context)
 
 
@@ -82,10 +87,10 @@ def bench_training(context: BenchContext) -> Iterator[Row]:
 
     train(batches, 3)  # compiles, and grows the allocator's memory
     note = f"{options.precision}, {'compiled' if options.compile else 'eager'}, batch of {batch_size}"
-    rounds = []
+    rounds, plain = [], (options.model, options.image_size, batch_size, steps)
     for _ in range(ROUNDS):
         ours = measure_rate(partial(train, batches, steps), device)
-        rounds.append((ours, run_in_process(train_plainly, str(context.faces), str(device), batch_size, steps)[0]))
+        rounds.append((ours, run_in_process(train_plainly, str(context.faces), str(device), *plain)[0]))
     title = f"training Xception at {IMAGE_SIZE} pixels, vs a plain loop"
     yield row_of_rounds("detect", title, unit="img/s", rounds=rounds, note=note)
     turn = max(steps // 4, 1)
@@ -100,14 +105,51 @@ def bench_training(context: BenchContext) -> Iterator[Row]:
     )
 
 
-def train_plainly(root: str, device_name: str, batch_size: int, steps: int) -> float:
+def bench_frozen_features(context: BenchContext) -> Iterator[Row]:
+    """Measure ten epochs of UnivFD next to one, and next to a plain loop that extracts the features in each epoch."""
+    device, shards = context.device, context.shards()
+    count, size, batch_size = (shards.images, 224, 128) if device.type == "cuda" else (128, 70, 16)
+    options = DetectorOptions("univfd", size, batch_size=batch_size, from_scratch=True)
+    options = resolve_auto(replace(options, compile=False), shards=shards, device=device)
+    images = torch.arange(shards.images)
+    sampler = NaturalSampler(shards.sizes, 0, kept=images < count)
+    steps = sampler.images_per_epoch // batch_size
+    trainer = DetectorTrainer(options, [], device=device, steps_per_epoch=steps)
+    assert isinstance(trainer.net, FrozenFeatureDetector)
+    inference = InferenceConfig(device, DecoderConfig(), batch_size=TEST_BATCH_SIZE, progress=False)
+    extractor = FeatureExtractor(trainer.net, frozen_hash(trainer.net) or "", options, inference)
+    source = FeatureSource(context.workspace.shards.features, "", shards)
+    labels = Labels(*(torch.arange(batch_size, device=device) % 2 for _ in Labels._fields))
+
+    def train(epochs: int) -> int:
+        remove_tree(source.files.folder)
+        features = extractor.load((source,), images[:count], title="faces").to(device)
+        batches = iterate_features(features, images[:count], sampler, batch_size=batch_size, first_step=0)
+        for step, batch in enumerate(islice(batches, epochs * steps)):
+            trainer.step(step, batch, labels)
+        return epochs * steps * batch_size
+
+    train(1)
+    rounds, seconds, plain = [], [], (options.model, size, batch_size, steps)
+    for _ in range(ROUNDS):
+        one, ten = measure_rate(partial(train, 1), device), measure_rate(partial(train, EPOCHS), device)
+        seconds.append((EPOCHS * steps * batch_size / ten, steps * batch_size / one))
+        rounds.append((ten, run_in_process(train_plainly, str(context.faces), str(device), *plain)[0]))
+    note = f"{options.precision}, {count:,} faces of {size} pixels, batch of {batch_size}"
+    yield row_of_rounds("detect", f"{EPOCHS} epochs of UnivFD, vs one", unit="s", rounds=seconds, note=note)
+    title = f"{EPOCHS} epochs of UnivFD, vs a plain loop"
+    yield row_of_rounds("detect", title, unit="img/s", rounds=rounds, note=note)
+
+
+def train_plainly(root: str, device_name: str, model: str, size: int, batch_size: int, steps: int) -> float:
     """Return images per second of the plain loop, after two steps, in a process without any tuning."""
     torch.backends.cudnn.benchmark = True
     device = resolve_device(device_name)
-    net = build_detector(DetectorOptions(from_scratch=True), []).to(device).to(memory_format=torch.contiguous_format)
+    options = DetectorOptions(model, size, from_scratch=True)
+    net = build_detector(options, []).to(device).to(memory_format=torch.contiguous_format).train()
     sgd = torch.optim.SGD(net.parameters(), 5e-4, 0.9, weight_decay=5e-3)
     loader = DataLoader(
-        LabelledFiles(sorted(Path(root).rglob("*.jpg"))),
+        LabelledFiles(sorted(Path(root).rglob("*.jpg")), size),
         batch_size,
         shuffle=True,
         num_workers=max(available_cpus() - 1, 1),
@@ -136,7 +178,7 @@ def bench_evaluation(context: BenchContext) -> Row:
     limit = 64 if device.type == "cpu" else 2000
     images = read_parquet(context.workspace.shards.images).filter(status="packed")[:limit]
     options = resolve_auto(DetectorOptions(from_scratch=True, feed="streaming"), shards=shards, device=device)
-    net = build_detector(options, []).to(device).eval()
+    net = move_to_device(build_detector(options, []), device).eval()
     plain = build_detector(options, []).to(device).to(memory_format=torch.contiguous_format).eval()
     faces = images.select(
         "key", source=pl.lit("images"), run=pl.lit(None, pl.String), fake=pl.int_range(pl.len()) % 2 == 1

@@ -242,6 +242,15 @@ def print_metrics(summary: "DetectorSummary") -> None:
     utility = {title: summary.utility[column] for title, column in UTILITY_METRICS.items()}
     defined = ", ".join(f"{title} {value:.3f}" for title, value in utility.items() if value is not None)
     echo(f"  {'all faces:':13} {defined}")
+    if unseen := summary.hold_out:
+        auc = "" if unseen["auc"] is None else f", AUC {unseen['auc']:.3f}"
+        seen = (
+            f"; trained on all, {unseen['full_detector']}: TPR {unseen['full_tpr']:.3f}"
+            if unseen["full_detector"]
+            else ""
+        )
+        interval = f"{unseen['tpr_low']:.3f} to {unseen['tpr_high']:.3f}"
+        echo(f"  {'not seen:':13} {unseen['held_out']}: TPR {unseen['tpr']:.3f} ({interval}){auc}{seen}")
     for row in summary.fairness:
         metrics = ", ".join(f"{metric.upper()} {row[metric]:.3f}" for metric in FAIRNESS_METRICS)
         excluded = f", without {row['excluded_groups']}" if row["excluded_groups"] else ""

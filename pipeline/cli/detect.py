@@ -62,13 +62,20 @@ def perturbations_callback(
     "models",
     multiple=True,
     default=("xception",),
-    help="xception, efficientnet, vit, univfd, core, f3net, spsl, srm, ucf, daw_fdd, dag_fdd, pg_fdd, or all. "
-    "Repeatable.  [default: xception]",
+    help="xception, efficientnet, vit, univfd, core, f3net, spsl, srm, ucf, daw_fdd, dag_fdd, pg_fdd, vfm, gend, "
+    "effort, npr, or all. Repeatable.  [default: xception]",
+)
+@click.option(
+    "--backbone",
+    metavar="NAME",
+    help="Image encoder of vfm, gend and effort: dinov3, pe, clip, siglip2, metaclip2, dinov3-small, pe-tiny, or any "
+    "name of timm (NAME.TAG) or open_clip (NAME/TAG).  [default: dinov3 for vfm, otherwise clip]",
 )
 @click.option(
     "--name",
     callback=name_callback,
-    help="Name of the detector, or its start with --hold-out.  [default: the model's; with --import the file's]",
+    help="Name of the detector, or its start with --hold-out.  [default: the model's, with a chosen backbone; "
+    "with --import the file's]",
 )
 @click.option(
     "--preset",
@@ -99,7 +106,7 @@ def perturbations_callback(
     help="Train without the fakes of this family or method, and evaluate on all, as detector MODEL-without-NAME. "
     "Repeatable: one detector each. all: each family in turn, or each method of a single family; all-methods: each.",
 )
-@click.option("--lr", type=POSITIVE, help="Learning rate.  [default: 0.0005]")
+@click.option("--lr", type=POSITIVE, help="Learning rate.  [default: 0.0005, or that of the model's paper]")
 @click.option(
     "--train-batchsize",
     "--train_batchsize",
@@ -114,12 +121,16 @@ def perturbations_callback(
     type=click.IntRange(1, MAX_BATCH),
     default=32,
     show_default=True,
-    help="Images per forward pass in evaluation.",
+    help="Images per forward pass in evaluation, and of a frozen backbone in training.",
 )
-@click.option("--epochs", type=EPOCHS, help="Length in epochs.  [default: 10]")
-@click.option("--steps", type=STEPS, help="Length in steps, instead of --epochs.")
-@click.option("--momentum", type=BELOW_ONE, help="Momentum of SGD.  [default: 0.9]")
-@click.option("--weight-decay", type=Number(0), help="Weight decay of SGD.  [default: 0.005]")
+@click.option(
+    "--epochs",
+    type=click.IntRange(0, EPOCHS.max),
+    help="Length in epochs; 0 evaluates the weights of --pretrained as they are.  [default: 10]",
+)
+@click.option("--steps", type=click.IntRange(0, STEPS.max), help="Length in steps, instead of --epochs.")
+@click.option("--momentum", type=BELOW_ONE, help="Momentum of SGD, or first coefficient of Adam.  [default: 0.9]")
+@click.option("--weight-decay", type=Number(0), help="Weight decay.  [default: 0.005, or that of the model's paper]")
 @click.option("--lr-step", type=EPOCHS, help="Epochs between decays of the learning rate.  [default: 60]")
 @click.option(
     "--lr-gamma",
@@ -129,9 +140,12 @@ def perturbations_callback(
 @click.option(
     "--image-size",
     type=click.IntRange(64, 1024),
-    help="Input size (side) in pixels.  [default: 256; 224 for vit and univfd]",
+    help="Input size (side) in pixels.  [default: 256; 224 for vit and univfd; the backbone's for vfm, gend, effort]",
 )
-@click.option("--pretrained", help="Pretrained backbone weights: a timm or open_clip tag, or a file.")
+@click.option(
+    "--pretrained",
+    help="Pretrained weights: a timm or open_clip tag, or a file of the backbone's or of a published detector.",
+)
 @click.option(
     "--from-scratch", is_flag=True, default=None, help="Start from random weights, the default for synthetic faces."
 )
@@ -207,7 +221,7 @@ def detect(
     from pipeline.detection.evaluate import EvaluationConfig
 
     config = train_all.DetectorsConfig(
-        models=resolve_models(models, name),
+        models=resolve_models(models, name=name, backbone=options["backbone"]),
         name=name,
         evaluation=EvaluationConfig(test_batchsize, perturbations),
         decoder=DecoderConfig(workers),
@@ -236,19 +250,26 @@ def check_detect_options(
                 "--threads"
             )
         refuse_torchrun("--judge")
-    if options["steps"] and options["epochs"]:
+    if options["steps"] is not None and options["epochs"] is not None:
         raise click.UsageError("--steps and --epochs are alternatives: use one of them")
     if options["pretrained"] and options["from_scratch"]:
         raise click.UsageError("--pretrained and --from-scratch can't be combined")
 
 
-def resolve_models(names: tuple[str, ...], name: str | None) -> tuple[str, ...]:
-    """Resolve aliases and `all` to the keys of DETECTORS. Raises UsageError if several would share the name `name`."""
+def resolve_models(names: tuple[str, ...], *, name: str | None, backbone: str | None) -> tuple[str, ...]:
+    """Resolve aliases and `all` to the keys of DETECTORS.
+
+    Raises UsageError if several would share the name `name`, or if no detector has a choice of backbones.
+    """
+    from models.detectors import DETECTORS
     from pipeline.detection import train_all
 
     models = train_all.resolve_models(names)
     if name and len(models) > 1:
         raise click.UsageError("--name needs a single --model: several would overwrite each other")
+    choosing = [model for model, spec in DETECTORS.items() if spec.backbone]
+    if backbone and not set(models) & set(choosing):
+        raise click.UsageError(f"--backbone is an option of {', '.join(choosing)}")
     return models
 
 

@@ -7,6 +7,7 @@ import click
 
 from pipeline.cli import console
 from pipeline.cli.options import (
+    BELOW_ONE,
     BYTE_SIZE,
     FILE,
     FOLDER,
@@ -62,10 +63,25 @@ def columns_callback(
     metavar="SHARES",
     help="Shares of Monk skin tones, " + SHARES_HELP.format("1=1,10=3"),
 )
+@click.option(
+    "--fakes",
+    type=BELOW_ONE,
+    default=0.0,
+    metavar="SHARE",
+    help="Share of faces with the traces of generators of several families and methods, for `detect`; the others are "
+    "real faces. Without it, all faces are one subset.",
+)
 @seed_option
 @workers_option
 def synth(
-    workspace: Workspace, data: Path | None, count: int, size: int, seed: int, workers: int | None, **shares: Any
+    workspace: Workspace,
+    data: Path | None,
+    count: int,
+    size: int,
+    fakes: float,
+    seed: int,
+    workers: int | None,
+    **shares: Any,
 ) -> None:
     """Render annotated synthetic faces in AI-Face's folder layout.
 
@@ -73,7 +89,9 @@ def synth(
     """
     from shards.synthetic import dataset
 
-    config = dataset.SyntheticConfig(count=count, size=size, seed=seed, shares=dataset.Shares(**drop_unset(shares)))
+    config = dataset.SyntheticConfig(
+        count=count, size=size, fake_share=fakes, seed=seed, shares=dataset.Shares(**drop_unset(shares))
+    )
     folder = data or workspace.synthetic
     result = dataset.write_dataset(folder, config, workers=workers, progress=console.is_interactive())
     console.print_synthetic_summary(folder, result)

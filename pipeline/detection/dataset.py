@@ -24,13 +24,23 @@ from shards.errors import FairfaceError
 from shards.images_table import read_images, with_crosses
 from shards.locks import shared_lock
 from shards.plan import PackConfig
-from shards.workspace import RunFolder, ShardsFolder, Workspace
+from shards.workspace import FeatureFiles, RunFolder, ShardsFolder, Workspace
 
 TEST_SHARE = 0.2  # of the faces, if the tables have no test split
 VALIDATION_SPLITS = ("val", "valid", "validation")  # used neither for training nor for testing
 # one attribute's selected labels of training images and of samples
 SELECTED_LABELS = """select source, run, key, max("group") as "group" from selected_labels
     where source in ('train', 'generated') and attribute = $attribute group by all"""
+
+
+@dataclass(frozen=True)
+class FeatureSource:
+    """Images whose features are stored: all that are packed, or all samples of a run, or the tars of a rank's share."""
+
+    files: FeatureFiles
+    images_hash: str  # manifest of the shards, or fingerprint of the samples
+    shards: ShardSet
+    first: int = 0  # index of the first image in `shards`, among all images in tar order
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,7 @@ class FacePool:
     image_size: int | None  # pixels of the samples, to which real faces are reduced; None without samples
     manifest: str  # hash of all of it
     run: str | None  # whose samples are the fakes
+    sources: tuple[FeatureSource, ...]  # of the parts of `shards`
     held_out: tuple[str, ...] = ()  # families and methods whose fakes are not trained on
 
     def mask(self, *, fake: bool, test: bool = False) -> Tensor:
@@ -90,17 +101,19 @@ class FacePool:
         """
         if rank_slice.world_size == 1:
             return self
-        shards, rows, start = [], [], 0
-        for part in self.shards.parts:
+        sources, rows, start = [], [], 0
+        for source in self.sources:
+            part = source.shards
             mine = rank_slice.indices(part.images)
             covering, first = part.covering(mine)
             index = pl.int_range(pl.len()) + first
             is_mine = (index >= mine.start) & (index < mine.stop)
             part_rows = self.rows.slice(start + first, covering.images)
             rows.append(part_rows.with_columns(fake=pl.when(is_mine).then("fake")))
-            shards.append(covering)
+            sources.append(replace(source, shards=covering, first=first))
             start += part.images
-        return replace(self, shards=ConcatShards(shards), rows=pl.concat(rows))
+        shards = ConcatShards([source.shards for source in sources])
+        return replace(self, shards=shards, rows=pl.concat(rows), sources=tuple(sources))
 
 
 def build_pool(
@@ -135,7 +148,8 @@ def build_pool(
     if fakes == "images":
         if run:
             raise FairfaceError("--run names the run whose samples serve as fakes: use it with --fakes samples")
-        return pool_from_images(shards, images, attribute=attribute, manifest=packed.manifest)
+        source = FeatureSource(workspace.shards.features, packed.manifest, shards)
+        return pool_from_images(source, images, attribute=attribute)
     folder = run_directory.find_run(workspace, run)
     locks.enter_context(shared_lock(folder.samples_lock, "training a detector on its samples"))
     return pool_from_samples(workspace, folder, attribute=attribute, shards=shards, images=images, packed=packed)
@@ -146,7 +160,7 @@ def default_group_by(attributes: AttributeTable) -> str:
     return attributes.crosses[0].name if attributes.crosses else next(iter(attributes))
 
 
-def pool_from_images(shards: ShardSet, images: pl.DataFrame, *, attribute: Attribute, manifest: str) -> FacePool:
+def pool_from_images(source: FeatureSource, images: pl.DataFrame, *, attribute: Attribute) -> FacePool:
     """Build the pool from real images and fakes by annotation; images of unknown target are not used."""
     rows = images.select(
         "key",
@@ -158,8 +172,8 @@ def pool_from_images(shards: ShardSet, images: pl.DataFrame, *, attribute: Attri
         run=pl.lit(None, pl.String),
         fake=pl.col("target") == "fake",
     )
-    pool = FacePool(ConcatShards([shards]), rows, attribute, "annotated", None, manifest, None)
-    return assign_faces(pool)
+    shards = ConcatShards([source.shards])
+    return assign_faces(FacePool(shards, rows, attribute, "annotated", None, source.images_hash, None, (source,)))
 
 
 def pool_from_samples(
@@ -182,18 +196,24 @@ def pool_from_samples(
             "run `fairface sample` first, or pack both kinds"
         )
     is_fake = (pl.col("target") == "fake").fill_null(False)
-    if not packed.synthetic and images.select(is_fake.all()).item():
+    is_all_fake = images.select(is_fake.all()).item()
+    if is_all_fake and not packed.synthetic:
         raise FairfaceError("every image in the shards is a fake: pack real faces as well to train a detector")
-    fake = pl.lit(False) if packed.synthetic else pl.when(is_fake).then(None).otherwise(False)
+    fake = pl.lit(False) if is_all_fake else pl.when(is_fake).then(None).otherwise(False)
     check_unchanged(sample_files(folder))
     real_rows = images.select(
         "key", "split", "subset", family=pl.lit("Real"), source=pl.lit("images"), run=pl.lit(None, pl.String), fake=fake
     )
     rows, labels = pl.concat([real_rows, sample_rows(folder)]), selected_labels(workspace, folder, attribute=attribute)
     rows = rows.join(labels, on=["source", "run", "key"], how="left", nulls_equal=True, maintain_order="left")
-    both = ConcatShards([shards, ShardSet.from_samples(folder.samples, samples.shards)])
-    manifest = fingerprint([packed.manifest, samples.fingerprint])
-    return assign_faces(FacePool(both, rows, attribute, "labelled", samples.image_size, manifest, folder.name))
+    tars = ShardSet.from_samples(folder.samples, samples.shards)
+    sources = (
+        FeatureSource(workspace.shards.features, packed.manifest, shards),
+        FeatureSource(folder.features, samples.fingerprint, tars),
+    )
+    manifest = fingerprint([source.images_hash for source in sources])
+    both = ConcatShards([shards, tars])
+    return assign_faces(FacePool(both, rows, attribute, "labelled", samples.image_size, manifest, folder.name, sources))
 
 
 def selected_labels(workspace: Workspace, run: RunFolder, *, attribute: Attribute) -> pl.DataFrame:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from models.detectors import DETECTORS
+from models.detectors import resolve_spec
 from models.precision import bf16_is_fast
 from pipeline.data.loader import choose_feed
 from pipeline.data.shard_set import ShardSet
@@ -16,7 +16,9 @@ from shards.documents import DetectorConfig, load_shards_json, read_document
 from shards.workspace import Workspace
 
 SKETCH_STEPS = 300  # at most, unless epochs are requested
+SKETCH_BACKBONE = "pe-tiny"  # of the detectors whose backbone can be chosen
 SKETCH_IMAGE_SIZE = 64  # pixels, rounded up to what the detector takes
+SKETCH_LR_FACTOR = 10  # on the learning rate, because the steps are few
 
 
 def resolve_preset(preset: str, workspace: Workspace, *, name: str, device: str) -> str:
@@ -34,7 +36,13 @@ def resolve_preset(preset: str, workspace: Workspace, *, name: str, device: str)
 
 def build_options(workspace: Workspace, model: str, *, preset: str, overrides: Mapping[str, Any]) -> DetectorOptions:
     """Build the options of a detector: the preset's, replaced by `overrides` (fields of DetectorOptions)."""
-    options = DetectorOptions(model, image_size=DETECTORS[model].image_size)
+    has_choice = resolve_spec(model).backbone is not None
+    overrides = {name: value for name, value in overrides.items() if name != "backbone" or has_choice}
+    backbone = overrides.get("backbone")
+    if preset == "sketch" and has_choice and not backbone:
+        backbone = SKETCH_BACKBONE
+    spec = resolve_spec(model, backbone)
+    options = DetectorOptions(model, spec.image_size, lr=spec.lr, weight_decay=spec.weight_decay, backbone=backbone)
     if preset == "sketch":
         options = sketch_options(options)
     if load_shards_json(workspace.shards).synthetic and "pretrained" not in overrides:
@@ -46,7 +54,7 @@ def sketch_options(options: DetectorOptions) -> DetectorOptions:
     """The options for a minute of training on a laptop: small images and batches."""
     multiple = options.spec.size_multiple
     size = -(-SKETCH_IMAGE_SIZE // multiple) * multiple
-    return replace(options, image_size=size, batch_size=16, epochs=1, lr=5e-3)
+    return replace(options, image_size=size, batch_size=16, epochs=1, lr=SKETCH_LR_FACTOR * options.lr)
 
 
 def resolve_auto(options: DetectorOptions, *, shards: ShardSet, device: torch.device) -> DetectorOptions:

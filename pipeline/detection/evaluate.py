@@ -12,10 +12,11 @@ import numpy as np
 import polars as pl
 import torch
 
-from models.detectors import Detector
+from models.detectors import Detector, FrozenFeatureDetector
 from pipeline.data.shard_set import ShardSet
-from pipeline.detection.dataset import FacePool
-from pipeline.detection.network import build_detector, check_frozen_weights, load_trainable
+from pipeline.detection.dataset import FacePool, FeatureSource
+from pipeline.detection.features import predict_from_features
+from pipeline.detection.network import build_detector, check_frozen_weights, load_trainable, move_to_device
 from pipeline.detection.options import DETECTOR_EXECUTION_OPTIONS, DetectorOptions
 from pipeline.detection.perturbations import PERTURBATIONS
 from pipeline.detection.predict import EvalSet, InferenceConfig, predict_logits
@@ -88,7 +89,7 @@ class TrainedDetector:
         )
         check_frozen_weights(net, self.config)
         load_trainable(net, checkpoint.load(self.checkpoint)["networks"]["net"])
-        return net.to(self.device).eval()
+        return move_to_device(net, self.device).eval()
 
     def cache_name(self, eval_set: EvalSet, *, pre_resize: int | None) -> str:
         """The name of a set's cached predictions: a hash of what determines them."""
@@ -180,7 +181,8 @@ def pool_sets(faces: FacePool) -> Iterator[EvalSet]:
     indices = indices[torch.from_numpy(faces.rows["fake"].is_not_null().to_numpy())[indices]]
     rows = faces.rows.select(FACE_COLUMNS)[indices.numpy()]
     for perturbation in ("none", *PERTURBATIONS):
-        yield EvalSet("test", faces.shards, indices, rows, perturbation, fingerprint([faces.manifest, faces.run]))
+        content = fingerprint([faces.manifest, faces.run])
+        yield EvalSet("test", faces.shards, indices, rows, perturbation, content, faces.sources)
 
 
 def samples_set(run: RunFolder) -> EvalSet:
@@ -192,7 +194,8 @@ def samples_set(run: RunFolder) -> EvalSet:
     rows = keys.select(source=pl.lit("samples"), run=pl.lit(run.name), key="key", fake=pl.lit(True))
     shards = ShardSet.from_samples(run.samples, samples.shards)
     content = fingerprint([run.name, samples.fingerprint])
-    return EvalSet("samples", shards, torch.arange(len(keys)), rows, "none", content)
+    source = FeatureSource(run.features, samples.fingerprint, shards)
+    return EvalSet("samples", shards, torch.arange(len(keys)), rows, "none", content, (source,))
 
 
 def cache_predictions(
@@ -206,7 +209,13 @@ def cache_predictions(
 ) -> Path:
     """Predict a set's logits on all ranks, and write them as the cached predictions of the set `name`."""
     net, options = detector.net, detector.options
-    logits = distributed.run_on_all_ranks(lambda: predict_logits(net, eval_set, options=options, inference=inference))
+    if isinstance(net, FrozenFeatureDetector) and eval_set.sources and eval_set.perturbation == "none":
+        weights = detector.config.frozen or ""
+        logits = predict_from_features(net, eval_set, weights=weights, options=options, inference=inference)
+    else:
+        logits = distributed.run_on_all_ranks(
+            lambda: predict_logits(net, eval_set, options=options, inference=inference)
+        )
     grouped_by = faces.grouped_by if eval_set.part == "test" else "labelled"
     return distributed.run_on_rank0(
         lambda: write_cached(
@@ -300,5 +309,5 @@ def check_foreign(folder: TrainingFolder) -> None:
 
 def discard_predictions(folder: DetectorFolder) -> None:
     """Remove a detector's predictions and the metrics that were computed from them, their documents first."""
-    for path in (folder.predictions_document, folder.metrics_document, folder.detection_metrics, folder.predictions):
+    for path in (folder.predictions_document, folder.metrics_document, *folder.tables(), folder.predictions):
         path.unlink(missing_ok=True)

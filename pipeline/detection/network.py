@@ -7,6 +7,7 @@ from torch import Tensor
 
 from models import clip
 from models.detectors import BuildConfig, Detector, Weights, build_detector_network
+from models.detectors.pointwise import use_matrix_products
 from pipeline.detection.options import DetectorOptions
 from shards.documents import DetectorConfig
 from shards.errors import FairfaceError
@@ -20,8 +21,15 @@ def build_detector(options: DetectorOptions, group_counts: Sequence[int], *, res
     """
     from_scratch = options.from_scratch or (resuming and not options.spec.frozen_backbone)
     weights = Weights(None if from_scratch else options.pretrained, from_scratch)
-    config = BuildConfig(weights, options.image_size, tuple(group_counts))
+    config = BuildConfig(weights, options.image_size, tuple(group_counts), options.backbone, is_resumed=resuming)
     return build_detector_network(options.model, config, seed=options.seed)
+
+
+def move_to_device(net: Detector, device: torch.device) -> Detector:
+    """Move a detector to a device, in the form that is fastest there; its weights stay the same."""
+    if device.type == "cpu":
+        use_matrix_products(net)
+    return net.to(device)
 
 
 def frozen_names(net: torch.nn.Module) -> set[str]:

@@ -16,6 +16,7 @@ from pipeline.data.decoder import DecoderConfig, decode_batches
 from pipeline.data.random_streams import PERTURBATION_NOISE, seeded_generator
 from pipeline.data.sampler import RankSlice
 from pipeline.data.shard_set import ConcatShards, ShardSet
+from pipeline.detection.dataset import FeatureSource
 from pipeline.detection.options import DetectorOptions
 from pipeline.detection.perturbations import CROP, MILD, PERTURBATIONS, RANDOM_NUMBERS, RANDOM_PERTURBATIONS, STRONG
 from shards import distributed
@@ -41,6 +42,7 @@ class EvalSet:
     faces: pl.DataFrame  # source, run, key, fake of each
     perturbation: str  # none, or a key of PERTURBATIONS
     fingerprint: str  # hash that changes whenever the predictions may change
+    sources: tuple[FeatureSource, ...] = ()  # of the parts of `shards`; empty: features are neither stored nor reused
 
     @property
     def title(self) -> str:

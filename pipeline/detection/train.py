@@ -1,16 +1,20 @@
 """Trains a detector of generated faces and evaluates it; rerunning the same command resumes an interrupted run."""
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 
 import torch
 
+from models.detectors import FrozenFeatureDetector, Labels
 from pipeline.data.decoder import DecoderConfig
 from pipeline.data.loader import FEEDS, FeedConfig, choose_feed
-from pipeline.data.sampler import NaturalSampler, PairedSampler, RankSlice
+from pipeline.data.sampler import NaturalSampler, PairedSampler, RankSlice, iterate_batches
 from pipeline.detection.dataset import FacePool, build_pool, build_sampler, iterate_labels
 from pipeline.detection.defaults import SKETCH_STEPS, resolve_auto
 from pipeline.detection.evaluate import EvaluationConfig, check_foreign, evaluate
+from pipeline.detection.features import FeatureExtractor, iterate_features
 from pipeline.detection.hold_out import without_generators
 from pipeline.detection.network import check_frozen_weights, frozen_hash
 from pipeline.detection.options import DETECTOR_EXECUTION_OPTIONS, DetectorOptions
@@ -110,7 +114,7 @@ def train_detector(workspace: Workspace, config: DetectConfig) -> DetectResult:
                     config=trained,
                     faces=faces.pool,
                     perturbations=config.evaluation.perturbations,
-                    inference=InferenceConfig(device, job.decoder, config.evaluation.batch_size, job.progress),
+                    inference=job.inference,
                 )
         return DetectResult(
             config=trained,
@@ -146,14 +150,18 @@ class DetectorJob(TrainingJob[DetectorConfig]):
     execution_options = DETECTOR_EXECUTION_OPTIONS
 
     def __init__(self, folder: DetectorFolder, config: DetectConfig, *, faces: TrainingFaces, device: torch.device):
-        steps = config.options.epochs * faces.steps_per_epoch
-        if config.is_short:
+        steps = config.options.epochs * faces.steps_per_epoch if config.steps is None else config.steps
+        if config.is_short and config.steps is None:
             steps = min(steps, SKETCH_STEPS)
-        super().__init__(folder, steps=config.steps or steps, force=config.force, threads=config.threads)
+        super().__init__(folder, steps=steps, force=config.force, threads=config.threads)
         self.config, self.faces, self.device = config, faces, device
         self.predictions = folder.predictions_document
-        self.decoder = replace(config.decoder, pre_resize=faces.pool.image_size)
-        self.progress = config.progress and faces.rank_slice.rank == 0
+        self.inference = InferenceConfig(
+            device,
+            decoder=replace(config.decoder, pre_resize=faces.pool.image_size),
+            batch_size=config.evaluation.batch_size,
+            progress=config.progress and faces.rank_slice.rank == 0,
+        )
 
     def check(self) -> None:
         """Raise FairfaceError for foreign files, for imported predictions, and if a loss over groups has no groups."""
@@ -208,10 +216,11 @@ class DetectorJob(TrainingJob[DetectorConfig]):
         """Print the detector's name, faces, length and resolved options."""
         options, data = self.load_options(DetectorOptions, config.options), config.data
         fakes = "fakes without " + " and ".join(data.held_out) if data.held_out else "fakes"
+        source = "stored features" if options.spec.frozen_features else f"{options.feed} feed"
         print(
             f"{config.name}: {options.spec.title}, {data.train_real:,} real faces and {data.train_fake:,} {fakes}, "
             f"{self.steps:,} steps of {options.images_per_step} at {options.image_size} pixels on {config.device}; "
-            f"{options.precision}, {'compiled' if options.compile else 'eager'}, {options.feed} feed",
+            f"{options.precision}, {'compiled' if options.compile else 'eager'}, {source}",
             flush=True,
         )
 
@@ -236,34 +245,60 @@ class DetectorJob(TrainingJob[DetectorConfig]):
                 frozen=config.frozen or frozen_hash(trainer.net),
             ),
             trainer=trainer,
-            batches=self._batches(options, first_step),
+            batches=self._batches(trainer, first_step),
             first_step=first_step,
             rows=rows,
-            checkpoint_bytes=8 * sum(weight.numel() for weight in trainer.weights),  # with SGD's momentum
+            checkpoint_bytes=trainer.checkpoint_bytes,
             loop=LoopConfig(
                 steps_per_epoch=config.steps_per_epoch,
                 save_every_seconds=SAVE_EVERY_SECONDS,
                 log_every=GPU_LOG_EVERY if self.device.type == "cuda" else 1,
                 keep=1,
-                progress=self.progress,
+                progress=self.inference.progress,
             ),
         )
 
-    def _batches(self, options: DetectorOptions, first_step: int) -> Batches:
-        """Yield the images and labels of `first_step` and of every later step."""
-        faces = self.faces
+    def complete(self, session: Session[DetectorConfig]) -> None:
+        """Extract the features of the faces that the remaining steps need, once for all epochs, where they are frozen.
+
+        Raises TrainingInterrupted after SIGTERM or SIGINT; the features up to then are stored.
+        """
+        trainer, faces, first = session.trainer, self.faces, session.first_step
+        if not isinstance(trainer, DetectorTrainer) or not isinstance(trainer.net, FrozenFeatureDetector):
+            return
+        is_needed = torch.zeros(faces.share.shards.images, dtype=torch.bool)  # a sketch needs few of a million faces
+        for batch in islice(iterate_batches(faces.sampler, faces.batch_size, first_step=first), self.steps - first):
+            is_needed[batch] = True
+        indices = is_needed.nonzero()[:, 0]
+        extractor = FeatureExtractor(trainer.net, session.config.frozen or "", trainer.options, self.inference)
+        with using_threads(self.threads):
+            features = extractor.load(faces.share.sources, indices, title="training faces").to(self.device)
+        if self.device.type == "cpu" and not session.config.threads:
+            self.threads = self.threads or extractor.threads  # measured with the backbone, which evaluation needs too
+        batches = iterate_features(features, indices, faces.sampler, batch_size=faces.batch_size, first_step=first)
+        session.batches = zip(batches, self._labels(first), strict=False)
+
+    def _batches(self, trainer: DetectorTrainer, first_step: int) -> Batches:
+        """Yield the images and labels of `first_step` and of every later step; none if their features replace them."""
+        faces, options = self.faces, trainer.options
+        if first_step >= self.steps or options.spec.frozen_features:
+            return iter(())
         feed = FeedConfig(
             image_size=options.image_size,
             batch_size=faces.batch_size,
             device=self.device,
-            decoder=self.decoder,
-            progress=self.progress,
+            decoder=self.inference.decoder,
+            progress=self.inference.progress,
         )
         images = FEEDS[options.feed](faces.share.shards, faces.sampler, feed)(first_step)
-        labels = iterate_labels(
+        return zip(images, self._labels(first_step), strict=False)
+
+    def _labels(self, first_step: int) -> Iterator[Labels]:
+        """Yield the labels of the faces of `first_step` and of every later step."""
+        faces = self.faces
+        return iterate_labels(
             faces.share, faces.sampler, batch_size=faces.batch_size, first_step=first_step, device=self.device
         )
-        return zip(images, labels, strict=False)
 
     def _check_resumable(self, config: DetectorConfig) -> None:
         """Raise FairfaceError if the detector has other options, faces or groups."""

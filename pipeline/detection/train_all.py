@@ -24,7 +24,7 @@ class DetectorsConfig:
 
     models: tuple[str, ...]  # keys of DETECTORS
     overrides: Mapping[str, Any] = field(default_factory=dict)  # of fields of DetectorOptions
-    name: str | None = None  # of a single detector, followed by what it leaves out; None: the model's
+    name: str | None = None  # of a single detector, followed by what it leaves out; None: `default_name`
     preset: str = "auto"  # auto | benchmark | sketch
     steps: int | None = None  # of a whole training; None: the options' epochs
     fakes: str = "auto"  # auto | images | samples
@@ -89,11 +89,16 @@ def held_out_generators(workspace: Workspace, config: DetectorsConfig) -> list[t
         return resolve_hold_out(faces, config.hold_out)
 
 
+def default_name(model: str, backbone: str | None) -> str:
+    """The name of a detector: the model's, with the backbone if one is chosen."""
+    return f"{model}-{backbone.replace('/', '-')}" if backbone and DETECTORS[model].backbone else model
+
+
 def build_config(
     workspace: Workspace, config: DetectorsConfig, *, model: str, hold_out: tuple[str, ...]
 ) -> train.DetectConfig:
     """The config of a single detector, which leaves out the generators `hold_out`."""
-    name = config.name or model
+    name = config.name or default_name(model, config.overrides.get("backbone"))
     if hold_out:
         name += f"-without-{'-'.join(hold_out)}"
     preset = resolve_preset(config.preset, workspace, name=name, device=config.device)

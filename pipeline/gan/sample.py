@@ -214,15 +214,15 @@ def write_samples(
     output: SamplesOutput,
     config: RunConfig | None = None,
 ) -> None:
-    """Write the tars, samples.parquet and samples.json, and only then remove the previous ones and their labels.
+    """Write the tars, samples.parquet and samples.json, and only then remove the previous ones and what describes them.
 
     `files` are `document.count` PNG files, and `table` builds samples.parquet from the tars. `document` is completed.
     The `config` of a run without training is written with them. Raises FairfaceError if the samples don't
     fit on the disk.
     """
     check_space = partial(check_free_space, count=document.count, folders=[folder.folder, output.png_dir])
-    labels, new = folder.label_files, folder.new_samples
-    check_removable(labels.all())
+    new, obsolete = folder.new_samples, [*folder.label_files.all(), *folder.features.all()]
+    check_removable(obsolete)
     check_samples_folder(folder)
     try:
         document.shards, document.is_constant = write_tars(
@@ -244,7 +244,7 @@ def write_samples(
             folder.samples_document,
             contents,
             describe=describe,
-            obsolete=labels.all(),
+            obsolete=obsolete,
             folders={new: folder.samples},
         )
     finally:

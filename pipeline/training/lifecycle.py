@@ -42,6 +42,7 @@ OWN_FILES = {  # folder within a run's or a detector's -> the names of the files
     "grids": re.compile(r"step_\d{9}\.png"),
     "tensorboard": re.compile(r"events\.out\.tfevents\..*"),
     "samples": re.compile(r"samples-\d{6}\.(tar|idx)"),
+    "features": re.compile(r"[0-9a-f]{16}(\.json|-[0-9a-f]{64}\.safetensors)"),
     "cached_predictions": re.compile(r"[0-9a-f]+-[0-9a-f]{64}\.parquet"),
 }
 Options = TypeVar("Options")  # a dataclass
@@ -104,6 +105,9 @@ class TrainingJob(ABC, Generic[Config]):
     @abstractmethod
     def start(self, prepared: PreparedRun[Config]) -> Session[Config]:
         """Load the newest checkpoint, if any, and prepare the remaining batches."""
+
+    def complete(self, session: Session[Config]) -> None:
+        """Do what all ranks do together before the run is written and the first step is taken; by default nothing."""
 
     def check_same_options(self, config: Config, options: Any, *, ignored: tuple[str, ...] = ()) -> None:
         """Raise FairfaceError if options that affect the weights differ from those of an existing run.
@@ -235,6 +239,7 @@ def train_to_end(job: TrainingJob[Config], prepared: PreparedRun[Config]) -> Con
     """
     # any rank may find damaged images: no run is replaced before all ranks are ready
     session = distributed.run_on_all_ranks(lambda: job.start(prepared))
+    job.complete(session)
     with restored_threads():
         set_threads(job, session)
         return _train(job, session, is_new=prepared.is_new)
@@ -366,6 +371,8 @@ def _read_rows(trainer: Trainer, folder: TrainingFolder, step: int) -> list[dict
     if not folder.steps.exists():
         if distributed.rank() == 0:
             print(f"{folder.steps} is missing: the losses up to step {step:,} are lost")
+        return []
+    if not step:
         return []
     table = read_parquet(folder.steps, steps_schema(trainer.metric_names)).filter(pl.col("step") <= step)
     rows = table.to_dicts()

@@ -24,7 +24,7 @@ from shards.workspace import TrainingFolder
 LOG_LINE_SECONDS = 20  # between lines where no progress bar is shown
 LONG_DAYS = 1  # training that takes longer is announced
 
-Batches = Iterator[tuple[Tensor, Any]]  # images uint8 [B, S, S, 3] and their labels in the trainer's format
+Batches = Iterator[tuple[Tensor, Any]]  # images uint8 [B, S, S, 3], or their features, and labels for the trainer
 
 
 class Trainer(Protocol):
@@ -114,6 +114,8 @@ class TrainingLoop:
 
     def _run(self, batches: Batches, *, first: int, last: int, signals: StopSignals) -> None:
         self._row_time = self._save_time = time.monotonic()
+        if first == last:  # a run of no steps consists of the weights that it starts with
+            self._save(last)
         with tqdm(total=last, initial=first, unit="step", desc="training", disable=not self.config.progress) as bar:
             for step in range(first, last):
                 images, labels = self._next_batch(batches)

@@ -1,63 +1,89 @@
-"""Metrics of detectors on bootstrap replicates of the faces: integer weights, [replicates, N]."""
+"""Metrics of detectors on replicates of the faces, from counts of faces in cells of equal or similar logits."""
 
 from statistics import NormalDist
 
 import numpy as np
 
+from reports.estimation.detection.faces import CALIBRATION_BINS, ScoreCells
 from reports.estimation.intervals import Z
 
-MAX_BLOCK_WEIGHTS = 1e7  # weights that are summed at a time
 
+def utility_metrics(counts: np.ndarray, cells: ScoreCells, *, group: int) -> dict[str, np.ndarray]:
+    """Every utility metric of a group, [replicates] each; NaN where it is undefined.
 
-def bootstrap_rates(
-    weights: np.ndarray, is_fake: np.ndarray, *, called_fake: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """TPR and FPR, [replicates] each, of weighted faces; NaN where there are no fakes, or no real faces."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (
-            weights[:, is_fake & called_fake].sum(1) / weights[:, is_fake].sum(1),
-            weights[:, ~is_fake & called_fake].sum(1) / weights[:, ~is_fake].sum(1),
-        )
-
-
-def bootstrap_metrics(
-    weights: np.ndarray, is_fake: np.ndarray, *, called_fake: np.ndarray, tie_ends: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Every utility metric, [replicates] each, of faces ordered by falling logit.
-
-    `tie_ends` are the indices of the last face of each logit.
+    `counts` are the real faces and fakes in each of the group's cells, [replicates, cells, 2].
     """
-    block = max(int(MAX_BLOCK_WEIGHTS / max(len(is_fake), 1)), 1)
-    if len(weights) > block:
-        parts = [
-            bootstrap_metrics(weights[i : i + block], is_fake, called_fake=called_fake, tie_ends=tie_ends)
-            for i in range(0, len(weights), block)
-        ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    tp, fp = (np.cumsum(weights * side, 1, dtype=float)[:, tie_ends] for side in (is_fake, ~is_fake))
-    fakes, reals = tp[:, -1], fp[:, -1]
-    new_tp, new_fp = np.diff(tp, prepend=0), np.diff(fp, prepend=0)
-    tpr, fpr = bootstrap_rates(weights, is_fake, called_fake=called_fake)
+    own, is_merged = cells.group(group), bool(cells.is_merged[group])
+    new_fp, new_tp = counts[..., 0].astype(float), counts[..., 1].astype(float)
+    fp, tp = np.cumsum(new_fp, 1), np.cumsum(new_tp, 1)
+    reals, fakes = fp[:, -1], tp[:, -1]
+    called = cells.called_fake[own]
     with np.errstate(invalid="ignore", divide="ignore"):
-        auc = (new_fp * (tp - new_tp / 2)).sum(1) / (fakes * reals)
-        precision = np.where(tp + fp > 0, tp / np.maximum(tp + fp, 1), 0)
-        fpr_curve = fp / reals[:, None]
-        corner = np.argmin(np.abs(1 - tp / fakes[:, None] - fpr_curve), 1)
-        has_curve = len(tie_ends) > 1
-        eer = fpr_curve[np.arange(len(fpr_curve)), corner] if has_curve else np.full(len(fpr_curve), np.nan)
+        tpr, fpr = new_tp[:, called].sum(1) / fakes, new_fp[:, called].sum(1) / reals
+        # within a cell of several logits, the precision is that in its middle
+        half = is_merged / 2
+        positives = np.maximum(tp + fp - half * (new_tp + new_fp), 1e-9)
         return {
             "tpr": tpr,
             "fpr": fpr,
-            "auc": auc,
-            "average_precision": (new_tp * precision).sum(1) / fakes,
-            "eer": eer,
+            "auc": (new_fp * (tp - new_tp / 2)).sum(1) / (fakes * reals),
+            "average_precision": (new_tp * (tp - half * new_tp) / positives).sum(1) / fakes,
+            "eer": equal_error_rate(tp / fakes[:, None], fp / reals[:, None], is_merged=is_merged),
             "accuracy": (tpr * fakes + (1 - fpr) * reals) / (fakes + reals),
             "positive_rate": (tpr * fakes + fpr * reals) / (fakes + reals),
+            "calibration_error": calibration_error(counts, cells, group=group),
         }
 
 
+def equal_error_rate(tpr: np.ndarray, fpr: np.ndarray, *, is_merged: bool) -> np.ndarray:
+    """The FPR where FPR and FNR are closest, [replicates], along curves [replicates, cells].
+
+    If cells were merged, it is interpolated between the two cells where the FPR becomes larger than the FNR.
+    """
+    if tpr.shape[1] == 1:
+        return np.full(len(tpr), np.nan)
+    rows, difference = np.arange(len(tpr)), fpr - (1 - tpr)
+    if not is_merged:
+        corner = np.argmin(np.abs(difference), 1)
+        return np.where(np.isfinite(difference[:, -1]), fpr[rows, corner], np.nan)
+    after = np.argmax(difference >= 0, 1)
+    before = np.maximum(after - 1, 0)
+    start = np.where(after > 0, difference[rows, before], -1.0)  # before the first cell nothing is called fake
+    low, high = np.where(after > 0, fpr[rows, before], 0.0), fpr[rows, after]
+    return low + (high - low) * start / (start - difference[rows, after])
+
+
+def calibration_error(counts: np.ndarray, cells: ScoreCells, *, group: int) -> np.ndarray:
+    """The root mean squared calibration error of a group without the bias of small bins, [replicates].
+
+    A replicate varies around the faces as these vary around the population. The view `calibration` subtracts the
+    second of these variances from the squared error of the faces, so that both are subtracted here.
+    """
+    own = cells.group(group)
+    in_bin = cells.bins[own][:, None] == np.arange(CALIBRATION_BINS)  # [cells, bins]
+    faces, fakes = counts.sum(2) @ in_bin, counts[..., 1] @ in_bin
+    probabilities = (counts.sum(2) * cells.probabilities[own]) @ in_bin
+    return corrected_root(faces, fakes=fakes, probabilities=probabilities, variances=2)
+
+
+def corrected_root(
+    faces: np.ndarray, *, fakes: np.ndarray, probabilities: np.ndarray, variances: int = 1
+) -> np.ndarray:
+    """The root of the mean squared calibration error over bins, the last axis, without so many `variances` of chance.
+
+    `probabilities` are their sums in each bin. NaN if no bin has two faces. Ferro and Fricker, Q. J. R. Meteorol. Soc.
+    138 (2012) 1954-1960.
+    """
+    is_used = faces > 1
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = fakes / faces
+        squared = (probabilities / faces - share) ** 2 - variances * share * (1 - share) / (faces - 1)
+        mean = np.where(is_used, faces * squared, 0).sum(-1) / np.where(is_used, faces, 0).sum(-1)
+    return np.sqrt(np.maximum(mean, 0))  # NaN stays NaN
+
+
 def fairness_gaps(groups: dict[str, np.ndarray], overall: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Every fairness metric, [replicates] each.
+    """Every fairness metric, [replicates] each, that the metrics of the groups allow.
 
     From the metrics of the groups, [groups, replicates] each, and the TPR and FPR of all faces, [replicates] each.
     """
@@ -66,17 +92,35 @@ def fairness_gaps(groups: dict[str, np.ndarray], overall: dict[str, np.ndarray])
         return np.fmax.reduce(values) - np.fmin.reduce(values)  # of the groups where it is defined
 
     tpr_differences, fpr_differences = (np.nansum(np.abs(groups[m] - overall[m]), 0) for m in ("tpr", "fpr"))
-    fpr_gap = gap(groups["fpr"])
+    tpr_gap, fpr_gap = gap(groups["tpr"]), gap(groups["fpr"])
     gaps = {
         "f_dp": gap(groups["positive_rate"]),
         "f_oae": gap(groups["accuracy"]),
         "f_efpr": fpr_differences,
         "fpr_gap": fpr_gap,
         "f_eo": tpr_differences + fpr_differences,
-        "f_meo": np.maximum(gap(groups["tpr"]), fpr_gap),
+        "f_meo": np.maximum(tpr_gap, fpr_gap),
+        "equalized_odds_difference": np.maximum(tpr_gap, fpr_gap),
+        "equalized_odds_ratio": equalized_odds_ratio(groups["tpr"], groups["fpr"]),
         "error_rate_gap": gap(1 - (groups["tpr"] + 1 - groups["fpr"]) / 2),
     }
-    return gaps | ({"auc_gap": gap(groups["auc"])} if "auc" in groups else {})
+    if "auc" in groups:
+        gaps["auc_gap"] = gap(groups["auc"])
+    if "calibration_error" in groups:
+        gaps["largest_calibration_error"] = np.fmax.reduce(groups["calibration_error"])
+        gaps["calibration_gap"] = gap(groups["calibration_error"])
+    return gaps
+
+
+def equalized_odds_ratio(tpr: np.ndarray, fpr: np.ndarray) -> np.ndarray:
+    """fairlearn's equalized_odds_ratio of the groups' rates [groups, replicates]: [replicates].
+
+    The lowest rate over the highest, of TPR or of FPR, whichever is smaller. A ratio of FPRs that are all 0 is left
+    out; NaN if all TPRs are 0.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        tpr_ratio, fpr_ratio = (np.fmin.reduce(rate) / np.fmax.reduce(rate) for rate in (tpr, fpr))
+    return np.where(np.isnan(tpr_ratio), np.nan, np.fmin(tpr_ratio, fpr_ratio))
 
 
 def bias_corrected_interval(value: float, replicates: np.ndarray) -> tuple[float, float]:

@@ -1,69 +1,44 @@
 """Uncertainty of detectors' metrics: intervals, and what a detector that treats all groups equally would show."""
 
 import io
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import duckdb
-import numpy as np
 import polars as pl
 
 import sql
-from reports.estimation.bootstrap_metrics import (
-    bias_corrected_interval,
-    bootstrap_metrics,
-    bootstrap_rates,
-    fairness_gaps,
-)
-from reports.estimation.intervals import wilson
-from reports.estimation.permutation_null import permutation_null, permutation_null_auc_gap
+from reports.estimation.detection.faces import EvaluatedFaces, Groups, bootstrap_weights
+from reports.estimation.detection.held_out import held_out_rows
+from reports.estimation.detection.metric_rows import Rows, SqlMetrics, ask_metrics, detector_rows
 from reports.publish import publish
 from shards import provenance
 from shards.atomic_io import write_parquet
-from shards.attributes import AttributeTable, workspace_attributes
+from shards.attributes import workspace_attributes
 from shards.described_files import DescribedFile, check_unchanged, label_files, prediction_files, training_files
 from shards.documents import PredictionsDocument, TablesDocument, changed_files, read_document
 from shards.errors import FairfaceError
 from shards.locks import exclusive_lock, shared_lock
-from shards.workspace import DetectorFolder, RunFolder, Workspace
+from shards.workspace import DETECTOR_TABLES, TRIVIAL_DETECTORS, DetectorFolder, RunFolder, Workspace
 
-UTILITY = ("auc", "average_precision", "eer", "fpr", "tpr", "accuracy", "positive_rate")
-FAIRNESS = ("auc_gap", "fpr_gap", "error_rate_gap", "f_meo", "f_dp", "f_oae", "f_eo", "f_efpr")
-DETECTION_SCHEMA = {
-    **dict.fromkeys(("detector", "attribute", "group", "measure"), pl.String),
-    **dict.fromkeys(("value", "low", "high", "floor"), pl.Float64),
-}
-REPLICATES, MIN_REPLICATES = 500, 50  # of the bootstrap
-AUC_GAP_PERMUTATIONS = 200  # fewer than REPLICATES: each takes longer
-MAX_WEIGHTS = 1e8  # faces times replicates: with many faces there are fewer replicates
-SEED = 1
-Rows = list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class EvaluatedFaces:
-    """The faces that a detector was evaluated on, by falling logit."""
-
-    table: pl.DataFrame
-    is_fake: np.ndarray  # bool [N]
-    called_fake: np.ndarray  # bool [N]
-    logits: np.ndarray  # float64 [N]
-    weights: np.ndarray  # bootstrap weights, uint8 [replicates, N]
-
-    def metrics(self, faces: np.ndarray | slice = slice(None)) -> dict[str, np.ndarray]:
-        """Every metric of the selected faces, [replicates] each."""
-        logits = self.logits[faces]
-        tie_ends = np.flatnonzero(np.append(np.diff(logits) != 0, True))
-        return bootstrap_metrics(
-            self.weights[:, faces], self.is_fake[faces], called_fake=self.called_fake[faces], tie_ends=tie_ends
-        )
-
-    def group_numbers(self, attribute: str, groups: list[str]) -> np.ndarray:
-        """The index of each face's group in `groups`, [N]; -1 if the group is unknown."""
-        numbers = dict(zip(groups, range(len(groups)), strict=True))
-        return self.table[attribute].cast(pl.String).replace_strict(numbers, default=-1).to_numpy()
+INTERVAL = dict.fromkeys(("value", "low", "high", "floor"), pl.Float64)
+KEYS = dict.fromkeys(("faces_of", "detector", "attribute"), pl.String)
+SCHEMAS: dict[str, dict[str, Any]] = {  # of the tables in DETECTOR_TABLES
+    "detection_metrics": {**KEYS, "group": pl.String, "measure": pl.String, **INTERVAL},
+    "tradeoff_points": {
+        **KEYS, "point": pl.String, "measure": pl.String, **INTERVAL, "replicates": pl.List(pl.Float64),
+    },
+    "repair": {
+        **KEYS, "variant": pl.String, "measure": pl.String, **INTERVAL,
+        **dict.fromkeys(("change", "change_low", "change_high"), pl.Float64),
+    },
+    "repair_thresholds": {
+        **KEYS, "group": pl.String, "variant": pl.String, "fitted_on": pl.String, "threshold": pl.Float64,
+    },
+}  # fmt: skip
 
 
 def update_metrics(workspace: Workspace, *, detector: str) -> bool:
@@ -119,131 +94,79 @@ def metrics_inputs(workspace: Workspace, folder: DetectorFolder) -> list[Describ
 
 
 def write_metrics(workspace: Workspace, connection: duckdb.DuckDBPyConnection, *, detector: str) -> pl.DataFrame:
-    """Write and return every metric of `utility` and `fairness` of a detector, with interval and floor.
+    """Write the tables of a detector's metrics, and return `detection_metrics`.
 
-    Raises FairfaceError if the detector has classified no test faces.
+    The rows of the trivial detectors of its evaluation set are taken from another detector of this set, if one has
+    them. Raises FairfaceError if the detector has classified no test faces.
     """
     folder = workspace.detector(detector)
-    text = """from evaluated_predictions where detector = $detector and perturbation = 'none'
-        order by logit desc, key"""
-    predictions = sql.select(connection, text, {"detector": detector})
-    if predictions.is_empty():
+    text = "select evaluation_set from evaluation_sets where detector = $detector"
+    sets = sql.select(connection, text, {"detector": detector})["evaluation_set"]
+    if sets.is_empty():
         raise FairfaceError(f"{folder.predictions} has no test faces: {PredictionsDocument.REDO}")
-    rows = detector_rows(connection, detector, predictions=predictions, attributes=workspace_attributes(workspace))
-    table = pl.DataFrame(rows, schema=DETECTION_SCHEMA)
-    data = io.BytesIO()
-    write_parquet(folder.detection_metrics, table, output=data)
-    made_of = {detector: provenance.metrics_inputs(workspace, folder)}
-    document = TablesDocument(made_of=made_of, files={})
-    publish(folder.metrics_document, document, {folder.detection_metrics.name: data.getvalue()})
-    return table
-
-
-def detector_rows(
-    connection: duckdb.DuckDBPyConnection, detector: str, *, predictions: pl.DataFrame, attributes: AttributeTable
-) -> Rows:
-    """Rows of `detection_metrics` from a detector's predictions, ordered by falling logit.
-
-    They describe every attribute that is a column of the predictions, except crosses of more than two.
-
-    Rates have Wilson's intervals. For the other metrics, faces are resampled with Poisson(1) weights (Hanley and
-    MacGibbon, Comput. Methods Programs Biomed. 83 (2006) 57-62). The intervals are bias-corrected percentiles (Efron,
-    Can. J. Statist. 9 (1981) 139-172), because ranges over groups are too large on average. The floor is the 95th
-    percentile when groups are permuted among the real and among the fake faces, as for a detector with the same rates
-    for all groups.
-    """
-    rng, rows = np.random.default_rng(SEED), []
-    utility = {
-        (row["attribute"], row["group"]): row for row in sql.ask(connection, "utility", detector=detector).to_dicts()
+    known = stored_trivial_rows(connection, sets[0])
+    computed = [detector, *(name for name in TRIVIAL_DETECTORS if not known)]
+    rows = known or {table: [] for table in DETECTOR_TABLES}
+    for table, added in compute_rows(workspace, connection, sets[0], detectors=computed).items():
+        rows[table] = added + rows[table]
+    tables = {
+        name: pl.DataFrame([row | {"faces_of": detector} for row in rows[name]], schema=schema)
+        for name, schema in SCHEMAS.items()
     }
-    fairness = {row["attribute"]: row for row in sql.ask(connection, "fairness", detector=detector).to_dicts()}
-    faces = evaluated_faces(predictions, rng)
-    rows += utility_rows(detector, utility["all", "all"], replicates=faces.metrics())
-    for attribute in (name for name in attributes.tabulated if name in predictions.columns):
-        groups = [group for name, group in utility if name == attribute]
-        numbers, metrics = faces.group_numbers(attribute, groups), {}
-        for number, group in enumerate(groups):
-            metrics[group] = faces.metrics(np.flatnonzero(numbers == number))
-            rows += utility_rows(detector, utility[attribute, group], replicates=metrics[group])
-        if attribute in fairness:
-            compared = [g for g in groups if utility[attribute, g]["fakes"] and utility[attribute, g]["reals"]]
-            replicates = fairness_replicates(faces, [metrics[group] for group in compared], is_known=numbers >= 0)
-            null = fairness_null(faces, numbers, rng=rng)
-            for measure in FAIRNESS:
-                about = {"detector": detector, "attribute": attribute, "group": None, "measure": measure}
-                value = fairness[attribute][measure]
-                rows.append(about | metric_columns(value, replicates[measure], null=null[measure]))
+    files = {}
+    for name, frame in tables.items():
+        data = io.BytesIO()
+        write_parquet(folder.table(name), frame, output=data)
+        files[folder.table(name).name] = data.getvalue()
+    made_of = {detector: provenance.metrics_inputs(workspace, folder)}
+    publish(folder.metrics_document, TablesDocument(made_of=made_of, files={}), files)
+    return tables["detection_metrics"].filter(detector=detector).drop("faces_of")
+
+
+def stored_trivial_rows(connection: duckdb.DuckDBPyConnection, evaluation_set: str) -> dict[str, Rows] | None:
+    """The rows of the trivial detectors of an evaluation set, by table; None if they must be computed."""
+    rows = {}
+    for name in DETECTOR_TABLES:
+        text = f"select * exclude (evaluation_set) from {name} where evaluation_set = $set and is_trivial(detector)"
+        rows[name] = sql.select(connection, text, {"set": evaluation_set}).to_dicts()
+    return rows if rows["detection_metrics"] else None
+
+
+def compute_rows(
+    workspace: Workspace, connection: duckdb.DuckDBPyConnection, evaluation_set: str, *, detectors: Sequence[str]
+) -> dict[str, Rows]:
+    """The rows of detectors of one evaluation set, by table."""
+    metrics = ask_metrics(connection, evaluation_set, detectors=detectors)
+    names = ", ".join(map(sql.quote, detectors))
+    text = f"""select *, md5_number_lower(key) as shuffle from generator_predictions
+        where evaluation_set = $set and detector in ({names})
+        order by detector, source, run, key"""
+    tables = sql.select(connection, text, {"set": evaluation_set}).partition_by("detector", as_dict=True)
+    first = tables[detectors[0],]  # all have the same faces
+    tabulated = list(workspace_attributes(workspace).tabulated)
+    faces = evaluated_faces(first, metrics[detectors[0]], attributes=tabulated)
+    rows: dict[str, Rows] = {table: [] for table in DETECTOR_TABLES}
+    for detector in detectors:
+        table = tables[detector,]
+        own = replace(faces, logits=table["logit"].to_numpy())
+        held_out = held_out_rows(own, table["is_held_out"].to_numpy())
+        rows["detection_metrics"] += [row | {"detector": detector} for row in held_out]
+        for name, added in detector_rows(own, metrics[detector], shuffle=first["shuffle"].to_numpy()).items():
+            rows[name] += [row | {"detector": detector} for row in added]
     return rows
 
 
-def evaluated_faces(predictions: pl.DataFrame, rng: np.random.Generator) -> EvaluatedFaces:
-    """The faces with their bootstrap weights."""
-    count = len(predictions)
-    replicates = int(np.clip(MAX_WEIGHTS / count, MIN_REPLICATES, REPLICATES))
+def evaluated_faces(table: pl.DataFrame, metrics: SqlMetrics, *, attributes: Sequence[str]) -> EvaluatedFaces:
+    """The faces of a table of predictions, ordered by key, with the groups of those attributes that they have."""
+    groups = {}
+    for attribute in attributes:
+        if names := metrics.groups(attribute):
+            numbers = dict(zip(names, range(len(names)), strict=True))
+            column = table[attribute].cast(pl.String).replace_strict(numbers, default=-1, return_dtype=pl.Int16)
+            groups[attribute] = Groups(names, column.to_numpy())
     return EvaluatedFaces(
-        table=predictions,
-        weights=np.stack([rng.poisson(1, count).astype(np.uint8) for _ in range(replicates)]),
-        is_fake=(predictions["target"] == "fake").to_numpy(),
-        called_fake=predictions["called_fake"].to_numpy(),
-        logits=predictions["logit"].to_numpy(),
+        is_fake=(table["target"] == "fake").to_numpy(),
+        logits=table["logit"].to_numpy(),
+        weights=bootstrap_weights(len(table)),
+        groups=groups,
     )
-
-
-def fairness_replicates(
-    faces: EvaluatedFaces, metrics: list[dict[str, np.ndarray]], *, is_known: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Every fairness metric, [replicates] each, from the metrics of the compared groups.
-
-    `is_known`, bool [N], are the faces of any group.
-    """
-    tpr, fpr = bootstrap_rates(
-        faces.weights[:, is_known], faces.is_fake[is_known], called_fake=faces.called_fake[is_known]
-    )
-    stacked = {name: np.stack([group[name] for group in metrics]) for name in metrics[0]}
-    return fairness_gaps(stacked, {"tpr": tpr, "fpr": fpr})
-
-
-def fairness_null(faces: EvaluatedFaces, numbers: np.ndarray, *, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Every fairness metric when groups are permuted, [permutations] each."""
-    count = len(faces.weights)
-    null = permutation_null(rng, numbers, is_fake=faces.is_fake, called_fake=faces.called_fake, permutations=count)
-    null["auc_gap"] = permutation_null_auc_gap(
-        rng,
-        numbers,
-        is_fake=faces.is_fake,
-        logits=faces.logits,
-        permutations=min(count, AUC_GAP_PERMUTATIONS),
-    )
-    return null
-
-
-def utility_rows(detector: str, row: dict[str, Any], *, replicates: dict[str, np.ndarray]) -> Rows:
-    """Rows of `detection_metrics` for a row of `utility`.
-
-    Rates have Wilson's intervals: resampling 0 of 70 faces always gives 0.
-    """
-    sizes, rows = {"fpr": row["reals"], "tpr": row["fakes"], "accuracy": row["n"], "positive_rate": row["n"]}, []
-    for measure in UTILITY:
-        about = {"detector": detector, "attribute": row["attribute"], "group": row["group"], "measure": measure}
-        columns = about | metric_columns(row[measure], replicates[measure])
-        if measure in sizes and row[measure] is not None:
-            low, high = wilson(np.array([row[measure] * sizes[measure]]), sizes[measure])
-            columns |= {"low": float(low[0]), "high": float(high[0])}
-        rows.append(columns)
-    return rows
-
-
-def metric_columns(
-    value: float | None, replicates: np.ndarray, *, null: np.ndarray | None = None
-) -> dict[str, float | None]:
-    """value, low, high and floor of a metric; there is no interval if the value is undefined."""
-    low = high = floor = None
-    replicates = replicates[np.isfinite(replicates)]
-    if value is not None and len(replicates) and np.ptp(replicates):  # equal replicates carry no uncertainty
-        low, high = bias_corrected_interval(value, replicates)
-    if value is not None and null is not None:
-        floor = float(np.quantile(null, 0.95))
-        # within the floor, 0 can't be ruled out, nor any value that resampling reaches
-        if value <= floor and high is not None:
-            low, high = 0.0, max(high, float(np.quantile(replicates, 0.975)))
-    return {"value": value, "low": low, "high": high, "floor": floor}

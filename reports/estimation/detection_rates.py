@@ -27,7 +27,7 @@ from reports.estimation.audit.read import Audit
 from reports.estimation.audit.shares import NO_ANSWER, AuditedFaces, estimate_audit
 from reports.estimation.calibration import class_codes
 from reports.estimation.correction import Correction, solve_shares
-from reports.estimation.detection_metrics import metric_columns
+from reports.estimation.detection.interval_columns import interval_columns
 from reports.estimation.estimate_rows import Rows, finite_or_none
 from shards.attributes import AttributeTable
 
@@ -76,7 +76,7 @@ class RateEstimate:
             return dict.fromkeys(("value", "low", "high", "floor"))
         rates, bootstrap = self.rates[compared], self.bootstrap_rates[:, compared]
         errors = (self.high_rates[:, compared] - rates).max(1) - (self.low_rates[:, compared] - rates).min(1)
-        return metric_columns(float(np.ptp(rates)), np.ptp(bootstrap, axis=1), null=errors)
+        return interval_columns(float(np.ptp(rates)), np.ptp(bootstrap, axis=1), null=errors)
 
 
 def rates_by_labels(counts: np.ndarray, correction: Correction | None, *, seed: int = SEED) -> RateEstimate:

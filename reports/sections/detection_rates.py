@@ -5,7 +5,7 @@ from typing import Any
 
 from reports.formats import conjunction, number, precise_percent
 from reports.run_report import RunReport
-from reports.sections.detectors import metric_cell, name_cell
+from reports.sections.detector_tables.cells import metric_cell, name_cell
 from reports.sections.table import Cell, Table
 from shards.attributes import AttributeTable
 
@@ -67,7 +67,7 @@ def gap_table(rows: list[dict[str, Any]], attributes: AttributeTable) -> Table |
         [
             name_cell(row["detector"]),
             Cell(attributes[row["attribute"]].title),
-            metric_cell(row | {"value": row["gap"]}),
+            metric_cell(row | {"value": row["gap"], "measure": "gap"}),
             Cell(CORRECTIONS[row["correction"]]),
         ]
         for row in rows

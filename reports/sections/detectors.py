@@ -1,27 +1,28 @@
 """Section: detectors of generated faces, how accurate and how fair they are."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
+
+from markupsafe import Markup
 
 from reports.detector_report import DetectorAnswers
 from reports.formats import number, short
-from reports.sections.table import Cell, Table, expanded
-from shards.attributes import Attribute, AttributeTable
+from reports.sections.detector_hold_out import HoldOut, hold_out_section
+from reports.sections.detector_tables.cells import Metrics, detector_label, muted_if_trivial, name_cell
+from reports.sections.detector_tables.metrics import (
+    compared_attributes,
+    fairness_tables,
+    group_table,
+    utility_table,
+    worst_group_tables,
+)
+from reports.sections.detector_tables.repair import repair_tables
+from reports.sections.detector_tables.tradeoff import tradeoff_tables
+from reports.sections.table import Cell, Table
+from shards.attributes import AttributeTable
 
-Metrics = dict[tuple[str, str | None, str], dict[str, Any]]  # (attribute, group, measure) -> row of `detection_metrics`
-UTILITY = {
-    "auc": "AUC",
-    "average_precision": "average precision",
-    "eer": "equal error rate",
-    "accuracy": "accuracy",
-    "fpr": "FPR",
-    "tpr": "TPR",
-}
-FAIRNESS = {"f_meo": "F_MEO", "f_dp": "F_DP", "f_oae": "F_OAE", "f_eo": "F_EO", "f_efpr": "F_EFPR"}
-GROUP_UTILITY = {"auc": "AUC", "accuracy": "accuracy", "fpr": "FPR", "tpr": "TPR", "positive_rate": "called fake"}
-FEW_COMPARED = 4  # attributes, whose fairness is not folded: there is a row for each of them and each detector
-OTHERS = "Fairness over the groups of the other attributes"
+RESOLVABLE = 100  # real faces, with which an FPR of 1 % is that of one of them
 ROBUSTNESS = {
     "auc": "AUC",
     "accuracy": "accuracy",
@@ -44,24 +45,45 @@ class Detectors:
     evaluation_sets: list[EvaluationSet]
     utility: Table
     fairness: list[Table]  # of the expanded attributes, and of the others if there are any
+    worst_groups: list[Table]
     by_group: list[tuple[str, Table]]  # (detector, its table)
+    few_real_faces: list[str]  # the detectors whose FPR of 1 % can't be told from 0
+    tradeoff: list[Table]
+    tradeoff_figures: list[Markup]  # of the first attribute, one for each evaluation set
+    has_several_sets: bool
+    repair: list[Table]
     robustness: Table | None  # None if no perturbed faces were evaluated
+    hold_out: HoldOut | None  # None if there is a single generator of fakes
     robustness_groups: str  # that the fairness of the robustness is measured over, such as genders
 
 
-def detectors_section(report: DetectorAnswers, attributes: AttributeTable) -> Detectors | None:
+def detectors_section(
+    report: DetectorAnswers, attributes: AttributeTable, *, tradeoff_figures: list[Markup]
+) -> Detectors | None:
+    sets = {row["evaluation_set"] for row in report.evaluation_sets}
     detectors: dict[str, Metrics] = {}
     for row in report.detection_metrics:
         key = (row["attribute"], row["group"], row["measure"])
-        detectors.setdefault(row["detector"], {})[key] = row
+        detectors.setdefault(detector_label(row, sets), {})[key] = row
     if not detectors:
         return None
+    compared = compared_attributes(detectors, attributes)
     return Detectors(
         evaluation_sets=[evaluation_set(row) for row in report.evaluation_sets],
         utility=utility_table(detectors),
-        fairness=fairness_tables(detectors, attributes),
-        by_group=[(short(name, 60), group_table(metrics, attributes)) for name, metrics in detectors.items()],
-        robustness=robustness_table(report.robustness),
+        fairness=fairness_tables(detectors, compared),
+        worst_groups=worst_group_tables(detectors, compared),
+        by_group=[
+            (short(label, 60), group_table(label, metrics, attributes=attributes))
+            for label, metrics in detectors.items()
+        ],
+        few_real_faces=[short(row["detector"], 60) for row in report.evaluation_sets if row["reals"] < RESOLVABLE],
+        tradeoff=tradeoff_tables(report.tradeoff, compared, sets=sets),
+        tradeoff_figures=tradeoff_figures,
+        has_several_sets=len(sets) > 1,
+        repair=repair_tables(report.repair, compared, sets=sets),
+        robustness=robustness_table(report.robustness, sets=sets),
+        hold_out=hold_out_section(report, attributes),
         robustness_groups=attributes[report.robustness_attribute].plural,
     )
 
@@ -78,78 +100,19 @@ def evaluation_set(row: dict[str, Any]) -> EvaluationSet:
         description += " from the packed images, with their annotated groups"
     else:
         description += ", from imported predictions"
+    if row["held_out"]:
+        description += f"; trained without the fakes of {short(row['held_out'], 60)}"
     return EvaluationSet(short(row["detector"], 60), description)
 
 
-def metric_cell(row: dict[str, Any] | None) -> Cell:
-    """A metric with its interval and floor, grey where it is within the floor."""
-    if row is None or row["value"] is None:
-        return Cell("undefined")
-    details = []
-    if row["low"] is not None:
-        details.append(f"{row['low']:.3f} to {row['high']:.3f}")
-    if row["floor"] is not None:
-        details.append(f"floor {row['floor']:.3f}")
-    is_within = row["floor"] is not None and row["value"] <= row["floor"]
-    return Cell(f"{row['value']:.3f}", "; ".join(details), css="within" if is_within else "", bold=True)
-
-
-def utility_table(detectors: dict[str, Metrics]) -> Table:
-    """Each detector's utility: how well it separates fakes from real faces."""
-    rows = [
-        [name_cell(name), *(metric_cell(metrics.get(("all", "all", measure))) for measure in UTILITY)]
-        for name, metrics in detectors.items()
-    ]
-    return Table(["detector", *UTILITY.values()], rows)
-
-
-def fairness_tables(detectors: dict[str, Metrics], attributes: AttributeTable) -> list[Table]:
-    """Each detector's fairness: how differently it treats the groups of each attribute."""
-    measured = {attribute for metrics in detectors.values() for attribute, group, _ in metrics if group is None}
-    shown = [item for name, item in attributes.items() if name in measured]
-    if not shown:
-        return []
-    names = expanded(shown, few=FEW_COMPARED)
-    first, others = ([item for item in shown if (item.name in names) == is_first] for is_first in (True, False))
-    tables = [fairness_table(detectors, first)]
-    return [*tables, replace(fairness_table(detectors, others), title=OTHERS, is_collapsed=True)] if others else tables
-
-
-def fairness_table(detectors: dict[str, Metrics], attributes: Sequence[Attribute]) -> Table:
-    """Each detector's fairness over the groups of these attributes."""
-    rows = []
-    for name, metrics in detectors.items():
-        for attribute in attributes:
-            cells = {measure: metrics.get((attribute.name, None, measure)) for measure in FAIRNESS}
-            if any(cells.values()):
-                rows.append([name_cell(name), Cell(attribute.title), *map(metric_cell, cells.values())])
-    return Table(["detector", "groups", *FAIRNESS.values()], rows)
-
-
-def group_table(metrics: Metrics, attributes: AttributeTable) -> Table:
-    """One detector's metrics of each group."""
-    rows = []
-    for attribute, group, measure in metrics:
-        if measure == "auc" and group is not None and attribute in attributes:
-            cells = [metric_cell(metrics.get((attribute, group, name))) for name in GROUP_UTILITY]
-            rows.append([Cell(attributes[attribute].title), Cell(group, css="name"), *cells])
-    return Table(["attribute", "group", *GROUP_UTILITY.values()], rows)
-
-
-def robustness_table(rows: list[dict[str, Any]]) -> Table | None:
+def robustness_table(rows: list[dict[str, Any]], *, sets: Collection[str]) -> Table | None:
     """Each detector's metrics on perturbed faces; None if there are none."""
     if all(row["perturbation"] == "none" for row in rows):
         return None
-    cells = [
-        [
-            name_cell(row["detector"]),
-            Cell("unchanged" if row["perturbation"] == "none" else row["perturbation"].replace("_", " ")),
-            *(Cell("undefined" if row[name] is None else f"{row[name]:.3f}") for name in ROBUSTNESS),
-        ]
-        for row in rows
-    ]
+    cells = []
+    for row in rows:
+        label = detector_label(row, sets)
+        faces = "unchanged" if row["perturbation"] == "none" else row["perturbation"].replace("_", " ")
+        values = [Cell("undefined" if row[name] is None else f"{row[name]:.3f}") for name in ROBUSTNESS]
+        cells.append(muted_if_trivial(label, [name_cell(label), Cell(faces), *values]))
     return Table(["detector", "faces", *ROBUSTNESS.values()], cells)
-
-
-def name_cell(detector: str) -> Cell:
-    return Cell(short(detector, 60), css="name")

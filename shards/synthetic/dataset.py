@@ -12,6 +12,7 @@ from itertools import starmap
 from pathlib import Path
 from typing import Any, TypeVar
 
+from PIL import Image
 from tqdm import tqdm
 
 from shards.annotations import AGES, GENDERS, SKIN_TONES
@@ -21,10 +22,11 @@ from shards.concurrency import available_cpus, map_in_order
 from shards.errors import FairfaceError
 from shards.locks import exclusive_lock
 from shards.processes import worker_pool
+from shards.synthetic import fakes
 from shards.synthetic.face import VERSION, Face
 from shards.synthetic.files import (
-    FOLDER_IMAGES,
     TABLE,
+    UNDIVIDED,
     check_content,
     discard_rendering,
     finish_replacement,
@@ -79,16 +81,31 @@ class SyntheticConfig:
     size: int = 128  # pixels of a side, 32-1024
     shares: Shares = field(default_factory=Shares)
     quality: int = 90  # of the JPEGs, 1-95
+    fake_share: float = 0.0  # of faces that are fakes of several generators, the others being real; 0: undivided faces
 
     def __post_init__(self) -> None:
+        if not 0 <= self.fake_share < 1:
+            raise FairfaceError(f"the share of fakes is {self.fake_share}, and must be 0 or more and less than 1")
         if self.count < 1 or not 32 <= self.size <= 1024 or not 1 <= self.quality <= 95:
             raise FairfaceError(
                 f"count {self.count} must be 1 or more, size {self.size} 32-1024, quality {self.quality} 1-95"
             )
 
     def to_json(self) -> dict[str, Any]:
-        """The options and the renderer's version as JSON, with text as keys."""
-        return json.loads(json.dumps(asdict(self) | {"version": VERSION, "table_version": TABLE_VERSION}))
+        """The options and the renderer's version as JSON, with text as keys; `fake_share` only if it is not 0."""
+        values = asdict(self) | {"version": VERSION, "table_version": TABLE_VERSION}
+        if self.fake_share:
+            values["fakes_version"] = fakes.VERSION
+        else:
+            del values["fake_share"]
+        return json.loads(json.dumps(values))
+
+    @property
+    def folders(self) -> list[str]:
+        """The folder of each face, which names its family and method."""
+        if not self.fake_share:
+            return [UNDIVIDED] * self.count
+        return fakes.sample_folders(self.count, self.seed, fake_share=self.fake_share)
 
 
 @dataclass(frozen=True)
@@ -133,15 +150,16 @@ def sample_faces(count: int, seed: int, shares: Shares | None = None) -> list[Fa
     ]
 
 
-def table_row(index: int, face: Face) -> str:
+def table_row(path: str, face: Face) -> str:
     """One line of the annotation table, coded as in AI-Face's release; glasses and hair are named."""
     groups = built_in_attributes()["skin_group"].classes
     (group,) = [number for number, item in enumerate(groups) if str(face.skin_tone) in item.of]
     gender = GENDERS.index(face.gender)
-    codes = gender, AGES.index(face.age), face.skin_tone, 1, group, len(groups) * gender + group
+    is_fake = not path.startswith(fakes.REAL)
+    codes = gender, AGES.index(face.age), face.skin_tone, int(is_fake), group, len(groups) * gender + group
     look = choose_look(face)
     glasses = "glasses" if look.has_glasses else "no glasses"
-    return ",".join(["AI_Face_imagesV2/" + image_path(index), *map(str, codes), glasses, look.hair_name])
+    return ",".join(["AI_Face_imagesV2/" + path, *map(str, codes), glasses, look.hair_name])
 
 
 def write_dataset(
@@ -149,6 +167,7 @@ def write_dataset(
 ) -> SyntheticResult:
     """Render the faces of `config` under `root`: GANs/Synthetic/*/*.jpg, train.csv, synthetic.json, synthetic.sha256.
 
+    With fakes, the images are in Real/Synthetic, and in a folder for each family and method.
     Nothing is written if the folder already contains exactly these images. Other synthetic faces are replaced when the
     new ones are finished; files that were not rendered stay. The bytes do not depend on `workers`, which is the number
     of processes: by default one per core. Raises FairfaceError for a folder with other content, for a rendered file
@@ -161,7 +180,7 @@ def write_dataset(
         finish_replacement(files)
         if files.document.exists() and read_json(files.document) == config.to_json() and is_whole(files):
             return SyntheticResult(config, unchanged=True)
-        new = [*map(image_path, range(config.count)), TABLE, SYNTHETIC_MARKER]
+        new = [*map(image_path, range(config.count), config.folders), TABLE, SYNTHETIC_MARKER]
         removable_files(files, new)  # before the work
         start_rendering(files.rendering)
         try:
@@ -179,9 +198,11 @@ def render_all(
 ) -> None:
     """Render every face, then write the annotation table, the document and the checksums."""
     faces = sample_faces(config.count, config.seed, config.shares)
-    for index in range(0, len(faces), FOLDER_IMAGES):
-        (files.folder / image_path(index)).parent.mkdir(parents=True)
-    batches = ((files.folder, start, faces[start : start + BATCH], config) for start in range(0, len(faces), BATCH))
+    paths = list(map(image_path, range(config.count), config.folders))
+    for folder in dict.fromkeys((files.folder / path).parent for path in paths):
+        folder.mkdir(parents=True)
+    placed = list(zip(paths, faces, strict=True))
+    batches = ((files.folder, placed[start : start + BATCH], config) for start in range(0, len(faces), BATCH))
     if workers is None:
         workers = available_cpus() if config.count > ONE_PROCESS_IMAGES else 1
     digests: list[str] = []
@@ -196,19 +217,27 @@ def render_all(
             digests += found
             bar.update(len(found))
     with atomic_write(files.table) as file:
-        file.write("\n".join([COLUMNS, *map(table_row, range(len(faces)), faces), ""]).encode())
+        file.write("\n".join([COLUMNS, *starmap(table_row, placed), ""]).encode())
     write_json(files.document, config.to_json())
-    write_checksums(files, dict(zip(map(image_path, range(len(faces))), digests, strict=True)))
+    write_checksums(files, dict(zip(paths, digests, strict=True)))
 
 
-def save_images(root: Path, start: int, faces: list[Face], config: SyntheticConfig) -> list[str]:
-    """Render faces, the first of which has the index `start`, and save them as JPEGs; returns their SHA-256."""
-    return [save_image(root, index, face, config=config) for index, face in enumerate(faces, start)]
+def save_images(root: Path, placed: list[tuple[str, Face]], config: SyntheticConfig) -> list[str]:
+    """Render faces and save them as JPEGs at their paths below `root`; returns their SHA-256."""
+    return [save_image(root, path, face, config=config) for path, face in placed]
 
 
-def save_image(root: Path, index: int, face: Face, *, config: SyntheticConfig) -> str:
+def save_image(root: Path, path: str, face: Face, *, config: SyntheticConfig) -> str:
     """Render one face and save it as a JPEG; returns its SHA-256."""
     buffer = BytesIO()
-    render(face, config.size).save(buffer, "JPEG", quality=config.quality)
-    (root / image_path(index)).write_bytes(buffer.getbuffer())
+    render_into(path, face, config.size).save(buffer, "JPEG", quality=config.quality)
+    (root / path).write_bytes(buffer.getbuffer())
     return hashlib.sha256(buffer.getbuffer()).hexdigest()
+
+
+def render_into(path: str, face: Face, size: int) -> Image.Image:
+    """Render a face as its folder requires."""
+    folder = "/".join(path.split("/")[:2])
+    if folder == UNDIVIDED:
+        return render(face, size)
+    return fakes.render_real(face, size) if folder == fakes.REAL else fakes.render_fake(face, size, folder=folder)

@@ -7,19 +7,22 @@ from pathlib import Path
 
 from shards.atomic_io import atomic_write, file_sha256, read_bytes, remove_partials
 from shards.errors import FairfaceError
+from shards.synthetic.fakes import FAKES, REAL
 from shards.workspace import LOCK, SyntheticFolder
 
 FOLDER_IMAGES = 1000  # images of one folder
 TABLE = SyntheticFolder(Path()).table.name
+UNDIVIDED = "GANs/Synthetic"  # the folder of all faces, unless some are fakes and the others real
+FOLDERS = (UNDIVIDED, REAL, *FAKES)
 CHECKSUM = re.compile(
-    r"([0-9a-f]{64})  (GANs/Synthetic/[0-9]{3,}/[0-9]{6,}\.jpg|train\.csv|synthetic\.json)"
+    rf"([0-9a-f]{{64}})  ((?:{'|'.join(FOLDERS)})/[0-9]{{3,}}/[0-9]{{6,}}\.jpg|train\.csv|synthetic\.json)"
 )  # nothing else was rendered
 MAX_LIST_BYTES = 1 << 34
 
 
-def image_path(index: int) -> str:
+def image_path(index: int, folder: str = UNDIVIDED) -> str:
     """The path of a face's image below the root of the data set."""
-    return f"GANs/Synthetic/{index // FOLDER_IMAGES:03d}/{index:06d}.jpg"
+    return f"{folder}/{index // FOLDER_IMAGES:03d}/{index:06d}.jpg"
 
 
 def check_content(files: SyntheticFolder) -> None:

@@ -22,11 +22,17 @@ DUMP_SECONDS = 20  # before the end of its time
 SHORTER: dict[str, dict[str, dict[str, int]]] = {
     "report": {
         "reports.estimation.distances": {"REPLICATES": 20, "CORRECTED_REPLICATES": 4, "MIXTURES": 3},
-        "reports.estimation.detection_metrics": {"REPLICATES": 50, "AUC_GAP_PERMUTATIONS": 4},
+        "reports.estimation.detection.faces": {"REPLICATES": 50},
+        "reports.estimation.detection.metric_rows": {"SCORE_PERMUTATIONS": 4},
+        "reports.estimation.detection.repair": {"REPLICATES": 50},
         "reports.estimation.quality": {"SPLITS": 20},
         "reports.faces": {"FIRST_FACES": 4, "GROUP_FACES": 1},
     },
-    "detect": {"reports.estimation.detection_metrics": {"REPLICATES": 50, "AUC_GAP_PERMUTATIONS": 4}},
+    "detect": {
+        "reports.estimation.detection.faces": {"REPLICATES": 50},
+        "reports.estimation.detection.metric_rows": {"SCORE_PERMUTATIONS": 4},
+        "reports.estimation.detection.repair": {"REPLICATES": 50},
+    },
     "label": {"pipeline.labelling.embedded": {"HELD_OUT": 32}},
     "labeller": {"pipeline.labelling.embedded": {"HELD_OUT": 32}},
 }

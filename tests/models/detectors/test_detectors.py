@@ -1,11 +1,12 @@
-"""Each of the twelve detectors: it trains, compiles as one graph, and resumes to the bit from a checkpoint."""
+"""Each detector: it trains, compiles as one graph, and resumes to the bit from a checkpoint."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-from models.detectors import DETECTORS, BuildConfig, Labels, Weights, backbones, build_detector_network
+from models.detectors import DETECTORS, BuildConfig, Labels, Weights, backbones, build_detector_network, resolve_spec
+from models.detectors.base import FrozenFeatureDetector
 from models.detectors.core import random_views
 from models.detectors.encoders import adaptive_instance_norm
 from pipeline.data.decoder import decode_all
@@ -19,6 +20,7 @@ from shards.workspace import Workspace
 
 CPU = torch.device("cpu")
 IMAGE_SIZES = dict.fromkeys(DETECTORS, 64) | {"univfd": 70}
+BACKBONES = {"vfm": "test_vit", "gend": "test_vit", "effort": "test_vit"}  # a small one
 LEARNING_RATES = dict.fromkeys(DETECTORS, 1e-2) | {
     "efficientnet": 3e-4,
     "vit": 1e-3,
@@ -26,6 +28,7 @@ LEARNING_RATES = dict.fromkeys(DETECTORS, 1e-2) | {
     "srm": 3e-3,
     "ucf": 5e-2,
     "pg_fdd": 5e-2,
+    "npr": 1e-3,
 }
 SMALLER = {  # networks of the same kind as the three largest backbones, by the name of the backbone
     "VIT": "vit_tiny_patch16_224.augreg_in21k_ft_in1k",
@@ -64,18 +67,19 @@ def faces(packed):
     return torch.cat([real, fake]), labels
 
 
-def build_trainer(name: str) -> DetectorTrainer:
+def build_trainer(name: str, *, resuming: bool = False) -> DetectorTrainer:
     options = DetectorOptions(
         name,
         IMAGE_SIZES[name],
         4 if DETECTORS[name].paired_batches else 8,
         lr=LEARNING_RATES[name],
+        backbone=BACKBONES.get(name),
         from_scratch=True,
         precision="fp32",
         compile=False,
         feed="resident",
     )
-    return DetectorTrainer(options, [9, 1, 2, 3, 4, 5], device=CPU, steps_per_epoch=10)
+    return DetectorTrainer(options, [9, 1, 2, 3, 4, 5], device=CPU, steps_per_epoch=10, resuming=resuming)
 
 
 @pytest.mark.parametrize(
@@ -99,26 +103,28 @@ def check_training(name: str, faces: tuple[torch.Tensor, Labels], folder: Path) 
     checkpoint.save(folder, RESUMED_AT, {"networks": trainer.state()}, keep=1)
     metrics += [trainer.step(step, images, labels) for step in range(RESUMED_AT, STEPS)]
     assert torch.stack(metrics[-2:]).mean(0)[0] < 0.9 * metrics[0][0], [round(m[0].item(), 3) for m in metrics]
-    final, resumed = trainer.state(), build_trainer(name)
+    final, resumed = trainer.state(), build_trainer(name, resuming=True)
     resumed.load(checkpoint.load(checkpoint.checkpoint_path(folder, RESUMED_AT), CPU)["networks"])
     again = [resumed.step(step, images, labels) for step in range(RESUMED_AT, STEPS)]
     assert torch.equal(torch.stack(again), torch.stack(metrics[RESUMED_AT:]))
     for key, value in resumed.state()["net"].items():
         assert torch.equal(value, final["net"][key]), key
     net = resumed.net.eval()
+    assert isinstance(net, FrozenFeatureDetector) == trainer.options.spec.frozen_features
     with torch.inference_mode():
-        inputs = DETECTORS[name].normalise(images, IMAGE_SIZES[name])
+        inputs = trainer.options.spec.normalise(images, IMAGE_SIZES[name])
         logits = net(inputs)
         assert logits.shape == (8,)
         assert torch.allclose(net(inputs[2:5]), logits[2:5], atol=1e-3)  # a logit does not depend on the other faces
 
 
-@pytest.mark.parametrize("name", ["core", "srm", "pg_fdd"])
+@pytest.mark.parametrize("name", ["core", "srm", "pg_fdd", "vfm", "gend", "effort", "npr"])
 def test_a_training_step_is_one_graph(name, faces):
     """torch.compile requires it: whatever depended on the data would break the graph."""
     images, labels = faces
-    net = build_detector_network(name, BuildConfig(FROM_SCRATCH, IMAGE_SIZES[name]), seed=0)
-    inputs = DETECTORS[name].normalise(images, IMAGE_SIZES[name])
+    config = BuildConfig(FROM_SCRATCH, IMAGE_SIZES[name], backbone=BACKBONES.get(name))
+    net = build_detector_network(name, config, seed=0)
+    inputs = resolve_spec(name, config.backbone).normalise(images, IMAGE_SIZES[name])
     torch.manual_seed(0)
     eager = net.training_step(inputs, labels)[0]
     torch.manual_seed(0)
@@ -142,6 +148,20 @@ def test_frozen_features_are_not_trained_and_not_saved(faces):
     assert torch.equal(before, trainer.net.features.visual.proj)
     assert set(trainer.state()["net"]) == {"head.weight", "head.bias"}
     assert not trainer.net.features.visual.training
+
+
+def test_a_frozen_backbone_trains_the_same_on_stored_features(faces):
+    images, labels = faces
+    trainer = build_trainer("univfd")
+    inputs = trainer.options.spec.normalise(images, trainer.options.image_size)
+    features = trainer.net.extract_features(inputs)
+    assert (features.dtype, features.shape) == (torch.float16, (8, trainer.net.head.in_features))
+    assert not features.requires_grad
+    loss, logits = trainer.net.training_step_from_features(features, labels)
+    expected_loss, expected_logits = trainer.net.training_step(inputs, labels)
+    assert torch.equal(loss, expected_loss)
+    assert torch.equal(logits, expected_logits)
+    assert torch.equal(trainer.net.eval()(inputs), trainer.net.logits_from_features(features))
 
 
 def test_random_views_of_an_image_differ_and_stay_images():

@@ -1,8 +1,10 @@
 """Frequencies, phases and noise residuals, checked against their definitions."""
 
 import torch
+import torch.nn.functional as F
 
 from models.detectors.input_transforms import FrequencyBands, NoiseResidual, append_phase_image
+from models.detectors.npr import neighbour_residuals
 
 
 def test_frequency_bands_add_up_to_the_image():
@@ -35,3 +37,11 @@ def test_a_smooth_image_has_no_noise_residual():
     noise = NoiseResidual()(spike)[0]
     assert noise[:, 8, 8].tolist() == [-3.0, -3.0, -3.0]  # -4/4, -12/12, -2/2, of three channels
     assert noise[2, 8, 7] == 1.5
+
+
+def test_neighbour_residuals_are_the_image_without_its_upsampled_half():
+    images = torch.randn(2, 3, 8, 12)
+    half = F.interpolate(images, scale_factor=0.5, mode="nearest")
+    expected = (images - F.interpolate(half, scale_factor=2, mode="nearest")) * 2 / 3
+    assert torch.allclose(neighbour_residuals(images), expected)
+    assert neighbour_residuals(images)[:, :, ::2, ::2].abs().max() == 0

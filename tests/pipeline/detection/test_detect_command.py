@@ -32,7 +32,9 @@ def test_the_benchmarks_spellings_are_accepted(workspace):
     [
         (["--model", "resnet"], "there is no such detector"),
         (["--model", "all", "--name", "x"], "--name needs a single --model"),
-        (["--epochs", "1", "--steps", "1"], "--steps and --epochs are alternatives"),
+        (["--epochs", "0", "--steps", "0"], "--steps and --epochs are alternatives"),
+        (["--backbone", "clip"], "--backbone is an option of vfm, gend, effort"),
+        (["--model", "vfm", "--backbone", "dinov4"], "did you mean dinov3"),
         (["--import", "x.csv", "--lr", "1"], "can be combined only with --out, --name and --force"),
         (["--pretrained", "x", "--from-scratch"], "can't be combined"),
         (["--fakes", "images"], "no real face to train a detector with"),
@@ -42,6 +44,16 @@ def test_wrong_options_are_refused(sampled, words, message):
     failed = detect(sampled, *words)
     assert failed.exit_code != 0
     assert message in failed.output
+
+
+def test_backbones_apply_to_the_detectors_that_take_one_and_are_in_their_names(workspace):
+    words = ["--model", "vfm", "--model", "xception", "--backbone", "test_vit", "--steps", "0", "--device", "cpu"]
+    done = detect(workspace, *words)
+    assert done.exit_code == 0, done.output
+    assert done.output.count("trained 0 steps") == 2
+    for name, backbone in (("vfm-test_vit", "test_vit"), ("xception", None)):
+        options = read_document(workspace.detector(name).config, DetectorConfig).requested_options
+        assert options["backbone"] == backbone
 
 
 @pytest.mark.parametrize(("words", "steps"), [([], 1), (["--epochs", "1"], 2)], ids=["default", "epochs requested"])

@@ -1,5 +1,6 @@
 """Detectors that are trained without some generators and judged on all."""
 
+import re
 import shutil
 from dataclasses import replace
 from itertools import islice
@@ -160,6 +161,11 @@ def test_the_command_trains_a_detector_for_each_family(fakes):
     assert done.exit_code == 0, done.output
     assert sorted(folder.name for folder in fakes.detectors()) == ["mine-without-DMs", "mine-without-GANs"]
     assert "fakes without DMs" in done.output
+    assert re.search(r"not seen: +GANs: TPR \d.\d{3} \(.* to .*\), AUC \d.\d{3}$", done.output, re.M)
+    full = detect(fakes, *words)
+    assert "not seen" not in full.output
+    again = detect(fakes, *words, "--hold-out", "gans")
+    assert re.search(r"unchanged\n.*\n.* GANs: TPR .*; trained on all, mine: TPR \d.\d{3}$", again.output, re.M)
     refused = detect(fakes, *words, "--hold-out", "nothing")
     assert refused.exit_code == 1
     assert "--hold-out 'nothing' is no family or method" in refused.output

@@ -1,5 +1,6 @@
 """Training detectors: interruptions, what may be resumed, and several processes."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -16,11 +17,13 @@ from pipeline.detection.options import DetectorOptions
 from pipeline.detection.perturbations import PERTURBATIONS
 from pipeline.detection.train import DetectResult
 from shards.documents import DetectorConfig, LabelsDocument, file_hashes, read_document, write_document
-from shards.errors import FairfaceError
+from shards.errors import FairfaceError, WeightsUnavailable
 from shards.workspace import Workspace
 from tests.pipeline.detection.helpers import SMALL, predictions, small_xception, train, weights
 from tests.ranks import finish_ranks, run_rank
 from tests.reports.fake_workspace import replace_table
+
+GEND = replace(SMALL, model="gend", backbone="test_vit")
 
 
 def assert_same_weights(workspace: Workspace, first: str, second: str, *, step: int) -> None:
@@ -128,6 +131,44 @@ def test_pretrained_weights_are_needed_only_at_the_start(workspace, tmp_path_fac
     assert train(workspace, options, steps=2, evaluation=EvaluationConfig(perturbations=("rotation",))).steps == 2
 
 
+def test_a_published_detector_is_evaluated_without_training_and_trains_on(workspace, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "gend.pth"
+    encoder = build_detector(GEND, []).encoder
+    state = {f"feature_extractor.backbone.{name}": value for name, value in encoder.state_dict().items()}
+    torch.save(state | {"model.linear.weight": torch.randn(2, 64), "model.linear.bias": torch.randn(2)}, path)
+    options = replace(GEND, from_scratch=False, pretrained=str(path))
+    evaluated = train(workspace, options, steps=0)
+    assert (evaluated.config.status, evaluated.steps, evaluated.unchanged) == ("finished", 0, False)
+    assert train(workspace, options, steps=0).unchanged
+    net = build_detector(options, []).eval()
+    assert predictions(workspace)["logit"].n_unique() > 10
+    for name, value in weights(workspace, "x", 0).items():
+        assert torch.equal(value, net.state_dict()[name]), name
+    assert train(workspace, options, steps=2).steps == 2
+    train(workspace, options, name="direct", steps=2)
+    assert_same_weights(workspace, "x", "direct", step=2)
+    assert pl.read_parquet(workspace.detector("x").steps)["step"].to_list() == [1, 2]
+    path.unlink()  # the frozen weights are in no checkpoint
+    with pytest.raises(WeightsUnavailable, match="is neither a file nor a tag"):
+        train(workspace, options, steps=3)
+
+
+def test_a_detector_from_before_backbones_could_be_chosen_resumes(workspace):
+    train(workspace, steps=1)
+    path = workspace.detector("x").config
+    document = json.loads(path.read_text())
+    for options in (document["options"], document["requested_options"]):
+        del options["backbone"]
+    path.write_text(json.dumps(document))
+    assert train(workspace, steps=2).steps == 2
+
+
+def test_another_backbone_is_refused(workspace):
+    train(workspace, GEND, steps=1)
+    with pytest.raises(FairfaceError, match="trained with another backbone: choose another --name"):
+        train(workspace, replace(GEND, backbone="test_vit2"), steps=1)
+
+
 def test_losses_by_group_require_the_groups_that_training_began_with(workspace):
     options = replace(SMALL, model="daw_fdd")
     train(workspace, options, steps=1)
@@ -150,7 +191,10 @@ def test_losses_by_group_require_the_groups_that_training_began_with(workspace):
 @pytest.mark.parametrize("model", DETECTORS)
 def test_training_and_evaluation_on_a_gpu_compiled_in_bf16(workspace, model, full_xception):
     size = 70 if model == "univfd" else 64
-    options = replace(SMALL, model=model, image_size=size, batch_size=4, lr=1e-4, precision="bf16", compile=True)
+    backbone = "pe-tiny" if DETECTORS[model].backbone else None
+    options = replace(
+        SMALL, model=model, backbone=backbone, image_size=size, batch_size=4, lr=1e-4, precision="bf16", compile=True
+    )
     result = train(workspace, options, name=model, evaluation=EvaluationConfig(perturbations=tuple(PERTURBATIONS)))
     assert result.config.device == torch.cuda.get_device_name()
     predicted = predictions(workspace, model)

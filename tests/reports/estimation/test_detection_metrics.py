@@ -10,7 +10,8 @@ import pytest
 
 import sql
 from pipeline.detection.import_predictions import import_predictions
-from reports.estimation import bootstrap_metrics, detection_metrics
+from reports.estimation import detection_metrics
+from reports.estimation.detection import metric_rows
 from reports.estimation.detection_metrics import write_metrics
 from shards.workspace import Workspace
 
@@ -71,9 +72,9 @@ def test_a_group_with_one_target_only_is_named_and_excluded(tmp_path):
     table.write_csv(tmp_path / "mine.csv")
     import_predictions(workspace, tmp_path / "mine.csv")
     connection = sql.connect(workspace)
-    row = sql.ask(connection, "fairness").filter(attribute="skin_group").row(0, named=True)
+    row = sql.ask(connection, "fairness", detector="mine").filter(attribute="skin_group").row(0, named=True)
     assert (row["groups"], row["excluded_groups"]) == (2, "dark")
-    rates = {r["group"]: r for r in sql.ask(connection, "utility", attribute="skin_group").to_dicts()}
+    rates = {r["group"]: r for r in sql.ask(connection, "utility", detector="mine", attribute="skin_group").to_dicts()}
     assert rates["dark"]["fpr"] is None
     assert rates["dark"]["auc"] is None
     assert rates["dark"]["tpr"] > 0.5
@@ -94,17 +95,8 @@ def test_intervals_never_claim_certainty(tmp_path):
     import_rows(workspace, [f"female,light,adult,{i % 2},0.5" for i in range(60)], force=True)
     connection = sql.connect(workspace)
     assert sql.ask(connection, "detection_metrics").is_empty()  # those of the previous predictions are removed
-    row = sql.ask(connection, "utility", attribute="all").row(0, named=True)
+    row = sql.ask(connection, "utility", detector="x", attribute="all").row(0, named=True)
     assert (row["auc"], row["eer"]) == (0.5, None)
-
-
-def test_the_bootstrap_does_not_depend_on_the_size_of_its_blocks(monkeypatch):
-    rng = np.random.default_rng(0)
-    fake, weights = rng.random(50) < 0.5, rng.poisson(1, (40, 50)).astype(np.uint8)
-    one_block = bootstrap_metrics.bootstrap_metrics(weights, fake, called_fake=fake, tie_ends=np.arange(50))
-    monkeypatch.setattr(bootstrap_metrics, "MAX_BLOCK_WEIGHTS", 300)
-    blocks = bootstrap_metrics.bootstrap_metrics(weights, fake, called_fake=fake, tie_ends=np.arange(50))
-    assert all(np.array_equal(one_block[name], blocks[name]) for name in one_block)
 
 
 def test_ties_count_half_and_unknown_groups_only_overall(tmp_path):
@@ -114,35 +106,41 @@ def test_ties_count_half_and_unknown_groups_only_overall(tmp_path):
         ["female,light,adult,1,2", "female,light,,1,0", "male,,adult,0,0", "male,dark,,0,-1", ",dark,adult,1,-1"],
     )
     connection = sql.connect(workspace)
-    overall = sql.ask(connection, "utility", attribute="all").row(0, named=True)
+    overall = sql.ask(connection, "utility", detector="x", attribute="all").row(0, named=True)
     # fakes 2, 0, -1 against reals 0, -1: 2 + 1.5 + 0.5 of 6 pairs
     assert overall["auc"] == pytest.approx(4 / 6)
     assert (overall["fpr"], overall["tpr"]) == (
         0.5,
         pytest.approx(2 / 3),
     )  # a logit of 0, a probability of 0.5, is fake
-    genders = sql.ask(connection, "utility", attribute="gender")
+    genders = sql.ask(connection, "utility", detector="x", attribute="gender")
     assert genders.select("group", "n").rows() == [("female", 2), ("male", 2)]
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0])
 def test_intervals_cover_the_truth_and_the_floor_separates_chance_from_bias(tmp_path, monkeypatch, shift):
-    monkeypatch.setattr(detection_metrics, "AUC_GAP_PERMUTATIONS", 4)
+    monkeypatch.setattr(metric_rows, "SCORE_PERMUTATIONS", 40)
+    monkeypatch.setattr(detection_metrics, "TRIVIAL_DETECTORS", ())
     rng, repetitions = np.random.default_rng(2), []
     for number in range(12):
         workspace = Workspace(tmp_path / str(number))
         workspace.root.mkdir()
         csv = workspace.root / "d.csv"
-        random_predictions(rng, 1500, shift=shift).write_csv(csv)
+        random_predictions(rng, 1500, shift=shift).drop("gender", "age").write_csv(csv)
         import_predictions(workspace, csv)
         rows = write_metrics(workspace, sql.connect(workspace), detector="d").filter(attribute="skin_group")
         repetitions.append({row["measure"]: row for row in rows.filter(pl.col("group").is_null()).to_dicts()})
     normal = NormalDist()
     truth = normal.cdf(shift - 1) - normal.cdf(-1)  # the FPR's gap; the TPR's is smaller
     covered = [row["fpr_gap"]["low"] <= truth <= row["fpr_gap"]["high"] for row in repetitions]
-    above_floor = [row["f_meo"]["value"] > row["f_meo"]["floor"] for row in repetitions]
     assert sum(covered) >= 10
-    assert sum(above_floor) == 12 if shift else sum(above_floor) <= 3
-    assert all(
-        row[m]["low"] <= row[m]["value"] <= row[m]["high"] for row in repetitions for m in detection_metrics.FAIRNESS
-    )
+    shifts = (0, 0, shift)  # of the groups
+    threshold = min(t / 1000 for t in range(3000) if np.mean([normal.cdf(s - 1 - t / 1000) for s in shifts]) <= 0.05)
+    truth = min(normal.cdf(s + 1 - threshold) for s in shifts)
+    worst = [row["worst_tpr_at_fpr_5"] for row in repetitions]
+    assert sum(row["low"] <= truth <= row["high"] for row in worst) >= 10
+    for measure in ("f_meo", "equalized_odds_ratio", "worst_tpr_at_fpr_5"):
+        rows = [row[measure] for row in repetitions]
+        beyond = [(row["value"] > row["floor"]) == (measure == "f_meo") for row in rows]
+        assert sum(beyond) == 12 if shift else sum(beyond) <= 3, measure
+    assert all(row[m]["low"] <= row[m]["value"] <= row[m]["high"] for row in repetitions for m in metric_rows.FAIRNESS)

@@ -1,0 +1,205 @@
+"""Checkpoints of AI-Face's benchmark and of the papers' authors, translated to the names of our networks."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from torch import nn
+
+from models.detectors.backbones import State, Weights
+from shards.errors import WeightsUnavailable
+
+# the detectors whose architecture here differs from the benchmark's -> names in its checkpoints, and what differs
+OTHER_ARCHITECTURES = {
+    "efficientnet": ("backbone.efficientnet.", "its layers pad images in another way"),
+    "srm": ("backbone_rgb.", "its logits are no cosines"),
+    "ucf": ("encoder_f.", "its encoders lack an activation"),
+    "pg_fdd": ("encoder_f.", "its encoders lack an activation"),
+}
+HF_CLIP = (  # names in CLIP's vision model of transformers -> in open_clip's
+    (r"^embeddings\.class_embedding", "class_embedding"),
+    (r"^embeddings\.position_embedding\.weight", "positional_embedding"),
+    (r"^embeddings\.patch_embedding\.", "conv1."),
+    (r"^pre_layrnorm\.", "ln_pre."),
+    (r"^post_layernorm\.", "ln_post."),
+    (r"^encoder\.layers\.", "transformer.resblocks."),
+    (r"\.layer_norm([12])\.", r".ln_\1."),
+    (r"\.mlp\.fc1\.", ".mlp.c_fc."),
+    (r"\.mlp\.fc2\.", ".mlp.c_proj."),
+    (r"\.self_attn\.", ".attn."),
+)
+TORCHVISION_VIT = (  # names in torchvision's ViT -> in timm's
+    (r"^class_token", "cls_token"),
+    (r"^conv_proj\.", "patch_embed.proj."),
+    (r"^encoder\.pos_embedding", "pos_embed"),
+    (r"^encoder\.ln\.", "norm."),
+    (r"^encoder\.layers\.encoder_layer_", "blocks."),
+    (r"\.ln_([12])\.", r".norm\1."),
+    (r"\.self_attention\.in_proj_", ".attn.qkv."),
+    (r"\.self_attention\.out_proj\.", ".attn.proj."),
+    (r"\.mlp\.(0|linear_1)\.", ".mlp.fc1."),
+    (r"\.mlp\.(3|linear_2)\.", ".mlp.fc2."),
+)
+
+
+@dataclass(frozen=True)
+class PublishedDetector:
+    """A trained detector, read from a file."""
+
+    weights: Weights  # that its network is built with
+    state: State  # what else it consists of, by our names
+    is_complete: bool  # whether `state` has every weight
+
+
+def read_published(model: str, path: Path) -> PublishedDetector | None:
+    """Read a checkpoint of the detector `model`; None if the file is none, such as one of a backbone.
+
+    Raises WeightsUnavailable for a checkpoint of the benchmark's whose architecture is not ours.
+    """
+    try:
+        state = timm.models.load_state_dict(str(path))
+    except Exception:  # the loaders of backbones read more formats, and report what is wrong
+        return None
+    prefix, difference = OTHER_ARCHITECTURES.get(model, ("", ""))
+    if prefix and any(name.startswith(prefix) for name in state):
+        raise WeightsUnavailable(
+            f"{path} is a {model} of AI-Face's benchmark, whose architecture is another one than here ({difference})"
+        )
+    translate = TRANSLATIONS.get(model)
+    return translate(state) if translate else None
+
+
+def load_published(net: nn.Module, published: PublishedDetector, *, source: str) -> None:
+    """Load what a network was not built with. Raises WeightsUnavailable for a checkpoint that does not fit."""
+    try:
+        missing, unexpected = net.load_state_dict(published.state, strict=False)
+        missing = [name for name in missing if not name.endswith("num_batches_tracked") and published.is_complete]
+        if unexpected or missing:
+            raise ValueError(f"it {'has' if unexpected else 'lacks'} {[*unexpected, *missing][0]}")
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise WeightsUnavailable(f"{source} is not a checkpoint of this detector ({reason})") from error
+
+
+def translate_xception(state: State) -> PublishedDetector | None:
+    """The benchmark's detectors with a single Xception."""
+    if "backbone.block1.rep.0.conv1.weight" not in state:
+        return None
+    translated = {
+        re.sub(r"^fc\.1\.", "fc.", name.replace("last_linear", "fc")): value
+        for name, value in without_prefix(state, "backbone.").items()
+        if not name.startswith("adjust_channel.")  # of the benchmark's other detectors
+    }
+    translated = {f"net.{name}": value for name, value in one_logit(translated, "fc").items()}
+    if masks := [value for name, value in sorted(state.items()) if re.fullmatch(r"FAD_head.*\.learnable", name)]:
+        translated["input_transform.learnable_masks"] = torch.stack(masks)
+    return PublishedDetector(Weights(from_scratch=True), translated, is_complete=True)
+
+
+def translate_vit(state: State) -> PublishedDetector | None:
+    """The benchmark's ViT, which is torchvision's."""
+    if "heads.head.weight" not in state or len(state["heads.head.weight"]) > 2:
+        return None
+    head = one_logit({f"net.head.{name}": state.pop(f"heads.head.{name}") for name in ("weight", "bias")}, "net.head")
+    return PublishedDetector(Weights(state=rename(state, TORCHVISION_VIT)), head, is_complete=False)
+
+
+def translate_univfd(state: State) -> PublishedDetector | None:
+    """UnivFD's linear layer alone, as its authors publish it, or with all of CLIP, as the benchmark does."""
+    if state.keys() == {"weight", "bias"}:
+        return PublishedDetector(Weights(), {f"head.{name}": value for name, value in state.items()}, is_complete=False)
+    if "fc.weight" not in state:
+        return None
+    visual = {name: value.float() for name, value in without_prefix(state, "model.visual.").items()}
+    head = {f"head.{name}": value for name, value in without_prefix(state, "fc.").items()}
+    return PublishedDetector(Weights(state=visual), head, is_complete=False)
+
+
+def translate_gend(state: State) -> PublishedDetector | None:
+    """GenD on CLIP of transformers, or on Perception Encoder of timm."""
+    if "model.linear.weight" not in state:
+        return None
+    head = one_logit({f"head.{name}": value for name, value in without_prefix(state, "model.linear.").items()}, "head")
+    visual = without_prefix(state, "feature_extractor.vision_model.")
+    encoder = clip_encoder(visual) if visual else without_prefix(state, "feature_extractor.backbone.")
+    return PublishedDetector(Weights(state=encoder), head, is_complete=False)
+
+
+def translate_effort(state: State) -> PublishedDetector | None:
+    """Effort on CLIP of transformers: the frozen parts of the weights, and the trained components."""
+    if "backbone.encoder.layers.0.self_attn.q_proj.weight_main" not in state:
+        return None
+    others = one_logit({f"head.{name}": value for name, value in without_prefix(state, "head.").items()}, "head")
+    backbone = without_prefix(state, "backbone.")
+    for number in range(sum(name.endswith("q_proj.weight_main") for name in backbone)):
+        theirs = f"encoder.layers.{number}.self_attn."
+        ours = f"encoder.transformer.resblocks.{number}.attn."
+        matrices = {
+            f"{ours}parametrizations.in_proj_weight.0.": [f"{theirs}{letter}_proj." for letter in "qkv"],
+            f"{ours}out_proj.parametrizations.weight.0.": [f"{theirs}out_proj."],
+        }
+        for components, layers in matrices.items():
+            for part in "USV":
+                values = [backbone[f"{layer}{part}_residual"] for layer in layers]
+                others[components + part.lower()] = torch.stack(values)
+            others[f"{components}s0"] = torch.zeros_like(others[f"{components}s"])  # it is removed already
+    frozen = {
+        name.replace(".weight_main", ".weight"): value
+        for name, value in backbone.items()
+        if not re.search(r"\.[USV]_(residual|r)$", name)
+    }
+    return PublishedDetector(Weights(state=clip_encoder(frozen)), others, is_complete=False)
+
+
+def translate_npr(state: State) -> PublishedDetector | None:
+    """NPR's network."""
+    if "fc1.weight" not in state:
+        return None
+    translated = {"net." + re.sub(r"^fc1\.", "fc.", name): value for name, value in state.items()}
+    return PublishedDetector(Weights(from_scratch=True), translated, is_complete=True)
+
+
+def clip_encoder(state: State) -> State:
+    """A vision model of transformers by open_clip's names, with queries, keys and values in one weight."""
+    renamed = rename({name: value for name, value in state.items() if "position_ids" not in name}, HF_CLIP)
+    for name in [name for name in renamed if ".attn.q_proj." in name]:
+        layer, kind = name.split("q_proj.")
+        parts = [renamed.pop(f"{layer}{letter}_proj.{kind}") for letter in "qkv"]
+        renamed[f"{layer}in_proj_{kind}"] = torch.cat(parts)
+    return renamed
+
+
+def rename(state: State, rules: tuple[tuple[str, str], ...]) -> State:
+    """A state by other names: the replacements of patterns, one after the other."""
+    renamed = {}
+    for name, value in state.items():
+        for pattern, replacement in rules:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = value
+    return renamed
+
+
+def without_prefix(state: State, prefix: str) -> State:
+    """The part of a state whose names have a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def one_logit(state: State, layer: str) -> State:
+    """A state whose last layer has one logit: with two classes, the difference of fake and real."""
+    for name in (f"{layer}.weight", f"{layer}.bias"):
+        if name in state and len(state[name]) == 2:
+            state[name] = state[name][1:] - state[name][:1]
+    return state
+
+
+TRANSLATIONS: dict[str, Callable[[State], PublishedDetector | None]] = {
+    **dict.fromkeys(("xception", "core", "f3net", "spsl", "daw_fdd", "dag_fdd"), translate_xception),
+    "vit": translate_vit,
+    "univfd": translate_univfd,
+    "gend": translate_gend,
+    "effort": translate_effort,
+    "npr": translate_npr,
+}

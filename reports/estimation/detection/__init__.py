@@ -1,0 +1,1 @@
+"""Uncertainty of detectors' metrics, their trade-off of utility and fairness, and thresholds by group."""

@@ -1,0 +1,8 @@
+-- How far each detector's probabilities are from the shares of fakes, overall and by group: the expected calibration error
+-- (`ece`), which chance makes positive, and the root mean squared error without that bias (`calibration_error`).
+-- param detector (default all): the detector's name, or all
+-- param attribute (default every): one of every, all, @attributes
+select calibration.* exclude (perturbation) from calibration left join vocabulary using (attribute, "group")
+where perturbation = 'none' and ($detector = 'all' or detector = $detector)
+    and ($attribute = 'every' or attribute = $attribute)
+order by evaluation_set, is_trivial(detector), detector, attribute_rank(attribute), rank, "group";

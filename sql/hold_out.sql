@@ -1,0 +1,8 @@
+-- How well detectors find the fakes of generators that they were not trained on, against all real test faces, by group.
+-- With 95 % intervals; `full_detector` has the same model and options, and was trained on these fakes, too.
+-- param detector (default all): the detector's name, or all
+-- param attribute (default every): one of every, all, @attributes
+select detector, held_out_of(detector) as held_out, hold_out.* exclude (detector)
+from hold_out left join vocabulary using (attribute, "group")
+where ($detector = 'all' or detector = $detector) and ($attribute = 'every' or attribute = $attribute)
+order by detector, attribute_rank(attribute), rank, "group";

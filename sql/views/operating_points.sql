@@ -1,0 +1,67 @@
+-- The views of detectors at thresholds that all groups share, and of their calibration.
+
+-- Thresholds that are the same for all groups: the lowest at which at most 1 % or 5 % of all real faces are called fake, and
+-- the highest at which at least 95 % of all fakes are. Null if no threshold reaches that. With fewer than 1 / 0.01 real faces,
+-- an FPR of 1 % can't be told from 0 (`is_resolvable`).
+create view common_thresholds as
+    select evaluation_set, detector, perturbation, point,
+        if(rate = 'fpr', min(logit) filter (fp <= bound * all_reals), max(logit) filter (tp >= bound * all_fakes)) as threshold,
+        max(if(rate = 'fpr', all_reals, all_fakes)) * least(bound, 1 - bound) >= 1 as is_resolvable
+    from thresholds cross join (values ('fpr_1', 'fpr', 0.01), ('fpr_5', 'fpr', 0.05), ('tpr_95', 'tpr', 0.95))
+        as points (point, rate, bound)
+    where number = 0 group by evaluation_set, detector, perturbation, point, rate, bound;
+create view operating_points as
+    select evaluation_set, detector, perturbation, attribute, "group", point, threshold, is_resolvable, fakes, reals,
+        tp / nullif(fakes, 0) as tpr, fp / nullif(reals, 0) as fpr
+    from (
+        select evaluation_set, detector, perturbation, number, point, threshold, is_resolvable, sum(fakes)::bigint as fakes,
+            sum(reals)::bigint as reals, coalesce(sum(fakes) filter (logit >= threshold), 0) as tp,
+            coalesce(sum(reals) filter (logit >= threshold), 0) as fp
+        from logit_counts join common_thresholds using (evaluation_set, detector, perturbation) group by all)
+    join group_numbers using (number);
+
+-- Calibration: how far the shares of fakes are from the detector's probabilities, in 15 bins of equal width. `ece` is the
+-- expected calibration error (Guo et al., ICML 2017). Chance makes it positive even for perfect probabilities;
+-- `squared_error` is the mean squared distance without that bias (Ferro and Fricker, Q. J. R. Meteorol. Soc. 138 (2012)
+-- 1954-1960; Kumar et al., NeurIPS 2019), over the bins with at least two faces, and `calibration_error` its root.
+create view calibration as
+    with bins as (
+        select evaluation_set, detector, perturbation, number, sum(fakes + reals) as n, sum(fakes) / n as share,
+            sum((fakes + reals) * probability) / n as mean_probability
+        from (select *, 1 / (1 + exp(-logit)) as probability from logit_counts)
+        group by evaluation_set, detector, perturbation, number, calibration_bin(probability)
+    ), errors as (
+        select evaluation_set, detector, perturbation, number, sum(bins.n)::bigint as n,
+            sum(bins.n * bins.mean_probability) / sum(bins.n) as mean_probability, sum(bins.n * share) / sum(bins.n) as fake_share,
+            sum(bins.n * abs(bins.mean_probability - share)) / sum(bins.n) as ece,
+            sum(bins.n * ((bins.mean_probability - share) ** 2 - share * (1 - share) / (bins.n - 1))) filter (bins.n > 1)
+                / sum(bins.n) filter (bins.n > 1) as squared_error
+        from bins group by evaluation_set, detector, perturbation, number
+    )
+    select evaluation_set, detector, perturbation, attribute, "group", n, mean_probability, fake_share, ece, squared_error,
+        sqrt(greatest(squared_error, 0)) as calibration_error
+    from errors join group_numbers using (number);
+
+-- The group that a detector serves worst, at the common thresholds and by its calibration. Groups of only real faces or only
+-- fakes are excluded.
+create view worst_groups as
+    with at_points as (
+        select evaluation_set, detector, perturbation, attribute, point, min(tpr) as worst_tpr,
+            arg_min("group", [tpr, rank]) as worst_group, bool_and(is_resolvable) as is_resolvable,
+            greatest(max(tpr) - min(tpr), max(fpr) - min(fpr)) as equalized_odds_difference
+        from operating_points join vocabulary using (attribute, "group") where fakes > 0 and reals > 0 group by all
+    ), calibrated as (
+        select evaluation_set, detector, perturbation, attribute, max(calibration_error) as largest_calibration_error,
+            arg_max("group", [calibration_error, -rank]) as worst_calibrated_group,
+            max(calibration_error) - min(calibration_error) as calibration_gap
+        from calibration join vocabulary using (attribute, "group") where fake_share > 0 and fake_share < 1 group by all
+    )
+    select evaluation_set, detector, perturbation, attribute, max(worst_tpr) filter (point = 'fpr_1') as worst_tpr_at_fpr_1,
+        max(worst_group) filter (point = 'fpr_1') as worst_group_at_fpr_1,
+        bool_and(is_resolvable) filter (point = 'fpr_1') as is_fpr_1_resolvable,
+        max(worst_tpr) filter (point = 'fpr_5') as worst_tpr_at_fpr_5,
+        max(worst_group) filter (point = 'fpr_5') as worst_group_at_fpr_5,
+        bool_and(is_resolvable) filter (point = 'fpr_5') as is_fpr_5_resolvable,
+        any_value(largest_calibration_error) as largest_calibration_error,
+        any_value(worst_calibrated_group) as worst_calibrated_group, any_value(calibration_gap) as calibration_gap
+    from at_points join calibrated using (evaluation_set, detector, perturbation, attribute) group by all;

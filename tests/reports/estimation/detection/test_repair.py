@@ -1,0 +1,100 @@
+"""Thresholds by group: the best of all combinations, judged on faces that they were not fitted to."""
+
+import itertools
+
+import numpy as np
+import polars as pl
+import pytest
+
+import sql
+from pipeline.detection.import_predictions import import_predictions
+from reports.estimation.detection.repair import fit_thresholds, split_halves
+from reports.estimation.detection_metrics import update_metrics
+from shards.workspace import Workspace
+
+
+def rates(logits, is_fake, threshold):
+    called = logits >= threshold
+    return called[is_fake].mean(), called[~is_fake].mean()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_fitted_thresholds_are_the_best_of_all_combinations(seed):
+    rng = np.random.default_rng(seed)
+    numbers, is_fake = np.arange(24) % 3, np.arange(24) // 3 % 2 == 1
+    logits = np.round(rng.normal(size=24) + is_fake + 0.5 * numbers, 1)  # with ties
+    order = np.argsort(-logits, kind="stable")
+    fitted = fit_thresholds(logits[order], is_fake[order], numbers=numbers[order], groups=3)
+
+    def balanced(threshold, faces=slice(None)):
+        tpr, fpr = rates(logits[faces], is_fake[faces], threshold)
+        return (tpr + 1 - fpr) / 2
+
+    single = max(np.unique(logits), key=lambda threshold: (balanced(threshold), threshold))
+    assert fitted["single"].tolist() == [single] * 3
+    target = rates(logits, is_fake, single)
+    faces = [numbers == group for group in range(3)]
+
+    def distances(combination):
+        each = [rates(logits[own], is_fake[own], t) for own, t in zip(faces, combination, strict=True)]
+        return [max(abs(tpr - target[0]), abs(fpr - target[1])) for tpr, fpr in each]
+
+    def accuracies(combination):
+        return [balanced(t, own) for own, t in zip(faces, combination, strict=True)]
+
+    combinations = list(itertools.product(*(np.unique(logits[own]) for own in faces)))
+    best = min((max(d), sum(d), -sum(accuracies(c))) for c in combinations for d in [distances(c)])
+    found = fitted["equalized"]
+    assert (max(distances(found)), sum(distances(found)), -sum(accuracies(found))) == pytest.approx(best)
+    best = max((min(a), sum(a)) for a in map(accuracies, combinations))
+    found = accuracies(fitted["worst_group"])
+    assert (min(found), sum(found)) == pytest.approx(best)
+
+
+def test_a_group_without_fakes_has_the_threshold_of_all_faces():
+    logits, is_fake = np.array([3.0, 2.0, 1.0, 0.0]), np.array([True, False, True, False])
+    fitted = fit_thresholds(logits, is_fake, numbers=np.array([0, 0, 0, 1]), groups=2)
+    assert {thresholds[1] for thresholds in fitted.values()} == {fitted["single"][0]}
+    assert fit_thresholds(logits, np.ones(4, bool), numbers=np.zeros(4, int), groups=1) is None
+
+
+def test_halves_have_equally_many_faces_of_each_group_and_target():
+    rng = np.random.default_rng(0)
+    numbers, is_fake, shuffle = rng.integers(0, 4, 201), rng.random(201) < 0.3, rng.permutation(201)
+    half = split_halves(is_fake, numbers, shuffle=shuffle)
+    for group, target in itertools.product(range(4), (False, True)):
+        members = half[(numbers == group) & (is_fake == target)]
+        assert abs(members.sum() - len(members) / 2) <= 0.5
+    moved = rng.permutation(201)  # the half depends on the hash alone, not on the order of the faces
+    assert (split_halves(is_fake[moved], numbers[moved], shuffle=shuffle[moved]) == half[moved]).all()
+
+
+def test_repair_makes_a_biased_detector_fairer_and_says_what_it_costs(tmp_path):
+    rng = np.random.default_rng(1)
+    group, fake = rng.integers(0, 2, 3000), rng.random(3000) < 0.5
+    logit = np.where(fake, 1.0, -1.0) + 1.5 * group + rng.normal(size=3000)
+    table = {"gender": np.array(["female", "male"])[group], "target": fake.astype(int), "logit": logit}
+    pl.DataFrame(table).write_csv(tmp_path / "x.csv")
+    workspace = Workspace(tmp_path)
+    import_predictions(workspace, tmp_path / "x.csv")
+    update_metrics(workspace, detector="x")
+    connection = sql.connect(workspace)
+    rows = {
+        (row["variant"], row["measure"]): row
+        for row in sql.ask(connection, "repair", detector="x", attribute="gender").to_dicts()
+    }
+    before, after = (rows[variant, "equalized_odds_difference"] for variant in ("none", "equalized"))
+    fairness = sql.ask(connection, "fairness", detector="x").filter(attribute="gender")
+    assert before["value"] == pytest.approx(fairness["equalized_odds_difference"][0])
+    assert before["value"] > 0.25 > 0.1 > after["value"]
+    assert after["change_low"] <= after["change"] <= after["change_high"] < -0.15
+    assert after["change"] == pytest.approx(after["value"] - before["value"])
+    for variant in ("equalized", "worst_group"):
+        row = rows[variant, "worst_balanced_accuracy"]
+        assert row["low"] > rows["none", "worst_balanced_accuracy"]["high"]
+        assert row["value"] < row["high"]
+    thresholds = sql.ask(connection, "repair_thresholds", detector="x").filter(variant="worst_group")
+    female, male = thresholds.sort("group")["threshold"]
+    assert male - female == pytest.approx(1.5, abs=0.6)
+    constant = sql.ask(connection, "repair", detector="(majority)", measure="balanced_accuracy")
+    assert set(constant["value"]) == {0.5}
