@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from models.detectors import registry
 from pipeline.cli.main import main
 from pipeline.detection import judge
 from pipeline.detection.import_predictions import import_predictions
@@ -24,6 +25,7 @@ from shards.pack import pack
 from shards.plan import PackConfig
 from shards.workspace import Workspace
 from tests.pipeline.detection.helpers import predictions, train
+from tests.pipeline.detection.test_features import FROZEN, SmallBackbone
 
 
 def run(workspace: Workspace, *words: str) -> Result:
@@ -106,6 +108,20 @@ def test_faces_of_a_detector_of_samples_are_reduced_to_their_size(workspace, syn
     failed = run(workspace, "--judge", images[0])
     assert failed.exit_code == 1
     assert "whose size is not known any more" in failed.output
+
+
+def test_an_image_gets_the_logit_that_stored_features_gave(annotated, tmp_path, monkeypatch):
+    """The frozen weights, which no checkpoint has, are loaded again; the features are rounded as the stored ones."""
+    monkeypatch.setattr(registry, "ClipFeatures", SmallBackbone)
+    shutil.copytree(annotated.root, tmp_path / "out")
+    workspace = Workspace(tmp_path / "out")
+    train(workspace, FROZEN, steps=2)
+    expected = packed_logits(workspace)
+    root = data_folder(workspace)
+    judged = judgements(workspace, root)
+    tolerance = 1e-3 * np.std(list(expected.values()))
+    for path, logit in expected.items():
+        assert judged[str(root / path)].logit == pytest.approx(logit, abs=tolerance)
 
 
 @pytest.fixture
