@@ -19,11 +19,12 @@ from pipeline.training import run_directory
 from shards.atomic_io import fingerprint, read_parquet
 from shards.attributes import Attribute, AttributeTable, workspace_attributes
 from shards.described_files import check_unchanged, described_files, label_files, sample_files
-from shards.documents import SamplesDocument, ShardsDocument, load_shards_json, read_document
+from shards.documents import DetectorView, SamplesDocument, ShardsDocument, load_shards_json, read_document
 from shards.errors import FairfaceError
 from shards.images_table import read_images, with_crosses
 from shards.locks import shared_lock
-from shards.workspace import FeatureFiles, RunFolder, Workspace
+from shards.plan import PackConfig
+from shards.workspace import FeatureFiles, RunFolder, ShardsFolder, Workspace
 
 TEST_SHARE = 0.2  # of the faces, if the tables have no test split
 VALIDATION_SPLITS = ("val", "valid", "validation")  # used neither for training nor for testing
@@ -73,6 +74,10 @@ class FacePool:
             for purpose in ("train", "test")
             for target in ("real", "fake")
         }
+
+    def view(self) -> DetectorView:
+        """What is done to the images before they are resized to a detector's input size."""
+        return detector_view(ShardsFolder(self.shards.folder), pre_resize=self.image_size)
 
     def training_groups(self) -> pl.Series:
         """The groups of the training faces."""
@@ -279,6 +284,16 @@ def assign_test_faces(rows: pl.DataFrame) -> pl.DataFrame:
         is_validation = split.is_in(VALIDATION_SPLITS).fill_null(False)
         rows = rows.with_columns(fake=pl.when(is_validation).then(None).otherwise("fake"))
     return rows.with_columns(test=test)
+
+
+def detector_view(shards: ShardsFolder, *, pre_resize: int | None) -> DetectorView:
+    """The view of detectors that are trained on the packed images."""
+    options = load_shards_json(shards).options
+    return DetectorView(
+        pre_resize=pre_resize,
+        packed_size=options.get("size"),
+        packed_quality=options.get("quality", PackConfig.quality),
+    )
 
 
 def build_sampler(

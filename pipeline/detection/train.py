@@ -206,6 +206,7 @@ class DetectorJob(TrainingJob[DetectorConfig]):
                 attribute=pool.attribute.name,
                 held_out=list(pool.held_out),
                 groups_hash=pool.groups_hash() if options.spec.uses_groups else None,
+                view=pool.view(),
                 **pool.counts(),
             ),
             group_counts=pool.group_counts(),

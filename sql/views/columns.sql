@@ -59,6 +59,8 @@ create table repair_columns (faces_of varchar, detector varchar, attribute varch
     value double, low double, high double, floor double, change double, change_low double, change_high double);
 create table repair_thresholds_columns (faces_of varchar, detector varchar, attribute varchar, "group" varchar, variant varchar,
     fitted_on varchar, threshold double);
+create table rate_estimates_columns (run varchar, detector varchar, attribute varchar, "group" varchar, correction varchar,
+    note varchar, rate double, low double, high double, floor double);
 create table steps_columns (step bigint, epoch bigint, images bigint, seconds double, loss_d float, loss_g float,
     d_real float, d_fake float, images_per_s float, data_wait float, filename varchar);
 create table runs_columns (status varchar, started varchar, finished varchar, device varchar, steps bigint, options json, data json,
