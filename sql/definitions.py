@@ -11,14 +11,9 @@ from shards.workspace import REPORT_TABLES, TRIVIAL_DETECTORS
 FOLDER = Path(__file__).parent / "views"
 UNION = "\n    union all\n    "
 # in this order, because later views query earlier ones
-FILES = (
-    "columns.sql",
-    "results.sql",
-    "detection.sql",
-    "operating_points.sql",
-    "detector_tables.sql",
-    "hold_out.sql",
-    "studies.sql",
+FILES = tuple(
+    f"{name}.sql"
+    for name in ("columns", "results", "detection", "operating_points", "detector_tables", "hold_out", "studies")
 )
 RUN_COLUMNS = (
     "{status: 'VARCHAR', started: 'VARCHAR', finished: 'VARCHAR', device: 'VARCHAR', steps: 'BIGINT', "

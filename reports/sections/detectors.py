@@ -8,8 +8,8 @@ from markupsafe import Markup
 
 from reports.detector_report import DetectorAnswers
 from reports.formats import number, short
-from reports.sections.detector_hold_out import HoldOut, hold_out_section
 from reports.sections.detector_tables.cells import Metrics, detector_label, muted_if_trivial, name_cell
+from reports.sections.detector_tables.hold_out import HoldOut, hold_out_section
 from reports.sections.detector_tables.metrics import (
     compared_attributes,
     fairness_tables,
