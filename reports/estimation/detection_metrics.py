@@ -12,6 +12,7 @@ import polars as pl
 
 import sql
 from reports.estimation.detection.faces import EvaluatedFaces, Groups, bootstrap_weights
+from reports.estimation.detection.held_out import held_out_rows
 from reports.estimation.detection.metric_rows import Rows, SqlMetrics, ask_metrics, detector_rows
 from reports.publish import publish
 from shards import provenance
@@ -147,7 +148,9 @@ def compute_rows(
     rows: dict[str, Rows] = {table: [] for table in DETECTOR_TABLES}
     for detector in detectors:
         table = tables[detector,]
-        own = replace(faces, logits=table["logit"].to_numpy(), is_held_out=table["is_held_out"].to_numpy())
+        own = replace(faces, logits=table["logit"].to_numpy())
+        held_out = held_out_rows(own, table["is_held_out"].to_numpy())
+        rows["detection_metrics"] += [row | {"detector": detector} for row in held_out]
         for name, added in detector_rows(own, metrics[detector], shuffle=first["shuffle"].to_numpy()).items():
             rows[name] += [row | {"detector": detector} for row in added]
     return rows
@@ -163,7 +166,6 @@ def evaluated_faces(table: pl.DataFrame, metrics: SqlMetrics, *, attributes: Seq
             groups[attribute] = Groups(names, column.to_numpy())
     return EvaluatedFaces(
         is_fake=(table["target"] == "fake").to_numpy(),
-        is_held_out=table["is_held_out"].to_numpy(),
         logits=table["logit"].to_numpy(),
         weights=bootstrap_weights(len(table)),
         groups=groups,

@@ -57,6 +57,8 @@ create table repair_columns (faces_of varchar, detector varchar, attribute varch
     value double, low double, high double, floor double, change double, change_low double, change_high double);
 create table repair_thresholds_columns (faces_of varchar, detector varchar, attribute varchar, "group" varchar, variant varchar,
     fitted_on varchar, threshold double);
+create table rate_estimates_columns (run varchar, detector varchar, attribute varchar, "group" varchar, correction varchar,
+    note varchar, rate double, low double, high double, floor double);
 create table detectors_columns (name varchar, status varchar, steps bigint, requested_options json,
     data struct(manifest varchar, held_out varchar[]), filename varchar);
 create table steps_columns (step bigint, epoch bigint, images bigint, seconds double, loss_d float, loss_g float,

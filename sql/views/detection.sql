@@ -66,24 +66,28 @@ create view trivial_predictions as
 
 -- The predictions that detectors are evaluated on: of test faces, each once for every perturbation; and those of the
 -- trivial detectors.
+create view test_predictions as
+    select p.*, evaluation_set from predictions as p left join evaluation_sets using (detector) where part = 'test';
 create view evaluated_predictions as
-    select *, {crosses} from (
-        select p.*, evaluation_set from predictions as p left join evaluation_sets using (detector) where part = 'test'
-        union all by name
-        from trivial_predictions);
+    select *, {crosses} from (from test_predictions union all by name from trivial_predictions);
 
 -- The numbers by which queries refer to groups: millions of faces are sorted and counted faster by numbers than by text.
 create table group_numbers as
     from (values (0, 'all', 'all'), {group_numbers}) as numbers (number, attribute, "group");
 
--- For every logit of a group, the number of fakes and real faces with exactly this logit.
+-- For every logit of a group, the number of fakes and real faces with exactly this logit. Trivial detectors have few logits,
+-- so that their faces are counted by all attributes together first.
 create view logit_counts as
-    select evaluation_set, detector, perturbation, number, logit, count(*) filter (is_fake) as fakes,
-        count(*) filter (not is_fake) as reals
-    from (
-        select evaluation_set, detector, perturbation, logit, target = 'fake' as is_fake,
-            unnest([0, {numbered_groups}])::smallint as number
-        from evaluated_predictions)
+    with counted as (
+        select evaluation_set, detector, perturbation, logit, target = 'fake' as is_fake, {stored_columns}, 1 as faces
+        from test_predictions
+        union all
+        select evaluation_set, detector, perturbation, logit, target = 'fake', {stored_columns}, count(*)
+        from trivial_predictions group by all
+    )
+    select evaluation_set, detector, perturbation, number, logit, coalesce(sum(faces) filter (is_fake), 0)::bigint as fakes,
+        coalesce(sum(faces) filter (not is_fake), 0)::bigint as reals
+    from (select * exclude ({stored_columns}), unnest([0, {numbered_groups}])::smallint as number from counted)
     where number is not null group by all;
 
 -- Every logit of a group as a threshold: the fakes and real faces at or above it (`tp`, `fp`), and those exactly at it.

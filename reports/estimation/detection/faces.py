@@ -30,7 +30,6 @@ class EvaluatedFaces:
     """
 
     is_fake: np.ndarray  # bool [N]
-    is_held_out: np.ndarray  # whether it is a fake of a generator that was left out of training, bool [N]
     logits: np.ndarray  # float64 [N]
     weights: np.ndarray  # uint8 [replicates, N]
     groups: Mapping[str, Groups]  # by attribute

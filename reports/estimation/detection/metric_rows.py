@@ -10,7 +10,6 @@ import numpy as np
 import sql
 from reports.estimation.bootstrap_metrics import fairness_gaps, utility_metrics
 from reports.estimation.detection.faces import SEED, EvaluatedFaces, Groups, score_cells
-from reports.estimation.detection.hold_out import HELD_OUT_GAP, held_out_gap
 from reports.estimation.detection.interval_columns import interval_columns
 from reports.estimation.detection.operating_points import POINTS, group_rates, replicate_cuts
 from reports.estimation.detection.repair import repair
@@ -133,8 +132,6 @@ def detector_rows(faces: EvaluatedFaces, metrics: SqlMetrics, *, shuffle: np.nda
                 added["tradeoff_points"] += fairness_points(metrics, attribute, point, replicates=rates, null=null)
             added["detection_metrics"] += worst_tpr_rows(added["tradeoff_points"])
             added["repair"], added["repair_thresholds"] = repair(faces, groups, shuffle=shuffle, rng=rng)
-        if gap := held_out_gap(faces, groups, rng=rng):
-            added["detection_metrics"].append({"measure": HELD_OUT_GAP, **gap})
         for table, of_table in added.items():
             tables[table] += [row | {"attribute": attribute} for row in of_table]
     return tables

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from reports.detector_report import DetectorAnswers
-from reports.estimation.detection.hold_out import HELD_OUT_GAP
+from reports.estimation.detection.held_out import HELD_OUT_GAP
 from reports.formats import number, short
 from reports.sections.detector_tables.cells import Row, detector_label, metric_cell, muted_if_trivial, name_cell
 from reports.sections.table import Cell, Table, expanded

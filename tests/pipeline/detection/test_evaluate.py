@@ -102,7 +102,7 @@ def test_samples_are_evaluated_by_group(workspace):
     expected = {gender: rows["logit"].ge(0).mean() for (gender,), rows in joined.group_by("gender")}
     by_gender = sql.ask(connection, "detection_rates", run="early").filter(attribute="gender")
     assert dict(by_gender.select("group", "rate").iter_rows()) == pytest.approx(expected)
-    groups = sql.ask(connection, "utility", attribute="skin_group")
+    groups = sql.ask(connection, "utility", detector="x", attribute="skin_group")
     assert groups["n"].sum() == counts["test_real"] + counts["test_fake"]
 
 

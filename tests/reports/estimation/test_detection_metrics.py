@@ -126,14 +126,21 @@ def test_intervals_cover_the_truth_and_the_floor_separates_chance_from_bias(tmp_
         workspace = Workspace(tmp_path / str(number))
         workspace.root.mkdir()
         csv = workspace.root / "d.csv"
-        random_predictions(rng, 1500, shift=shift).write_csv(csv)
+        random_predictions(rng, 1500, shift=shift).drop("gender", "age").write_csv(csv)
         import_predictions(workspace, csv)
         rows = write_metrics(workspace, sql.connect(workspace), detector="d").filter(attribute="skin_group")
         repetitions.append({row["measure"]: row for row in rows.filter(pl.col("group").is_null()).to_dicts()})
     normal = NormalDist()
     truth = normal.cdf(shift - 1) - normal.cdf(-1)  # the FPR's gap; the TPR's is smaller
     covered = [row["fpr_gap"]["low"] <= truth <= row["fpr_gap"]["high"] for row in repetitions]
-    above_floor = [row["f_meo"]["value"] > row["f_meo"]["floor"] for row in repetitions]
     assert sum(covered) >= 10
-    assert sum(above_floor) == 12 if shift else sum(above_floor) <= 3
+    shifts = (0, 0, shift)  # of the groups
+    threshold = min(t / 1000 for t in range(3000) if np.mean([normal.cdf(s - 1 - t / 1000) for s in shifts]) <= 0.05)
+    truth = min(normal.cdf(s + 1 - threshold) for s in shifts)
+    worst = [row["worst_tpr_at_fpr_5"] for row in repetitions]
+    assert sum(row["low"] <= truth <= row["high"] for row in worst) >= 10
+    for measure in ("f_meo", "equalized_odds_ratio", "worst_tpr_at_fpr_5"):
+        rows = [row[measure] for row in repetitions]
+        beyond = [(row["value"] > row["floor"]) == (measure == "f_meo") for row in rows]
+        assert sum(beyond) == 12 if shift else sum(beyond) <= 3, measure
     assert all(row[m]["low"] <= row[m]["value"] <= row[m]["high"] for row in repetitions for m in metric_rows.FAIRNESS)

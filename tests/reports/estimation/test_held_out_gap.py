@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 import sql
-from reports.estimation.detection.hold_out import HELD_OUT_GAP
+from reports.estimation.detection.held_out import HELD_OUT_GAP
 from reports.estimation.detection_metrics import write_metrics
 from shards.workspace import Workspace
 from tests.reports.fake_detectors import add_detector, name_generators

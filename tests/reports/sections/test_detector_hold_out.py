@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 import sql
-from reports.estimation.detection.hold_out import HELD_OUT_GAP
+from reports.estimation.detection.held_out import HELD_OUT_GAP
 from shards.workspace import Workspace
 from tests.reports.fake_detectors import add_detector, name_generators
 from tests.reports.fake_workspace import build, replace_table, text_of

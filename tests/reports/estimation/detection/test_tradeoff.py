@@ -75,7 +75,7 @@ def faces_of(rng, count, *, digits=6):
     logits = np.round(rng.normal(size=count) + fake + 0.5 * numbers, digits)
     weights = np.vstack([np.ones(count), rng.poisson(1, (3, count))]).astype(np.uint8)
     groups = {"gender": evaluated.Groups(["female", "male"], numbers)}
-    return EvaluatedFaces(fake, np.zeros(count, bool), logits, weights, groups)
+    return EvaluatedFaces(fake, logits, weights, groups)
 
 
 def group_metrics(faces):
