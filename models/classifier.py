@@ -51,8 +51,9 @@ class FaceClassifier(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, classes: Mapping[str, int], *, widths: Sequence[int] = WIDTHS):
+    def __init__(self, classes: Mapping[str, int], *, widths: Sequence[int] | None = None):
         super().__init__()
+        widths = widths or WIDTHS
         self.register_buffer("mean", torch.full((1, 3, 1, 1), 127.5))  # of the images that it is fitted to
         self.register_buffer("std", torch.full((1, 3, 1, 1), 64.0))
         stem = [nn.Conv2d(3, widths[0], 3, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)]

@@ -280,6 +280,7 @@ def report_checks(workspace: Workspace) -> Iterator[Check]:
     report = workspace.report
     yield from described_checks(workspace.reference_document, ReferenceDocument)
     yield from described_checks(report.tables_document, TablesDocument)
+    yield from described_checks(report.rates_document, TablesDocument)
     for folder in (report, *map(ReportFolder, named_folders(report.folder / "runs"))):
         yield from described_checks(folder.document, None)
 

@@ -29,6 +29,7 @@ class DetectorAnswers:
     robustness: Rows
     robustness_attribute: str  # whose groups its fairness is measured on
     detection_rates: Rows  # of the run's samples
+    detection_gaps: Rows
     tradeoff: Rows  # question `tradeoff` for every attribute, with a column `attribute`
     repair: Rows
     generators: Rows  # on the fakes of each family and method
@@ -62,6 +63,7 @@ def gather_detectors(
             "evaluation_sets",
             "detection_metrics",
             "detection_rates",
+            "detection_gaps",
             "robustness",
             "tradeoff",
             "repair",
@@ -79,8 +81,8 @@ def gather_detectors(
         "generators": sql.ask(connection, "generators"),
         "hold_out": sql.ask(connection, "hold_out"),
     }
-    if run:
-        answers["detection_rates"] = sql.ask(connection, "detection_rates", run=run)
+    for name in ("detection_rates", "detection_gaps") if run else ():
+        answers[name] = sql.ask(connection, name, run=run)
     is_named = pl.col("detector").is_in(list(detectors))
     sets = answers["evaluation_sets"].filter(is_named)["evaluation_set"].to_list()
     # the trivial detectors of the evaluation sets that have a named detector
@@ -89,7 +91,7 @@ def gather_detectors(
         name: table.filter(is_shown if "evaluation_set" in table.columns else is_named).to_dicts()
         for name, table in answers.items()
     }
-    return {"detection_rates": []} | rows | {"robustness_attribute": compared}
+    return {"detection_rates": [], "detection_gaps": []} | rows | {"robustness_attribute": compared}
 
 
 def tradeoffs(connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:

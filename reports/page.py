@@ -11,6 +11,7 @@ from typing import TypeVar
 import duckdb
 
 import sql
+from reports.caveats import is_foreign_labeller
 from reports.comparison_page import build_comparison_page
 from reports.comparison_report import ComparisonReport, gather_comparison
 from reports.detector_report import DetectorReport, gather_detectors
@@ -31,6 +32,7 @@ from reports.estimation.labelled_sides import (
     check_provenance,
     has_training_images,
 )
+from reports.estimation.rate_tables import discard_damaged_rates, has_rates
 from reports.faces import collect_faces, contact_sheets
 from reports.figures.canvas import RUN_COLOURS
 from reports.figures.detector_figures import draw_tradeoffs
@@ -98,6 +100,7 @@ def build(
         stack.enter_context(exclusive_lock(workspace.report.lock, "writing it"))
         check_own_files(workspace.report)
         lost = discard_damaged_tables(workspace)
+        discard_damaged_rates(workspace)
         connection = sql.connect(workspace)
         names: list[str] = []
         if runs or workspace.runs() or not any(folder.predictions.exists() for folder in workspace.detectors()):
@@ -197,7 +200,8 @@ def build_run(
     inputs = input_fingerprint(workspace, run, detectors=detectors)
     if not force:
         last = last_report(folder, RunReport)
-        if last and last.fingerprint == inputs and has_estimates(workspace, run):
+        is_current = has_estimates(workspace, run) and has_rates(workspace, run, detectors=detectors)
+        if last and last.fingerprint == inputs and is_current:
             return BuildResult(folder.page, False, [last.missing] if last.missing else [])
     check_unchanged(page_files(workspace, run, detectors=detectors))
     connection = sql.connect(workspace)  # read again: the page of another run may have changed the tables
@@ -207,10 +211,15 @@ def build_run(
     missing = None
     try:
         labelling = finished_labelling(workspace, connection, run)
-        write_estimates(workspace, connection, run=run)
+        untrusted = [
+            method
+            for method in labelling.methods
+            if is_foreign_labeller(labelling, synthetic=documents.synthetic, methods=[method])
+        ]
+        write_estimates(workspace, connection, run=run, detectors=detectors, untrusted=untrusted)
     except MissingLabels as error:
         labelling, missing = None, str(error)
-        discard_estimates(workspace, connection, run=run)
+        discard_estimates(workspace, connection, run=run, detectors=detectors)
     connection = sql.connect(workspace)  # the tables of estimates exist now
     attributes = workspace_attributes(workspace)
     files: dict[str, bytes] = {}

@@ -25,7 +25,7 @@ def check_own_files(folder: ReportFolder) -> None:
     """Raise FairfaceError for a page or table in a folder without a document: the user may have written it."""
     if any(map(os.path.lexists, (folder.document, folder.tables_document))):
         return
-    for path in (folder.page, *map(folder.table, REPORT_TABLES)):
+    for path in (folder.page, folder.rate_estimates, *map(folder.table, REPORT_TABLES)):
         if os.path.lexists(path):
             raise FairfaceError(f"{path} was not written by fairface, or {folder.document} is missing: move it away")
 

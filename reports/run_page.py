@@ -11,6 +11,7 @@ from reports.run_report import RunReport
 from reports.sections.audit import AuditSection, audit_section
 from reports.sections.confidence import Confidence, confidence_section
 from reports.sections.counts import Counts, counts_section
+from reports.sections.detection_rates import DetectionRates, detection_rates_section
 from reports.sections.detectors import Detectors, detectors_section
 from reports.sections.distances import Distances, distances_section
 from reports.sections.faces import Faces, faces_section
@@ -68,6 +69,7 @@ class RunPage:
     confidence: Confidence | None
     neighbours: Neighbours | None
     detectors: Detectors | None
+    detection_rates: DetectionRates | None
     training: Training
     training_data: TrainingData
     provenance: Provenance
@@ -102,6 +104,7 @@ def build_run_page(
         confidence=confidence_section(faces, attributes),
         neighbours=neighbours_section(report, faces),
         detectors=detectors_section(report, attributes, tradeoff_figures=tradeoffs),
+        detection_rates=detection_rates_section(report, attributes),
         training=training_section(report, figures),
         training_data=training_data_section(report, attributes),
         provenance=provenance_section(report),

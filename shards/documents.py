@@ -163,6 +163,15 @@ class RunConfig(RunDocument):
 
 
 @dataclass(kw_only=True)
+class DetectorView:
+    """What was done to the images of a detector before they were resized to its input size."""
+
+    pre_resize: int | None  # pixels that larger images were reduced to: the size of the samples among the faces
+    packed_size: int | None  # pixels of the shorter side of images that the packer encoded again
+    packed_quality: int  # of the JPEGs, with `packed_size`
+
+
+@dataclass(kw_only=True)
 class DetectorData:
     """The faces that a detector was trained and evaluated on."""
 
@@ -176,6 +185,7 @@ class DetectorData:
     test_real: int
     test_fake: int
     held_out: list[str] = field(default_factory=list)  # families and methods whose fakes were not trained on
+    view: DetectorView | None = None  # None: trained by a version that did not record it
 
 
 @dataclass(kw_only=True)
@@ -331,7 +341,8 @@ class TablesDocument(Document):
 
     REDO: ClassVar[str] = "build the report again with `fairface report`"
 
-    made_of: dict[str, str]  # run or detector -> fingerprint of its inputs; "" -> that of the training images' labels
+    # run, detector or run/detector -> fingerprint of its inputs; "" -> that of the training images' labels
+    made_of: dict[str, str]
     files: dict[str, str]  # the tables -> SHA-256
 
 

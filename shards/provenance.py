@@ -53,6 +53,7 @@ class CurrentFiles:
     attributes: AttributeTable
     files: dict[str, list[Path]]  # by view
     stale_runs: set[str]  # whose rows in the report's tables are out of date
+    stale_rates: set[str]  # keys of `rates_key` whose rows in rate_estimates are out of date
     warnings: list[str]  # why files or rows were left out, and the command that writes them again
 
 
@@ -107,11 +108,18 @@ def current_files(workspace: Workspace) -> CurrentFiles:
             )
         if TRAINING in stale_runs:
             left_out.add(report.table("confusion"))
+    stale = stale_rates(workspace) if files["rate_estimates"] else set()
+    leave_out([report.rate_estimates], rates_problem(workspace))
+    if outdated := sorted(stale - {key for key in stale if key.split("/")[0] in stale_runs}):
+        warnings.append(
+            f"the corrected detection rates of {', '.join(outdated)} were not computed from the present labels and "
+            "predictions: run `fairface report` again"
+        )
     for study in workspace.studies():
         leave_out([study.document], study_problem(study))
         leave_out([study.report.table(name) for name in STUDY_TABLES], study_tables_problem(workspace, study))
     kept = {view: [path for path in paths if path not in left_out] for view, paths in files.items()}
-    return CurrentFiles(workspace_attributes(workspace), kept, stale_runs - {TRAINING}, warnings)
+    return CurrentFiles(workspace_attributes(workspace), kept, stale_runs - {TRAINING}, stale, warnings)
 
 
 def _folders(files: dict[str, list[Path]], views: Iterable[str]) -> set[Path]:
@@ -250,6 +258,39 @@ def stale_estimates(workspace: Workspace) -> set[str]:
         for run, inputs in (document.made_of if document else {}).items()
         if inputs != (estimate_inputs(workspace, run) if run else training_inputs(workspace))
     }
+
+
+@problem
+def rates_problem(workspace: Workspace) -> str | None:
+    """Why rate_estimates.parquet must not be used; None if it may be, except for rows of `stale_rates`."""
+    if read_document(workspace.report.rates_document, TablesDocument) is None:
+        return f"{workspace.report.rate_estimates} is not finished: run `fairface report` again"
+    return None
+
+
+def rates_key(run: str, detector: str) -> str:
+    """The key in TablesDocument.made_of of the rates at which a detector calls the samples of a run fake."""
+    return f"{run}/{detector}"
+
+
+def stale_rates(workspace: Workspace) -> set[str]:
+    """The keys of the rates that were not computed from the present labels and predictions."""
+    try:
+        document = read_document(workspace.report.rates_document, TablesDocument)
+    except FairfaceError:
+        document = None
+    made_of = document.made_of if document else {}
+    return {key for key, inputs in made_of.items() if inputs != rate_inputs(workspace, *key.partition("/")[::2])}
+
+
+def rate_inputs(workspace: Workspace, run: str, detector: str) -> str | None:
+    """A fingerprint of what the rates of `rates_key` are computed from; None without such a run or detector."""
+    estimates = estimate_inputs(workspace, run)
+    try:
+        predictions = read_document(workspace.detector(detector).predictions_document, PredictionsDocument)
+    except FairfaceError:
+        return None
+    return fingerprint([estimates, predictions.files]) if estimates and predictions else None
 
 
 @problem

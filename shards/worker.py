@@ -13,6 +13,7 @@ from shards import image_check
 from shards.atomic_io import atomic_write
 from shards.tar import TarWriter
 
+CONVERTED = "converted"  # what `try_packing` says of an image that is packed in another form
 ROW_COLUMNS = ("key", "width", "height", "bytes", "sha256", "orientation", "reason")  # that a worker writes
 
 
@@ -82,3 +83,12 @@ def check_and_encode(data: bytes, recipe: ImageRecipe) -> tuple[image_check.Verd
     if recipe.check:
         return image_check.inspect_and_convert(data)
     return image_check.identify(data), data
+
+
+def try_packing(data: bytes, recipe: ImageRecipe) -> str | None:
+    """The reason why an image is not packed, `CONVERTED` if other bytes are packed in its place, None if its own are.
+
+    It is called in a process that a hostile image may crash.
+    """
+    verdict, packed = check_and_encode(data, recipe)
+    return verdict.reason or (None if packed is data else CONVERTED)

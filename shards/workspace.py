@@ -504,6 +504,16 @@ class ReportFolder:
     def table(self, name: str) -> Path:
         return self.folder / f"{name}.parquet"
 
+    @property
+    def rate_estimates(self) -> Path:
+        """How often detectors call the samples of the runs fake, by group."""
+        return self.table("rate_estimates")
+
+    @property
+    def rates_document(self) -> Path:
+        """The document of rate_estimates, which are made of predictions as well."""
+        return self.folder / "rate_estimates.json"
+
     def run(self, name: str) -> "ReportFolder":
         """The page of one of several runs."""
         return ReportFolder(self.folder / "runs" / name)
@@ -650,6 +660,7 @@ class Workspace:
             "audit_faces": [run.audit.plan for run in runs],
             "ratings": [run.audit.ratings for run in runs],
             **{name: [self.report.table(name)] for name in REPORT_TABLES},
+            "rate_estimates": [self.report.rate_estimates],
             "detectors": [detector.config for detector in detectors],
             "predictions": [detector.predictions for detector in detectors],
             **{name: [detector.table(name) for detector in detectors] for name in DETECTOR_TABLES},

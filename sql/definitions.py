@@ -1,7 +1,7 @@
 """The SQL that defines the views over the files of a workspace."""
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from shards.attributes import PROBABILITY_PREFIX, Attribute, AttributeTable
@@ -11,14 +11,9 @@ from shards.workspace import REPORT_TABLES, TRIVIAL_DETECTORS
 FOLDER = Path(__file__).parent / "views"
 UNION = "\n    union all\n    "
 # in this order, because later views query earlier ones
-FILES = (
-    "columns.sql",
-    "results.sql",
-    "detection.sql",
-    "operating_points.sql",
-    "detector_tables.sql",
-    "hold_out.sql",
-    "studies.sql",
+FILES = tuple(
+    f"{name}.sql"
+    for name in ("columns", "results", "detection", "operating_points", "detector_tables", "hold_out", "studies")
 )
 RUN_COLUMNS = (
     "{status: 'VARCHAR', started: 'VARCHAR', finished: 'VARCHAR', device: 'VARCHAR', steps: 'BIGINT', "
@@ -47,7 +42,7 @@ def views(current: CurrentFiles) -> str:
         lambda match: (
             generated[match[1]]
             if match[1] in generated  # which may be empty, without crosses
-            else table_expression(match[1], files[match[1]], stale_runs=current.stale_runs)
+            else table_expression(match[1], files[match[1]], stale=stale_rows(match[1], current))
         ),
         text,
     )
@@ -232,19 +227,27 @@ def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def table_expression(view: str, files: Iterable[Path], *, stale_runs: Collection[str] = ()) -> str:
+def stale_rows(view: str, current: CurrentFiles) -> str | None:
+    """The SQL predicate of a view's rows that are out of date; None if there are none."""
+    if view == "rate_estimates" and current.stale_rates:
+        return f"run || '/' || detector in ({', '.join(map(quote, sorted(current.stale_rates)))})"
+    if view in REPORT_TABLES and view != "confusion" and current.stale_runs:
+        return f"run in ({', '.join(map(quote, sorted(current.stale_runs)))})"
+    return None
+
+
+def table_expression(view: str, files: Iterable[Path], *, stale: str | None = None) -> str:
     """The SQL table that reads the `files` of a view, or its empty table of columns if there are none.
 
-    The rows of `stale_runs` are left out of the report's tables.
+    Rows for which the predicate `stale` is true are left out.
     """
     paths = ", ".join(quote(glob_pattern(file)) for file in files)
     if not paths:
         return f"{view}_columns"
     if view in JSON_COLUMNS:
         return f"read_json([{paths}], columns = {JSON_COLUMNS[view]}, filename = true)"
-    if stale_runs and view in REPORT_TABLES and view != "confusion":
-        stale = ", ".join(map(quote, sorted(stale_runs)))
-        return f"(from read_parquet([{paths}], union_by_name = true) where run not in ({stale}))"
+    if stale:
+        return f"(from read_parquet([{paths}], union_by_name = true) where not {stale})"
     # labels and samples have a column `run`; the run of other files is the name of a folder
     named = ", filename = true" if view in ("steps", "labels", "audit_faces", "ratings") else ""
     return f"read_parquet([{paths}], union_by_name = true{named})"

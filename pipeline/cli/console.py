@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from shards.synthetic.dataset import SyntheticResult
 
 TERMINAL_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")  # control, format, surrogate, line and paragraph separator
+KEEPS_PROGRESS = "fairface.keeps_progress"  # in a context's `meta`: whether an interrupted command can be resumed
 FAULTS_SHOWN = 10
 UNREADABLE_SHOWN = 5
 UNMATCHED_TITLES = {"missing_rows": "rows without an image", "missing_images": "images without a row"}
@@ -52,6 +53,11 @@ FAIRNESS_METRICS = ("f_meo", "f_dp", "f_oae", "f_eo", "f_efpr")  # columns of th
 def is_interactive() -> bool:
     """Whether to show progress bars: only on a terminal, and only on rank 0."""
     return sys.stderr.isatty() and distributed.rank() == 0
+
+
+def forget_progress() -> None:
+    """Note that the current command saves no progress, for the message if it is interrupted."""
+    click.get_current_context().meta[KEEPS_PROGRESS] = False
 
 
 def printable(text: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from pipeline.cli import console
+from pipeline.cli.judge import judge_images
 from pipeline.cli.options import (
     BELOW_ONE,
     EPOCHS,
@@ -42,6 +43,8 @@ SETTINGS = (
     "device",
     "threads",
 )  # of DetectorsConfig; the others are of DetectorOptions
+
+JUDGE_OPTIONS = {"workspace", "name", "judged", "judgements", "test_batchsize", "device", "workers", "threads"}
 
 
 def perturbations_callback(
@@ -168,6 +171,19 @@ def perturbations_callback(
     help="Import another detector's predictions from a CSV with the columns target and logit, and at least one "
     "attribute, such as gender.",
 )
+@click.option(
+    "--judge",
+    "judged",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Print what the trained detector --name says of this image, or of all images below this folder. Repeatable.",
+)
+@click.option(
+    "--csv",
+    "judgements",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="CSV for the answers of --judge, instead of a table; - for standard output.",
+)
 @force_option
 def detect(
     workspace: Workspace,
@@ -178,19 +194,29 @@ def detect(
     perturbations: tuple[str, ...],
     workers: int | None,
     csv: Path | None,
+    judged: tuple[Path, ...],
+    judgements: Path | None,
     force: bool,
     **options: Any,
 ) -> None:
     """Train detectors of generated faces and evaluate them by group.
 
     The utility and fairness metrics are those of AI-Face's benchmark. Rerunning the same command resumes an
-    interrupted run. With --import, the predictions of any other detector are evaluated.
+    interrupted run. With --import, the predictions of any other detector are evaluated; with --judge, a trained
+    detector judges any images.
     """
-    check_detect_options(csv, **options)
+    check_detect_options(csv, judged, judgements=judgements, **options)
     if csv:
         import_detector(workspace, csv, name=name, force=force)
         return
     from pipeline.data.decoder import DecoderConfig
+
+    if judged:
+        from pipeline.detection.judge import JudgeConfig
+
+        judging = JudgeConfig(name, test_batchsize, options["device"], options["threads"], DecoderConfig(workers))
+        judge_images(workspace, judged, judging, output=judgements)
+        return
     from pipeline.detection import train_all
     from pipeline.detection.evaluate import EvaluationConfig
 
@@ -207,12 +233,23 @@ def detect(
     train_and_print(workspace, config, data=data)
 
 
-def check_detect_options(csv: Path | None, **options: Any) -> None:
+def check_detect_options(
+    csv: Path | None, judged: tuple[Path, ...], *, judgements: Path | None, **options: Any
+) -> None:
     """Raise UsageError for options that contradict each other or would have no effect."""
     if csv:
         if given_options() - {"workspace", "name", "csv", "force"}:
             raise click.UsageError("--import can be combined only with --out, --name and --force")
         refuse_torchrun("--import")
+    if judgements and not judged:
+        raise click.UsageError("--csv is for the answers of --judge")
+    if judged:
+        if given_options() - JUDGE_OPTIONS:
+            raise click.UsageError(
+                "--judge can be combined only with --out, --name, --csv, --test-batchsize, --device, --workers and "
+                "--threads"
+            )
+        refuse_torchrun("--judge")
     if options["steps"] is not None and options["epochs"] is not None:
         raise click.UsageError("--steps and --epochs are alternatives: use one of them")
     if options["pretrained"] and options["from_scratch"]:

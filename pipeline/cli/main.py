@@ -9,7 +9,7 @@ import click
 
 from pipeline.cli.audit import audit
 from pipeline.cli.bench import bench
-from pipeline.cli.console import printable
+from pipeline.cli.console import KEEPS_PROGRESS, printable
 from pipeline.cli.detect import detect
 from pipeline.cli.gan import sample, train
 from pipeline.cli.label import label, labeller
@@ -63,9 +63,8 @@ class Group(click.Group):
         except (click.exceptions.Exit, click.Abort):
             raise
         except (KeyboardInterrupt, Terminated) as stop:
-            hint = (
-                "" if context.invoked_subcommand == "sql" else " Progress is saved; rerun the same command to resume."
-            )
+            keeps_progress = context.invoked_subcommand != "sql" and context.meta.get(KEEPS_PROGRESS, True)
+            hint = " Progress is saved; rerun the same command to resume." if keeps_progress else ""
             click.echo(f"Interrupted.{hint}", err=True)
             context.exit(TERMINATED_EXIT_CODE if isinstance(stop, Terminated) else INTERRUPTED_EXIT_CODE)
         except Exception as error:

@@ -1,6 +1,6 @@
 """NVIDIA DALI decodes packed images to uint8 tensors on the training device."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -114,6 +114,37 @@ def decode_batches(
     )
 
 
+def decode_coded(
+    batches: Iterable[Sequence[np.ndarray]],
+    *,
+    image_size: int,
+    device: torch.device,
+    batch_size: int,
+    decoder: DecoderConfig,
+) -> Iterator[Tensor]:
+    """Yield the images of each batch of coded ones, uint8 [bytes] each, decoded as by `decode_all`.
+
+    The images are not packed, and their bytes have been checked like those that are: DALI may crash on others. A batch
+    has 1 to `batch_size` images. Raises FairfaceError if DALI can't decode one nevertheless.
+    """
+
+    def source(fn: Any) -> tuple[Any, Any]:
+        from nvidia.dali import types
+
+        return fn.external_source(name="coded", dtype=types.UINT8, ndim=1), None
+
+    pipeline = _define_pipeline(
+        source, image_size=image_size, device=device, batch_size=batch_size, decoder=decoder, prefetched=1
+    )
+    pipeline.build()
+    for batch in batches:
+        try:
+            (images,) = pipeline.run(coded=list(batch))
+        except RuntimeError as error:
+            raise FairfaceError(f"DALI can't decode one of the images ({error_line(error)})") from error
+        yield from _yield_decoded(images, device)
+
+
 def run_pipeline(
     shards: ShardSet,
     source: Source,
@@ -137,15 +168,26 @@ def run_pipeline(
         pipeline.build()
         while True:
             (images,) = pipeline.run()
-            yield torch.from_dlpack(images.as_tensor())
-            if device.type == "cuda":  # queued work on the batch must finish before DALI writes to its memory again
-                torch.cuda.current_stream(device).synchronize()
+            yield from _yield_decoded(images, device)
     except RuntimeError as error:
         shards.verified = False
         shards.verify(workers=decoder.workers)  # names a tar whose bytes changed in the meantime
         shards.check_decodable(workers=decoder.workers)
-        line = next((text for text in str(error).splitlines() if "rror" in text), str(error))[:300]
-        raise FairfaceError(f"a shard in {shards.folder} cannot be decoded ({line}){shards.remedy()}") from error
+        raise FairfaceError(
+            f"a shard in {shards.folder} cannot be decoded ({error_line(error)}){shards.remedy()}"
+        ) from error
+
+
+def error_line(error: Exception) -> str:
+    """The line of DALI's message that says what went wrong."""
+    return next((text for text in str(error).splitlines() if "rror" in text), str(error))[:300]
+
+
+def _yield_decoded(images: Any, device: torch.device) -> Iterator[Tensor]:
+    """Yield the tensor of a decoded batch, which is valid until the next one is requested."""
+    yield torch.from_dlpack(images.as_tensor())
+    if device.type == "cuda":  # queued work on the batch must finish before DALI writes to its memory again
+        torch.cuda.current_stream(device).synchronize()
 
 
 def _define_pipeline(
@@ -155,9 +197,10 @@ def _define_pipeline(
     device: torch.device,
     batch_size: int,
     decoder: DecoderConfig,
-    perturb: Perturbation | None,
+    perturb: Perturbation | None = None,
+    prefetched: int = 2,
 ) -> Any:
-    """Return the DALI pipeline that decodes, resizes, crops and perturbs.
+    """Return the DALI pipeline that decodes, resizes, crops and perturbs; `prefetched` batches are decoded ahead.
 
     The shorter side is resized to `image_size` by an antialiased triangular filter and the centre is cropped, as by
     torchvision's Resize and CenterCrop. On a GPU, JPEGs are decoded there (`mixed`).
@@ -178,7 +221,7 @@ def _define_pipeline(
     @pipeline_def(
         batch_size=batch_size,
         num_threads=decoder.workers or available_cpus(),
-        prefetch_queue_depth=2,
+        prefetch_queue_depth=prefetched,
         device_id=(device.index or 0) if on_gpu else None,
     )
     def pipeline() -> Any:

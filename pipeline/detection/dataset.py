@@ -19,11 +19,12 @@ from pipeline.training import run_directory
 from shards.atomic_io import fingerprint, read_parquet
 from shards.attributes import Attribute, AttributeTable, workspace_attributes
 from shards.described_files import check_unchanged, described_files, label_files, sample_files
-from shards.documents import SamplesDocument, ShardsDocument, load_shards_json, read_document
+from shards.documents import DetectorView, SamplesDocument, ShardsDocument, load_shards_json, read_document
 from shards.errors import FairfaceError
 from shards.images_table import read_images, with_crosses
 from shards.locks import shared_lock
-from shards.workspace import FeatureFiles, RunFolder, Workspace
+from shards.plan import PackConfig
+from shards.workspace import FeatureFiles, RunFolder, ShardsFolder, Workspace
 
 TEST_SHARE = 0.2  # of the faces, if the tables have no test split
 VALIDATION_SPLITS = ("val", "valid", "validation")  # used neither for training nor for testing
@@ -74,6 +75,10 @@ class FacePool:
             for target in ("real", "fake")
         }
 
+    def view(self) -> DetectorView:
+        """What is done to the images before they are resized to a detector's input size."""
+        return detector_view(ShardsFolder(self.shards.folder), pre_resize=self.image_size)
+
     def training_groups(self) -> pl.Series:
         """The groups of the training faces."""
         return self.rows.filter(~pl.col("test"), pl.col("fake").is_not_null())["group"]
@@ -118,6 +123,7 @@ def build_pool(
     run: str | None = None,
     group_by: str | None = None,
     locks: ExitStack | None = None,
+    trains: bool = True,
 ) -> FacePool:
     """Build the pool from the shards if they contain real faces and fakes (`images`), otherwise with a run's `samples`.
 
@@ -125,8 +131,8 @@ def build_pool(
     synthetic. The test faces are those of the split `test` if the tables name one, otherwise a fifth of the faces, the
     same for every detector; faces of a validation split are not used. The groups are the classes of the attribute
     `group_by`, by default those that `default_group_by` names. The images and samples are locked until `locks`
-    closes. Raises FairfaceError if there are no real faces or no fakes to train or test with, for an unknown
-    attribute, and for damaged tables.
+    closes. Raises FairfaceError if there are no real faces or no fakes to test with or, if the detector `trains`, to
+    train with; for an unknown attribute, and for damaged tables.
     """
     locks, attributes = locks or ExitStack(), workspace_attributes(workspace)
     group_by = group_by or default_group_by(attributes)
@@ -144,10 +150,11 @@ def build_pool(
         if run:
             raise FairfaceError("--run names the run whose samples serve as fakes: use it with --fakes samples")
         source = FeatureSource(workspace.shards.features, packed.manifest, shards)
-        return pool_from_images(source, images, attribute=attribute)
+        return check_faces(pool_from_images(source, images, attribute=attribute), trains=trains)
     folder = run_directory.find_run(workspace, run)
     locks.enter_context(shared_lock(folder.samples_lock, "training a detector on its samples"))
-    return pool_from_samples(workspace, folder, attribute=attribute, shards=shards, images=images, packed=packed)
+    pool = pool_from_samples(workspace, folder, attribute=attribute, shards=shards, images=images, packed=packed)
+    return check_faces(pool, trains=trains)
 
 
 def default_group_by(attributes: AttributeTable) -> str:
@@ -240,22 +247,27 @@ def sample_rows(run: RunFolder) -> pl.DataFrame:
 
 
 def assign_faces(pool: FacePool) -> FacePool:
-    """Build the pool: select its test faces, and convert families to numbers.
-
-    Raises FairfaceError if there are no real faces or no fakes to train or test with.
-    """
+    """Build the pool: select its test faces, and convert families to numbers."""
     rows = assign_test_faces(pool.rows)
     families = {name.lower(): number for number, name in enumerate(FAMILIES)}
     family = pl.col("family").str.to_lowercase().replace_strict(families, default=-1, return_dtype=pl.Int64)
     rows = rows.with_columns(family=pl.when(pl.col("fake")).then(family.fill_null(-1).replace(0, -1)).otherwise(0))
-    assigned = replace(pool, rows=rows.drop("split"), manifest=fingerprint([pool.manifest, pool.grouped_by]))
-    if missing := [name for name, count in assigned.counts().items() if not count]:
-        purpose, target = missing[0].split("_")
-        raise FairfaceError(
-            f"there is no {target} face to {purpose} a detector with: pack real faces and fakes, or name a run's "
-            "samples with --fakes samples --run NAME"
-        )
-    return assigned
+    return replace(pool, rows=rows.drop("split"), manifest=fingerprint([pool.manifest, pool.grouped_by]))
+
+
+def check_faces(pool: FacePool, *, trains: bool) -> FacePool:
+    """The pool, if it has real faces and fakes to test with and, if the detector `trains`, to train with.
+
+    Raises FairfaceError otherwise.
+    """
+    for name, count in pool.counts().items():
+        purpose, target = name.split("_")
+        if not count and (trains or purpose == "test"):
+            raise FairfaceError(
+                f"there is no {target} face to {purpose} a detector with: pack real faces and fakes, or name a run's "
+                "samples with --fakes samples --run NAME"
+            )
+    return pool
 
 
 def assign_test_faces(rows: pl.DataFrame) -> pl.DataFrame:
@@ -274,8 +286,23 @@ def assign_test_faces(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.with_columns(test=test)
 
 
-def build_sampler(options: DetectorOptions, faces: FacePool, *, world_size: int) -> NaturalSampler | PairedSampler:
-    """Build the sampler of a rank's share of the training faces. Raises FairfaceError if they do not fill a batch."""
+def detector_view(shards: ShardsFolder, *, pre_resize: int | None) -> DetectorView:
+    """The view of detectors that are trained on the packed images."""
+    options = load_shards_json(shards).options
+    return DetectorView(
+        pre_resize=pre_resize,
+        packed_size=options.get("size"),
+        packed_quality=options.get("quality", PackConfig.quality),
+    )
+
+
+def build_sampler(
+    options: DetectorOptions, faces: FacePool, *, world_size: int, trains: bool = True
+) -> NaturalSampler | PairedSampler:
+    """Build the sampler of a rank's share of the training faces.
+
+    Raises FairfaceError if the detector `trains` and they do not fill a batch.
+    """
     images, paired = options.images_per_step, options.spec.paired_batches
     if images % (world_size * (2 if paired else 1)):
         raise FairfaceError(
@@ -288,7 +315,7 @@ def build_sampler(options: DetectorOptions, faces: FacePool, *, world_size: int)
         sampler = PairedSampler(faces.shards.sizes, options.seed, batch_size=rank_images, real=real, fake=fake)
     else:
         sampler = NaturalSampler(faces.shards.sizes, options.seed, kept=real | fake)
-    if sampler.images_per_epoch < rank_images:
+    if trains and sampler.images_per_epoch < rank_images:
         raise FairfaceError(
             f"there are fewer training faces than a batch of {images} needs: choose a smaller --train-batchsize"
         )

@@ -236,8 +236,7 @@ def write_cached(folder: DetectorFolder, name: str, rows: pl.DataFrame) -> Path:
 
 def prediction_rows(eval_set: EvalSet, logits: np.ndarray, *, detector: str, grouped_by: str) -> pl.DataFrame:
     """Rows of predictions.parquet. Raises FairfaceError for logits that are not finite."""
-    if not np.isfinite(logits).all():
-        raise FairfaceError("the detector's logits are not finite: train it again with a lower --lr")
+    check_finite(logits)
     return eval_set.faces.select(
         "key",
         detector=pl.lit(detector),
@@ -249,6 +248,12 @@ def prediction_rows(eval_set: EvalSet, logits: np.ndarray, *, detector: str, gro
         target=pl.when("fake").then(pl.lit("fake")).otherwise(pl.lit("real")),
         logit=pl.Series(logits),
     )
+
+
+def check_finite(logits: np.ndarray) -> None:
+    """Raise FairfaceError if one of the logits is not finite."""
+    if not np.isfinite(logits).all():
+        raise FairfaceError("the detector's logits are not finite: train it again with a lower --lr")
 
 
 def merge_predictions(

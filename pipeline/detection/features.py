@@ -58,10 +58,7 @@ class FeatureExtractor:
         each with faces of its own. Raises FairfaceError if the features don't fit on the disk or into memory, and
         TrainingInterrupted after SIGTERM or SIGINT, with the features up to then stored.
         """
-        width = self.net.head.in_features
-        remedy = "share the faces among more processes"
-        check_memory(2 * width * len(indices), torch.device("cpu"), purpose="the features", remedy=remedy)
-        features = torch.empty(len(indices), width, dtype=torch.float16)
+        features = distributed.run_on_all_ranks(lambda: self._allocate(len(indices)))
         start = first = 0
         for source in sources:
             stop = int(torch.searchsorted(indices, first + source.shards.images))
@@ -69,6 +66,12 @@ class FeatureExtractor:
             self._load_rows(source, rows, output=features[start:stop], title=title)
             start, first = stop, first + source.shards.images
         return features
+
+    def _allocate(self, count: int) -> Tensor:
+        """Memory for the features of `count` faces, float16 [count, width]."""
+        width, remedy = self.net.head.in_features, "share the faces among more processes"
+        check_memory(2 * width * count, torch.device("cpu"), purpose="the features", remedy=remedy)
+        return torch.empty(count, width, dtype=torch.float16)
 
     def _load_rows(self, source: FeatureSource, rows: Tensor, *, output: Tensor, title: str) -> None:
         """Load the features of the images `rows`, in tar order, into `output`."""

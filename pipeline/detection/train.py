@@ -53,6 +53,11 @@ class DetectConfig:
     force: bool = False  # replace a detector of the same name
     progress: bool = True  # show progress bars
 
+    @property
+    def trains(self) -> bool:
+        """Whether any steps are requested: a published detector is evaluated without."""
+        return bool(self.options.epochs if self.steps is None else self.steps)
+
 
 @dataclass(frozen=True)
 class DetectResult:
@@ -77,11 +82,16 @@ class TrainingFaces:
     batch_size: int  # images of a step on this rank
 
     @classmethod
-    def build(cls, pool: FacePool, options: DetectorOptions) -> "TrainingFaces":
-        """Build the faces. Raises FairfaceError if they don't fill a batch, or if the ranks can't share one."""
+    def build(cls, pool: FacePool, options: DetectorOptions, *, trains: bool = True) -> "TrainingFaces":
+        """Build the faces. Raises FairfaceError if they don't fill a batch and the detector `trains`.
+
+        Raises it also if the ranks can't share a batch.
+        """
         rank_slice = RankSlice(distributed.rank(), distributed.world_size())
         world_size, share = rank_slice.world_size, pool.rank_share(rank_slice)
-        sampler = distributed.run_on_all_ranks(lambda: build_sampler(options, share, world_size=world_size))
+        sampler = distributed.run_on_all_ranks(
+            lambda: build_sampler(options, share, world_size=world_size, trains=trains)
+        )
         sampler.images_per_epoch = min(distributed.all_gather(sampler.images_per_epoch))  # the same on every rank
         return cls(pool, share, sampler, rank_slice, options.images_per_step // world_size)
 
@@ -101,7 +111,7 @@ def train_detector(workspace: Workspace, config: DetectConfig) -> DetectResult:
     with distributed.process_group(), ExitStack() as locks:
         device = lifecycle.select_device(config.device)
         pool = build_faces(workspace, folder, config=config, locks=locks)
-        faces = TrainingFaces.build(pool, config.options)
+        faces = TrainingFaces.build(pool, config.options, trains=config.trains)
         job = DetectorJob(folder, config, faces=faces, device=device)
         with lifecycle.locked(folder):
             prepared = lifecycle.prepare(job)
@@ -139,7 +149,8 @@ def build_faces(workspace: Workspace, folder: DetectorFolder, *, config: DetectC
         if fakes == "auto" and not run:
             run = existing.data.run
     fakes = "samples" if run and fakes == "auto" else fakes
-    return without_generators(build_pool(workspace, fakes, run=run, group_by=group_by, locks=locks), hold_out)
+    pool = build_pool(workspace, fakes, run=run, group_by=group_by, locks=locks, trains=config.trains)
+    return without_generators(pool, hold_out)
 
 
 class DetectorJob(TrainingJob[DetectorConfig]):
@@ -195,6 +206,7 @@ class DetectorJob(TrainingJob[DetectorConfig]):
                 attribute=pool.attribute.name,
                 held_out=list(pool.held_out),
                 groups_hash=pool.groups_hash() if options.spec.uses_groups else None,
+                view=pool.view(),
                 **pool.counts(),
             ),
             group_counts=pool.group_counts(),

@@ -6,9 +6,10 @@ faces that could have been collected, so the reference has intervals too.
 """
 
 import io
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import duckdb
@@ -19,17 +20,19 @@ from threadpoolctl import threadpool_limits
 import sql
 from reports.estimation import group_counts, neighbours, quality
 from reports.estimation import unsure as unsure_labels
-from reports.estimation.attribute_estimate import AttributeCounts, estimate_attribute
-from reports.estimation.audit.read import read_audit
+from reports.estimation.attribute_estimate import AttributeCounts, AttributeEstimate, estimate_attribute
+from reports.estimation.audit.read import Audit, read_audit
 from reports.estimation.audited import add_audit, audit_confusion_rows, audit_rows
 from reports.estimation.confidence_shift import SHIFT_SCHEMA, confidence_shift, shifted_attributes
 from reports.estimation.cross_counts import CrossCounter
+from reports.estimation.detection_rates import detection_rate_rows
 from reports.estimation.embeddings import read_embeddings
 from reports.estimation.estimate_rows import Rows, distance_rows, estimate_rows, method_estimate_rows
 from reports.estimation.external_reference import REFERENCE_SCHEMA, equal_shares, find_reference, reference_rows
 from reports.estimation.first_faces import first_faces
 from reports.estimation.intervals import holm_significant, wilson
 from reports.estimation.labelled_sides import check_labels, has_training_images
+from reports.estimation.rate_tables import save_rates
 from reports.publish import publish
 from shards import provenance
 from shards.atomic_io import read_parquet, write_parquet
@@ -117,8 +120,17 @@ WITHOUT_TRAINING = {  # fields of `estimates` where no training images are packe
     "unaudited_verdict": None,
     "correction_note": "no training images are packed, so the labeller's error rates are unknown",
 }
+UNTRUSTED = "the labeller was made for synthetic faces"
 QUALITY_IMAGES, LEAST_QUALITY_IMAGES = 500, 100  # of a group on either side: at most, and where there are many groups
 QUALITY_FACES = 18_500  # of all groups together, on either side: the time grows with the square of a group's images
+
+
+@dataclass(frozen=True)
+class RunEstimates:
+    """The estimates of a run's attributes by the selected methods, and its audit."""
+
+    selected: list[AttributeEstimate]
+    audit: Audit | None
 
 
 def choose_run(connection: duckdb.DuckDBPyConnection, workspace: Workspace, *, run: str | None) -> str:
@@ -139,9 +151,17 @@ def choose_run(connection: duckdb.DuckDBPyConnection, workspace: Workspace, *, r
 
 
 def write_estimates(
-    workspace: Workspace, connection: duckdb.DuckDBPyConnection, *, run: str
+    workspace: Workspace,
+    connection: duckdb.DuckDBPyConnection,
+    *,
+    run: str,
+    detectors: Collection[str] = (),
+    untrusted: Collection[str] = (),
 ) -> dict[str, pl.DataFrame]:
     """Estimate a run and write the tables of `report/`, in addition to the rows of other runs; returns the run's.
+
+    The rates at which the `detectors` call its samples fake are written as well. They are not corrected with the error
+    rates of `untrusted` methods.
 
     Raises MissingLabels if a side has no labels, FairfaceError if the labels can't be compared.
     """
@@ -153,9 +173,21 @@ def write_estimates(
     with threadpool_limits(max(available_cpus() // 2, 1)), ThreadPoolExecutor(2) as pool:
         compared = pool.submit(quality_table, workspace, connection.cursor(), run=run, attributes=attributes)
         nearest = pool.submit(neighbours.find_nearest, workspace, run)
-        tables = estimate_tables(workspace, connection, run=run, config=config, attributes=attributes)
+        tables, estimates = estimate_tables(workspace, connection, run=run, config=config, attributes=attributes)
         tables |= {"quality": compared.result(), "neighbours": nearest.result()}
     save_tables(workspace, connection, run=run, tables=tables)
+    rates = detection_rate_rows(
+        connection,
+        run,
+        detectors=detectors,
+        estimates=[
+            replace(one, corrected=None, correction_note=UNTRUSTED) if one.counts.method in untrusted else one
+            for one in estimates.selected
+        ],
+        audit=estimates.audit,
+        attributes=attributes,
+    )
+    save_rates(workspace, connection, run=run, detectors=detectors, rows=rates)
     return tables
 
 
@@ -166,8 +198,8 @@ def estimate_tables(
     run: str,
     config: RunConfig,
     attributes: AttributeTable,
-) -> dict[str, pl.DataFrame]:
-    """A run's tables that are derived from counts of labels, and `confusion`."""
+) -> tuple[dict[str, pl.DataFrame], RunEstimates]:
+    """A run's tables that are derived from counts of labels, and `confusion`; and the estimates behind them."""
     has_training = has_training_images(workspace, run)
     labellers = check_labels(connection, run, has_training=has_training).methods
     confusion = confusion_table(connection, attributes)
@@ -208,14 +240,18 @@ def estimate_tables(
     if not has_training:
         rows["estimates"] = [row | WITHOUT_TRAINING for row in rows["estimates"]]
     tables = {name: pl.DataFrame(rows[name], schema=SCHEMAS[name]) for name in rows}
-    return tables | {"confidence_shift": shifts, "confusion": confusion}
+    used = [estimate for estimate in estimates if selected[estimate.counts.attribute] == estimate.counts.method]
+    return tables | {"confidence_shift": shifts, "confusion": confusion}, RunEstimates(used, audit)
 
 
-def discard_estimates(workspace: Workspace, connection: duckdb.DuckDBPyConnection, *, run: str) -> None:
+def discard_estimates(
+    workspace: Workspace, connection: duckdb.DuckDBPyConnection, *, run: str, detectors: Collection[str] = ()
+) -> None:
     """Remove a run's rows from `report/`, because its labels are missing or can't be compared."""
     tables = {name: pl.DataFrame(schema=schema) for name, schema in SCHEMAS.items()}
     tables["confusion"] = confusion_table(connection, workspace_attributes(workspace))
     save_tables(workspace, connection, run=run, tables=tables)
+    save_rates(workspace, connection, run=run, detectors=detectors, rows=[])
 
 
 def save_tables(

@@ -7,9 +7,9 @@ from typing import Any
 from markupsafe import Markup
 
 from reports.detector_report import DetectorAnswers
-from reports.formats import number, precise_percent, short
-from reports.sections.detector_hold_out import HoldOut, hold_out_section
+from reports.formats import number, short
 from reports.sections.detector_tables.cells import Metrics, detector_label, muted_if_trivial, name_cell
+from reports.sections.detector_tables.hold_out import HoldOut, hold_out_section
 from reports.sections.detector_tables.metrics import (
     compared_attributes,
     fairness_tables,
@@ -53,7 +53,6 @@ class Detectors:
     has_several_sets: bool
     repair: list[Table]
     robustness: Table | None  # None if no perturbed faces were evaluated
-    detection_rates: Table | None  # of this run's samples; None if no detector has classified any
     hold_out: HoldOut | None  # None if there is a single generator of fakes
     robustness_groups: str  # that the fairness of the robustness is measured over, such as genders
 
@@ -84,7 +83,6 @@ def detectors_section(
         has_several_sets=len(sets) > 1,
         repair=repair_tables(report.repair, compared, sets=sets),
         robustness=robustness_table(report.robustness, sets=sets),
-        detection_rates=detection_rate_table(report.detection_rates, attributes),
         hold_out=hold_out_section(report, attributes),
         robustness_groups=attributes[report.robustness_attribute].plural,
     )
@@ -118,19 +116,3 @@ def robustness_table(rows: list[dict[str, Any]], *, sets: Collection[str]) -> Ta
         values = [Cell("undefined" if row[name] is None else f"{row[name]:.3f}") for name in ROBUSTNESS]
         cells.append(muted_if_trivial(label, [name_cell(label), Cell(faces), *values]))
     return Table(["detector", "faces", *ROBUSTNESS.values()], cells)
-
-
-def detection_rate_table(rows: list[dict[str, Any]], attributes: AttributeTable) -> Table | None:
-    """The share of the run's samples that each detector calls fake, by group; None if none were evaluated."""
-    cells = [
-        [
-            name_cell(row["detector"]),
-            Cell("all samples" if row["attribute"] == "all" else row["group"], css="name"),
-            Cell(number(row["n"])),
-            Cell(precise_percent(row["rate"]), bold=True),
-            Cell(f"{100 * row['low']:.1f} to {precise_percent(row['high'])}"),
-        ]
-        for row in rows
-        if row["attribute"] == "all" or not attributes[row["attribute"]].cross
-    ]
-    return Table(["detector", "group", "samples", "called fake", "95 % interval"], cells) if cells else None

@@ -49,8 +49,6 @@ create table audit_confusion_columns (run varchar, attribute varchar, seen varch
 create table neighbours_columns (run varchar, source varchar, key varchar, nearest varchar, similarity double, images_searched bigint);
 create table predictions_columns (key varchar, detector varchar, part varchar, source varchar, run varchar, perturbation varchar,
     grouped_by varchar, target varchar, logit double, {stored});
-create table detectors_columns (name varchar, status varchar, steps bigint, requested_options json,
-    data struct(manifest varchar, held_out varchar[]), filename varchar);
 create table detection_metrics_columns (faces_of varchar, detector varchar, attribute varchar, "group" varchar, measure varchar,
     value double, low double, high double, floor double);
 create table tradeoff_points_columns (faces_of varchar, detector varchar, attribute varchar, point varchar, measure varchar,
@@ -59,6 +57,10 @@ create table repair_columns (faces_of varchar, detector varchar, attribute varch
     value double, low double, high double, floor double, change double, change_low double, change_high double);
 create table repair_thresholds_columns (faces_of varchar, detector varchar, attribute varchar, "group" varchar, variant varchar,
     fitted_on varchar, threshold double);
+create table rate_estimates_columns (run varchar, detector varchar, attribute varchar, "group" varchar, correction varchar,
+    note varchar, rate double, low double, high double, floor double);
+create table detectors_columns (name varchar, status varchar, steps bigint, requested_options json,
+    data struct(manifest varchar, held_out varchar[]), filename varchar);
 create table steps_columns (step bigint, epoch bigint, images bigint, seconds double, loss_d float, loss_g float,
     d_real float, d_fake float, images_per_s float, data_wait float, filename varchar);
 create table runs_columns (status varchar, started varchar, finished varchar, device varchar, steps bigint, options json, data json,

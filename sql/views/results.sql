@@ -50,6 +50,9 @@ create view audit as
     from audit_columns union all by name from {audit};
 create view audit_confusion as
     from audit_confusion_columns union all by name from {audit_confusion};
+-- How often detectors call a run's samples fake: of a group, or without one the gap between the groups.
+create view rate_estimates as
+    from rate_estimates_columns union all by name from {rate_estimates};
 -- The faces that the plan of a run's audit chose, and people's answers; an answer without a group is "can't tell".
 create view audit_faces as
     select parse_path(filename, 'forward_slash')[-3] as run, * exclude (filename)

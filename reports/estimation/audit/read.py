@@ -30,6 +30,7 @@ class Audit:
     faces: Mapping[tuple[str, str], AuditedFaces]  # by side (generated, train) and attribute, derived ones included
     first: Mapping[str, int]  # side -> faces of the plan before it was extended
     looks: int  # how often people may have looked: at the plan, at its extensions, and at incomplete answers
+    keys: Mapping[str, pl.Series]  # side -> the keys of all faces of the plan, in the order of `faces`
 
 
 def read_audit(
@@ -74,7 +75,8 @@ def read_audit(
     answered = table.join(ratings, on=["source", "key"], how="semi")
     rounds = int(answered["round"].max()) + 1  # type: ignore[arg-type]
     is_complete = len(answered) >= COMPLETE * len(table.filter(pl.col("round") < rounds))
-    return Audit(plan, found, first, looks=rounds + (not is_complete)) if found else None
+    keys = {source: table.filter(source=source)["key"] for source in plan.sides}
+    return Audit(plan, found, first, looks=rounds + (not is_complete), keys=keys) if found else None
 
 
 def rating_codes(keys: Iterable[str], ratings: pl.DataFrame, attributes: AttributeTable) -> dict[str, np.ndarray]:

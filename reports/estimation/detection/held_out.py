@@ -7,7 +7,7 @@ from reports.estimation.detection.interval_columns import interval_columns
 from reports.estimation.detection.metric_rows import Rows
 from reports.estimation.permutation_null import permuted_counts
 
-GAP = "held_out_tpr_gap"
+HELD_OUT_GAP = "held_out_tpr_gap"
 
 
 def held_out_rows(faces: EvaluatedFaces, is_held_out: np.ndarray) -> Rows:
@@ -34,5 +34,5 @@ def held_out_rows(faces: EvaluatedFaces, is_held_out: np.ndarray) -> Rows:
         permuted = permuted_counts(rng, sizes[present], total=int(found.sum()), count=len(faces.weights))
         null = np.ptp(permuted / sizes[present, None], 0)
         columns = interval_columns(float(np.ptp(rates)), replicates, null=null)
-        rows.append({"attribute": attribute, "group": None, "measure": GAP, **columns})
+        rows.append({"attribute": attribute, "group": None, "measure": HELD_OUT_GAP, **columns})
     return rows

@@ -108,3 +108,6 @@ def test_faces_of_unknown_target_or_for_validation_are_not_used(annotated, tmp_p
     replace_table(workspace.shards.images, images.with_columns(split=pl.lit("test")))
     with pytest.raises(FairfaceError, match="face to train a detector with"):  # test faces are not used for training
         build_pool(workspace)
+    result = train(workspace, steps=0, name="published")
+    assert (result.counts["train_real"], result.counts["train_fake"]) == (0, 0)
+    assert len(predictions(workspace, "published")) == 135  # the 15 of unknown target are left out

@@ -140,6 +140,7 @@ def test_a_published_detector_is_evaluated_without_training_and_trains_on(worksp
     evaluated = train(workspace, options, steps=0)
     assert (evaluated.config.status, evaluated.steps, evaluated.unchanged) == ("finished", 0, False)
     assert train(workspace, options, steps=0).unchanged
+    assert train(workspace, replace(options, batch_size=1024), steps=0, name="y").steps == 0  # no batch is needed
     net = build_detector(options, []).eval()
     assert predictions(workspace)["logit"].n_unique() > 10
     for name, value in weights(workspace, "x", 0).items():

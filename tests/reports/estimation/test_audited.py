@@ -160,7 +160,7 @@ def test_training_images_are_audited_where_they_are_not_annotated(tmp_path):
 def test_the_errors_of_both_sides_are_independent():
     counts = [1500, 1500, 0]
     faces = audited_faces([0, 1] * 75, ([0, 1] * 75)[:140] + [0] * 10, counts=counts)
-    audit_of_both = Audit(SimpleNamespace(labels=[300]), {}, {}, 1)
+    audit_of_both = Audit(SimpleNamespace(labels=[300]), {}, {}, 1, {})
     sides = [estimate_side(audit_of_both, source, faces).powered for source in ("generated", "train")]
     errors = [side.bootstrap_shares[:, 0] for side in sides]
     assert abs(np.corrcoef(errors)[0, 1]) < 0.1

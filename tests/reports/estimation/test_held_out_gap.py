@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 import sql
-from reports.estimation.detection.held_out import GAP
+from reports.estimation.detection.held_out import HELD_OUT_GAP
 from reports.estimation.detection_metrics import write_metrics
 from shards.workspace import Workspace
 from tests.reports.fake_detectors import add_detector, name_generators
@@ -28,7 +28,7 @@ def test_the_gap_and_its_floor_are_of_the_held_out_fakes_alone(tmp_path):
     add_detector(out, "part", logits, images=images, held_out=["DMs"])
     add_detector(out, "entire", logits, images=images)
     workspace, (groups, called) = Workspace(out), (images["gender"].to_numpy()[diffusion], logits[diffusion] >= 0)
-    table = write_metrics(workspace, sql.connect(workspace), detector="part").filter(measure=GAP)
+    table = write_metrics(workspace, sql.connect(workspace), detector="part").filter(measure=HELD_OUT_GAP)
     row = table.filter(attribute="gender").row(0, named=True)
     assert row["value"] == pytest.approx(gap(called, groups))
     permuted = [gap(called, rng.permutation(groups)) for _ in range(3000)]
@@ -39,4 +39,4 @@ def test_the_gap_and_its_floor_are_of_the_held_out_fakes_alone(tmp_path):
     assert chance["value"] < chance["floor"]
     assert chance["low"] == 0
     entire = write_metrics(workspace, sql.connect(workspace), detector="entire")
-    assert not entire.filter(pl.col("measure") == GAP).height
+    assert not entire.filter(pl.col("measure") == HELD_OUT_GAP).height

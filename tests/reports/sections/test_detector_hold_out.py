@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 import sql
-from reports.estimation.detection.held_out import GAP
+from reports.estimation.detection.held_out import HELD_OUT_GAP
 from shards.workspace import Workspace
 from tests.reports.fake_detectors import add_detector, name_generators
 from tests.reports.fake_workspace import build, replace_table, text_of
@@ -40,7 +40,7 @@ def test_unseen_generators_are_shown_by_group_next_to_the_detector_that_saw_them
     assert difference in text
     genders = sql.ask(connection, "hold_out", attribute="gender")
     worst = genders.filter("is_worst_group").row(0, named=True)
-    gap = sql.ask(connection, "detection_metrics", measure=GAP).filter(attribute="gender").row(0, named=True)
+    gap = sql.ask(connection, "detection_metrics", measure=HELD_OUT_GAP).filter(attribute="gender").row(0, named=True)
     assert f"{worst['group']} {worst['tpr']:.3f} {worst['tpr_low']:.3f} to {worst['tpr_high']:.3f}" in text
     assert f"{gap['value']:.3f} {gap['low']:.3f} to {gap['high']:.3f}; floor {gap['floor']:.3f}" in text
     assert "part, unseen generators by group" in text
@@ -55,6 +55,7 @@ def test_rates_are_shown_by_family_and_method_and_say_what_was_not_seen(judged):
     seen = rows.filter(method="ProGAN").row(0, named=True)
     assert f"{unseen['tpr']:.3f} not seen; {unseen['low']:.3f} to" in text
     assert f"{seen['tpr']:.3f} {seen['low']:.3f} to" in text
+    assert "(majority) 1.000" in text
 
 
 def test_fakes_of_a_single_generator_are_not_divided(judged):

@@ -1,16 +1,15 @@
-"""Part of the section on detectors: their rates by generator, and those on generators that they have not seen."""
+"""Tables of detectors' rates by generator, and of those on generators that they have not seen."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from reports.detector_report import DetectorAnswers
-from reports.estimation.detection.held_out import GAP
+from reports.estimation.detection.held_out import HELD_OUT_GAP
 from reports.formats import number, short
+from reports.sections.detector_tables.cells import Row, detector_label, metric_cell, muted_if_trivial, name_cell
 from reports.sections.table import Cell, Table, expanded
 from shards.attributes import Attribute, AttributeTable
 
-Row = dict[str, Any]
 MANY_GENERATORS = 12  # from here on, the table of generators has families only
 FEW_COMPARED = 4  # attributes that are not folded: there is a row for each of them and each detector
 
@@ -24,7 +23,7 @@ class HoldOut:
 
 
 def hold_out_section(report: DetectorAnswers, attributes: AttributeTable) -> HoldOut | None:
-    generators = generator_table(report.generators)
+    generators = generator_table(report.generators, {row["evaluation_set"] for row in report.evaluation_sets})
     if not (generators or report.hold_out):
         return None
     detectors: dict[str, list[Row]] = {}
@@ -39,19 +38,19 @@ def hold_out_section(report: DetectorAnswers, attributes: AttributeTable) -> Hol
     )
 
 
-def generator_table(rows: Sequence[Row]) -> Table | None:
+def generator_table(rows: Sequence[Row], sets: Collection[str]) -> Table | None:
     """The share of each generator's fakes that each detector calls fake; None for a single generator."""
     methods = dict.fromkeys((row["family"], row["method"]) for row in rows)
     if sum(method != "all" for _, method in methods) < 2:
         return None
     shown = [key for key in methods if key[1] == "all" or len(methods) < MANY_GENERATORS]
-    cells = {
-        (row["evaluation_set"], row["detector"], row["family"], row["method"]): generator_cell(row) for row in rows
-    }
+    detectors: dict[str, dict[tuple[str, str], Cell]] = {}
+    for row in rows:
+        detectors.setdefault(detector_label(row, sets), {})[row["family"], row["method"]] = generator_cell(row)
     names = [family if method == "all" else f"{family}: {method}" for family, method in shown]
     table = [
-        [Cell(short(detector, 60), css="name"), *(cells.get((name, detector, *key), Cell("–")) for key in shown)]
-        for name, detector in dict.fromkeys((row["evaluation_set"], row["detector"]) for row in rows)
+        [name_cell(label), *muted_if_trivial(label, [cells.get(key, Cell("–")) for key in shown])]
+        for label, cells in detectors.items()
     ]
     return Table(["detector", *(short(name, 40) for name in names)], table)
 
@@ -79,7 +78,7 @@ OVERALL = [
 def overall_cells(row: Row) -> list[Cell]:
     """One detector on all fakes that it has not seen, and next to the one that was trained on them."""
     return [
-        Cell(short(row["detector"], 60), css="name"),
+        name_cell(row["detector"]),
         Cell(short(row["held_out"], 60), css="name"),
         Cell(number(row["fakes"])),
         value_cell(row, "tpr"),
@@ -107,7 +106,9 @@ def worst_group_tables(report: DetectorAnswers, attributes: AttributeTable) -> l
     for row in report.hold_out:
         if row["is_worst_group"]:
             worst.setdefault((row["detector"], row["attribute"]), row)
-    gaps = {(row["detector"], row["attribute"]): row for row in report.detection_metrics if row["measure"] == GAP}
+    gaps = {
+        (row["detector"], row["attribute"]): row for row in report.detection_metrics if row["measure"] == HELD_OUT_GAP
+    }
     measured = [item for name, item in attributes.items() if any(name == attribute for _, attribute in gaps)]
     if not measured:
         return []
@@ -117,7 +118,7 @@ def worst_group_tables(report: DetectorAnswers, attributes: AttributeTable) -> l
         shown = [item for item in measured if (item.name in names) == is_first]
         rows = [
             [
-                Cell(short(detector, 60), css="name"),
+                name_cell(detector),
                 *worst_group_cells(worst, gaps, key=(detector, item.name), item=item),
             ]
             for detector in dict.fromkeys(detector for detector, _ in gaps)
@@ -134,19 +135,12 @@ def worst_group_cells(
     worst: dict[tuple[str, str], Row], gaps: dict[tuple[str, str], Row], *, key: tuple[str, str], item: Attribute
 ) -> list[Cell]:
     """The worst group, its TPR, and the gap with its floor, grey where it is within the floor."""
-    row, gap = worst[key], gaps[key]
-    details = [f"{gap['low']:.3f} to {gap['high']:.3f}"] if gap["low"] is not None else []
-    is_within = gap["value"] <= gap["floor"]
+    row = worst[key]
     return [
         Cell(item.title),
         Cell(short(row["group"], 40), css="name"),
         value_cell(row, "tpr"),
-        Cell(
-            f"{gap['value']:.3f}",
-            "; ".join([*details, f"floor {gap['floor']:.3f}"]),
-            css="within" if is_within else "",
-            bold=True,
-        ),
+        metric_cell(gaps[key]),
     ]
 
 
