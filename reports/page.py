@@ -101,7 +101,7 @@ def build(
         check_own_files(workspace.report)
         lost = discard_damaged_tables(workspace)
         discard_damaged_rates(workspace)
-        connection = sql.connect(workspace)
+        connection = sql.connect(workspace, detectors=False)
         names: list[str] = []
         if runs or workspace.runs() or not any(folder.predictions.exists() for folder in workspace.detectors()):
             names = [choose_run(connection, workspace, run=run) for run in runs or (None,)]
@@ -204,7 +204,8 @@ def build_run(
         if last and last.fingerprint == inputs and is_current:
             return BuildResult(folder.page, False, [last.missing] if last.missing else [])
     check_unchanged(page_files(workspace, run, detectors=detectors))
-    connection = sql.connect(workspace)  # read again: the page of another run may have changed the tables
+    # read again: the page of another run may have changed the tables
+    connection = sql.connect(workspace, detectors=bool(detectors))
     documents = read_run_documents(workspace, run)
     check_manifest(run, documents)
     labelling: LabelledSides | None = None
@@ -220,7 +221,7 @@ def build_run(
     except MissingLabels as error:
         labelling, missing = None, str(error)
         discard_estimates(workspace, connection, run=run, detectors=detectors)
-    connection = sql.connect(workspace)  # the tables of estimates exist now
+    connection = sql.connect(workspace, detectors=bool(detectors))  # the tables of estimates exist now
     attributes = workspace_attributes(workspace)
     files: dict[str, bytes] = {}
     with ThreadPoolExecutor(2) as pool:  # other threads draw and encode while this one runs the queries

@@ -19,11 +19,16 @@ if TYPE_CHECKING:  # the process that runs typed SQL does without it
 
 
 def connect(
-    workspace: Workspace, current: CurrentFiles | None = None, *, memory: int | None = None
+    workspace: Workspace,
+    current: CurrentFiles | None = None,
+    *,
+    detectors: bool = True,
+    memory: int | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """Open an in-memory database with the views over the `current` files of a workspace, by default `find_files`.
 
-    `memory` limits the bytes that it uses.
+    Without `detectors` there are no views of detectors, which take most of the time to create. `memory` limits the bytes
+    that it uses.
 
     A view without files is empty and has its columns. The connection can read the files of the views; the network,
     extensions, other files and its own configuration are locked. DuckDB allows writing to whatever it may read, so SQL
@@ -34,7 +39,7 @@ def connect(
     current = current or find_files(workspace)
     connection = duckdb.connect(":memory:")
     try:
-        connection.execute(views(current))
+        connection.execute(views(current, detectors=detectors))
     except duckdb.Error as error:
         raise FairfaceError(
             f"the results below {workspace.root} can't be read: {first_line(error)}: if no other process is "

@@ -11,10 +11,8 @@ from shards.workspace import REPORT_TABLES, TRIVIAL_DETECTORS
 FOLDER = Path(__file__).parent / "views"
 UNION = "\n    union all\n    "
 # in this order, because later views query earlier ones
-FILES = tuple(
-    f"{name}.sql"
-    for name in ("columns", "results", "detection", "operating_points", "detector_tables", "hold_out", "studies")
-)
+GENERATOR_FILES = ("columns.sql", "results.sql", "studies.sql")
+DETECTOR_FILES = ("detection.sql", "operating_points.sql", "detector_tables.sql", "hold_out.sql")
 RUN_COLUMNS = (
     "{status: 'VARCHAR', started: 'VARCHAR', finished: 'VARCHAR', device: 'VARCHAR', steps: 'BIGINT', "
     "options: 'JSON', data: 'JSON'}"
@@ -31,10 +29,11 @@ JSON_COLUMNS = {  # of the views over JSON files
 }
 
 
-def views(current: CurrentFiles) -> str:
-    """SQL that creates the views over the current files of a workspace, in any DuckDB."""
+def views(current: CurrentFiles, *, detectors: bool = True) -> str:
+    """SQL that creates the views over the current files of a workspace, in any DuckDB; with those of `detectors` or not."""
     files = current.files
-    text = "".join((FOLDER / name).read_text(encoding="utf-8") for name in FILES)
+    names = GENERATOR_FILES + DETECTOR_FILES if detectors else GENERATOR_FILES
+    text = "".join((FOLDER / name).read_text(encoding="utf-8") for name in names)
     generated = attribute_expressions(current.attributes)
     # one pass: a path that was filled in may itself contain a placeholder
     return re.sub(

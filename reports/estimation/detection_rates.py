@@ -180,6 +180,8 @@ def detection_rate_rows(
     `note` says why, and only the gap between the labels' groups has a value. The row of a gap has no group, and the
     `floor` that it exceeds in at most 5 % of cases if all groups have the same rate.
     """
+    if not detectors:
+        return []
     decisions = read_decisions(connection, run)
     decisions = decisions.filter(pl.col("detector").is_in(list(detectors)))
     tabulated = [
