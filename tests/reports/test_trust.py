@@ -199,7 +199,8 @@ def test_metrics_of_other_predictions_or_groups_are_left_out_and_computed_again(
     }
     flip_a_bit(folder / "detection_metrics.parquet")
     build(out, force=True)
-    assert answer(out, "from detection_metrics where attribute = 'all' and measure = 'auc'")["value"].to_list() == [1.0]
+    text = "select value from detection_metrics where detector = 'mine' and attribute = 'all' and measure = 'auc'"
+    assert answer(out, text)["value"].to_list() == [1.0]
 
 
 # damaged files

@@ -1,5 +1,6 @@
 """Detectors of generated faces on the page."""
 
+import re
 import shutil
 
 import numpy as np
@@ -52,6 +53,18 @@ def test_detectors_are_shown(evaluated):
     assert f"{(~fake).sum()} real and {fake.sum()} fake faces from the packed images" in text
     assert "Robustness to image perturbations" in text
     assert "gaussian blur" in text
+    # detectors that ignore the image stand in every table, and in the figure
+    assert "A constant detector has perfect fairness figures and no utility" in text
+    assert re.search(r'<td class="name muted">\(majority\)', html)
+    assert f"(majority) 0.500 {fake.mean():.3f}" in text  # AUC and average precision
+    for heading in (
+        "Fairness at fixed utility",
+        "The group that is served worst",
+        "Repair: a threshold for each group",
+    ):
+        section = text.rsplit(heading, 1)[1].split("Robustness")[0]
+        assert all(name in section for name in ("(majority)", "(minority)", "(random)")), heading
+    assert "(majority): front 1" in (out / "report" / "tradeoff-1.svg").read_text()
 
 
 def test_detection_metrics_are_computed_again_when_the_groups_change(evaluated):
