@@ -23,7 +23,10 @@ from shards.workspace import Workspace
 def save_rates(
     workspace: Workspace, connection: duckdb.DuckDBPyConnection, *, run: str, detectors: Collection[str], rows: Rows
 ) -> None:
-    """Write the rows of a run and of some detectors, keeping the other rows that are up to date."""
+    """Write the rows of a run and of some detectors, keeping the other rows that are up to date.
+
+    Without any detector, there is no table.
+    """
     stale = provenance.stale_rates(workspace)
     made_of = {key: inputs for key, inputs in rates_made_of(workspace).items() if key not in stale}
     kept = sql.select(connection, "from rate_estimates").select(*SCHEMA)
@@ -31,6 +34,9 @@ def save_rates(
     of_others = pl.concat_str("run", pl.lit("/"), "detector").is_in(list(made_of.keys() - new.keys()))
     table = pl.concat([kept.filter(of_others), pl.DataFrame(rows, schema=SCHEMA)])
     made_of |= {key: provenance.rate_inputs(workspace, run, detector) or "" for key, detector in new.items()}
+    if not made_of:
+        discard_rates(workspace)
+        return
     data = io.BytesIO()
     write_parquet(workspace.report.rate_estimates, table, output=data)
     document = TablesDocument(made_of=made_of, files={})
@@ -60,5 +66,10 @@ def has_rates(workspace: Workspace, run: str, *, detectors: Collection[str]) -> 
 def discard_damaged_rates(workspace: Workspace) -> None:
     """Remove the table if it is unfinished or damaged, so that it can be read and written again."""
     if not rates_made_of(workspace):
-        for path in (workspace.report.rate_estimates, workspace.report.rates_document):
-            path.unlink(missing_ok=True)
+        discard_rates(workspace)
+
+
+def discard_rates(workspace: Workspace) -> None:
+    """Remove the table, and then its document: a table without one is not used."""
+    for path in (workspace.report.rate_estimates, workspace.report.rates_document):
+        path.unlink(missing_ok=True)

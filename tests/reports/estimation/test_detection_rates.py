@@ -299,6 +299,8 @@ def test_rates_of_people_replace_those_of_a_labeller_whose_confidence_has_shifte
 
 def test_a_labeller_made_for_synthetic_faces_does_not_correct_real_ones(tmp_path):
     out = make(tmp_path / "out", synthetic=False)
+    estimate(out, [])
+    assert not Workspace(out).report.rate_estimates.exists()  # without a detector
     write_predictions(out, np.ones(400))
     text = page_text(out)
     row = rates_of(out)["female"]
