@@ -56,7 +56,7 @@ detect: setup ## train detectors of generated faces and evaluate them by group
 detectors: setup ## compare detectors on synthetic faces and fakes, with generators left out in turn (10 minutes)
 	@$(FAIRFACE) synth --out '$(COMPARISON)' --size 64 --fakes 0.5
 	@$(FAIRFACE) shards --out '$(COMPARISON)'
-	@$(FAIRFACE) detect --out '$(COMPARISON)' $(addprefix --model ,xception f3net dag_fdd vfm gend npr) $(DETECT)
+	@$(FAIRFACE) detect --out '$(COMPARISON)' $(addprefix --model ,xception spsl dag_fdd vfm gend npr) $(DETECT)
 	@$(FAIRFACE) detect --out '$(COMPARISON)' --model vfm --hold-out all $(DETECT)
 	@$(FAIRFACE) report --out '$(COMPARISON)'
 

@@ -72,43 +72,46 @@ create view hold_out_faces as
 -- logit scale. That of a difference of TPR is the adjusted Wald interval for paired shares (Bonett and Price, J. Educ. Behav.
 -- Stat. 37 (2012) 479-488).
 create view hold_out as
-    with judged as (
-        select detector, full_detector, attribute, "group", target = 'fake' as is_fake, logit, full_logit, called_fake,
-            full_called_fake
+    with judged as materialized (
         from (
-            select detector, full_detector, target, logit, full_logit, called_fake, full_called_fake, 'all' as "all",
-                {tabulated_text}
+            select detector, full_detector, target = 'fake' as is_fake, logit, full_logit, called_fake, full_called_fake,
+                unnest([0, {numbered_groups}])::smallint as number
             from hold_out_faces)
-        unpivot ("group" for attribute in ("all", {tabulated_columns}))
-    ), placed as (  -- real faces below each face, and fakes below it
-        select *, count(*) filter (is_fake) over faces as fakes, count(*) filter (not is_fake) over faces as reals,
-            count(*) filter (not is_fake) over lower - count(*) filter (not is_fake) over ties / 2 as reals_below,
-            count(*) filter (is_fake) over lower - count(*) filter (is_fake) over ties / 2 as fakes_below,
-            count(*) filter (not is_fake) over full_lower - count(*) filter (not is_fake) over full_ties / 2 as full_reals_below,
-            count(*) filter (is_fake) over full_lower - count(*) filter (is_fake) over full_ties / 2 as full_fakes_below
-        from judged
-        window faces as (partition by detector, attribute, "group"),
-            lower as (partition by detector, attribute, "group" order by logit),
-            ties as (partition by detector, attribute, "group", logit),
-            full_lower as (partition by detector, attribute, "group" order by full_logit),
-            full_ties as (partition by detector, attribute, "group", full_logit)
+        where number is not null
+    ), sizes as (
+        select detector, number, count(*) filter (is_fake) as fakes, count(*) filter (not is_fake) as reals
+        from judged group by all
+    ), lower as (  -- the fakes and real faces below each logit, ties counting half
+        select detector, number, logit, sum(fakes) over below - fakes / 2 as fakes_below,
+            sum(reals) over below - reals / 2 as reals_below
+        from (
+            select detector, number, logit, count(*) filter (is_fake) as fakes, count(*) filter (not is_fake) as reals
+            from judged group by all)
+        window below as (partition by detector, number order by logit)
+    ), full_lower as (
+        select detector, number, full_logit, sum(fakes) over below - fakes / 2 as full_fakes_below,
+            sum(reals) over below - reals / 2 as full_reals_below
+        from (
+            select detector, number, full_logit, count(*) filter (is_fake) as fakes, count(*) filter (not is_fake) as reals
+            from judged where full_logit is not null group by all)
+        window below as (partition by detector, number order by full_logit)
     ), placements as (
         select *, if(is_fake, reals_below / nullif(reals, 0), fakes_below / nullif(fakes, 0)) as placement,
             if(is_fake, full_reals_below / nullif(reals, 0), full_fakes_below / nullif(fakes, 0)) as full_placement
-        from placed
+        from judged join sizes using (detector, number) join lower using (detector, number, logit)
+        left join full_lower using (detector, number, full_logit)
     ), totals as (
-        select detector, full_detector, attribute, "group", any_value(fakes) as fakes,
+        select detector, full_detector, number, any_value(fakes) as fakes,
             any_value(reals) as reals, count(*) filter (is_fake and called_fake) as called_fake,
             count(*) filter (is_fake and full_called_fake) as full_called_fake,
             count(*) filter (is_fake and called_fake and not full_called_fake) as gained,
             count(*) filter (is_fake and not called_fake and full_called_fake) as lost,
-            avg(placement) filter (is_fake) as auc,
-            if(full_detector is null, null, avg(full_placement) filter (is_fake)) as full_auc,
+            avg(placement) filter (is_fake) as auc, avg(full_placement) filter (is_fake) as full_auc,
             sqrt(var_samp(placement) filter (is_fake) / any_value(fakes)
                 + var_samp(placement) filter (not is_fake) / any_value(reals)) as auc_error,
             sqrt(var_samp(placement - full_placement) filter (is_fake) / any_value(fakes)
                 + var_samp(placement - full_placement) filter (not is_fake) / any_value(reals)) as difference_error
-        from placements group by detector, full_detector, attribute, "group"
+        from placements group by detector, full_detector, number
     ), compared as (
         select *, called_fake / fakes as tpr, if(full_detector is null, null, full_called_fake / fakes) as full_tpr,
             1.959964 * auc_error / nullif(auc * (1 - auc), 0) as logit_half_width, ln(auc / (1 - auc)) as auc_logit,
@@ -125,4 +128,4 @@ create view hold_out as
         auc - full_auc as auc_difference, auc_difference - 1.959964 * difference_error as auc_difference_low,
         auc_difference + 1.959964 * difference_error as auc_difference_high,
         attribute <> 'all' and tpr = min(tpr) over (partition by detector, attribute) as is_worst_group
-    from compared;
+    from compared join group_numbers using (number);

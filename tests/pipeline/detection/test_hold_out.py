@@ -137,7 +137,7 @@ def test_documents_of_earlier_versions_are_read_and_resumed(fakes):
     text = path.read_text()
     assert '"held_out": []' in text
     path.write_text(text.replace(',\n    "held_out": []', "").replace('"held_out": [],', ""))
-    assert "held_out" not in path.read_text()
+    assert '"held_out"' not in path.read_text()
     document = read_document(path, DetectorConfig)
     assert document.data.held_out == []
     assert train(fakes, name="old", steps=2).steps == 2
