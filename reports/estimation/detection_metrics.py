@@ -137,17 +137,22 @@ def compute_rows(
 ) -> dict[str, Rows]:
     """The rows of detectors of one evaluation set, by table."""
     metrics = ask_metrics(connection, evaluation_set, detectors=detectors)
-    names = ", ".join(map(sql.quote, detectors))
-    text = f"""select *, md5_number_lower(key) as shuffle from generator_predictions
-        where evaluation_set = $set and detector in ({names})
-        order by detector, source, run, key"""
-    tables = sql.select(connection, text, {"set": evaluation_set}).partition_by("detector", as_dict=True)
-    first = tables[detectors[0],]  # all have the same faces
     tabulated = list(workspace_attributes(workspace).tabulated)
+    groups = ", ".join(map(sql.identifier, tabulated))
+
+    def faces_of(names: Sequence[str], columns: str) -> pl.DataFrame:
+        text = f"""select {columns} from generator_predictions
+            where evaluation_set = $set and detector in ({", ".join(map(sql.quote, names))})
+            order by detector, source, run, key"""
+        return sql.select(connection, text, {"set": evaluation_set})
+
+    # all have the same faces
+    first = faces_of(detectors[:1], f"logit, is_held_out, target, md5_number_lower(key) as shuffle, {groups}")
+    others = faces_of(detectors[1:], "detector, logit, is_held_out") if detectors[1:] else pl.DataFrame()
     faces = evaluated_faces(first, metrics[detectors[0]], attributes=tabulated)
     rows: dict[str, Rows] = {table: [] for table in DETECTOR_TABLES}
     for detector in detectors:
-        table = tables[detector,]
+        table = first if detector == detectors[0] else others.filter(detector=detector)
         own = replace(faces, logits=table["logit"].to_numpy())
         held_out = held_out_rows(own, table["is_held_out"].to_numpy())
         rows["detection_metrics"] += [row | {"detector": detector} for row in held_out]

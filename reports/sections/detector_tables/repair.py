@@ -3,7 +3,14 @@
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from reports.sections.detector_tables.cells import Row, detector_label, metric_cell, muted_if_trivial, name_cell
+from reports.sections.detector_tables.cells import (
+    Row,
+    detector_label,
+    is_trivial,
+    metric_cell,
+    muted_if_trivial,
+    name_cell,
+)
 from reports.sections.table import Cell, Table
 from shards.attributes import Attribute
 
@@ -42,7 +49,11 @@ def repair_table(rows: Sequence[Row], attributes: Sequence[Attribute], *, sets: 
     cells = []
     for attribute in attributes:
         for (name, label, variant), measures in found.items():
-            if name == attribute.name and measures["balanced_accuracy"]["value"] is not None:
+            # thresholds change nothing about a constant
+            is_repeated = (
+                variant != "none" and is_trivial(label) and not any(row["change"] for row in measures.values())
+            )
+            if name == attribute.name and not is_repeated:
                 start = [name_cell(label), Cell(attribute.title), Cell(VARIANTS[variant], css="name")]
                 values = [cell for measure in MEASURES for cell in change_cells(measures[measure])]
                 cells.append(muted_if_trivial(label, [*start, *values]))
