@@ -27,8 +27,8 @@ def connect(
 ) -> duckdb.DuckDBPyConnection:
     """Open an in-memory database with the views over the `current` files of a workspace, by default `find_files`.
 
-    Without `detectors` there are no views of detectors, which take most of the time to create. `memory` limits the bytes
-    that it uses.
+    Without `detectors`, the views of detectors are missing, which take most of the time to create. `memory` limits the
+    bytes that it uses.
 
     A view without files is empty and has its columns. The connection can read the files of the views; the network,
     extensions, other files and its own configuration are locked. DuckDB allows writing to whatever it may read, so SQL

@@ -30,7 +30,7 @@ JSON_COLUMNS = {  # of the views over JSON files
 
 
 def views(current: CurrentFiles, *, detectors: bool = True) -> str:
-    """SQL that creates the views over the current files of a workspace, in any DuckDB; with those of `detectors` or not."""
+    """SQL that creates the views over the current files of a workspace, with or without those of `detectors`."""
     files = current.files
     names = GENERATOR_FILES + DETECTOR_FILES if detectors else GENERATOR_FILES
     text = "".join((FOLDER / name).read_text(encoding="utf-8") for name in names)
