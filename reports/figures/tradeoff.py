@@ -25,7 +25,7 @@ def tradeoff(rows: list[dict[str, Any]], *, title: str) -> Figure:
         axes = figure.add_axes((0.14, 1 - (0.35 + PLOT_HEIGHT) / height, 0.82, PLOT_HEIGHT / height))
         axes.set_title(short(title, 50), loc="left", size=9.5, weight="bold", x=-0.13, color=INK)
         axes.set_xlabel("AUC", size=7.5)
-        axes.set_ylabel("equalised-odds difference at FPR 5 % (lower is fairer)", size=7.5)
+        axes.set_ylabel("equalised-odds difference\nat FPR 5 % (lower is fairer)", size=7.5)
         axes.grid(color=LINE, lw=0.8)
         axes.tick_params(length=0, labelsize=7.5)
         axes.set_axisbelow(True)
