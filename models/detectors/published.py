@@ -66,7 +66,7 @@ def read_published(model: str, path: Path) -> PublishedDetector | None:
     prefix, difference = OTHER_ARCHITECTURES.get(model, ("", ""))
     if prefix and any(name.startswith(prefix) for name in state):
         raise WeightsUnavailable(
-            f"{path} is AI-Face's {model}, whose architecture differs from the one here ({difference})"
+            f"{path} is the {model} of AI-Face's benchmark, whose architecture differs from the one here ({difference})"
         )
     translate = TRANSLATIONS.get(model)
     return translate(state) if translate else None
