@@ -53,7 +53,7 @@ study: shards ## train every arm of a study with every seed, and compare them (F
 detect: setup ## train detectors of generated faces and evaluate them by group
 	@$(FAIRFACE) detect --out '$(OUT)' $(if $(DATA),--data '$(DATA)') $(DETECT)
 
-detectors: setup ## compare detectors on synthetic faces and fakes, with generators left out in turn (10 minutes)
+detectors: setup ## compare detectors on synthetic faces and fakes, with families held out in turn (10 minutes)
 	@$(FAIRFACE) synth --out '$(COMPARISON)' --size 64 --fakes 0.5
 	@$(FAIRFACE) shards --out '$(COMPARISON)'
 	@$(FAIRFACE) detect --out '$(COMPARISON)' $(addprefix --model ,xception spsl dag_fdd vfm gend npr) $(DETECT)

@@ -1,4 +1,4 @@
-"""The numbers of the page about detectors, as stored in `report.json`: of a run's page, or of a page without a run."""
+"""The numbers about detectors that `report.json` stores, for the page of a run or for a page without a run."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -27,13 +27,13 @@ class DetectorAnswers:
     detection_metrics: Rows
     evaluation_sets: Rows
     robustness: Rows
-    robustness_attribute: str  # whose groups its fairness is measured on
+    robustness_attribute: str  # over whose groups the fairness in `robustness` is measured
     detection_rates: Rows  # of the run's samples
     detection_gaps: Rows
     tradeoff: Rows  # question `tradeoff` for every attribute, with a column `attribute`
     repair: Rows
     generators: Rows  # on the fakes of each family and method
-    hold_out: Rows  # of detectors that were trained without some of them, on these
+    hold_out: Rows  # of detectors that were trained without some fakes, on these fakes
 
 
 @dataclass(kw_only=True)
@@ -54,9 +54,9 @@ def gather_detectors(
     detectors: Collection[str],
     attributes: AttributeTable,
 ) -> dict[str, Any]:
-    """The fields of DetectorAnswers, of the named `detectors` and the samples of `run`.
+    """The fields of DetectorAnswers, for the named `detectors` and the samples of `run`.
 
-    Without detectors nothing is queried: the queries are slow even if there are none.
+    Without detectors, nothing is queried, because the queries are slow even then.
     """
     if not detectors:
         names = (
@@ -103,7 +103,7 @@ def tradeoffs(connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:
 
 
 def compared_attribute(connection: duckdb.DuckDBPyConnection, attributes: AttributeTable) -> str:
-    """The first attribute whose groups detectors were compared on; the first of all if there is none."""
+    """The first attribute over whose groups detectors were compared; the first of all attributes if there is none."""
     text = """select distinct attribute from detection_metrics where "group" is null"""
     measured = sql.select(connection, text)["attribute"].to_list()
     return next((name for name in attributes if name in measured), next(iter(attributes)))

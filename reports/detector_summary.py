@@ -14,7 +14,7 @@ class DetectorSummary:
 
     utility: dict[str, Any]  # the row of all faces of the question `utility`
     fairness: list[dict[str, Any]]  # rows of the question `fairness`, one per attribute
-    hold_out: dict[str, Any] | None  # the row of all faces of `hold_out`; None if it was trained on all fakes
+    hold_out: dict[str, Any] | None  # the row of all faces of question `hold_out`; None if trained on all fakes
 
 
 def summarise(workspace: Workspace, name: str) -> DetectorSummary:

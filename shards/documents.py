@@ -184,7 +184,7 @@ class DetectorData:
     train_fake: int
     test_real: int
     test_fake: int
-    held_out: list[str] = field(default_factory=list)  # families and methods whose fakes were not trained on
+    held_out: list[str] = field(default_factory=list)  # families and methods whose fakes were held out of training
     view: DetectorView | None = None  # None: trained by a version that did not record it
 
 
@@ -295,10 +295,10 @@ class ClassifierDocument(Document):
 
 @dataclass(kw_only=True)
 class FeaturesDocument(Document):
-    """The document of stored features: the network that extracted them, and what it saw.
+    """The document of stored features: the network that extracted them, and its input.
 
-    It is written before the features. Each of their files has its SHA-256 in its name, and the images that it covers
-    in its content, so that features are used however their extraction ended.
+    It is written before the features. Each file of features has its SHA-256 in its name and the indices of its images
+    in its content, so that all complete files are used, even if the extraction was interrupted.
     """
 
     REDO: ClassVar[str] = "remove it: `fairface detect` extracts these features again"
@@ -310,7 +310,7 @@ class FeaturesDocument(Document):
     width: int
     image_size: int  # pixels of the network's input
     pre_resize: int | None  # pixels that larger images were first reduced to
-    normalisation: list[list[float]]  # mean and deviation of each channel
+    normalisation: list[list[float]]  # mean and standard deviation of each channel
     precision: str  # bf16, fp32
     revision: int  # of the program's extraction
 

@@ -284,7 +284,7 @@ def stale_rates(workspace: Workspace) -> set[str]:
 
 
 def rate_inputs(workspace: Workspace, run: str, detector: str) -> str | None:
-    """A fingerprint of what the rates of `rates_key` are computed from; None without such a run or detector."""
+    """A fingerprint of the inputs of a run's and a detector's rates; None if one of them is missing."""
     estimates = estimate_inputs(workspace, run)
     try:
         predictions = read_document(workspace.detector(detector).predictions_document, PredictionsDocument)

@@ -13,7 +13,7 @@ from shards import image_check
 from shards.atomic_io import atomic_write
 from shards.tar import TarWriter
 
-CONVERTED = "converted"  # what `try_packing` says of an image that is packed in another form
+CONVERTED = "converted"  # the result of `try_packing` for an image that is packed in another form
 ROW_COLUMNS = ("key", "width", "height", "bytes", "sha256", "orientation", "reason")  # that a worker writes
 
 

@@ -189,7 +189,7 @@ class LabelFiles:
 class FeatureFiles:
     """The features of one folder of images, the shards or a run's samples, as detectors with frozen backbones use them.
 
-    `view` is a hash of the backbone and of how it sees the images. Each has a document and any number of parts.
+    `view` is a hash of the backbone and its input. Each view has a document and any number of parts.
     """
 
     folder: Path
@@ -511,7 +511,7 @@ class ReportFolder:
 
     @property
     def rates_document(self) -> Path:
-        """The document of rate_estimates, which are made of predictions as well."""
+        """The document of rate_estimates, which also depends on predictions."""
         return self.folder / "rate_estimates.json"
 
     def run(self, name: str) -> "ReportFolder":

@@ -1,4 +1,4 @@
--- The largest difference between the groups of a run's samples in how often a detector calls them fake, with 95 % intervals.
+-- The largest difference between groups in how often a detector calls a run's samples fake, with 95 % intervals.
 -- `floor` is what the gap exceeds in at most 5 % of cases if all groups have the same rate. As computed by the last `report`.
 -- param run (default newest): the run
 -- param detector (default all): the detector's name, or all

@@ -1,6 +1,6 @@
 -- How often each detector classifies a run's samples as fake, overall and by group, with 95 % intervals.
--- Groups are those of the selected labeller, with Wilson's intervals; `corrected` estimates the rates of the true groups by its
--- error rates (`correction` is labels) or by people's labels (audit), as computed by the last `report`; `note` says why not.
+-- Groups are by the selected labeller's labels, with Wilson's intervals. `corrected` estimates the true groups' rates from its
+-- error rates (`correction`: labels) or people's labels (audit), as computed by the last `report`; `note` says why if it is none.
 -- Samples that a detector was trained on are excluded.
 -- param run (default newest): the run
 -- param detector (default all): the detector's name, or all

@@ -1,5 +1,5 @@
 -- How often each detector classifies the fakes of every family and method as fake, with Wilson's 95 % interval.
--- `is_held_out`: the fakes were left out of its training (`fairface detect --hold-out`).
+-- `is_held_out`: whether the fakes were held out of its training (`fairface detect --hold-out`); null if some of them were.
 -- param detector (default all): the detector's name, or all
 -- param attribute (default all): one of every, all, @attributes
 select generators.* from generators left join vocabulary using (attribute, "group")

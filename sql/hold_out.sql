@@ -1,5 +1,5 @@
--- How well detectors find the fakes of generators that they were not trained on, against all real test faces, by group.
--- With 95 % intervals; `full_detector` has the same model and options, and was trained on these fakes, too.
+-- How well detectors tell fakes of generators that they were not trained on from all real test faces, by group.
+-- With 95 % intervals. `full_detector` has the same model and options, but was trained on all fakes.
 -- param detector (default all): the detector's name, or all
 -- param attribute (default every): one of every, all, @attributes
 select detector, held_out_of(detector) as held_out, hold_out.* exclude (detector)

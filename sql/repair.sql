@@ -1,6 +1,7 @@
--- Thresholds fitted on a half of the faces and judged on the other: each detector's fairness and utility as it is (none), with
--- the best threshold for all groups (single), with thresholds by group that equalise TPR and FPR (equalized), and with each
--- group's best threshold (worst_group). `change` is the difference from `none`; `floor` as in `detection_metrics`.
+-- Fairness and utility of each detector with thresholds fitted on one half of the faces and evaluated on the other.
+-- As it is (none), with the best threshold for all groups (single), with thresholds by group that equalise TPR and FPR
+-- (equalized), and with each group's best threshold (worst_group). `change` is the difference from `none`; `floor` as in
+-- `detection_metrics`.
 -- param detector (default all): the detector's name, or all
 -- param attribute (default every): one of every, @attributes
 -- param measure (default all): one of all, equalized_odds_difference, worst_balanced_accuracy, balanced_accuracy, accuracy, tpr, fpr

@@ -1,5 +1,5 @@
--- The thresholds of question `repair`, by group: logits from which on a face is called fake. Those that were fitted on all
--- faces are the ones to use on other faces.
+-- The thresholds of question `repair`, by group: a face with this logit or a larger one is called fake.
+-- On other faces, use the thresholds that were fitted on all faces.
 -- param detector (default all): the detector's name, or all
 -- param attribute (default gender): one of @attributes
 -- param fitted_on (default all): one of all, first half, second half

@@ -1,7 +1,7 @@
 -- The trade-off of utility and fairness at a threshold that all groups and detectors share, and the detectors' Pareto fronts.
--- A detector dominates another one of its evaluation set if it is at least as good in both, and better in one. Front 1 is not
--- dominated, front 2 by front 1 alone, and so on; `front_share` is the share of bootstrap replicates, with the same weights of
--- faces for all detectors, in which the detector is on front 1.
+-- A detector dominates another of its evaluation set if it is at least as good in both, and better in one. Front 1 consists of
+-- the detectors that none dominates, front 2 of those that only front 1 dominates, and so on. `front_share` is the share of
+-- bootstrap replicates, in which each face has the same weight for all detectors, with the detector on front 1.
 -- param attribute (default gender): one of @attributes
 -- param point (default fpr_5): one of fpr_1, fpr_5, tpr_95
 -- param utility (default auc): one of auc, tpr, accuracy
@@ -13,7 +13,7 @@ with measured as (
     from tradeoff_points as u join tradeoff_points as f using (evaluation_set, detector, point)
     where point = $point and u.attribute = 'all' and u.measure = $utility and f.attribute = $attribute
         and f.measure = $fairness and u.value is not null and f.value is not null
-), scores as materialized (  -- larger is better in both; number 0 are the detectors themselves, the others replicates
+), scores as materialized (  -- larger is better in both; number 0 is the detector itself, the others are replicates
     select evaluation_set, detector, 0 as number, utility, direction * fairness as fairness from measured
     union all
     select evaluation_set, detector, unnest(range(1, len(utilities) + 1)), unnest(utilities), direction * unnest(fairnesses)
@@ -23,7 +23,7 @@ with measured as (
     from scores as better join scores as worse using (evaluation_set, number)
     where better.utility >= worse.utility and better.fairness >= worse.fairness
         and (better.utility > worse.utility or better.fairness > worse.fairness)
-), chains as (  -- the front of a detector is the longest chain of detectors that dominate each other and lastly it
+), chains as (  -- a detector's front: the length of the longest chain in which each dominates the next, up to it
     with recursive chain as (
         select distinct evaluation_set, detector, 1 as front from measured
         union

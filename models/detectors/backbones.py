@@ -23,7 +23,7 @@ CLIP, CLIP_TAG = "ViT-L-14-quickgelu", "openai"
 MAX_MISSING_SHARE = 0.1  # share of a network's weights that its checkpoint may lack, such as the head
 
 
-State = dict[str, Tensor]  # tensors by their names in a network
+State = dict[str, Tensor]  # a state dict: tensors by their names in a network
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def xception(weights: Weights, *, classes: int = 1, channels: int = 3, dropout: 
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Suppress warnings, such as open_clip's that random weights are random."""
+    """Suppress warnings, such as open_clip's that a model has random weights."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -121,7 +121,7 @@ def without_warnings() -> Iterator[None]:
 
 
 def open_clip_visual(name: str, weights: Weights, *, tag: str | None, image_size: int, projected: bool = True) -> Any:
-    """The image tower of open_clip's model `name`, with or without its projection to the space of texts.
+    """The image tower of open_clip's model `name`, with or without its projection to the joint space with texts.
 
     Raises WeightsUnavailable if its weights are not available or belong to another model.
     """
@@ -149,7 +149,7 @@ def open_clip_visual(name: str, weights: Weights, *, tag: str | None, image_size
 
 
 def without_projection(visual: Any) -> Any:
-    """An image tower of open_clip without its projection to the space of texts."""
+    """An image tower of open_clip without its projection to the joint space with texts."""
     if hasattr(visual, "trunk"):  # a model of timm
         visual.trunk.reset_classifier(0)
         return visual.trunk

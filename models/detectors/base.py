@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models.detectors import losses
 
-Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation of each channel, of values in [0, 1]
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # each channel's mean and standard deviation, in [0, 1]
 
 
 class Labels(NamedTuple):
@@ -56,8 +56,8 @@ class BackboneDetector(Detector):
 class FrozenFeatureDetector(Detector):
     """A linear layer on the features of a frozen backbone, float32 [B, 3, S, S] -> [B, width].
 
-    Every image has the same features in every epoch. They are rounded to float16, so that training on stored features
-    gives the same head.
+    An image has the same features in every epoch. They are rounded to float16, so that training on stored features
+    gives the same head as training on images.
     """
 
     def __init__(self, features: nn.Module, width: int):
@@ -79,12 +79,12 @@ class FrozenFeatureDetector(Detector):
 
     def logits_from_features(self, features: Tensor) -> Tensor:
         """The logits, float32 [B], of features float16 [B, width]."""
-        with torch.autocast(features.device.type, enabled=False):  # bfloat16 would make equal logits of unequal ones
+        with torch.autocast(features.device.type, enabled=False):  # in bfloat16, different logits would become equal
             logits: Tensor = self.head(features.float())
         return logits.squeeze(1)
 
     def training_step_from_features(self, features: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
-        """What `training_step` returns for the images with these features, float16 [B, width]."""
+        """What `training_step` returns for the images with these `features`, float16 [B, width]."""
         logits = self.logits_from_features(features)
         return losses.bce(logits, labels.target), logits
 

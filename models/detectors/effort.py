@@ -8,15 +8,15 @@ from models.detectors import losses
 from models.detectors.base import Detector, Labels
 from shards.errors import FairfaceError
 
-RANK = 1  # singular components of each matrix that are trained: those with the smallest singular values
-PROJECTIONS = ("qkv", "q_proj", "k_proj", "v_proj", "proj", "out_proj")  # linear layers of an attention
+RANK = 1  # trained singular components of each matrix: those with the smallest singular values
+PROJECTIONS = ("qkv", "q_proj", "k_proj", "v_proj", "proj", "out_proj")  # linear layers of self-attention
 
 
 class ResidualComponents(nn.Module):
     """Replaces the smallest singular components of frozen matrices W by trained ones: W + U S V - U0 S0 V0.
 
     The weight [blocks * rows, columns] is a stack of matrices, such as those of queries, keys and values. U0, S0 and V0
-    are kept with the trained ones, so that a checkpoint does not depend on the rounding of another machine's SVD.
+    are stored with the trained components, because another machine's SVD rounds differently.
     """
 
     u: nn.Parameter  # [blocks, rows, RANK]
@@ -46,10 +46,10 @@ class ResidualComponents(nn.Module):
             return weight + change.flatten(0, 1)
 
     def penalty(self, weight: Tensor) -> Tensor:
-        """The paper's two constraints of each matrix: float32 [blocks].
+        """The paper's two penalties for each matrix, float32 [blocks].
 
-        |U'U - I|^2 + |V'V - I|^2, where U and V are the frozen and the trained singular vectors, and the absolute
-        difference of the squared Frobenius norms of the changed and the original matrix.
+        |U'U - I|^2 + |V'V - I|^2, where U and V have the frozen and the trained singular vectors, plus the absolute
+        difference between the squared Frobenius norms of the changed and the original matrix.
         """
         with torch.autocast(weight.device.type, enabled=False):
             orthogonality = non_orthogonality(self.u, self.u0) + non_orthogonality(self.v.mT, self.v0.mT)
@@ -64,9 +64,9 @@ class ResidualComponents(nn.Module):
 
 
 def non_orthogonality(vectors: Tensor, original: Tensor) -> Tensor:
-    """|X'X - I|^2 of X: the trained `vectors` [blocks, n, r] next to the frozen ones; float32 [blocks].
+    """|X'X - I|^2, float32 [blocks], where X has the frozen vectors and the trained `vectors` [blocks, n, r].
 
-    The frozen ones are orthonormal and, with the `original` vectors, a basis. They need not be known.
+    The frozen vectors are not needed: they are orthonormal and form a basis with the `original` vectors.
     """
     gram = vectors.mT @ vectors - torch.eye(vectors.shape[-1], device=vectors.device)
     outside = vectors.square().sum((1, 2)) - (original.mT @ vectors).square().sum((1, 2))
@@ -74,7 +74,7 @@ def non_orthogonality(vectors: Tensor, original: Tensor) -> Tensor:
 
 
 class ResidualSubspaceDetector(Detector):
-    """An encoder in whose attention one singular component of each matrix is trained, and a linear layer.
+    """An encoder with one trained singular component in each matrix of its self-attention, and a linear layer.
 
     The loss is the cross entropy plus the mean penalty of all matrices. Raises FairfaceError for an encoder without
     self-attention.
@@ -85,7 +85,7 @@ class ResidualSubspaceDetector(Detector):
         self.encoder, self.head = encoder.requires_grad_(False), nn.Linear(width, 1)
         weights = attention_weights(encoder)
         if not weights:
-            raise FairfaceError("Effort trains the self-attention of its backbone, and this one has none: choose a ViT")
+            raise FairfaceError("Effort trains the self-attention of its backbone, but this one has none: choose a ViT")
         for module, name in weights:
             components = ResidualComponents(getattr(module, name), decompose=decompose)
             parametrize.register_parametrization(module, name, components)
@@ -106,10 +106,10 @@ class ResidualSubspaceDetector(Detector):
 
 
 def attention_weights(encoder: nn.Module) -> list[tuple[nn.Module, str]]:
-    """The weights of all linear layers of self-attention, as modules and names of parameters."""
+    """The weights of all linear layers of self-attention: modules and the names of their parameters."""
     weights: list[tuple[nn.Module, str]] = []
     for path, module in encoder.named_modules():
-        if path.endswith(".attn"):  # in both libraries; those that pool have other names
+        if path.endswith(".attn"):  # in both libraries; attention pooling has other names
             if isinstance(module, nn.MultiheadAttention):
                 weights.append((module, "in_proj_weight"))
             layers = [getattr(module, name, None) for name in PROJECTIONS]

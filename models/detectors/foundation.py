@@ -34,7 +34,7 @@ class Backbone:
     architecture: str  # its name there
     tag: str | None  # of its pretrained weights; None: there are none
     image_size: int  # pixels
-    size_multiple: int  # pixels that the image size is a multiple of
+    size_multiple: int  # pixels; the image size must be a multiple of it
     normalisation: Normalisation
 
 
@@ -42,7 +42,7 @@ class Backbone:
 def find_backbone(name: str) -> Backbone:
     """Find an encoder by a short name, by timm's name and tag (`NAME.TAG`), or by open_clip's (`NAME/TAG`).
 
-    Without a tag it is the model's first one. Raises FairfaceError if there is no such encoder.
+    Without a tag, the model's first one is used. Raises FairfaceError if there is no such encoder.
     """
     full = SHORT_NAMES.get(name, name)
     if timm.is_model(full):
@@ -108,9 +108,9 @@ def open_clip_backbone(architecture: str, tag: str) -> Backbone:
 def build_encoder(name: str, weights: Weights, *, image_size: int) -> tuple[nn.Module, int]:
     """Build an encoder, [B, 3, S, S] -> [B, width], and return its width.
 
-    Its features are those before any projection to the space of texts: the class token where there is one, or what the
-    encoder's own pooling yields. Raises FairfaceError if it does not take images of this size, and WeightsUnavailable
-    if its weights are not available or belong to another model.
+    Its features are those before any projection to the joint space with texts: the class token if there is one,
+    otherwise the output of the encoder's own pooling. Raises FairfaceError if it does not take images of this size, and
+    WeightsUnavailable if its weights are not available or belong to another model.
     """
     backbone = find_backbone(name)
     width = feature_width(name, image_size)
@@ -136,14 +136,14 @@ def feature_width(name: str, image_size: int) -> int:
             features = net(torch.empty(1, 3, image_size, image_size, device="meta"))
         if not isinstance(features, Tensor) or features.ndim != 2:
             raise ValueError("its output is not one vector for each image")
-    except Exception as error:  # every model has its own way to refuse a size
+    except Exception as error:  # every model refuses a size in its own way
         reason = clip.first_line(error)
         raise FairfaceError(f"--backbone {name} can't encode images of {image_size} pixels ({reason})") from error
     return features.shape[1]
 
 
 def create_on_meta(library: str, architecture: str, image_size: int | None) -> Any:
-    """An encoder without data, which takes a fraction of a second; torch's random state does not change."""
+    """Create an encoder on the meta device, without allocating weights or changing torch's random state."""
     with without_warnings(), torch.random.fork_rng(devices=[]), torch.device("meta"):
         if library == "timm":
             net = timm.create_model(architecture, num_classes=0)
@@ -153,7 +153,7 @@ def create_on_meta(library: str, architecture: str, image_size: int | None) -> A
 
 
 def resize_input(net: Any, image_size: int) -> Any:
-    """A model of timm that takes images of this size, and whose features are its class token if it has one."""
+    """Make a timm model take images of this size, and return its class token, if it has one, as the features."""
     if hasattr(net, "set_input_size"):
         net.set_input_size(img_size=(image_size, image_size))
     if getattr(net, "cls_token", None) is not None and isinstance(getattr(net, "fc_norm", None), nn.Identity):

@@ -11,7 +11,7 @@ UNIFORMITY_WEIGHT, ALIGNMENT_WEIGHT = 0.5, 0.1  # relative to the cross entropy,
 
 
 class LayerNormDetector(Detector):
-    """An encoder of which only the LayerNorms are trained, and a linear layer on its features of length 1.
+    """An encoder of which only the LayerNorms are trained, and a linear layer on its features scaled to length 1.
 
     The loss is the cross entropy, plus 0.5 times the uniformity of the features on the sphere and 0.1 times the
     alignment of those with the same target. Raises FairfaceError for an encoder without LayerNorm.
@@ -22,7 +22,7 @@ class LayerNormDetector(Detector):
         self.encoder, self.head = encoder.requires_grad_(False), nn.Linear(width, 1)
         norms = [module for module in encoder.modules() if isinstance(module, nn.LayerNorm)]
         if not norms:
-            raise FairfaceError("GenD trains the LayerNorms of its backbone, and this one has none: choose a ViT")
+            raise FairfaceError("GenD trains the LayerNorms of its backbone, but this one has none: choose a ViT")
         for norm in norms:
             norm.requires_grad_(True)
 

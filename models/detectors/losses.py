@@ -140,7 +140,7 @@ def uniformity(features: Tensor, *, temperature: float = 2.0) -> Tensor:
 def alignment(features: Tensor, target: Tensor) -> Tensor:
     """The mean |x - y|^2 over the pairs of features of length 1, float32 [B, D], with the same target [B].
 
-    Wang and Isola (as above), with the faces of one target in the place of two views of one image.
+    Wang and Isola (as above), with faces of the same target in place of two views of one image.
     """
     pairs = (target[:, None] == target[None]).float().triu(1)
     return (squared_distances(features) * pairs).sum() / pairs.sum().clamp(min=1)

@@ -9,9 +9,9 @@ WIDTH = 512  # channels after the second of ResNet-50's four stages
 
 
 def neighbour_residuals(images: Tensor) -> Tensor:
-    """Neighbouring-pixel relations: each pixel minus the upper left one of its block of 2 x 2, times 2/3.
+    """Neighbouring pixel relationships: each pixel minus the upper left one of its 2 x 2 block, times 2/3.
 
-    [B, 3, S, S] -> [B, 3, S, S]; S is even.
+    float32 [B, 3, S, S] -> [B, 3, S, S]; S is even.
     """
     corners = images[..., ::2, ::2].repeat_interleave(2, -2).repeat_interleave(2, -1)
     return (images - corners) * (2 / 3)

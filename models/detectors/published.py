@@ -1,4 +1,4 @@
-"""Checkpoints of AI-Face's benchmark and of the papers' authors, translated to the names of our networks."""
+"""Checkpoints of AI-Face's benchmark and of the papers' authors, converted to the parameter names of our networks."""
 
 import re
 from collections.abc import Callable
@@ -12,10 +12,10 @@ from torch import nn
 from models.detectors.backbones import State, Weights
 from shards.errors import WeightsUnavailable
 
-# the detectors whose architecture here differs from the benchmark's -> names in its checkpoints, and what differs
+# detectors whose architecture differs from the benchmark's -> prefix of names in its checkpoints, and the difference
 OTHER_ARCHITECTURES = {
-    "efficientnet": ("backbone.efficientnet.", "its layers pad images in another way"),
-    "srm": ("backbone_rgb.", "its logits are no cosines"),
+    "efficientnet": ("backbone.efficientnet.", "its layers pad images differently"),
+    "srm": ("backbone_rgb.", "its logits are not cosines"),
     "ucf": ("encoder_f.", "its encoders lack an activation"),
     "pg_fdd": ("encoder_f.", "its encoders lack an activation"),
 }
@@ -49,15 +49,15 @@ TORCHVISION_VIT = (  # names in torchvision's ViT -> in timm's
 class PublishedDetector:
     """A trained detector, read from a file."""
 
-    weights: Weights  # that its network is built with
-    state: State  # what else it consists of, by our names
+    weights: Weights  # for building its network
+    state: State  # its other weights, by our names
     is_complete: bool  # whether `state` has every weight
 
 
 def read_published(model: str, path: Path) -> PublishedDetector | None:
-    """Read a checkpoint of the detector `model`; None if the file is none, such as one of a backbone.
+    """Read a checkpoint of the detector `model`; None for any other file, such as a backbone's.
 
-    Raises WeightsUnavailable for a checkpoint of the benchmark's whose architecture is not ours.
+    Raises WeightsUnavailable for a checkpoint of the benchmark whose architecture differs from ours.
     """
     try:
         state = timm.models.load_state_dict(str(path))
@@ -66,14 +66,14 @@ def read_published(model: str, path: Path) -> PublishedDetector | None:
     prefix, difference = OTHER_ARCHITECTURES.get(model, ("", ""))
     if prefix and any(name.startswith(prefix) for name in state):
         raise WeightsUnavailable(
-            f"{path} is a {model} of AI-Face's benchmark, whose architecture is another one than here ({difference})"
+            f"{path} is the {model} of AI-Face's benchmark, whose architecture differs from the one here ({difference})"
         )
     translate = TRANSLATIONS.get(model)
     return translate(state) if translate else None
 
 
 def load_published(net: nn.Module, published: PublishedDetector, *, source: str) -> None:
-    """Load what a network was not built with. Raises WeightsUnavailable for a checkpoint that does not fit."""
+    """Load the weights that a network was not built with. Raises WeightsUnavailable if they do not fit."""
     try:
         missing, unexpected = net.load_state_dict(published.state, strict=False)
         missing = [name for name in missing if not name.endswith("num_batches_tracked") and published.is_complete]
@@ -145,7 +145,7 @@ def translate_effort(state: State) -> PublishedDetector | None:
             for part in "USV":
                 values = [backbone[f"{layer}{part}_residual"] for layer in layers]
                 others[components + part.lower()] = torch.stack(values)
-            others[f"{components}s0"] = torch.zeros_like(others[f"{components}s"])  # it is removed already
+            others[f"{components}s0"] = torch.zeros_like(others[f"{components}s"])  # the frozen part already lacks it
     frozen = {
         name.replace(".weight_main", ".weight"): value
         for name, value in backbone.items()
@@ -173,7 +173,7 @@ def clip_encoder(state: State) -> State:
 
 
 def rename(state: State, rules: tuple[tuple[str, str], ...]) -> State:
-    """A state by other names: the replacements of patterns, one after the other."""
+    """A state with renamed tensors: each pattern is replaced, one after the other."""
     renamed = {}
     for name, value in state.items():
         for pattern, replacement in rules:
@@ -188,7 +188,7 @@ def without_prefix(state: State, prefix: str) -> State:
 
 
 def one_logit(state: State, layer: str) -> State:
-    """A state whose last layer has one logit: with two classes, the difference of fake and real."""
+    """A state whose last layer has one logit; from two classes, it is fake minus real."""
     for name in (f"{layer}.weight", f"{layer}.bias"):
         if name in state and len(state[name]) == 2:
             state[name] = state[name][1:] - state[name][:1]

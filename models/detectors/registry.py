@@ -66,7 +66,7 @@ def build_dag_fdd(config: BuildConfig) -> Detector:
 
 
 def encoder(config: BuildConfig) -> tuple[nn.Module, int]:
-    """The backbone that is requested, and the width of its features."""
+    """Build the requested backbone; returns it and the width of its features."""
     assert config.backbone is not None
     return build_encoder(config.backbone, config.weights, image_size=config.image_size)
 
@@ -198,7 +198,7 @@ def find_detector(name: str) -> tuple[str, DetectorSpec]:
 
 @lru_cache
 def resolve_spec(name: str, backbone: str | None = None) -> DetectorSpec:
-    """The spec of the detector `name` on a backbone, by default its own: with the backbone's input and in its title.
+    """The spec of the detector `name` with a backbone, by default its own, which sets the input and is in the title.
 
     Raises FairfaceError for an unknown backbone, and for a detector whose backbone can't be chosen.
     """

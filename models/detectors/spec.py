@@ -19,7 +19,7 @@ class BuildConfig:
     weights: Weights
     image_size: int  # pixels
     group_counts: tuple[int, ...] | list[int] = (1,) * 6  # training images of each group
-    backbone: str | None = None  # where the detector takes any; None: its own
+    backbone: str | None = None  # for detectors that take any; None: the detector's own
     is_resumed: bool = False  # whether the state of a checkpoint will be loaded
 
 
@@ -31,7 +31,7 @@ class DetectorSpec:
     paper: str
     build: Callable[[BuildConfig], Detector]
     image_size: int = 256  # pixels of its input
-    size_multiple: int = 1  # pixels that the image size is a multiple of
+    size_multiple: int = 1  # pixels; the image size must be a multiple of it
     normalisation: Normalisation = HALF
     fixed_size: bool = False  # accepts only images of the size that it was built for
     paired_batches: bool = False  # the first half of a batch is real and the second fake
@@ -39,7 +39,7 @@ class DetectorSpec:
     frozen_features: bool = False  # a FrozenFeatureDetector: an image has the same features in every epoch
     uses_groups: bool = False  # its loss depends on the groups
     mild_perturbations: bool = False  # the benchmark perturbs this detector's test faces less
-    backbone: str | None = None  # of its own, for `find_backbone`; None: no other one can be chosen
+    backbone: str | None = None  # the default, for `find_backbone`; None: the backbone can't be chosen
     optimizer: str = "sgd"  # a key of OPTIMIZERS
     lr: float = 5e-4
     weight_decay: float = 5e-3

@@ -62,7 +62,7 @@ class LabelledFiles(Dataset):
 
 
 def bench_detect(context: BenchContext) -> Iterator[Row]:
-    """Measure training Xception at 256 pixels and a head on frozen features, and evaluating all groups."""
+    """Measure training of Xception at 256 pixels and of a head on frozen features, and evaluation of all groups."""
     tune_allocator()
     yield from bench_training(context)
     yield from bench_frozen_features(context)

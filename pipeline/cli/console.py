@@ -56,7 +56,7 @@ def is_interactive() -> bool:
 
 
 def forget_progress() -> None:
-    """Note that the current command saves no progress, for the message if it is interrupted."""
+    """Record that the current command saves no progress, for the message that an interruption prints."""
     click.get_current_context().meta[KEEPS_PROGRESS] = False
 
 
@@ -245,12 +245,12 @@ def print_metrics(summary: "DetectorSummary") -> None:
     if unseen := summary.hold_out:
         auc = "" if unseen["auc"] is None else f", AUC {unseen['auc']:.3f}"
         seen = (
-            f"; trained on all, {unseen['full_detector']}: TPR {unseen['full_tpr']:.3f}"
+            f"; {unseen['full_detector']}, trained on all fakes: TPR {unseen['full_tpr']:.3f}"
             if unseen["full_detector"]
             else ""
         )
         interval = f"{unseen['tpr_low']:.3f} to {unseen['tpr_high']:.3f}"
-        echo(f"  {'not seen:':13} {unseen['held_out']}: TPR {unseen['tpr']:.3f} ({interval}){auc}{seen}")
+        echo(f"  {'held out:':13} {unseen['held_out']}: TPR {unseen['tpr']:.3f} ({interval}){auc}{seen}")
     for row in summary.fairness:
         metrics = ", ".join(f"{metric.upper()} {row[metric]:.3f}" for metric in FAIRNESS_METRICS)
         excluded = f", without {row['excluded_groups']}" if row["excluded_groups"] else ""

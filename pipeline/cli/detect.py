@@ -69,12 +69,13 @@ def perturbations_callback(
     "--backbone",
     metavar="NAME",
     help="Image encoder of vfm, gend and effort: dinov3, pe, clip, siglip2, metaclip2, dinov3-small, pe-tiny, or any "
-    "name of timm (NAME.TAG) or open_clip (NAME/TAG).  [default: dinov3 for vfm, otherwise clip]",
+    "name in timm (NAME.TAG) or open_clip (NAME/TAG).  [default: dinov3 for vfm, clip for gend and effort; pe-tiny "
+    "with --preset sketch]",
 )
 @click.option(
     "--name",
     callback=name_callback,
-    help="Name of the detector, or its start with --hold-out.  [default: the model's, with a chosen backbone; "
+    help="Name of the detector; --hold-out appends to it.  [default: the model's, with the backbone if one is chosen; "
     "with --import the file's]",
 )
 @click.option(
@@ -103,8 +104,9 @@ def perturbations_callback(
     "--hold-out",
     metavar="NAME[,NAME]",
     multiple=True,
-    help="Train without the fakes of this family or method, and evaluate on all, as detector MODEL-without-NAME. "
-    "Repeatable: one detector each. all: each family in turn, or each method of a single family; all-methods: each.",
+    help="Train without the fakes of this family or method, and evaluate on all test faces, as detector "
+    "MODEL-without-NAME. Repeatable: one detector each. all: each family in turn, or each method if there is a single "
+    "family; all-methods: each method in turn.",
 )
 @click.option("--lr", type=POSITIVE, help="Learning rate.  [default: 0.0005, or that of the model's paper]")
 @click.option(
@@ -121,7 +123,7 @@ def perturbations_callback(
     type=click.IntRange(1, MAX_BATCH),
     default=32,
     show_default=True,
-    help="Images per forward pass in evaluation, and of a frozen backbone in training.",
+    help="Images per forward pass in evaluation, and when the features of a frozen backbone are extracted.",
 )
 @click.option(
     "--epochs",
@@ -129,7 +131,7 @@ def perturbations_callback(
     help="Length in epochs; 0 evaluates the weights of --pretrained as they are.  [default: 10]",
 )
 @click.option("--steps", type=click.IntRange(0, STEPS.max), help="Length in steps, instead of --epochs.")
-@click.option("--momentum", type=BELOW_ONE, help="Momentum of SGD, or first coefficient of Adam.  [default: 0.9]")
+@click.option("--momentum", type=BELOW_ONE, help="Momentum of SGD, or beta1 of Adam and AdamW.  [default: 0.9]")
 @click.option("--weight-decay", type=Number(0), help="Weight decay.  [default: 0.005, or that of the model's paper]")
 @click.option("--lr-step", type=EPOCHS, help="Epochs between decays of the learning rate.  [default: 60]")
 @click.option(
@@ -144,7 +146,7 @@ def perturbations_callback(
 )
 @click.option(
     "--pretrained",
-    help="Pretrained weights: a timm or open_clip tag, or a file of the backbone's or of a published detector.",
+    help="Pretrained weights: a timm or open_clip tag, or a checkpoint of the backbone or of a published detector.",
 )
 @click.option(
     "--from-scratch", is_flag=True, default=None, help="Start from random weights, the default for synthetic faces."
@@ -176,13 +178,13 @@ def perturbations_callback(
     "judged",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="Print what the trained detector --name says of this image, or of all images below this folder. Repeatable.",
+    help="Classify this image, or all images below this folder, with the trained detector --name. Repeatable.",
 )
 @click.option(
     "--csv",
     "judgements",
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
-    help="CSV for the answers of --judge, instead of a table; - for standard output.",
+    help="Write the results of --judge to this CSV instead of printing a table; - for standard output.",
 )
 @force_option
 def detect(
@@ -202,8 +204,8 @@ def detect(
     """Train detectors of generated faces and evaluate them by group.
 
     The utility and fairness metrics are those of AI-Face's benchmark. Rerunning the same command resumes an
-    interrupted run. With --import, the predictions of any other detector are evaluated; with --judge, a trained
-    detector judges any images.
+    interrupted run. --import evaluates the predictions of any other detector; --judge classifies images with a trained
+    one.
     """
     check_detect_options(csv, judged, judgements=judgements, **options)
     if csv:
@@ -242,7 +244,7 @@ def check_detect_options(
             raise click.UsageError("--import can be combined only with --out, --name and --force")
         refuse_torchrun("--import")
     if judgements and not judged:
-        raise click.UsageError("--csv is for the answers of --judge")
+        raise click.UsageError("--csv needs --judge, whose results it writes")
     if judged:
         if given_options() - JUDGE_OPTIONS:
             raise click.UsageError(
@@ -259,7 +261,7 @@ def check_detect_options(
 def resolve_models(names: tuple[str, ...], *, name: str | None, backbone: str | None) -> tuple[str, ...]:
     """Resolve aliases and `all` to the keys of DETECTORS.
 
-    Raises UsageError if several would share the name `name`, or if no detector has a choice of backbones.
+    Raises UsageError if several would share the name `name`, or if none of them has a choice of backbones.
     """
     from models.detectors import DETECTORS
     from pipeline.detection import train_all
@@ -269,7 +271,7 @@ def resolve_models(names: tuple[str, ...], *, name: str | None, backbone: str | 
         raise click.UsageError("--name needs a single --model: several would overwrite each other")
     choosing = [model for model, spec in DETECTORS.items() if spec.backbone]
     if backbone and not set(models) & set(choosing):
-        raise click.UsageError(f"--backbone is an option of {', '.join(choosing)}")
+        raise click.UsageError(f"--backbone can only be used with --model {', '.join(choosing)}")
     return models
 
 

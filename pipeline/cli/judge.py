@@ -24,9 +24,9 @@ MAX_PATH_WIDTH = 60  # of the aligned column; longer paths shift the rest of the
 
 
 def judge_images(workspace: Workspace, judged: Sequence[Path], config: "JudgeConfig", *, output: Path | None) -> None:
-    """Judge images, and print the answers as a table, or write them as a CSV to `output`.
+    """Judge images, and print the judgements as a table, or write them as a CSV to `output`.
 
-    Images that can't be read are counted. Raises FairfaceError if that is none of them, after the answers are written.
+    Images that can't be read are counted. Raises FairfaceError, after the output is written, if none could be read.
     """
     from pipeline.detection.judge import find_judged, load_judge
 
@@ -78,7 +78,7 @@ def print_table(batches: Iterable[list["Judgement"]], *, paths: Sequence[str]) -
 
 
 def write_csv(batches: Iterable[list["Judgement"]], output: Path) -> None:
-    """Write the answers as a CSV, at once: an interrupted command leaves no part of it."""
+    """Write the judgements as a CSV, which appears only when it is complete."""
     import polars as pl
 
     from shards.csv_output import escape_formulas
@@ -95,7 +95,7 @@ def write_csv(batches: Iterable[list["Judgement"]], output: Path) -> None:
 
 @contextmanager
 def open_csv(output: Path) -> Iterator[BinaryIO]:
-    """Open a CSV that the user named, or standard output."""
+    """Open the CSV to write, or standard output."""
     if output == STANDARD_OUTPUT:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
@@ -105,7 +105,7 @@ def open_csv(output: Path) -> Iterator[BinaryIO]:
 
 
 def print_counts(name: str, counts: Counter[str], *, output: Path | None) -> None:
-    """Print how many images were called what. Raises FairfaceError if none could be read."""
+    """Print how many images were called fake, real or unreadable. Raises FairfaceError if none could be read."""
     total = counts.total()
     reasons = Counter({reason: n for reason, n in counts.items() if reason not in ("fake", "real")})
     listed = ", ".join(f"{n:,} {reason.replace('_', ' ')}" for reason, n in reasons.most_common())

@@ -68,8 +68,8 @@ def columns_callback(
     type=BELOW_ONE,
     default=0.0,
     metavar="SHARE",
-    help="Share of faces with the traces of generators of several families and methods, for `detect`; the others are "
-    "real faces. Without it, all faces are one subset.",
+    help="Share of fakes, for `detect`: faces with the traces of generators of several families and methods; the "
+    "others are real faces. Without it, all faces are in one subset.",
 )
 @seed_option
 @workers_option

@@ -122,10 +122,10 @@ def decode_coded(
     batch_size: int,
     decoder: DecoderConfig,
 ) -> Iterator[Tensor]:
-    """Yield the images of each batch of coded ones, uint8 [bytes] each, decoded as by `decode_all`.
+    """Yield the decoded images of each batch of encoded ones, uint8 [bytes] each, as `decode_all` decodes packed ones.
 
-    The images are not packed, and their bytes have been checked like those that are: DALI may crash on others. A batch
-    has 1 to `batch_size` images. Raises FairfaceError if DALI can't decode one nevertheless.
+    The caller must have checked their bytes as the packer does: DALI may crash on other images. A batch has 1 to
+    `batch_size` images. Raises FairfaceError if DALI can't decode one nevertheless.
     """
 
     def source(fn: Any) -> tuple[Any, Any]:

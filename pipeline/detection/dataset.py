@@ -35,7 +35,7 @@ SELECTED_LABELS = """select source, run, key, max("group") as "group" from selec
 
 @dataclass(frozen=True)
 class FeatureSource:
-    """Images whose features are stored: all that are packed, or all samples of a run, or the tars of a rank's share."""
+    """Images whose features are stored: all packed images, all samples of a run, or a rank's share of either."""
 
     files: FeatureFiles
     images_hash: str  # manifest of the shards, or fingerprint of the samples
@@ -59,8 +59,8 @@ class FacePool:
     image_size: int | None  # pixels of the samples, to which real faces are reduced; None without samples
     manifest: str  # hash of all of it
     run: str | None  # whose samples are the fakes
-    sources: tuple[FeatureSource, ...]  # of the parts of `shards`
-    held_out: tuple[str, ...] = ()  # families and methods whose fakes are not trained on
+    sources: tuple[FeatureSource, ...]  # one for each part of `shards`
+    held_out: tuple[str, ...] = ()  # families and methods whose fakes are held out of training
 
     def mask(self, *, fake: bool, test: bool = False) -> Tensor:
         """Which faces are real or fake and for training or testing, bool [N]."""
@@ -256,7 +256,7 @@ def assign_faces(pool: FacePool) -> FacePool:
 
 
 def check_faces(pool: FacePool, *, trains: bool) -> FacePool:
-    """The pool, if it has real faces and fakes to test with and, if the detector `trains`, to train with.
+    """Return the pool if it has real faces and fakes to test with and, if the detector `trains`, to train with.
 
     Raises FairfaceError otherwise.
     """
@@ -264,7 +264,7 @@ def check_faces(pool: FacePool, *, trains: bool) -> FacePool:
         purpose, target = name.split("_")
         if not count and (trains or purpose == "test"):
             raise FairfaceError(
-                f"there is no {target} face to {purpose} a detector with: pack real faces and fakes, or name a run's "
+                f"there are no {target} faces to {purpose} a detector with: pack real faces and fakes, or name a run's "
                 "samples with --fakes samples --run NAME"
             )
     return pool
@@ -301,7 +301,7 @@ def build_sampler(
 ) -> NaturalSampler | PairedSampler:
     """Build the sampler of a rank's share of the training faces.
 
-    Raises FairfaceError if the detector `trains` and they do not fill a batch.
+    Raises FairfaceError if the detector `trains` and the faces do not fill a batch.
     """
     images, paired = options.images_per_step, options.spec.paired_batches
     if images % (world_size * (2 if paired else 1)):

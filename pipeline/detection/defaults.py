@@ -18,7 +18,7 @@ from shards.workspace import Workspace
 SKETCH_STEPS = 300  # at most, unless epochs are requested
 SKETCH_BACKBONE = "pe-tiny"  # of the detectors whose backbone can be chosen
 SKETCH_IMAGE_SIZE = 64  # pixels, rounded up to what the detector takes
-SKETCH_LR_FACTOR = 10  # on the learning rate, because the steps are few
+SKETCH_LR_FACTOR = 10  # of the learning rate, because there are few steps
 
 
 def resolve_preset(preset: str, workspace: Workspace, *, name: str, device: str) -> str:

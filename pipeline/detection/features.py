@@ -32,7 +32,7 @@ from shards.locks import awaited_lock
 from shards.workspace import FeatureFiles
 
 REVISION = 1  # of the extraction; raised when the features of the same images and weights change
-SAVE_EVERY_SECONDS = 60  # between two parts: a killed process loses no more
+SAVE_EVERY_SECONDS = 60  # between two parts: a killed process loses no more than that
 LOGITS_BATCH = 4096  # faces
 
 Part = dict[str, Tensor]  # rows: int64 [N], indices of the images in tar order; features: float16 [N, width]
@@ -49,14 +49,14 @@ class FeatureExtractor:
     weights: str  # hash of the frozen weights
     options: DetectorOptions
     inference: InferenceConfig
-    threads: int = field(default_factory=max_threads)  # of torch on a CPU; the fastest number, once that is measured
+    threads: int = field(default_factory=max_threads)  # of torch on a CPU; replaced by the fastest number once measured
 
     def load(self, sources: tuple[FeatureSource, ...], indices: Tensor, *, title: str) -> Tensor:
         """Return the features of the faces `indices`, float16 [N, width] on the CPU; extract those that are missing.
 
         `indices`, int64 [N] in ascending order, count the images of all sources. All ranks must call this together,
         each with faces of its own. Raises FairfaceError if the features don't fit on the disk or into memory, and
-        TrainingInterrupted after SIGTERM or SIGINT, with the features up to then stored.
+        TrainingInterrupted after SIGTERM or SIGINT, after the features extracted so far are stored.
         """
         features = distributed.run_on_all_ranks(lambda: self._allocate(len(indices)))
         start = first = 0
@@ -94,7 +94,7 @@ class FeatureExtractor:
             distributed.run_on_all_ranks(lambda: read_parts(files, view, rows=rows, output=output))
 
     def _describe(self, source: FeatureSource) -> FeaturesDocument:
-        """The document of the features of these images, which differ if any of its fields does."""
+        """The document of the features of these images; different documents mean different features."""
         options, pre_resize = self.options, self.inference.decoder.pre_resize
         return FeaturesDocument(
             images_hash=source.images_hash,
@@ -145,7 +145,9 @@ class FeatureExtractor:
         indices, size = rows - source.first, self.inference.batch_size
         images = decode_batches(
             source.shards,
-            chain(indices.split(size), repeat(indices[:1])),  # read ahead: what is beyond the end is discarded
+            chain(
+                indices.split(size), repeat(indices[:1])
+            ),  # the decoder reads ahead: batches beyond the end are discarded
             image_size=self.options.image_size,
             device=self.inference.device,
             decoder=self.inference.decoder,
@@ -161,13 +163,13 @@ class FeatureExtractor:
             features = self.net.extract_features(self.options.spec.normalise(images, self.options.image_size))
         if not features.isfinite().all():
             raise FairfaceError(
-                f"{self.options.model}: features exceed the range of float16; choose another --backbone or --pretrained"
+                f"{self.options.model}: features exceed the range of float16: choose another --backbone or --pretrained"
             )
         return features.cpu()
 
 
 def prepare_folder(files: FeatureFiles, view: str, document: FeaturesDocument) -> None:
-    """Write the document of a view, and remove damaged parts and features of other images than the present ones."""
+    """Write the document of a view, and remove damaged parts and features of images that are no longer present."""
     write_document(files.document(view), document)
     remove_partials(files.folder)
     remove_files(stale_features(files, images_hash=document.images_hash))

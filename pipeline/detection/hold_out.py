@@ -1,4 +1,4 @@
-"""Generators that are left out of a detector's training, so that it can be judged on fakes that it has not seen."""
+"""Generators that are held out of a detector's training, so that it can be evaluated on fakes that it has not seen."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,11 +14,11 @@ EACH_FAMILY, EACH_METHOD = "all", "all-methods"
 
 
 def resolve_hold_out(faces: FacePool, values: Sequence[str]) -> list[tuple[str, ...]]:
-    """The generators that each training leaves out, by the names that they have in the table of images.
+    """The generators that each training holds out, by their names in the table of images.
 
     Each of `values` is one training: the name of a family or of a method, regardless of case, `_` and `-`, or several
     names separated by commas. `all` is a training for each family, or for each method of a single family, and
-    `all-methods` for each method, apart from those that can't be left out. Raises FairfaceError for an unknown name.
+    `all-methods` for each method, except for those that can't be held out. Raises FairfaceError for an unknown name.
     """
     if faces.run:
         raise FairfaceError(
@@ -38,12 +38,12 @@ def resolve_hold_out(faces: FacePool, values: Sequence[str]) -> list[tuple[str, 
 
 
 def each_generator(faces: FacePool, names: Sequence[str], *, value: str) -> list[tuple[str, ...]]:
-    """Each of the families or methods `names` that can be left out. Raises FairfaceError if there is none."""
+    """Each of the families or methods `names` that can be held out. Raises FairfaceError if there is none."""
     reasons = {name: why_not(faces, (name,)) for name in names}
     found: list[tuple[str, ...]] = [(name,) for name, reason in reasons.items() if not reason]
     if not found:
         listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())[:600]
-        raise FairfaceError(f"--hold-out {value}: nothing can be left out: {listed or 'the methods are unknown'}")
+        raise FairfaceError(f"--hold-out {value}: nothing can be held out: {listed or 'the methods are unknown'}")
     return found
 
 
@@ -54,7 +54,7 @@ def find_generators(names: Mapping[str, Sequence[str]], value: str) -> tuple[str
         alike = [name for each in names.values() for name in each if normalise_name(name) == normalise_name(part)]
         if not alike:
             listed = "; ".join(f"{kind}: {', '.join(each) or 'none'}"[:600] for kind, each in names.items())
-            raise FairfaceError(f"--hold-out {part[:80]!r} is no family or method of the fakes; there are: {listed}")
+            raise FairfaceError(f"--hold-out {part[:80]!r} is not a family or method of the fakes; there are: {listed}")
         found += alike
     return tuple(dict.fromkeys(found))
 
@@ -62,24 +62,24 @@ def find_generators(names: Mapping[str, Sequence[str]], value: str) -> tuple[str
 def without_generators(faces: FacePool, names: Sequence[str]) -> FacePool:
     """The pool without the training fakes of the families and methods `names`; the test faces stay.
 
-    Raises FairfaceError if that leaves nothing to train on, or if there is nothing to leave out or to test with.
+    Raises FairfaceError if that leaves nothing to train on, or if there is nothing to hold out or to test with.
     """
     if not names:
         return faces
     if reason := why_not(faces, names):
         raise FairfaceError(f"--hold-out {','.join(names)}: {reason}")
-    left_out = is_made_by(names) & pl.col("fake").fill_null(False) & ~pl.col("test")
-    rows = faces.rows.with_columns(fake=pl.when(left_out).then(None).otherwise("fake"))
+    is_held_out = is_made_by(names) & pl.col("fake").fill_null(False) & ~pl.col("test")
+    rows = faces.rows.with_columns(fake=pl.when(is_held_out).then(None).otherwise("fake"))
     return replace(faces, rows=rows, held_out=tuple(names))
 
 
 def why_not(faces: FacePool, names: Sequence[str]) -> str | None:
-    """Why the families and methods `names` can't be left out of training; None if they can be."""
+    """Why the families and methods `names` can't be held out of training; None if they can be."""
     fakes = faces.rows.filter(pl.col("fake").fill_null(False)).select("test", held_out=is_made_by(names))
     if fakes.filter("test", "held_out").is_empty():
-        return "no test face is a fake of it"
+        return "no test face is a fake of it, so that a detector could not be evaluated on it"
     if fakes.filter(~pl.col("test"), "held_out").is_empty():
-        return "no training face is a fake of it: every detector is judged on it without having seen it"
+        return "no training face is a fake of it, so that every detector is evaluated on it without having seen it"
     if fakes.filter(~pl.col("test"), ~pl.col("held_out")).is_empty():
         return "no fakes are left to train on"
     return None

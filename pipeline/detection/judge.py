@@ -1,4 +1,4 @@
-"""Says what a trained detector says of images at hand, which are neither packed nor labelled: `detect --judge`.
+"""Classifies images that are neither packed nor labelled with a trained detector: `detect --judge`.
 
 An image is checked, decoded and resized like the packed images that the detector was trained and evaluated on, so that
 a packed image gets the logit of predictions.parquet.
@@ -38,7 +38,7 @@ from shards.locks import shared_lock
 from shards.worker import CONVERTED, ImageRecipe, check_and_encode, read_regular_file, try_packing
 from shards.workspace import DetectorFolder, Workspace
 
-IMAGES_AHEAD = 2  # of each worker, that are read and checked before the detector needs them
+IMAGES_AHEAD = 2  # per worker, read and checked before the detector needs them
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class JudgeConfig:
 
 
 class Judgement(NamedTuple):
-    """What a detector says of an image; without a logit, `reason` says why the image could not be read."""
+    """A detector's logit for an image; without a logit, `reason` says why the image could not be read."""
 
     path: str
     logit: float | None
@@ -66,12 +66,12 @@ class Judgement(NamedTuple):
 
     @property
     def decision(self) -> str | None:
-        """fake or real; a face is called fake as by view `predictions`."""
+        """fake or real, by the same threshold as in the view `predictions`."""
         return None if self.probability is None else "fake" if self.probability >= 0.5 else "real"
 
 
 class CheckedImage(NamedTuple):
-    """An image's bytes, as they would be packed; None with the `reason` why it would not be."""
+    """An image's bytes, as they would be packed; None, with the `reason`, if it would not be."""
 
     path: str
     coded: np.ndarray | None  # uint8 [bytes]
@@ -80,7 +80,7 @@ class CheckedImage(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageJudge:
-    """A trained detector with everything that its logits depend on."""
+    """A trained detector, with everything else that its logits depend on."""
 
     detector: TrainedDetector
     view: DetectorView
@@ -92,7 +92,7 @@ class ImageJudge:
 
     @property
     def unfinished(self) -> str | None:
-        """What a user should know of a detector whose training was interrupted; None if it is finished."""
+        """A warning if the detector's training was interrupted; None if it is finished."""
         step, config = checkpoint.checkpoint_step(self.detector.checkpoint), self.detector.config
         if config.status == "finished":
             return None
@@ -100,10 +100,10 @@ class ImageJudge:
 
     @cached_property
     def recipe(self) -> ImageRecipe:
-        """How an image is encoded before it is decoded: as it was packed.
+        """How an image is encoded again before it is decoded: as by the packer.
 
-        A detector of samples judges images as they are: samples are not encoded again, and the reduction to their size
-        leaves hardly anything of what the packer's JPEG does to photographs.
+        For a detector that was trained on samples, images are not encoded again: neither were the samples, and reducing
+        images to their size removes nearly all artefacts of the packer's JPEGs.
         """
         size = None if self.view.pre_resize else self.view.packed_size
         return ImageRecipe(check=True, size=size, quality=self.view.packed_quality)
@@ -142,7 +142,7 @@ class ImageJudge:
                 yield judgements(current, np.empty(0))
 
     def checked_batches(self, paths: Iterable[str]) -> Generator[list[CheckedImage]]:
-        """Yield checked images in order, in batches of `batch_size` that can be decoded, with the others among them."""
+        """Yield checked images in order, in batches of `batch_size` readable ones and any number of others."""
         batch: list[CheckedImage] = []
         readable = 0
         for image in self.checked_images(paths):
@@ -184,9 +184,9 @@ def judgements(images: Sequence[CheckedImage], logits: np.ndarray) -> list[Judge
 def load_judge(workspace: Workspace, config: JudgeConfig) -> ImageJudge:
     """Load the detector that judges images: its newest checkpoint.
 
-    Raises FairfaceError if there is none, if several could be meant, if its predictions were imported, if it is being
-    trained, and if what its images looked like is not known any more; WeightsUnavailable if its frozen weights are not
-    available.
+    Raises FairfaceError if there is none, if the name is missing and there are several, if its predictions were
+    imported, if it is being trained, and if the size of its samples is no longer known; WeightsUnavailable if its
+    frozen weights are not available.
     """
     device = resolve_device(config.device)
     folder = find_detector(workspace, config.name)
@@ -203,7 +203,7 @@ def load_judge(workspace: Workspace, config: JudgeConfig) -> ImageJudge:
 
 
 def find_detector(workspace: Workspace, name: str | None) -> DetectorFolder:
-    """The folder of a detector that was trained here, by default of the only one."""
+    """Find the folder of a detector that was trained here; without a name, of the only one."""
     trained = [folder.name for folder in workspace.detectors() if folder.config.exists()]
     listed = f"the trained detectors are: {', '.join(trained)}" if trained else "train one with `fairface detect`"
     if name is None:
@@ -215,12 +215,12 @@ def find_detector(workspace: Workspace, name: str | None) -> DetectorFolder:
         return folder
     predictions = read_document(folder.predictions_document, PredictionsDocument)
     if predictions and predictions.imported is not None:
-        raise FairfaceError(f"{name} has no network to judge images with, as its predictions were imported: {listed}")
+        raise FairfaceError(f"{name} can't judge images, because only its predictions were imported: {listed}")
     raise FairfaceError(f"there is no detector {name!r} below {workspace.root}: {listed}")
 
 
 def find_view(workspace: Workspace, trained: DetectorConfig) -> DetectorView:
-    """What was done to a detector's images; of one that did not record it, to the present images and samples."""
+    """The view of a detector; if it did not record one, that of the present images and samples."""
     if trained.data.view:
         return trained.data.view
     pre_resize = None
@@ -228,7 +228,7 @@ def find_view(workspace: Workspace, trained: DetectorConfig) -> DetectorView:
         samples = read_document(workspace.run(trained.data.run).samples_document, SamplesDocument)
         if samples is None:
             raise FairfaceError(
-                f"{trained.name} was trained on samples of run {trained.data.run}, whose size is not known any more: "
+                f"{trained.name} was trained on samples of run {trained.data.run}, whose size is no longer known: "
                 "train it again with --force"
             )
         pre_resize = samples.image_size
@@ -238,7 +238,7 @@ def find_view(workspace: Workspace, trained: DetectorConfig) -> DetectorView:
 def find_judged(workspace: Workspace, judged: Sequence[Path]) -> list[str]:
     """The paths of the images to judge, sorted: files, whatever their names, and all images below folders.
 
-    Hidden files and folders, and OUT itself, are passed over. Raises FairfaceError for a path that does not exist, and
+    Hidden files and folders, and OUT itself, are skipped. Raises FairfaceError for a path that does not exist, and
     for a folder without images.
     """
     paths: set[str] = set()

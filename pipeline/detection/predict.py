@@ -42,7 +42,7 @@ class EvalSet:
     faces: pl.DataFrame  # source, run, key, fake of each
     perturbation: str  # none, or a key of PERTURBATIONS
     fingerprint: str  # hash that changes whenever the predictions may change
-    sources: tuple[FeatureSource, ...] = ()  # of the parts of `shards`; empty: features are neither stored nor reused
+    sources: tuple[FeatureSource, ...] = ()  # one for each part of `shards`; empty: features are not stored
 
     @property
     def title(self) -> str:

@@ -55,7 +55,7 @@ class DetectConfig:
 
     @property
     def trains(self) -> bool:
-        """Whether any steps are requested: a published detector is evaluated without."""
+        """Whether any steps are requested; a published detector may be evaluated without training."""
         return bool(self.options.epochs if self.steps is None else self.steps)
 
 
@@ -83,9 +83,9 @@ class TrainingFaces:
 
     @classmethod
     def build(cls, pool: FacePool, options: DetectorOptions, *, trains: bool = True) -> "TrainingFaces":
-        """Build the faces. Raises FairfaceError if they don't fill a batch and the detector `trains`.
+        """Build the faces.
 
-        Raises it also if the ranks can't share a batch.
+        Raises FairfaceError if the detector `trains` and they don't fill a batch, and if the ranks can't share a batch.
         """
         rank_slice = RankSlice(distributed.rank(), distributed.world_size())
         world_size, share = rank_slice.world_size, pool.rank_share(rank_slice)
@@ -139,7 +139,7 @@ def train_detector(workspace: Workspace, config: DetectConfig) -> DetectResult:
 def build_faces(workspace: Workspace, folder: DetectorFolder, *, config: DetectConfig, locks: ExitStack) -> FacePool:
     """Build the faces that a config names, locked until `locks` closes.
 
-    A resumed run keeps its samples, its groups and what it leaves out of training.
+    A resumed run keeps its samples, its groups and its held-out generators.
     """
     fakes, run, group_by, hold_out = config.fakes, config.run, config.group_by, config.hold_out
     existing = None if config.force else read_document(folder.config, DetectorConfig)
@@ -270,7 +270,7 @@ class DetectorJob(TrainingJob[DetectorConfig]):
         )
 
     def complete(self, session: Session[DetectorConfig]) -> None:
-        """Extract the features of the faces that the remaining steps need, once for all epochs, where they are frozen.
+        """With a frozen backbone, extract the features of the faces that the remaining steps need, once for all epochs.
 
         Raises TrainingInterrupted after SIGTERM or SIGINT; the features up to then are stored.
         """
@@ -285,12 +285,12 @@ class DetectorJob(TrainingJob[DetectorConfig]):
         with using_threads(self.threads):
             features = extractor.load(faces.share.sources, indices, title="training faces").to(self.device)
         if self.device.type == "cpu" and not session.config.threads:
-            self.threads = self.threads or extractor.threads  # measured with the backbone, which evaluation needs too
+            self.threads = self.threads or extractor.threads  # the fastest for the backbone, which evaluation uses too
         batches = iterate_features(features, indices, faces.sampler, batch_size=faces.batch_size, first_step=first)
         session.batches = zip(batches, self._labels(first), strict=False)
 
     def _batches(self, trainer: DetectorTrainer, first_step: int) -> Batches:
-        """Yield the images and labels of `first_step` and of every later step; none if their features replace them."""
+        """Yield the images and labels of `first_step` and every later step; none if features replace the images."""
         faces, options = self.faces, trainer.options
         if first_step >= self.steps or options.spec.frozen_features:
             return iter(())

@@ -24,7 +24,7 @@ class DetectorsConfig:
 
     models: tuple[str, ...]  # keys of DETECTORS
     overrides: Mapping[str, Any] = field(default_factory=dict)  # of fields of DetectorOptions
-    name: str | None = None  # of a single detector, followed by what it leaves out; None: `default_name`
+    name: str | None = None  # of a single detector, which `hold_out` appends to; None: `default_name`
     preset: str = "auto"  # auto | benchmark | sketch
     steps: int | None = None  # of a whole training; None: the options' epochs
     fakes: str = "auto"  # auto | images | samples
@@ -57,7 +57,7 @@ def resolve_models(names: tuple[str, ...]) -> tuple[str, ...]:
 def train_detectors(workspace: Workspace, config: DetectorsConfig) -> Iterator[train.DetectResult | SkippedDetector]:
     """Train and evaluate each detector of a config, and yield its result as soon as it is finished.
 
-    With `hold_out`, there is a detector for each model and each training that leaves out generators.
+    With `hold_out`, there is a detector for each model and each set of held-out generators.
     One of several detectors whose weights are not available is skipped, and WeightsUnavailable is raised at the end.
     Other errors are those of `train_detector`.
     """
@@ -77,9 +77,9 @@ def train_detectors(workspace: Workspace, config: DetectorsConfig) -> Iterator[t
 
 
 def held_out_generators(workspace: Workspace, config: DetectorsConfig) -> list[tuple[str, ...]]:
-    """The generators that each training of a model leaves out: none, in a single training, without `hold_out`.
+    """The generators that each training of a model holds out; without `hold_out`, a single training holds out none.
 
-    Raises FairfaceError for an unknown generator, and for faces without any to leave out.
+    Raises FairfaceError for an unknown generator, and for faces without any to hold out.
     """
     if not config.hold_out:
         return [()]
@@ -97,7 +97,7 @@ def default_name(model: str, backbone: str | None) -> str:
 def build_config(
     workspace: Workspace, config: DetectorsConfig, *, model: str, hold_out: tuple[str, ...]
 ) -> train.DetectConfig:
-    """The config of a single detector, which leaves out the generators `hold_out`."""
+    """The config of a single detector, whose training holds out the generators `hold_out`."""
     name = config.name or default_name(model, config.overrides.get("backbone"))
     if hold_out:
         name += f"-without-{'-'.join(hold_out)}"

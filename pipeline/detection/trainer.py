@@ -91,7 +91,7 @@ class DetectorTrainer:
 
 
 def build_optimizer(options: DetectorOptions, weights: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimizer of the detector's paper; momentum is the first coefficient of Adam's moving averages."""
+    """Build the optimizer of the detector's spec; for Adam and AdamW, `momentum` is beta1."""
     name = options.spec.optimizer
     moving = {"momentum": options.momentum} if name == "sgd" else {"betas": (options.momentum, 0.999)}
     return OPTIMIZERS[name](weights, lr=options.lr, weight_decay=options.weight_decay, fused=True, **moving)

@@ -107,7 +107,7 @@ class TrainingJob(ABC, Generic[Config]):
         """Load the newest checkpoint, if any, and prepare the remaining batches."""
 
     def complete(self, session: Session[Config]) -> None:
-        """Do what all ranks do together before the run is written and the first step is taken; by default nothing."""
+        """Work that all ranks do together before the run is written and the first step is taken; by default nothing."""
 
     def check_same_options(self, config: Config, options: Any, *, ignored: tuple[str, ...] = ()) -> None:
         """Raise FairfaceError if options that affect the weights differ from those of an existing run.

@@ -56,8 +56,8 @@ def equal_error_rate(tpr: np.ndarray, fpr: np.ndarray, *, is_merged: bool) -> np
 def calibration_error(counts: np.ndarray, cells: ScoreCells, *, group: int) -> np.ndarray:
     """The root mean squared calibration error of a group without the bias of small bins, [replicates].
 
-    A replicate varies around the faces as these vary around the population. The view `calibration` subtracts the
-    second of these variances from the squared error of the faces, so that both are subtracted here.
+    A replicate varies around the faces as these vary around the population. The view `calibration` subtracts only the
+    second of these variances, because it has no replicates; here both are subtracted.
     """
     own = cells.group(group)
     in_bin = cells.bins[own][:, None] == np.arange(CALIBRATION_BINS)  # [cells, bins]
@@ -69,10 +69,11 @@ def calibration_error(counts: np.ndarray, cells: ScoreCells, *, group: int) -> n
 def corrected_root(
     faces: np.ndarray, *, fakes: np.ndarray, probabilities: np.ndarray, variances: int = 1
 ) -> np.ndarray:
-    """The root of the mean squared calibration error over bins, the last axis, without so many `variances` of chance.
+    """The root mean squared calibration error over bins, the last axis, from which chance is removed.
 
-    `probabilities` are their sums in each bin. NaN if no bin has two faces. Ferro and Fricker, Q. J. R. Meteorol. Soc.
-    138 (2012) 1954-1960.
+    `variances` times the variance by chance is subtracted from the mean squared error. `probabilities` are the sums of
+    the probabilities in each bin. NaN if no bin has two faces. Ferro and Fricker, Q. J. R. Meteorol. Soc. 138 (2012)
+    1954-1960.
     """
     is_used = faces > 1
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -115,8 +116,8 @@ def fairness_gaps(groups: dict[str, np.ndarray], overall: dict[str, np.ndarray])
 def equalized_odds_ratio(tpr: np.ndarray, fpr: np.ndarray) -> np.ndarray:
     """fairlearn's equalized_odds_ratio of the groups' rates [groups, replicates]: [replicates].
 
-    The lowest rate over the highest, of TPR or of FPR, whichever is smaller. A ratio of FPRs that are all 0 is left
-    out; NaN if all TPRs are 0.
+    The lowest rate over the highest, of TPR or of FPR, whichever is smaller. A ratio of FPRs that are all 0 is
+    ignored; NaN if all TPRs are 0.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         tpr_ratio, fpr_ratio = (np.fmin.reduce(rate) / np.fmax.reduce(rate) for rate in (tpr, fpr))

@@ -1,13 +1,13 @@
-"""How often a detector calls a generator's samples fake, by group, corrected for the errors of the labels.
+"""How often a detector calls a generator's samples fake, by group, corrected for labelling errors.
 
 Counted by a labeller's labels, each group's rate is a mixture: women whom it takes for men count as men, so that groups
-look more alike than they are. Here the rate of a group is the share of its faces that are called fake among all of its
-faces, where both shares are estimated: those of the groups among the faces that are called fake, and among the others.
+look more alike than they are. Here a group's rate is the number of its faces that are called fake over the number of
+all its faces. Both follow from the groups' estimated shares of the faces that are called fake, and of the others.
 
 By labels, both are corrected with the same error rates (`correction`, `stratified`). This assumes that within a group
 the labeller errs as often on faces that the detector calls fake as on the others; errors that depend on what the
-detector looks at break it. By people's labels (`audit.shares`), nothing is assumed: every combination of a group and a
-decision is a class of its own, of which each labelled face is one.
+detector looks at violate this. By people's labels (`audit.shares`), nothing is assumed: every combination of a group
+and a decision is a class of its own, and each labelled face belongs to one.
 """
 
 from collections.abc import Collection
@@ -36,11 +36,11 @@ REPLICATES = 400  # of the bootstrap
 # Jeffreys', which has a width even where all faces of a group are called fake. Brown, Cai and DasGupta, Statist. Sci.
 # 16 (2001) 101-133.
 PRIOR_FACES = 0.5
-# How much wider the intervals of corrected labels are than by the bootstrap. Both the errors of a labeller and the
+# The factor by which the bootstrap's intervals of corrected labels are widened. Both the errors of a labeller and the
 # decisions of a detector may depend on another attribute, such as age: where they did, the intervals of real faces
-# covered the true rates in 90 to 95 % of cases without it.
+# covered the true rates in only 90 to 95 % of cases without the factor.
 WIDENING = 1.15
-LEAST_FACES = 10  # of a group by its estimated share; a gap is measured between the groups that have as many
+LEAST_FACES = 10  # of a group, by its estimated share: smaller groups are excluded from gaps
 SEED = 6  # of the bootstrap
 SHIFTED = "the labeller's confidence differs between samples and photographs"
 NO_KEYS = pl.Series("key", [], pl.String)
@@ -66,10 +66,10 @@ class RateEstimate:
         return np.fmin(low, self.rates), np.fmax(high, self.rates)
 
     def gap(self) -> dict[str, float | None]:
-        """The largest difference between two groups: value, low, high and floor, as of `detection_metrics`.
+        """The largest difference between two groups: value, low, high and floor, as in `detection_metrics`.
 
         The floor is the 95th percentile of the largest difference between the errors of two groups' rates. Groups with
-        fewer than LEAST_FACES faces are left out; all are None if fewer than two remain.
+        fewer than LEAST_FACES faces are excluded; all values are None if fewer than two remain.
         """
         compared = self.faces >= LEAST_FACES
         if compared.sum() < 2:
@@ -83,9 +83,9 @@ def rates_by_labels(counts: np.ndarray, correction: Correction | None, *, seed: 
     """Estimate the rates from the labels of the faces: [2, L], not called fake and called fake, L = K or K + 1.
 
     The last of K + 1 labels is that of faces without a sure label, which have a decision but no group. `correction` is
-    that of the shares of all samples; without it the labels count as they are.
+    that of the shares of all samples; without it, labels are counted as they are.
 
-    The joint bootstrap varies the faces, with gamma distributed weights as in the Bayesian bootstrap, and the error
+    The joint bootstrap varies the faces, with gamma-distributed weights as in the Bayesian bootstrap, and the error
     rates.
     """
     classes = len(correction.shares) if correction else counts.shape[1]

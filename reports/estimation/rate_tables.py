@@ -1,6 +1,6 @@
 """Stores the rates at which detectors call the samples of the runs fake, in `report/`.
 
-They have a document of their own: they depend on predictions, of which the estimates are independent.
+They have a document of their own, because they depend on predictions and the other estimates do not.
 """
 
 import io

@@ -50,7 +50,7 @@ def _colour(row: dict[str, Any]) -> str:
 
 
 def _add_detector(axes: Axes, row: dict[str, Any], *, number: int, shift: int) -> None:
-    """One point with its intervals, and its number, shifted by so many letters."""
+    """Draw a point with its intervals and its number, which is shifted right by `shift` characters."""
     colour, x, y = _colour(row), row["utility"], row["fairness"]
     for ends, others in (("utility", [y, y]), ("fairness", [x, x])):
         if row[f"{ends}_low"] is not None:

@@ -9,7 +9,7 @@ from reports.sections.detector_tables.cells import metric_cell, name_cell
 from reports.sections.table import Cell, Table
 from shards.attributes import AttributeTable
 
-CORRECTIONS = {"labels": "by labels", "audit": "by people", "none": "of the labels"}
+CORRECTIONS = {"labels": "by labels", "audit": "by people", "none": "uncorrected"}
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def detection_rates_section(report: RunReport, attributes: AttributeTable) -> De
 
 
 def rate_table(rows: list[dict[str, Any]], attributes: AttributeTable) -> Table:
-    """The share that each detector calls fake of each group's faces, by its true members and by its labels."""
+    """The share of each group's faces that each detector calls fake, corrected and by label."""
     cells = [
         [
             name_cell(row["detector"]),

@@ -22,7 +22,7 @@ from reports.sections.detector_tables.tradeoff import tradeoff_tables
 from reports.sections.table import Cell, Table
 from shards.attributes import AttributeTable
 
-RESOLVABLE = 100  # real faces, with which an FPR of 1 % is that of one of them
+RESOLVABLE = 100  # real faces: one of them is an FPR of 1 %
 ROBUSTNESS = {
     "auc": "AUC",
     "accuracy": "accuracy",
@@ -47,14 +47,14 @@ class Detectors:
     fairness: list[Table]  # of the expanded attributes, and of the others if there are any
     worst_groups: list[Table]
     by_group: list[tuple[str, Table]]  # (detector, its table)
-    few_real_faces: list[str]  # the detectors whose FPR of 1 % can't be told from 0
+    few_real_faces: list[str]  # detectors that were evaluated on fewer than RESOLVABLE real faces
     tradeoff: list[Table]
     tradeoff_figures: list[Markup]  # of the first attribute, one for each evaluation set
     has_several_sets: bool
     repair: list[Table]
     robustness: Table | None  # None if no perturbed faces were evaluated
-    hold_out: HoldOut | None  # None if there is a single generator of fakes
-    robustness_groups: str  # that the fairness of the robustness is measured over, such as genders
+    hold_out: HoldOut | None  # None if the fakes are of a single generator
+    robustness_groups: str  # whose fairness the robustness table shows, such as genders
 
 
 def detectors_section(

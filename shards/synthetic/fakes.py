@@ -1,4 +1,4 @@
-"""Real and fake faces among the synthetic ones: sensor noise on all, and on fakes the traces of their generators.
+"""Synthetic faces as real faces and fakes: all have sensor noise, and fakes the traces of their generators.
 
 The traces are those that detectors of photographs rely on. Every function is a pure function of its arguments, and uses
 only arithmetic that is the same on every machine.
@@ -21,7 +21,7 @@ Artefact: TypeAlias = Callable[[np.ndarray, Face, np.random.Generator], np.ndarr
 VERSION = 1  # bumped when the rendered images change, so that older folders are rendered again
 REAL = "Real/Synthetic"
 NOISE = (2.0, 5.0)  # standard deviation of the sensor noise at full brightness, in grey levels
-# The ranges from which each fake draws how strong its trace is, as a share of the image.
+# The ranges that the strength of each fake's trace is sampled from, as a share of the image.
 PALE = (0.5, 0.9)  # of the colour
 SEAM = (0.3, 0.6)  # of the light
 GRID = (0.03, 0.08)  # of the light
@@ -34,7 +34,7 @@ def render_real(face: Face, size: int) -> Image.Image:
 
 
 def render_fake(face: Face, size: int, *, folder: str) -> Image.Image:
-    """`face` as the generator of `folder` would show it, a key of FAKES: an RGB image of `size` x `size` pixels."""
+    """`face` with the trace of the generator `folder`, a key of FAKES: an RGB image of `size` x `size` pixels."""
     rng = np.random.default_rng(face.seed)
     return to_image(FAKES[folder](photograph(face, size, rng=rng), face, rng))
 
@@ -49,14 +49,14 @@ def sample_folders(count: int, seed: int, *, fake_share: float) -> list[str]:
 
 
 def photograph(face: Face, size: int, *, rng: np.random.Generator) -> np.ndarray:
-    """`face` with the noise of a sensor, which grows with the root of the light; float32 [size, size, 3], 0-255."""
+    """`face` with sensor noise, which grows with the square root of the light; float32 [size, size, 3], 0-255."""
     pixels = np.asarray(render(face, size)).astype(np.float32)
     noise = np.float32(rng.uniform(*NOISE)) * np.sqrt(pixels / 255) * unit_noise(rng, size)
     return pixels + noise
 
 
 def unit_noise(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Nearly normal noise of mean 0 and deviation 1, float32 [size, size, 3]: a sum of four uniform integers."""
+    """Nearly normal noise with mean 0 and variance 1, float32 [size, size, 3]: a sum of four uniform integers."""
     total = rng.integers(-128, 128, (4, size, size, 3), dtype=np.int16).sum(0)
     return (total + 2).astype(np.float32) / np.float32(2 * 256 / 12**0.5)
 
@@ -102,7 +102,7 @@ def add_stripes(pixels: np.ndarray, _: Face, rng: np.random.Generator) -> np.nda
 
 
 def square_wave(size: int) -> np.ndarray:
-    """-1 and 1 in turn, for a sixteenth of the image together, float32 [size]."""
+    """-1 and 1 in turn, with a period of a sixteenth of the image, float32 [size]."""
     half = max(size // 32, 1)
     return (np.arange(size) // half % 2 * 2 - 1).astype(np.float32)
 
@@ -115,7 +115,7 @@ def denoise(pixels: np.ndarray, _: Face, rng: np.random.Generator) -> np.ndarray
 
 
 def decode_latents(pixels: np.ndarray, _: Face, rng: np.random.Generator) -> np.ndarray:
-    """Pass through a smaller grid: a decoder of latents restores only a part of the finest detail."""
+    """Resample through a smaller grid: a decoder of latents restores only part of the finest detail."""
     size, share = len(pixels), np.float32(rng.uniform(*SMOOTH))
     low = to_image(pixels).reduce(max(size // 32, 2))
     decoded = np.asarray(low.resize((size, size), Image.Resampling.BICUBIC)).astype(np.float32)

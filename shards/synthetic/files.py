@@ -12,7 +12,7 @@ from shards.workspace import LOCK, SyntheticFolder
 
 FOLDER_IMAGES = 1000  # images of one folder
 TABLE = SyntheticFolder(Path()).table.name
-UNDIVIDED = "GANs/Synthetic"  # the folder of all faces, unless some are fakes and the others real
+UNDIVIDED = "GANs/Synthetic"  # the folder of all faces if they are not divided into real faces and fakes
 FOLDERS = (UNDIVIDED, REAL, *FAKES)
 CHECKSUM = re.compile(
     rf"([0-9a-f]{{64}})  ((?:{'|'.join(FOLDERS)})/[0-9]{{3,}}/[0-9]{{6,}}\.jpg|train\.csv|synthetic\.json)"

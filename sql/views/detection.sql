@@ -143,7 +143,7 @@ create view detection_rates as
 
 -- How differently a detector treats the groups of an attribute. AI-Face's benchmark: ranges over the groups, and sums of the
 -- groups' differences from all faces. fairlearn: the equalised-odds difference (F_MEO by another name) and ratio, each the worse
--- of TPR and FPR; a ratio of FPRs that are all 0 is left out. Groups of only real faces or only fakes are excluded from all
+-- of TPR and FPR; a ratio of FPRs that are all 0 is ignored. Groups of only real faces or only fakes are excluded from all
 -- of them and listed in `excluded_groups`.
 create view fairness as
     with group_utility as (

@@ -1,4 +1,4 @@
--- The views of the generators whose fakes detectors are judged on, and of detectors that were trained without some of them.
+-- The views of the generators whose fakes detectors are evaluated on, and of detectors that were trained without some of them.
 
 create macro wilson_centre(count_, n) as (count_ + 1.959964 ** 2 / 2) / (n + 1.959964 ** 2);
 create macro wilson_half_width(count_, n) as
@@ -7,8 +7,8 @@ create macro wilson_half_width(count_, n) as
 create macro wilson_low(count_, n) as if(count_ = 0, 0, wilson_centre(count_, n) - wilson_half_width(count_, n));
 create macro wilson_high(count_, n) as if(count_ = n, 1, wilson_centre(count_, n) + wilson_half_width(count_, n));
 
--- Detectors that were trained here, with the families and methods whose fakes were left out of training. Options that have
--- no value, and the feed, which does not change the result, are left out of `options`.
+-- Detectors that were trained here, with the families and methods whose fakes were held out of training. `options` lacks
+-- options without a value, and the feed, which does not change the result.
 create view detectors as
     select name as detector, status, steps, data.manifest as manifest, coalesce(data.held_out, []) as held_out,
         json_merge_patch('{}', json_merge_patch(requested_options, '{"feed": null}')) as options
@@ -27,7 +27,7 @@ create view generator_predictions as
     where p.perturbation = 'none';
 
 -- How often a detector classifies the fakes of each family and method as fake. `is_held_out` is null for a family of which
--- only some methods were left out of training.
+-- only some methods were held out of training.
 create view generators as
     with counted as (
         select evaluation_set, detector, family, if(grouping(method) = 1, 'all', method) as method, attribute, "group",
@@ -45,7 +45,7 @@ create view generators as
     from counted;
 
 -- For each detector that was trained without some fakes, the one with the same model and options that was trained on all:
--- the one with the nearest number of steps, if there are several.
+-- if there are several, the one with the closest number of steps.
 create view hold_out_pairs as
     select part.detector, part.held_out, entire.detector as full_detector
     from detectors as part
@@ -54,8 +54,8 @@ create view hold_out_pairs as
     where len(part.held_out) > 0
     qualify row_number() over (partition by part.detector order by abs(part.steps - entire.steps), entire.detector) = 1;
 
--- The real test faces and the fakes of held-out generators, as judged by the detector that has not seen these and by the
--- one that has.
+-- The real test faces and the fakes of held-out generators, with the logits of the detector that has not seen these
+-- and of the one that has.
 create view hold_out_faces as
     select p.*, pair.full_detector, entire.logit as full_logit, calls_fake(entire.logit) as full_called_fake
     from generator_predictions as p
@@ -65,11 +65,11 @@ create view hold_out_faces as
         and entire.key = p.key
     where p.target = 'real' or p.is_held_out;
 
--- How well a detector finds the fakes of held-out generators in each group, and how much better it does after training on
+-- How well a detector detects the fakes of held-out generators in each group, and how much better it does after training on
 -- them. A face's placement is the share of the other side with a lower logit, ties counting half: the mean of the fakes'
 -- placements is the AUC, and the variances of both sides are its variance and, from the differences of two detectors'
 -- placements, that of a difference (DeLong et al., Biometrics 44 (1988) 837-845). The interval of the AUC is symmetric on the
--- logit scale. That of a difference of TPR is the adjusted Wald interval for paired shares (Bonett and Price, J. Educ. Behav.
+-- logit scale. That of a difference between TPRs is the adjusted Wald interval for paired shares (Bonett and Price, J. Educ. Behav.
 -- Stat. 37 (2012) 479-488).
 create view hold_out as
     with judged as materialized (

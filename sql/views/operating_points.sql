@@ -20,7 +20,7 @@ create view operating_points as
         from logit_counts join common_thresholds using (evaluation_set, detector, perturbation) group by all)
     join group_numbers using (number);
 
--- Calibration: how far the shares of fakes are from the detector's probabilities, in 15 bins of equal width. `ece` is the
+-- Calibration: how far the detector's probabilities are from the shares of fakes, in 15 bins of equal width. `ece` is the
 -- expected calibration error (Guo et al., ICML 2017). Chance makes it positive even for perfect probabilities;
 -- `squared_error` is the mean squared distance without that bias (Ferro and Fricker, Q. J. R. Meteorol. Soc. 138 (2012)
 -- 1954-1960; Kumar et al., NeurIPS 2019), over the bins with at least two faces, and `calibration_error` its root.

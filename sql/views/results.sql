@@ -50,7 +50,7 @@ create view audit as
     from audit_columns union all by name from {audit};
 create view audit_confusion as
     from audit_confusion_columns union all by name from {audit_confusion};
--- How often detectors call a run's samples fake: of a group, or without one the gap between the groups.
+-- How often detectors call a run's samples fake: the rate of a group or, in rows without a group, the gap between groups.
 create view rate_estimates as
     from rate_estimates_columns union all by name from {rate_estimates};
 -- The faces that the plan of a run's audit chose, and people's answers; an answer without a group is "can't tell".

@@ -1,4 +1,4 @@
-"""The faces that a detector was evaluated on, and their scores in cells, which bootstrap replicates are counted in."""
+"""The faces that a detector was evaluated on, and cells of similar logits, in which replicates are counted."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ import numpy as np
 
 CALIBRATION_BINS = 15  # of equal width, as in the view `calibration`
 MAX_CELLS = 512  # of a group; the metrics of a group with more logits are those of a curve through this many points
-REPLICATES, MIN_REPLICATES = 500, 50  # of the bootstrap
+REPLICATES, MIN_REPLICATES = 500, 50  # of the bootstrap: at most and at least
 MAX_WEIGHTS = 1e8  # faces times replicates: with many faces there are fewer replicates
 SEED = 1
 
 
 @dataclass(frozen=True)
 class Groups:
-    """The groups of an attribute, and each face's."""
+    """The groups of an attribute, and the group of each face."""
 
     names: list[str]
     numbers: np.ndarray  # index into `names`, int16 [N]; -1 if the group is unknown
@@ -42,7 +42,7 @@ class EvaluatedFaces:
 
     @property
     def called_fake(self) -> np.ndarray:
-        """bool [N]"""
+        """Whether each face is called fake, bool [N]."""
         return self.probabilities >= 0.5
 
     @property

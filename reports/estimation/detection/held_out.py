@@ -1,4 +1,4 @@
-"""How differently a detector finds the fakes of each group that were left out of its training."""
+"""The gap between the groups' TPRs on the fakes that were held out of a detector's training."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ HELD_OUT_GAP = "held_out_tpr_gap"
 
 
 def held_out_rows(faces: EvaluatedFaces, is_held_out: np.ndarray) -> Rows:
-    """Rows of `detection_metrics`: the range of TPR over the groups of each attribute, of the fakes `is_held_out` [N].
+    """Rows of `detection_metrics`: the range of TPR over each attribute's groups, on the fakes `is_held_out`, bool [N].
 
     The floor is the 95th percentile of the range when groups are permuted among these fakes.
     """

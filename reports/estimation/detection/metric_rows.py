@@ -33,7 +33,7 @@ Key = tuple[str, str]  # attribute, group
 
 @dataclass(frozen=True)
 class SqlMetrics:
-    """The values of one detector's metrics, from the views; they get intervals here."""
+    """The values of one detector's metrics, from the views, without intervals."""
 
     utility: dict[Key, dict[str, Any]]  # of the view `utility`
     calibration: dict[Key, float | None]  # calibration_error
@@ -44,7 +44,7 @@ class SqlMetrics:
         return [group for name, group in self.utility if name == attribute]
 
     def compared(self, attribute: str) -> list[str]:
-        """The groups that have real faces and fakes, which fairness metrics are over."""
+        """The groups that have both real faces and fakes, over which fairness is measured."""
         rows = {group: self.utility[attribute, group] for group in self.groups(attribute)}
         return [group for group, row in rows.items() if row["fakes"] and row["reals"]]
 
@@ -76,7 +76,7 @@ class SqlMetrics:
 def ask_metrics(
     connection: duckdb.DuckDBPyConnection, evaluation_set: str, *, detectors: Sequence[str]
 ) -> dict[str, SqlMetrics]:
-    """The metrics of detectors of one evaluation set, by detector. All are asked for together, which is faster."""
+    """The metrics of detectors of one evaluation set, by detector. One query for all of them is faster."""
     names = ", ".join(map(sql.quote, detectors))
 
     def ask(view: str) -> Rows:
@@ -143,7 +143,7 @@ class Replicates:
 
     utility: list[dict[str, np.ndarray]]  # of each group, [replicates] each
     at: dict[str, dict[str, np.ndarray]]  # TPR and FPR at every operating point, [groups, replicates] each
-    known: dict[str, np.ndarray]  # TPR, FPR, fakes and real faces of all groups together, [replicates]
+    known: dict[str, np.ndarray]  # TPR, FPR, fakes and real faces of all groups together, [replicates] each
 
     def fairness(self, groups: list[int]) -> dict[str, np.ndarray]:
         """Every fairness metric over these groups, [replicates] each."""

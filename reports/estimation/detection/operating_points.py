@@ -23,7 +23,7 @@ POINTS = {
 
 
 def replicate_cuts(faces: EvaluatedFaces) -> dict[str, np.ndarray]:
-    """How many faces by falling logit are called fake at every operating point, int64 [replicates] each."""
+    """How many faces, ordered by falling logit, are called fake at every operating point, int64 [replicates] each."""
     is_fake, logits = faces.is_fake[faces.falling], faces.logits[faces.falling]
     is_new = np.diff(logits, prepend=np.inf) != 0
     starts = np.append(np.flatnonzero(is_new), len(logits))  # of equal logits
@@ -49,7 +49,7 @@ def replicate_cuts(faces: EvaluatedFaces) -> dict[str, np.ndarray]:
 def group_rates(faces: EvaluatedFaces, groups: Groups, cuts: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
     """TPR and FPR of each group, [groups, replicates] each, at every operating point.
 
-    `cuts` are the numbers of faces by falling logit that are called fake at each point, [replicates].
+    `cuts` are the numbers of faces, ordered by falling logit, that are called fake at each point, [replicates].
     """
     count = len(groups.names)
     codes = np.where(groups.numbers < 0, 2 * count, 2 * groups.numbers.astype(int) + faces.is_fake)[faces.falling]

@@ -1,4 +1,4 @@
-"""Thresholds by group, fitted on one half of the faces and judged on the other, and what they cost in utility."""
+"""Thresholds by group, fitted on one half of the faces and evaluated on the other, and their cost in utility."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,11 +55,11 @@ def fit_thresholds(
 ) -> dict[str, np.ndarray] | None:
     """Thresholds of each group, float64 [groups], by variant, fitted to faces ordered by falling logit.
 
-    - single: the threshold of highest balanced accuracy over all faces, the same for all groups
+    - single: the threshold with the highest balanced accuracy over all faces, the same for all groups
     - equalized: brings each group's TPR and FPR as close as possible to those of all faces at the single threshold: the
-      larger of both distances is minimised. (The smallest difference between groups alone is that of a detector that
-      never finds a fake.)
-    - worst_group: the threshold of highest balanced accuracy of each group, which maximises that of the worst group
+      larger of both distances is minimised. (Minimising only the differences between groups would yield a detector
+      that never detects a fake.)
+    - worst_group: each group's threshold with the highest balanced accuracy, which maximises that of the worst group
 
     A group without real faces or fakes has the single threshold. None if all faces are real, or fake.
     """
@@ -93,8 +93,8 @@ def repair(
 ) -> tuple[Rows, Rows]:
     """Rows of `repair` and of `repair_thresholds` of one attribute, without the names of detector and attribute.
 
-    `shuffle` is a hash of each face's key, [N]. Faces of unknown group are left out. The intervals are those of judging
-    the fitted thresholds: the halves are not fitted again.
+    `shuffle` is a hash of each face's key, [N]. Faces of unknown group are excluded. The intervals take the fitted
+    thresholds as given: they are not fitted again in the replicates.
     """
     order = faces.falling[groups.numbers[faces.falling] >= 0]
     logits, is_fake, numbers = faces.logits[order], faces.is_fake[order], groups.numbers[order]
@@ -113,10 +113,10 @@ def repair(
                 {"group": group, "variant": variant, "fitted_on": name, "threshold": float(value)}
                 for group, value in zip(groups.names, values, strict=True)
             ]
-    return judge(called, is_fake, numbers=numbers, rng=rng), thresholds
+    return evaluate_decisions(called, is_fake, numbers=numbers, rng=rng), thresholds
 
 
-def judge(
+def evaluate_decisions(
     called: Mapping[str, np.ndarray], is_fake: np.ndarray, *, numbers: np.ndarray, rng: np.random.Generator
 ) -> Rows:
     """Rows of `repair` from the decisions of each variant, bool [N] each."""
@@ -153,9 +153,9 @@ def judge(
 
 
 def decision_metrics(counts: np.ndarray, strata: np.ndarray, *, called: np.ndarray) -> dict[str, np.ndarray]:
-    """Utility and fairness, [replicates] each, of counts of faces in cells, [replicates, cells].
+    """Utility and fairness, [replicates] each, from counts of faces in cells, [replicates, cells].
 
-    `strata` are twice the group, plus 1 for fakes; `called` whether the cell's faces are called fake; [cells] each.
+    `strata` is twice the group, plus 1 for fakes; `called` is whether the cell's faces are called fake; [cells] each.
     """
     of_stratum = (strata[:, None] == np.arange(2 * (strata.max() // 2 + 1))).astype(float)
     totals, positives = counts @ of_stratum, (counts * called) @ of_stratum

@@ -1,4 +1,4 @@
-"""Tables of detectors' rates by generator, and of those on generators that they have not seen."""
+"""Tables of detectors' TPR by generator, and of detectors on unseen generators."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -10,14 +10,14 @@ from reports.sections.detector_tables.cells import Row, detector_label, metric_c
 from reports.sections.table import Cell, Table, expanded
 from shards.attributes import Attribute, AttributeTable
 
-MANY_GENERATORS = 12  # from here on, the table of generators has families only
-FEW_COMPARED = 4  # attributes that are not folded: there is a row for each of them and each detector
+MANY_GENERATORS = 12  # families and methods: with so many, the table of generators shows only families
+FEW_COMPARED = 4  # attributes at most that are not folded: there is a row for each of them and each detector
 
 
 @dataclass(frozen=True)
 class HoldOut:
     generators: Table | None  # None if the fakes are of a single generator
-    overall: Table | None  # None, as the others are empty, if no detector was trained without a generator
+    overall: Table | None  # None (and the lists below are empty) if no detector was trained without a generator
     worst_groups: list[Table]  # of the expanded attributes, and of the others if there are any
     by_group: list[tuple[str, Table]]  # (detector, its table)
 
@@ -56,7 +56,7 @@ def generator_table(rows: Sequence[Row], sets: Collection[str]) -> Table | None:
 
 
 def generator_cell(row: Row) -> Cell:
-    """The TPR of one generator's fakes, with a mark if the detector was trained without them."""
+    """The TPR on one generator's fakes, with a note if the detector was trained without them."""
     seen = {True: "not seen; ", None: "partly seen; ", False: ""}[row["is_held_out"]]
     return Cell(f"{row['tpr']:.3f}", f"{seen}{row['low']:.3f} to {row['high']:.3f}", bold=True)
 
@@ -70,13 +70,13 @@ OVERALL = [
     "trained on all",
     "its TPR",
     "its AUC",
-    "difference of TPR",
-    "difference of AUC",
+    "difference in TPR",
+    "difference in AUC",
 ]
 
 
 def overall_cells(row: Row) -> list[Cell]:
-    """One detector on all fakes that it has not seen, and next to the one that was trained on them."""
+    """One detector on all fakes that it has not seen, next to the detector that was trained on them."""
     return [
         name_cell(row["detector"]),
         Cell(short(row["held_out"], 60), css="name"),
@@ -126,7 +126,7 @@ def worst_group_tables(report: DetectorAnswers, attributes: AttributeTable) -> l
             if (detector, item.name) in gaps
         ]
         if rows:
-            tables.append(Table(["detector", "groups", "worst group", "its TPR", "gap of TPR"], rows))
+            tables.append(Table(["detector", "groups", "worst group", "its TPR", "TPR gap"], rows))
     title = "Unseen generators: the worst groups of the other attributes"
     return [tables[0], *(replace(table, title=title, is_collapsed=True) for table in tables[1:])]
 
@@ -146,7 +146,7 @@ def worst_group_cells(
 
 def group_table(rows: Sequence[Row], attributes: AttributeTable) -> Table:
     """One detector on the fakes that it has not seen, by group."""
-    columns = ["attribute", "group", "fakes", "TPR", "AUC", "TPR if trained on all", "difference of TPR"]
+    columns = ["attribute", "group", "fakes", "TPR", "AUC", "TPR if trained on all", "difference in TPR"]
     return Table(
         columns,
         [

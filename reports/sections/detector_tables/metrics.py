@@ -20,16 +20,16 @@ UTILITY = {
 }
 FAIRNESS = {"f_meo": "F_MEO", "f_dp": "F_DP", "f_oae": "F_OAE", "f_eo": "F_EO", "f_efpr": "F_EFPR"}
 FAIRNESS |= {"equalized_odds_ratio": "equalised-odds ratio"}
-WORST_GROUPS = {  # metric -> its title and, if one group has that value, the metric of this group
+WORST_GROUPS = {  # metric -> its title, and the metric of a group that it is the extreme of, if it is one
     "worst_tpr_at_fpr_1": ("lowest TPR at FPR 1 %", "tpr_at_fpr_1"),
     "worst_tpr_at_fpr_5": ("lowest TPR at FPR 5 %", "tpr_at_fpr_5"),
     "largest_calibration_error": ("largest calibration error", "calibration_error"),
-    "calibration_gap": ("gap of calibration errors", None),
+    "calibration_gap": ("calibration gap", None),
 }
 GROUP_UTILITY = {"auc": "AUC", "accuracy": "accuracy", "fpr": "FPR", "tpr": "TPR", "positive_rate": "called fake"}
 GROUP_UTILITY |= {"tpr_at_fpr_1": "TPR at FPR 1 %", "tpr_at_fpr_5": "TPR at FPR 5 %"}
 GROUP_UTILITY |= {"calibration_error": "calibration error"}
-FEW_COMPARED = 4  # attributes, whose fairness is not folded: there is a row for each of them and each detector
+FEW_COMPARED = 4  # attributes at most whose fairness is not folded: there is a row for each of them and each detector
 
 
 def utility_table(detectors: dict[str, Metrics]) -> Table:
@@ -79,7 +79,7 @@ def worst_group_tables(detectors: dict[str, Metrics], parts: Sequence[Sequence[A
 
 
 def worst_group_table(detectors: dict[str, Metrics], attributes: Sequence[Attribute]) -> Table:
-    """The group of these attributes that each detector serves worst."""
+    """The group of each of these attributes that each detector serves worst."""
     rows = []
     for label, metrics in detectors.items():
         for attribute in attributes:

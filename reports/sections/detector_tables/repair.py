@@ -1,4 +1,4 @@
-"""Tables of thresholds by group: how much fairer they make a detector, and what they cost."""
+"""Tables of thresholds by group: how much fairer they make a detector, and what they cost in utility."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -28,7 +28,7 @@ MEASURES = {
 
 
 def repair_tables(rows: Sequence[Row], parts: Sequence[Sequence[Attribute]], *, sets: Collection[str]) -> list[Table]:
-    """The effect of thresholds by group: a table of the first attribute, and one of the others, both folded."""
+    """The effect of thresholds by group: a table for the first attribute, and one for the others, both folded."""
     shown = [attribute for part in parts for attribute in part]
     tables = []
     for part, title in (

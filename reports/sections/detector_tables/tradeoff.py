@@ -13,7 +13,7 @@ COLUMNS += ["on front 1 in", "dominated by"]
 
 
 def tradeoff_tables(rows: Sequence[Row], parts: Sequence[Sequence[Attribute]], *, sets: Collection[str]) -> list[Table]:
-    """The Pareto fronts of each attribute: a table of those that are not folded, and one of the others."""
+    """The Pareto fronts for each attribute: a table for those that are not folded, and one for the others."""
     tables = [tradeoff_table(rows, part, sets=sets) for part in parts]
     title = "The trade-off over the groups of the other attributes"
     return [*tables[:1], *(replace(table, title=title, is_collapsed=True) for table in tables[1:])]

@@ -112,5 +112,5 @@ def test_effort_penalises_components_that_are_not_orthogonal_and_changes_of_the_
 
 @pytest.mark.parametrize(("name", "reason"), [("gend", "LayerNorms"), ("effort", "self-attention")])
 def test_backbones_without_what_is_trained_are_refused(name, reason):
-    with pytest.raises(FairfaceError, match=f"trains the {reason} of its backbone, and this one has none"):
+    with pytest.raises(FairfaceError, match=f"trains the {reason} of its backbone, but this one has none"):
         build(name, "test_resnet")

@@ -209,9 +209,9 @@ def test_nprs_network_is_half_a_resnet50(tmp_path):
 @pytest.mark.parametrize(
     ("name", "key", "message"),
     [
-        ("efficientnet", "backbone.efficientnet._conv_stem.weight", "another one than here (its layers pad"),
-        ("srm", "backbone_rgb.conv1.weight", "another one than here (its logits are no cosines)"),
-        ("ucf", "encoder_f.conv1.weight", "another one than here (its encoders lack an activation)"),
+        ("efficientnet", "backbone.efficientnet._conv_stem.weight", "differs from the one here (its layers pad"),
+        ("srm", "backbone_rgb.conv1.weight", "differs from the one here (its logits are not cosines)"),
+        ("ucf", "encoder_f.conv1.weight", "differs from the one here (its encoders lack an activation)"),
         ("xception", "encoder_f.conv1.weight", "is not a checkpoint of timm's legacy_xception"),
         ("npr", "conv1.weight", "is not a checkpoint of NPR's authors"),
         ("npr", "fc1.weight", "is not a checkpoint of this detector (it lacks net.conv1.weight)"),

@@ -81,7 +81,7 @@ def test_missing_real_faces_or_fakes_are_named(packed, annotated, tmp_path):
     (tmp_path / "shards").symlink_to(Workspace(packed).shards.folder)
     with pytest.raises(FairfaceError, match="there is no run"):
         build_pool(Workspace(tmp_path))
-    with pytest.raises(FairfaceError, match="no real face to train a detector with"):
+    with pytest.raises(FairfaceError, match="no real faces to train a detector with"):
         build_pool(Workspace(packed), "images")
     with pytest.raises(FairfaceError, match="--fakes samples"):
         build_pool(annotated, "images", run="x")
@@ -106,7 +106,7 @@ def test_faces_of_unknown_target_or_for_validation_are_not_used(annotated, tmp_p
     train(workspace, steps=1)
     assert len(predictions(workspace)) == int(test.sum())
     replace_table(workspace.shards.images, images.with_columns(split=pl.lit("test")))
-    with pytest.raises(FairfaceError, match="face to train a detector with"):  # test faces are not used for training
+    with pytest.raises(FairfaceError, match="faces to train a detector with"):  # test faces are not used for training
         build_pool(workspace)
     result = train(workspace, steps=0, name="published")
     assert (result.counts["train_real"], result.counts["train_fake"]) == (0, 0)

@@ -33,11 +33,11 @@ def test_the_benchmarks_spellings_are_accepted(workspace):
         (["--model", "resnet"], "there is no such detector"),
         (["--model", "all", "--name", "x"], "--name needs a single --model"),
         (["--epochs", "0", "--steps", "0"], "--steps and --epochs are alternatives"),
-        (["--backbone", "clip"], "--backbone is an option of vfm, gend, effort"),
+        (["--backbone", "clip"], "--backbone can only be used with --model vfm, gend, effort"),
         (["--model", "vfm", "--backbone", "dinov4"], "did you mean dinov3"),
         (["--import", "x.csv", "--lr", "1"], "can be combined only with --out, --name and --force"),
         (["--pretrained", "x", "--from-scratch"], "can't be combined"),
-        (["--fakes", "images"], "no real face to train a detector with"),
+        (["--fakes", "images"], "no real faces to train a detector with"),
     ],
 )
 def test_wrong_options_are_refused(sampled, words, message):

@@ -1,4 +1,4 @@
-"""Detectors that are trained without some generators and judged on all."""
+"""Detectors that are trained without some generators and evaluated on all."""
 
 import re
 import shutil
@@ -71,8 +71,11 @@ def test_training_leaves_out_the_fakes_and_the_test_keeps_them(pool):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (["diffusion"], "'diffusion' is no family or method of the fakes; there are: family: DMs, GANs; method: Pal"),
-        (["DMs,"], "'' is no family"),
+        (
+            ["diffusion"],
+            "'diffusion' is not a family or method of the fakes; there are: family: DMs, GANs; method: Pal",
+        ),
+        (["DMs,"], "'' is not a family"),
     ],
 )
 def test_unknown_names_are_refused_with_those_that_exist(pool, values, message):
@@ -94,7 +97,7 @@ def test_generators_that_cannot_be_left_out_are_refused_and_passed_over_by_all(p
         without_generators(pool, ["DMs", "GANs"])
     single = replace(pool, rows=pool.rows.filter(pl.col("family") != 3))
     assert why_not(single, ["ProGAN"])
-    with pytest.raises(FairfaceError, match="nothing can be left out: ProGAN: no fakes are left"):
+    with pytest.raises(FairfaceError, match="nothing can be held out: ProGAN: no fakes are left"):
         resolve_hold_out(single, ["all"])
 
 
@@ -161,11 +164,11 @@ def test_the_command_trains_a_detector_for_each_family(fakes):
     assert done.exit_code == 0, done.output
     assert sorted(folder.name for folder in fakes.detectors()) == ["mine-without-DMs", "mine-without-GANs"]
     assert "fakes without DMs" in done.output
-    assert re.search(r"not seen: +GANs: TPR \d.\d{3} \(.* to .*\), AUC \d.\d{3}$", done.output, re.M)
+    assert re.search(r"held out: +GANs: TPR \d.\d{3} \(.* to .*\), AUC \d.\d{3}$", done.output, re.M)
     full = detect(fakes, *words)
     assert "not seen" not in full.output
     again = detect(fakes, *words, "--hold-out", "gans")
-    assert re.search(r"unchanged\n.*\n.* GANs: TPR .*; trained on all, mine: TPR \d.\d{3}$", again.output, re.M)
+    assert re.search(r"unchanged\n.*\n.* GANs: TPR .*; mine, trained on all fakes: TPR \d.\d{3}$", again.output, re.M)
     refused = detect(fakes, *words, "--hold-out", "nothing")
     assert refused.exit_code == 1
-    assert "--hold-out 'nothing' is no family or method" in refused.output
+    assert "--hold-out 'nothing' is not a family or method" in refused.output

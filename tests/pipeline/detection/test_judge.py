@@ -107,7 +107,7 @@ def test_faces_of_a_detector_of_samples_are_reduced_to_their_size(workspace, syn
     shutil.rmtree(workspace.run("mine").folder)
     failed = run(workspace, "--judge", images[0])
     assert failed.exit_code == 1
-    assert "whose size is not known any more" in failed.output
+    assert "whose size is no longer known" in failed.output
 
 
 def test_an_image_gets_the_logit_that_stored_features_gave(annotated, tmp_path, monkeypatch):
@@ -210,7 +210,7 @@ def test_what_cannot_be_judged_is_refused_in_one_line(trained, odd_images, tmp_p
         (["--judge", image, "--csv", trained.detector("x").predictions], "would replace an image or a result"),
         (["--judge", image, "--lr", "1"], "--judge can be combined only with --out"),
         (["--judge", image, "--import", table], "--import can be combined only with"),
-        (["--csv", tmp_path / "a.csv"], "--csv is for the answers of --judge"),
+        (["--csv", tmp_path / "a.csv"], "--csv needs --judge"),
     ]:
         failed = run(trained, *words)
         assert failed.exit_code != 0

@@ -54,11 +54,11 @@ def test_detectors_are_shown(evaluated):
     assert "Robustness to image perturbations" in text
     assert "gaussian blur" in text
     # detectors that ignore the image stand in every table, and in the figure
-    assert "A constant detector has perfect fairness figures and no utility" in text
+    assert "A constant detector has perfect fairness metrics and no utility" in text
     assert re.search(r'<td class="name muted">\(majority\)', html)
     assert f"(majority) 0.500 {fake.mean():.3f}" in text  # AUC and average precision
     for heading in (
-        "Fairness at fixed utility",
+        "The trade-off of utility and fairness",
         "The group that is served worst",
         "Repair: a threshold for each group",
     ):
@@ -88,7 +88,7 @@ def test_detectors_have_a_page_without_a_run(evaluated):
     shutil.rmtree(Workspace(out).runs_folder)
     first = build(out)
     text = text_of(first.page.read_text())
-    assert "about its detectors alone" in text
+    assert "shows only the detectors" in text
     assert "from the packed images, with their annotated groups" in text
     assert "Are this run's samples detected" not in text
     assert (first.rebuilt, first.missing, build(out).rebuilt) == (True, [], False)

@@ -1,4 +1,4 @@
-"""Thresholds by group: the best of all combinations, judged on faces that they were not fitted to."""
+"""Thresholds by group: the best of all combinations, evaluated on faces that they were not fitted to."""
 
 import itertools
 
