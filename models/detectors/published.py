@@ -63,13 +63,19 @@ def read_published(model: str, path: Path) -> PublishedDetector | None:
         state = timm.models.load_state_dict(str(path))
     except Exception:  # the loaders of backbones read more formats, and report what is wrong
         return None
+    if not all(isinstance(name, str) for name in state):
+        return None
     prefix, difference = OTHER_ARCHITECTURES.get(model, ("", ""))
     if prefix and any(name.startswith(prefix) for name in state):
         raise WeightsUnavailable(
             f"{path} is the {model} of AI-Face's benchmark, whose architecture differs from the one here ({difference})"
         )
     translate = TRANSLATIONS.get(model)
-    return translate(state) if translate else None
+    try:
+        return translate(state) if translate else None
+    except (KeyError, RuntimeError) as error:  # a part is missing, or has another shape
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        raise WeightsUnavailable(f"{path} is an incomplete checkpoint of this detector ({reason})") from error
 
 
 def load_published(net: nn.Module, published: PublishedDetector, *, source: str) -> None:

@@ -113,7 +113,7 @@ def print_counts(name: str, counts: Counter[str], *, output: Path | None) -> Non
         raise FairfaceError(f"none of the {total:,} images could be read: {listed}")
     place = f"{output}: " if output and output != STANDARD_OUTPUT else ""
     console.echo(
-        f"{place}{total:,} images judged by {name}: {counts['fake']:,} fake, {counts['real']:,} real",
+        f"{place}{total - reasons.total():,} images judged by {name}: {counts['fake']:,} fake, {counts['real']:,} real",
         err=output == STANDARD_OUTPUT,
     )
     if reasons:

@@ -56,7 +56,7 @@ def find_generators(names: Mapping[str, Sequence[str]], value: str) -> tuple[str
             listed = "; ".join(f"{kind}: {', '.join(each) or 'none'}"[:600] for kind, each in names.items())
             raise FairfaceError(f"--hold-out {part[:80]!r} is not a family or method of the fakes; there are: {listed}")
         found += alike
-    return tuple(dict.fromkeys(found))
+    return tuple(sorted(set(found)))
 
 
 def without_generators(faces: FacePool, names: Sequence[str]) -> FacePool:

@@ -100,7 +100,7 @@ def build_config(
     """The config of a single detector, whose training holds out the generators `hold_out`."""
     name = config.name or default_name(model, config.overrides.get("backbone"))
     if hold_out:
-        name += f"-without-{'-'.join(hold_out)}"
+        name += f"-without-{'+'.join(hold_out)}"
     preset = resolve_preset(config.preset, workspace, name=name, device=config.device)
     return train.DetectConfig(
         options=build_options(workspace, model, preset=preset, overrides=config.overrides),

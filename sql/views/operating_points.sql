@@ -39,7 +39,7 @@ create view calibration as
         from bins group by evaluation_set, detector, perturbation, number
     )
     select evaluation_set, detector, perturbation, attribute, "group", n, mean_probability, fake_share, ece, squared_error,
-        sqrt(greatest(squared_error, 0)) as calibration_error
+        if(squared_error is null, null, sqrt(greatest(squared_error, 0))) as calibration_error
     from errors join group_numbers using (number);
 
 -- The group that a detector serves worst, at the common thresholds and by its calibration. Groups of only real faces or only
@@ -52,7 +52,7 @@ create view worst_groups as
         from operating_points join vocabulary using (attribute, "group") where fakes > 0 and reals > 0 group by all
     ), calibrated as (
         select evaluation_set, detector, perturbation, attribute, max(calibration_error) as largest_calibration_error,
-            arg_max("group", [calibration_error, -rank]) as worst_calibrated_group,
+            arg_max("group", [calibration_error, -rank]) filter (calibration_error is not null) as worst_calibrated_group,
             max(calibration_error) - min(calibration_error) as calibration_gap
         from calibration join vocabulary using (attribute, "group") where fake_share > 0 and fake_share < 1 group by all
     )

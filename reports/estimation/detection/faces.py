@@ -92,6 +92,14 @@ class ScoreCells:
         return counts.reshape(-1, 2)
 
 
+def starts_new_value(values: np.ndarray) -> np.ndarray:
+    """Whether each of the values differs from the one before it, bool [N]; the first one does.
+
+    In contrast to `np.diff`, the distance of finite values can't overflow.
+    """
+    return np.append(np.ones(min(len(values), 1), bool), values[1:] != values[:-1])
+
+
 def score_cells(faces: EvaluatedFaces, groups: Groups) -> ScoreCells:
     """Divide the faces of each group into cells."""
     numbers, count = groups.numbers, len(groups.names)
@@ -99,7 +107,7 @@ def score_cells(faces: EvaluatedFaces, groups: Groups) -> ScoreCells:
     order = order[np.count_nonzero(numbers < 0) :]
     group, logits = numbers[order], faces.logits[order]
     is_first = np.diff(group, prepend=-1) != 0
-    is_new_logit = is_first | (np.diff(logits, prepend=np.inf) != 0)
+    is_new_logit = is_first | starts_new_value(logits)
     sizes = np.bincount(group, minlength=count)
     is_merged = np.bincount(group[is_new_logit], minlength=count) > MAX_CELLS
     # equal logits remain together: all have the position of the first of them

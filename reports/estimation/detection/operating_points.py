@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reports.estimation.detection.faces import EvaluatedFaces, Groups
+from reports.estimation.detection.faces import EvaluatedFaces, Groups, starts_new_value
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ POINTS = {
 def replicate_cuts(faces: EvaluatedFaces) -> dict[str, np.ndarray]:
     """How many faces, ordered by falling logit, are called fake at every operating point, int64 [replicates] each."""
     is_fake, logits = faces.is_fake[faces.falling], faces.logits[faces.falling]
-    is_new = np.diff(logits, prepend=np.inf) != 0
+    is_new = starts_new_value(logits)
     starts = np.append(np.flatnonzero(is_new), len(logits))  # of equal logits
     tie = np.cumsum(is_new) - 1
     places = {"fpr": np.flatnonzero(~is_fake), "tpr": np.flatnonzero(is_fake)}

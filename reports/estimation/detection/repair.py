@@ -18,9 +18,9 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Curve:
-    """TPR and FPR of faces at each of their logits as the threshold, from the highest."""
+    """TPR and FPR of faces at each of their logits as the threshold, from the highest, and at infinity."""
 
-    thresholds: np.ndarray  # float64 [logits]
+    thresholds: np.ndarray  # float64 [logits + 1]
     tpr: np.ndarray
     fpr: np.ndarray
 
@@ -45,9 +45,9 @@ def roc_curve(logits: np.ndarray, is_fake: np.ndarray) -> Curve | None:
     """The curve of faces ordered by falling logit; None without real faces or without fakes."""
     if not 0 < is_fake.sum() < len(is_fake):
         return None
-    last = np.append(np.diff(logits) != 0, True)  # of equal logits
+    last = np.append(logits[1:] != logits[:-1], True)  # of equal logits
     tp, fp = np.cumsum(is_fake)[last], np.cumsum(~is_fake)[last]
-    return Curve(logits[last], tp / tp[-1], fp / fp[-1])
+    return Curve(*(np.append(*ends) for ends in ((logits[last], np.inf), (tp / tp[-1], 0), (fp / fp[-1], 0))))
 
 
 def fit_thresholds(

@@ -223,3 +223,18 @@ def test_checkpoints_of_another_architecture_are_refused_in_one_line(name, key, 
     assert str(error.value).startswith(str(tmp_path / "theirs.pth"))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "marker"),
+    [
+        ("vit", {"heads.head.weight": torch.zeros(1, 4)}),
+        ("effort", {"backbone.encoder.layers.0.self_attn.q_proj.weight_main": torch.zeros(4, 4)}),
+        ("f3net", {"backbone.block1.rep.0.conv1.weight": torch.zeros(1)}
+         | {f"FAD_head.filters.{i}.learnable": torch.zeros(i + 1) for i in range(2)}),
+    ],
+)  # fmt: skip
+def test_an_incomplete_checkpoint_is_refused_in_one_line(tmp_path, name, marker):
+    with pytest.raises(WeightsUnavailable, match="incomplete checkpoint of this detector") as caught:
+        load(name, marker, tmp_path / "part.pth", size=70 if name == "effort" else 64)
+    assert "\n" not in str(caught.value)

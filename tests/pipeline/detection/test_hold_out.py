@@ -42,7 +42,7 @@ def with_methods(pool, **methods):
     [
         (["DMs"], [("DMs",)]),
         (["dms", "pro_gan"], [("DMs",), ("ProGAN",)]),
-        (["style-gan, Palette"], [("StyleGAN", "Palette")]),
+        (["style-gan, Palette"], [("Palette", "StyleGAN")]),
         (["all"], [("DMs",), ("GANs",)]),
         (["all-methods"], [("Palette",), ("ProGAN",), ("StyleGAN",)]),
         (["all", "GANs"], [("DMs",), ("GANs",)]),

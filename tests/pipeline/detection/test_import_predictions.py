@@ -94,3 +94,15 @@ def test_a_detectors_name_is_that_of_a_single_folder(tmp_path, name):
     done = detect_import(tmp_path / "o", csv, "--name", name)
     assert done.exit_code == 1
     assert f"--name {name!r}: give the name of a single folder" in done.output
+
+
+def test_figures_that_three_faces_cannot_have_are_undefined_without_a_warning(tmp_path, recwarn):
+    (tmp_path / "x.csv").write_text("target,logit,gender\nfake,1e308,female\nreal,-1e308,female\nfake,0,male\n")
+    done = detect_import(tmp_path / "o", tmp_path / "x.csv")
+    assert done.exit_code == 0, done.output
+    assert not [one for one in recwarn if issubclass(one.category, RuntimeWarning)]
+    connection = sql.connect(Workspace(tmp_path / "o"))
+    calibration = sql.ask(connection, "calibration", detector="x").select("squared_error", "calibration_error")
+    assert calibration.null_count().row(0) == (len(calibration),) * 2  # no bin has two faces
+    worst = sql.ask(connection, "worst_groups", detector="x").row(0, named=True)
+    assert worst["largest_calibration_error"] is worst["worst_calibrated_group"] is worst["calibration_gap"] is None
