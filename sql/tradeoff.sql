@@ -35,14 +35,17 @@ with measured as (
     select evaluation_set, worse as detector, count(distinct number) filter (number > 0) as replicates,
         string_agg(better, ', ' order by better) filter (number = 0) as dominated_by
     from dominance group by all
+), complete as (  -- replicates in which both are defined: in a tiny set a group may lack a target
+    select evaluation_set, detector, count(*) as complete from scores
+    where number > 0 and utility is not null and fairness is not null group by all
 ), others as (
     select evaluation_set, detector, max(value) filter (measure = 'auc') as auc, max(value) filter (measure = 'tpr') as tpr,
         max(value) filter (measure = 'fpr') as fpr, max(value) filter (measure = 'accuracy') as accuracy
     from tradeoff_points where attribute = 'all' and point = $point group by all
 )
 select evaluation_set, detector, utility, utility_low, utility_high, fairness, fairness_low, fairness_high, fairness_floor, front,
-    1 - coalesce(replicates, 0) / len(utilities) as front_share, dominated_by, auc, tpr, fpr, accuracy,
+    1 - coalesce(replicates, 0) / complete as front_share, dominated_by, auc, tpr, fpr, accuracy,
     held_out_of(detector) as held_out
 from measured join chains using (evaluation_set, detector) join others using (evaluation_set, detector)
-left join dominated using (evaluation_set, detector)
+left join complete using (evaluation_set, detector) left join dominated using (evaluation_set, detector)
 order by evaluation_set, is_trivial(detector), front, detector;
