@@ -207,29 +207,36 @@ def detection_rate_rows(
             table = count_decisions(of_labels[counts.method], codes, classes=len(counts.groups))
             if not table[:, :-1].any():
                 continue
-            faces = audit.faces.get(("generated", counts.attribute)) if audit else None
+            rates, correction, note = best_rates(table, estimate, audit=audit, of_audit=of_audit)
             about = {"run": run, "detector": str(detector), "attribute": counts.attribute}
-            corrected = None if counts.is_shifted else estimate.corrected
-            is_decided = of_audit >= 0
-            if audit and faces is not None and (faces.is_classified & is_decided).sum() >= LEAST_AUDITED:
-                planned, answered = audit.first["generated"], int(faces.is_classified.sum())
-                rates = rates_by_audit(
-                    faces.weighted(is_decided.astype(float)),
-                    of_audit[is_decided] == 1,
-                    counts=table,
-                    factor=width_factor(answered, planned=planned) if audit.looks > 1 else 1.0,
-                )
-                rows += rate_rows(rates, counts, about | {"correction": "audit", "note": None})
-            elif corrected:
-                used = table if table[:, -1].any() else table[:, :-1]
-                rates = rates_by_labels(used, corrected.generated)
-                rows += rate_rows(rates, counts, about | {"correction": "labels", "note": None})
-            else:
-                raw = rates_by_labels(table[:, :-1], None)
-                rows += rate_rows(
-                    raw, counts, about | {"correction": "none", "note": estimate.correction_note or SHIFTED}
-                )
+            rows += rate_rows(rates, counts, about | {"correction": correction, "note": note})
     return rows
+
+
+def best_rates(
+    table: np.ndarray, estimate: AttributeEstimate, *, audit: Audit | None, of_audit: np.ndarray
+) -> tuple[RateEstimate, str, str | None]:
+    """The rates of an attribute's groups, their `correction` and `note`, as in `detection_rate_rows`.
+
+    `table` has the faces by decision and label, [2, K + 1], and `of_audit` the decisions on the audited faces, -1 for
+    unknown.
+    """
+    counts = estimate.counts
+    faces = audit.faces.get(("generated", counts.attribute)) if audit else None
+    is_decided = of_audit >= 0
+    if audit and faces is not None and (faces.is_classified & is_decided).sum() >= LEAST_AUDITED:
+        planned, answered = audit.first["generated"], int(faces.is_classified.sum())
+        rates = rates_by_audit(
+            faces.weighted(is_decided.astype(float)),
+            of_audit[is_decided] == 1,
+            counts=table,
+            factor=width_factor(answered, planned=planned) if audit.looks > 1 else 1.0,
+        )
+        return rates, "audit", None
+    if estimate.corrected and not counts.is_shifted:
+        used = table if table[:, -1].any() else table[:, :-1]
+        return rates_by_labels(used, estimate.corrected.generated), "labels", None
+    return rates_by_labels(table[:, :-1], None), "none", estimate.correction_note or SHIFTED
 
 
 def read_decisions(connection: duckdb.DuckDBPyConnection, run: str) -> pl.DataFrame:
