@@ -250,3 +250,18 @@ def test_two_processes_share_the_extraction(workspace, torch_server, tmp_path, e
     train(workspace, options, name="two", steps=20)
     assert extracted == []  # one process has the features of two
     assert predictions(workspace, "two").equals(by_two)
+
+
+def test_a_backbone_with_other_weights_extracts_features_of_its_own(workspace, extracted, monkeypatch):
+    train(workspace, FROZEN, name="first", steps=1)
+    before = len(extracted)
+
+    class OtherBackbone(SmallBackbone):
+        def __init__(self, weights: Weights, image_size: int):
+            super().__init__(weights, image_size)
+            with torch.no_grad():
+                self.conv.weight.neg_()
+
+    monkeypatch.setattr(registry, "ClipFeatures", OtherBackbone)
+    train(workspace, FROZEN, name="second", steps=1)
+    assert len(extracted) == 2 * before

@@ -98,3 +98,16 @@ def test_repair_makes_a_biased_detector_fairer_and_says_what_it_costs(tmp_path):
     assert male - female == pytest.approx(1.5, abs=0.6)
     constant = sql.ask(connection, "repair", detector="(majority)", measure="balanced_accuracy")
     assert set(constant["value"]) == {0.5}
+
+
+def test_thresholds_are_not_evaluated_on_the_faces_that_they_were_fitted_to(tmp_path):
+    rng = np.random.default_rng(2)
+    group, fake = rng.integers(0, 2, 160), rng.random(160) < 0.5
+    logit = rng.normal(size=160)  # says nothing of the target: what fits one half is of no use in the other
+    table = {"gender": np.array(["female", "male"])[group], "target": fake.astype(int), "logit": logit}
+    pl.DataFrame(table).write_csv(tmp_path / "x.csv")
+    import_predictions(Workspace(tmp_path), tmp_path / "x.csv")
+    update_metrics(Workspace(tmp_path), detector="x")
+    connection = sql.connect(Workspace(tmp_path))
+    answer = sql.ask(connection, "repair", detector="x", attribute="gender", measure="balanced_accuracy")
+    assert answer.filter(variant="worst_group")["value"][0] < 0.54
