@@ -12,7 +12,7 @@ from shards.workspace import Workspace
 from sql.definitions import glob_pattern, quote, views
 
 # What DuckDB says of a file that was replaced or removed after the connection was opened, or that is damaged.
-REPLACED = re.compile(r"^(IO|Permission) Error: |TProtocolException|No magic bytes|Failed to read Parquet")
+REPLACED = re.compile(r"^(IO|Permission) Error: |TProtocolException|No magic bytes|Failed to read")
 
 if TYPE_CHECKING:  # the process that runs typed SQL does without it
     import polars as pl

@@ -22,6 +22,7 @@ from shards.described_files import DescribedFile, check_unchanged, label_files, 
 from shards.documents import PredictionsDocument, TablesDocument, changed_files, read_document
 from shards.errors import FairfaceError
 from shards.locks import exclusive_lock, shared_lock
+from shards.provenance import CurrentFiles
 from shards.workspace import DETECTOR_TABLES, TRIVIAL_DETECTORS, DetectorFolder, RunFolder, Workspace
 
 INTERVAL = dict.fromkeys(("value", "low", "high", "floor"), pl.Float64)
@@ -57,7 +58,7 @@ def update_metrics(workspace: Workspace, *, detector: str) -> bool:
         if reason := provenance.predictions_problem(workspace, folder):
             raise FairfaceError(reason)
         check_unchanged(metrics_inputs(workspace, folder))
-        write_metrics(workspace, sql.connect(workspace), detector=detector)
+        write_metrics(workspace, sql.connect(workspace, undamaged_files(workspace)), detector=detector)
     return True
 
 
@@ -67,6 +68,16 @@ def has_metrics(workspace: Workspace, folder: DetectorFolder) -> bool:
         return False
     document = read_document(folder.metrics_document, TablesDocument)
     return document is not None and not changed_files(folder.folder, document.files)
+
+
+def undamaged_files(workspace: Workspace) -> CurrentFiles:
+    """The files of the views without detectors' tables that are damaged or have to be computed again."""
+    current = sql.find_files(workspace)
+    resolved = Workspace(workspace.root.resolve())
+    detectors = [folder for folder in resolved.detectors() if not has_metrics(resolved, folder)]
+    left_out = {table for folder in detectors for table in folder.tables()}
+    kept = {view: [path for path in paths if path not in left_out] for view, paths in current.files.items()}
+    return replace(current, files=kept)
 
 
 def evaluated_runs(workspace: Workspace, folder: DetectorFolder) -> list[RunFolder]:

@@ -30,10 +30,10 @@ def write_csv(path, rows):
     return path
 
 
-def flip_a_bit(path):
-    """Change one bit in the middle of a file."""
+def flip_a_bit(path, position=0.5):
+    """Change one bit of a file at a share of its length."""
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 16
+    content[int(len(content) * position)] ^= 16
     path.write_bytes(content)
 
 
@@ -125,6 +125,29 @@ def test_an_import_killed_between_two_files_is_never_shown(tmp_path, monkeypatch
     document = read_document(folder.predictions_document, PredictionsDocument)
     check_files(folder.folder, document, document.files)
     assert pl.read_parquet(folder.predictions)["logit"].to_list() == [9, -9]
+
+
+@pytest.mark.parametrize("position", [0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.999])
+def test_no_rows_are_taken_from_damaged_metrics(tmp_path, position):
+    workspace = Workspace(tmp_path / "o")
+    detectors = [workspace.detector(name) for name in ("x", "y")]
+    for folder, logit in zip(detectors, (1, 2), strict=True):
+        import_csv(workspace, write_csv(tmp_path / f"{folder.name}.csv", [row[:-1] + f"{logit}" for row in ROWS]))
+        update_metrics(workspace, detector=folder.name)
+
+    def rows(folder):
+        return {table.stem: sorted(map(str, pl.read_parquet(table).rows())) for table in folder.tables()}
+
+    written = [rows(folder) for folder in detectors]
+    for damaged in (table for folder in detectors for table in folder.tables()):
+        flip_a_bit(damaged, position)
+        for folder in detectors:
+            update_metrics(workspace, detector=folder.name)
+        assert list(map(rows, detectors)) == written
+    detectors[1].metrics_document.unlink()
+    flip_a_bit(detectors[0].table("detection_metrics"), position)
+    assert update_metrics(workspace, detector="y")
+    assert rows(detectors[1]) == written[1]
 
 
 def test_a_full_disk_keeps_the_detector_that_an_import_would_replace(tmp_path, monkeypatch):
