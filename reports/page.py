@@ -101,7 +101,7 @@ def build(
         check_own_files(workspace.report)
         lost = discard_damaged_tables(workspace)
         discard_damaged_rates(workspace)
-        connection = sql.connect(workspace, detectors=False)
+        connection = sql.connect(workspace)
         names: list[str] = []
         if runs or workspace.runs() or not any(folder.predictions.exists() for folder in workspace.detectors()):
             names = [choose_run(connection, workspace, run=run) for run in runs or (None,)]
@@ -205,7 +205,7 @@ def build_run(
             return BuildResult(folder.page, False, [last.missing] if last.missing else [])
     check_unchanged(page_files(workspace, run, detectors=detectors))
     # read again: the page of another run may have changed the tables
-    connection = sql.connect(workspace, detectors=bool(detectors))
+    connection = sql.connect(workspace)
     documents = read_run_documents(workspace, run)
     check_manifest(run, documents)
     labelling: LabelledSides | None = None
@@ -221,13 +221,13 @@ def build_run(
     except MissingLabels as error:
         labelling, missing = None, str(error)
         discard_estimates(workspace, connection, run=run, detectors=detectors)
-    connection = sql.connect(workspace, detectors=bool(detectors))  # the tables of estimates exist now
+    connection = sql.connect(workspace)  # the tables of estimates exist now
     attributes = workspace_attributes(workspace)
     files: dict[str, bytes] = {}
     with ThreadPoolExecutor(2) as pool:  # other threads draw and encode while this one runs the queries
         is_synthetic = bool(documents.synthetic)
         drawing = pool.submit(
-            draw_run_figures, connection.cursor(), files, run=run, attributes=attributes, synthetic=is_synthetic
+            draw_run_figures, sql.connect(workspace), files, run=run, attributes=attributes, synthetic=is_synthetic
         )
         report = gather_run(
             connection,

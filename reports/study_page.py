@@ -116,7 +116,7 @@ def arm_column(
     """The column of one arm; the picture of the first faces of its first seeds is also added to `files`, as `file`."""
     labelled = estimates.filter(pl.col("seed").is_not_null(), arm=arm).select("seed", "run").unique().sort("seed")
     arm_workspace = document.workspace_of(arm, workspace)
-    connection = sql.connect(arm_workspace, detectors=False)
+    connection = sql.connect(arm_workspace)
     images = [
         image
         for run in labelled["run"][:PICTURED_SEEDS]

@@ -121,7 +121,7 @@ def read_inputs(workspace: Workspace, document: StudyDocument, attributes: Attri
             continue
         own = document.workspace_of(run.arm, workspace)
         if own.root not in connections:
-            connections[own.root] = sql.connect(own, detectors=False)
+            connections[own.root] = sql.connect(own)
         check_unchanged(page_files(own, run.run, detectors=[]))
         documents = read_run_documents(own, run.run)
         check_manifest(run.run, documents)

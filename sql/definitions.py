@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from shards.attributes import PROBABILITY_PREFIX, Attribute, AttributeTable
@@ -11,8 +12,12 @@ from shards.workspace import REPORT_TABLES, TRIVIAL_DETECTORS
 FOLDER = Path(__file__).parent / "views"
 UNION = "\n    union all\n    "
 # in this order, because later views query earlier ones
-GENERATOR_FILES = ("columns.sql", "results.sql", "studies.sql")
-DETECTOR_FILES = ("detection.sql", "operating_points.sql", "detector_tables.sql", "hold_out.sql")
+FILES = (
+    "columns.sql", "results.sql", "studies.sql",
+    "detection.sql", "operating_points.sql", "detector_tables.sql", "hold_out.sql",
+)  # fmt: skip
+# with the comments above it; a line of a comment may end in a semicolon
+STATEMENT = re.compile(r"(?:--.*\n|\n)*create \w+ (\w+)[\s\S]*?;\n(?=(?:--.*\n|\n)*(?:create |\Z))")
 RUN_COLUMNS = (
     "{status: 'VARCHAR', started: 'VARCHAR', finished: 'VARCHAR', device: 'VARCHAR', steps: 'BIGINT', "
     "options: 'JSON', data: 'JSON'}"
@@ -29,22 +34,31 @@ JSON_COLUMNS = {  # of the views over JSON files
 }
 
 
-def views(current: CurrentFiles, *, detectors: bool = True) -> str:
-    """SQL that creates the views over the current files of a workspace, with or without those of `detectors`."""
+def views(current: CurrentFiles) -> str:
+    """SQL that creates the views over the current files of a workspace."""
+    return "".join(definitions(current).values())
+
+
+def definitions(current: CurrentFiles) -> dict[str, str]:
+    """The statements of `views` by the name that each creates, after the statements that it depends on."""
     files = current.files
-    names = GENERATOR_FILES + DETECTOR_FILES if detectors else GENERATOR_FILES
-    text = "".join((FOLDER / name).read_text(encoding="utf-8") for name in names)
     generated = attribute_expressions(current.attributes)
-    # one pass: a path that was filled in may itself contain a placeholder
-    return re.sub(
-        r"\{(" + "|".join([*files, *generated]) + r")\}",
-        lambda match: (
-            generated[match[1]]
-            if match[1] in generated  # which may be empty, without crosses
-            else table_expression(match[1], files[match[1]], stale=stale_rows(match[1], current))
-        ),
-        text,
-    )
+    placeholder = re.compile(r"\{(" + "|".join([*files, *generated]) + r")\}")
+
+    def expression(match: re.Match[str]) -> str:
+        if match[1] in generated:  # which may be empty, without crosses
+            return generated[match[1]]
+        return table_expression(match[1], files[match[1]], stale=stale_rows(match[1], current))
+
+    # one pass, and divided before: a path that is filled in may itself contain a placeholder or a statement
+    return {name: placeholder.sub(expression, text) for name, text in templates().items()}
+
+
+@cache
+def templates() -> dict[str, str]:
+    """The statements of the files by the name that each creates, with placeholders and the comments above them."""
+    text = "".join((FOLDER / name).read_text(encoding="utf-8") for name in FILES)
+    return {match[1]: match[0] for match in STATEMENT.finditer(text)}
 
 
 def attribute_expressions(attributes: AttributeTable) -> dict[str, str]:

@@ -20,7 +20,7 @@ import duckdb
 
 from shards.errors import FairfaceError
 from shards.workspace import Workspace
-from sql.connection import connect, first_line
+from sql.connection import connect, create_views, first_line
 from sql.restrictions import end_with_parent, forbid_writing, limit_memory
 
 if TYPE_CHECKING:
@@ -133,6 +133,7 @@ def _answer(workspace: Workspace, text: str, limits: Limits) -> bytes:
     limit_memory(limits.memory)
     forbid_writing()
     connection = connect(workspace, memory=limits.memory)
+    create_views(connection)
     check(connection, text)
     try:
         return _run(connection.sql(text), limits, huge="decimal(38, 0)")

@@ -228,9 +228,9 @@ def selected_labels(workspace: Workspace, run: RunFolder, *, attribute: Attribut
         for files in sides:
             locks.enter_context(shared_lock(files.lock, "reading its labels"))
         check_unchanged(file for files in sides for file in label_files(files, embeddings=False))
-        return sql.select(
-            sql.connect(workspace, detectors=False), SELECTED_LABELS, {"attribute": attribute.name}
-        ).with_columns(source=pl.col("source").replace_strict({"train": "images", "generated": "samples"}))
+        return sql.select(sql.connect(workspace), SELECTED_LABELS, {"attribute": attribute.name}).with_columns(
+            source=pl.col("source").replace_strict({"train": "images", "generated": "samples"})
+        )
 
 
 def sample_rows(run: RunFolder) -> pl.DataFrame:

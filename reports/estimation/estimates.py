@@ -171,7 +171,7 @@ def write_estimates(
     attributes = workspace_attributes(workspace)
     # more BLAS threads would spin while waiting for each other
     with threadpool_limits(max(available_cpus() // 2, 1)), ThreadPoolExecutor(2) as pool:
-        compared = pool.submit(quality_table, workspace, connection.cursor(), run=run, attributes=attributes)
+        compared = pool.submit(quality_table, workspace, sql.connect(workspace), run=run, attributes=attributes)
         nearest = pool.submit(neighbours.find_nearest, workspace, run)
         tables, estimates = estimate_tables(workspace, connection, run=run, config=config, attributes=attributes)
         tables |= {"quality": compared.result(), "neighbours": nearest.result()}

@@ -1,5 +1,7 @@
 """The views over the files of a workspace."""
 
+import re
+
 import duckdb
 import pytest
 
@@ -7,6 +9,8 @@ import sql
 from shards.attributes import PROBABILITY_PREFIX, RESERVED_NAMES, built_in_attributes
 from shards.errors import FairfaceError
 from shards.workspace import Workspace
+from sql import definitions
+from sql.connection import create_views
 
 
 def test_views_without_files_are_empty_and_have_their_columns(tmp_path):
@@ -54,8 +58,25 @@ def test_folders_may_have_unusual_names(out):
 
 def test_a_damaged_file_is_named(out, workspace):
     (out / "shards" / "labels.parquet").write_bytes(b"not Parquet")
-    with pytest.raises(FairfaceError, match=r"labels\.parquet"):
-        sql.connect(workspace)
+    connection = sql.connect(workspace)
+    with pytest.raises(FairfaceError, match=r"labels\.parquet.*`fairface verify`"):
+        sql.select(connection, "from labels")
+    assert sql.select(connection, "select count(*) as n from images")["n"][0] == 5  # which doesn't need the labels
+
+
+def test_every_line_of_the_views_belongs_to_one_statement():
+    text = "".join((definitions.FOLDER / name).read_text() for name in definitions.FILES)
+    statements = definitions.templates()
+    assert "".join(statements.values()) == text
+    assert len(statements) == len(re.findall(r"^create ", text, re.MULTILINE))
+
+
+def test_a_path_can_not_begin_a_statement(out):
+    name = "odd;\ncreate view labels as select 1 as one;\n"
+    assert (
+        sql.ask(sql.connect(Workspace(out.rename(out.with_name(name)))), "distribution", source="train")["count"].sum()
+        == 4
+    )
 
 
 def test_source_files_are_those_of_the_package():
@@ -77,6 +98,8 @@ def test_classes_are_counted_as_they_are_listed(workspace):
 def test_no_attribute_can_have_the_name_of_another_column_of_its_views(workspace):
     tables = "select table_name from duckdb_columns() where column_name = 'gender' and not internal"
     text = f"select distinct column_name as name from duckdb_columns() where table_name in ({tables})"
-    names = set(sql.select(sql.connect(workspace), text)["name"]) - set(built_in_attributes())
+    connection = sql.connect(workspace)
+    create_views(connection)
+    names = set(sql.select(connection, text)["name"]) - set(built_in_attributes())
     names = {name for name in names if not name.startswith(PROBABILITY_PREFIX)}
     assert {"key", "filename", "run"} <= names <= RESERVED_NAMES
