@@ -6,6 +6,7 @@ import os
 # Before any import of torch, and inherited by the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator
 from importlib import import_module
 from multiprocessing import forkserver
 from pathlib import Path
@@ -67,11 +68,13 @@ def synthetic_root(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def packed(synthetic_root, tmp_path_factory) -> Path:
-    """An OUT folder whose shards/ holds the synthetic faces in three tars."""
+def packed(synthetic_root, tmp_path_factory) -> Iterator[Path]:
+    """An OUT folder whose shards/ holds the synthetic faces in three tars; a test that writes there copies it first."""
     workspace = Workspace(tmp_path_factory.mktemp("out"))
     pack.pack(synthetic_root, workspace.shards, PackConfig(shard_images=100), progress=False)
-    return workspace.root
+    before = sorted(path for path in workspace.root.rglob("*") if not path.name.endswith(".lock"))
+    yield workspace.root
+    assert sorted(path for path in workspace.root.rglob("*") if not path.name.endswith(".lock")) == before
 
 
 @pytest.fixture(scope="session")

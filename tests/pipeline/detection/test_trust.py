@@ -127,7 +127,7 @@ def test_an_import_killed_between_two_files_is_never_shown(tmp_path, monkeypatch
     assert pl.read_parquet(folder.predictions)["logit"].to_list() == [9, -9]
 
 
-@pytest.mark.parametrize("position", [0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.999])
+@pytest.mark.parametrize("position", [0.1, 0.5, 0.999])
 def test_no_rows_are_taken_from_damaged_metrics(tmp_path, position):
     workspace = Workspace(tmp_path / "o")
     detectors = [workspace.detector(name) for name in ("x", "y")]
@@ -138,16 +138,14 @@ def test_no_rows_are_taken_from_damaged_metrics(tmp_path, position):
     def rows(folder):
         return {table.stem: sorted(map(str, pl.read_parquet(table).rows())) for table in folder.tables()}
 
-    written = [rows(folder) for folder in detectors]
-    for damaged in (table for folder in detectors for table in folder.tables()):
-        flip_a_bit(damaged, position)
-        for folder in detectors:
-            update_metrics(workspace, detector=folder.name)
+    written = list(map(rows, detectors))
+    for damaged, other in (detectors, detectors[::-1]):
+        for table in damaged.tables():
+            flip_a_bit(table, position)
+        other.metrics_document.unlink()
+        assert update_metrics(workspace, detector=other.name)
+        assert update_metrics(workspace, detector=damaged.name)
         assert list(map(rows, detectors)) == written
-    detectors[1].metrics_document.unlink()
-    flip_a_bit(detectors[0].table("detection_metrics"), position)
-    assert update_metrics(workspace, detector="y")
-    assert rows(detectors[1]) == written[1]
 
 
 def test_a_full_disk_keeps_the_detector_that_an_import_would_replace(tmp_path, monkeypatch):
