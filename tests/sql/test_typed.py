@@ -13,6 +13,7 @@ import pytest
 import sql
 from shards.errors import FairfaceError
 from sql import restrictions, typed
+from sql.connection import create_views
 
 ENDLESS = "select count(*) from range(100000000) a, range(100000) b"
 
@@ -45,7 +46,10 @@ ENDLESS = "select count(*) from range(100000000) a, range(100000) b"
     ],
 )
 def test_reading_is_allowed(workspace, text):
-    assert sql.query(workspace, text).width
+    connection = sql.connect(workspace)
+    create_views(connection)
+    typed.check(connection, text)
+    assert connection.sql(text).pl().width
 
 
 VALUES = {
