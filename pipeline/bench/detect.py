@@ -27,11 +27,13 @@ from pipeline.detection.network import build_detector, frozen_hash, move_to_devi
 from pipeline.detection.options import DetectorOptions
 from pipeline.detection.predict import EvalSet, InferenceConfig, predict_logits
 from pipeline.detection.trainer import DetectorTrainer
-from pipeline.runtime import resolve_device, tune_allocator
+from pipeline.runtime import resolve_device, tune_allocator, utc_now
 from shards.annotations import derived_class
 from shards.atomic_io import read_parquet, remove_tree, write_parquet
 from shards.attributes import built_in_attributes
 from shards.concurrency import available_cpus
+from shards.documents import PredictionsDocument, file_hashes, training_images_hash, write_document
+from shards.workspace import Workspace
 
 IMAGE_SIZE = 256  # pixels
 EPOCHS = 10
@@ -191,10 +193,8 @@ def bench_evaluation(context: BenchContext) -> Row:
 
     def ours() -> int:
         logits = predict_logits(net, eval_set, options=options, inference=inference)
-        write_predictions(context, faces.with_columns(logit=pl.Series(logits)))
-        connection = sql.connect(context.workspace)
-        answers = [sql.ask(connection, question) for question in ("utility", "fairness")]
-        return len(images) * all(len(answer) > 0 for answer in answers)
+        ask_metrics(context.workspace, faces.with_columns(logit=pl.Series(logits)))
+        return len(images)
 
     def baseline() -> int:
         for paths in by_group:
@@ -216,11 +216,29 @@ def bench_evaluation(context: BenchContext) -> Row:
     )
 
 
-def write_predictions(context: BenchContext, faces: pl.DataFrame) -> None:
-    """Write predictions.parquet of faces with source, run, key, fake and logit."""
+def ask_metrics(workspace: Workspace, faces: pl.DataFrame) -> None:
+    """Write predictions of packed faces with source, run, key, fake and logit, and ask for the metrics of all groups.
+
+    Raises RuntimeError if there are none, because the views have left the predictions out.
+    """
+    folder = workspace.detector(DETECTOR)
     constants = {"detector": DETECTOR, "part": "test", "perturbation": "none", "grouped_by": "annotated"}
     target = pl.when("fake").then(pl.lit("fake")).otherwise(pl.lit("real"))
     rows = faces.select(
         "key", "source", "run", "logit", target=target, **{name: pl.lit(value) for name, value in constants.items()}
     )
-    write_parquet(context.workspace.detector(DETECTOR).predictions, rows)
+    write_parquet(folder.predictions, rows)
+    fake = int(faces["fake"].sum())
+    document = PredictionsDocument(
+        images=len(faces),
+        real=len(faces) - fake,
+        fake=fake,
+        created=utc_now(),
+        command="",
+        files=file_hashes(folder.predictions),
+        manifest=training_images_hash(workspace.shards),
+    )
+    write_document(folder.predictions_document, document)
+    connection = sql.connect(workspace)
+    if any(sql.ask(connection, question).is_empty() for question in ("utility", "fairness")):
+        raise RuntimeError(f"{folder.predictions} has no metrics")
