@@ -17,8 +17,16 @@ WORLDS = 120  # default number of simulated worlds of each scenario
 
 
 @dataclass(frozen=True)
+class SizesConfig:
+    """The sizes of what is measured."""
+
+    images: int = 2000  # synthetic JPEGs
+    evaluated_faces: int = 100_000  # of the metrics in the stage `detect`
+
+
+@dataclass(frozen=True)
 class WorldsConfig:
-    """The options of the stage `estimates`, which simulates worlds: populations with known shares."""
+    """The options of the stages `estimates` and `audit`, which simulate worlds: populations with known shares."""
 
     labelled_faces: Path | None = None  # CSV of real faces' classes and labels, to resample worlds from
     count: int = WORLDS  # worlds of each scenario
@@ -40,6 +48,7 @@ class BenchContext:
 
     root: Path
     device: "torch.device"
+    sizes: SizesConfig = SizesConfig()
     worlds: WorldsConfig = WorldsConfig()
     trials: TrialsConfig = TrialsConfig()
 

@@ -1,4 +1,4 @@
-"""Benchmark of detectors: training next to plain loops, and evaluation next to a pass for each group."""
+"""Benchmark of detectors: training next to plain loops, evaluation next to a pass for each group, and metrics."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,6 +17,7 @@ import sql
 from models.detectors import FrozenFeatureDetector, Labels
 from pipeline.bench.context import BenchContext
 from pipeline.bench.measure import ROUNDS, Row, compare, measure_rate, row_of_rounds, run_in_process
+from pipeline.bench.metrics import bench_metrics
 from pipeline.data.decoder import DecoderConfig
 from pipeline.data.loader import FeedConfig, streaming_feed
 from pipeline.data.sampler import NaturalSampler
@@ -64,11 +65,12 @@ class LabelledFiles(Dataset):
 
 
 def bench_detect(context: BenchContext) -> Iterator[Row]:
-    """Measure training of Xception at 256 pixels and of a head on frozen features, and evaluation of all groups."""
+    """Measure training of Xception and of a head on frozen features, evaluation of all groups, and metrics."""
     tune_allocator()
     yield from bench_training(context)
     yield from bench_frozen_features(context)
     yield bench_evaluation(context)
+    yield from bench_metrics(context)
 
 
 def bench_training(context: BenchContext) -> Iterator[Row]:

@@ -11,7 +11,7 @@ import click
 from tqdm import tqdm
 
 from pipeline.bench.audit import bench_audit
-from pipeline.bench.context import BenchContext, TrialsConfig, WorldsConfig
+from pipeline.bench.context import BenchContext, SizesConfig, TrialsConfig, WorldsConfig
 from pipeline.bench.detect import bench_detect
 from pipeline.bench.estimates import bench_estimates
 from pipeline.bench.feed import bench_feed
@@ -54,13 +54,13 @@ def run(
     stages: Sequence[str],
     *,
     device: str,
-    images: int,
+    sizes: SizesConfig,
     json_file: Path | None,
     markdown: Path | None,
     worlds: WorldsConfig,
     trials: TrialsConfig,
 ) -> None:
-    """Run the named stages, or all but LONG_STAGES, on `images` synthetic JPEGs, and print their rows.
+    """Run the named stages, or all but LONG_STAGES, on synthetic JPEGs, and print their rows.
 
     The rows are also written to `json_file`, and into this machine's section of the file `markdown`. Raises
     FairfaceError for an unknown stage.
@@ -70,8 +70,8 @@ def run(
     target = resolve_device(device)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="fairface-bench-") as folder:
-        context = BenchContext(Path(folder), target, worlds, trials)
-        write_dataset(context.faces, SyntheticConfig(count=images, size=256, quality=95))
+        context = BenchContext(Path(folder), target, sizes, worlds, trials)
+        write_dataset(context.faces, SyntheticConfig(count=sizes.images, size=256, quality=95))
         kilobytes = statistics.mean(path.stat().st_size for path in context.faces.rglob("*.jpg")) / 1000
         for name in stages or [name for name in STAGES if name not in LONG_STAGES]:
             for row in STAGES[name](context):
@@ -83,8 +83,8 @@ def run(
     if markdown:
         machine = processor_name() if target.type == "cpu" else f"{device_name(target)}, {processor_name()}"
         about = (
-            f"{images:,} synthetic JPEGs of 256x256 pixels and {kilobytes:.0f} kB; for packing and verifying {COPIES} "
-            "copies of each"
+            f"{sizes.images:,} synthetic JPEGs of 256x256 pixels and {kilobytes:.0f} kB; for packing and verifying "
+            f"{COPIES} copies of each"
         )
         write_section(markdown, machine, rows=rows, images=about)
         click.echo(f"{markdown}: written")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.bench.context import WORLDS, TrialsConfig, WorldsConfig
+from pipeline.bench.context import WORLDS, SizesConfig, TrialsConfig, WorldsConfig
 from pipeline.cli.options import FILE, FOLDER, POSITIVE, device_option, given_options
 
 
@@ -16,6 +16,13 @@ from pipeline.cli.options import FILE, FOLDER, POSITIVE, device_option, given_op
     default=2000,
     show_default=True,
     help="Number of synthetic JPEGs to measure on.",
+)
+@click.option(
+    "--evaluated-faces",
+    type=click.IntRange(1000, 10**8),
+    default=100_000,
+    show_default=True,
+    help="Number of faces whose metrics `detect` computes; the baseline is a tenth of them.",
 )
 @click.option("--json", "json_file", type=FILE, help="Also write the rows to this file.")
 @click.option("--markdown", type=FILE, help="Also write the table into this machine's section of this file.")
@@ -51,6 +58,7 @@ from pipeline.cli.options import FILE, FOLDER, POSITIVE, device_option, given_op
 def bench(
     stages: tuple[str, ...],
     images: int,
+    evaluated_faces: int,
     json_file: Path | None,
     markdown: Path | None,
     labelled_faces: Path | None,
@@ -74,7 +82,7 @@ def bench(
     benchmarks.run(
         stages,
         device=device,
-        images=images,
+        sizes=SizesConfig(images, evaluated_faces),
         json_file=json_file,
         markdown=markdown,
         worlds=WorldsConfig(labelled_faces, worlds),
