@@ -11,8 +11,9 @@ from statistics import fmean
 from pipeline.bench import audit_faces
 from pipeline.bench.audit_worlds import AuditCoverage, AuditScenario, measure_audits, measure_labelled_faces
 from pipeline.bench.context import BenchContext, WorldsConfig
-from pipeline.bench.estimates import submit
+from pipeline.bench.estimates import MeasuredRates, rates_row, submit, submit_rates
 from pipeline.bench.measure import Row
+from pipeline.bench.rate_worlds import RateScenario
 from reports.estimation.worlds import read_population
 from shards.audit import DESIGNS
 from shards.concurrency import available_cpus
@@ -23,12 +24,14 @@ ACCURACIES = (0.6, 0.75, 0.9, 0.97)  # of the labeller
 LABELS = (100, 300, 1000)  # faces that people label
 RATERS = (1, 3)
 TYPICAL_ACCURACY, TYPICAL_LABELS = 0.9, 300  # of the row on saved labels
+RATE_PLANS = ((500, 100), (2000, 300))  # samples, and how many of them people label, for detection rates
+RATE_ACCURACIES = (0.65, 0.8, 0.97)
 
 Coverages = dict[AuditScenario, AuditCoverage]
 
 
 def bench_audit(context: BenchContext) -> Iterator[Row]:
-    """Measure the intervals of shares by human labels and by PPI++, next to those of corrected labels."""
+    """Measure the intervals of shares and detection rates by human labels, next to those of corrected labels."""
     with worker_pool(available_cpus(), preload=__name__) as pool:
         jobs: dict[int, dict[AuditScenario, Future[AuditCoverage]]] = {}
         for classes in CLASSES:
@@ -38,7 +41,7 @@ def bench_audit(context: BenchContext) -> Iterator[Row]:
                 scenario: submit(pool, measure_audits, scenario, context.worlds.count, seed=classes)
                 for scenario in scenarios
             }
-        labelled = submit_labelled_faces(pool, context.worlds)
+        labelled, rates = submit_labelled_faces(pool, context.worlds), submit_audited_rates(pool, context.worlds)
         for classes, futures in jobs.items():
             measured = {scenario: future.result() for scenario, future in futures.items()}
             yield coverage_row(classes, measured, worlds=context.worlds.count)
@@ -46,6 +49,8 @@ def bench_audit(context: BenchContext) -> Iterator[Row]:
             yield saving_row(classes, measured)
         for (attribute, scenario), future in labelled.items():
             yield labelled_row(attribute, scenario, future.result(), worlds=context.worlds.count)
+        for groups, audited in rates.items():
+            yield rates_row("audit", groups, jobs=audited, names=("audited", "corrected", "raw"))
     yield from synthetic_rows(context)
 
 
@@ -67,6 +72,27 @@ def submit_labelled_faces(
         )
         for (attribute, _), scenario in scenarios.items()
     }
+
+
+def submit_audited_rates(pool: Executor, worlds: WorldsConfig) -> dict[str, dict[RateScenario, MeasuredRates]]:
+    """Submit audits of detection rates, of simulated groups and of labelled real faces, by the row's groups."""
+    jobs = {}
+    for classes in CLASSES:
+        options = product(RATE_PLANS, RATE_ACCURACIES, DESIGNS)
+        scenarios = [
+            RateScenario(samples, classes=classes, accuracy=accuracy, labels=labels, design=design)
+            for (samples, labels), accuracy, design in options
+        ]
+        jobs[f"{classes} groups"] = submit_rates(pool, scenarios, count=worlds.count)
+    if worlds.labelled_faces:
+        population = read_population(worlds.labelled_faces)
+        for attribute in population.classes:
+            scenarios = [
+                RateScenario(samples, attribute=attribute, is_confounded=True, labels=labels)
+                for samples, labels in RATE_PLANS
+            ]
+            jobs[f"real faces, {attribute}"] = submit_rates(pool, scenarios, count=worlds.count, population=population)
+    return jobs
 
 
 def synthetic_rows(context: BenchContext) -> Iterator[Row]:

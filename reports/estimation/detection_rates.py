@@ -79,7 +79,9 @@ class RateEstimate:
         return interval_columns(float(np.ptp(rates)), np.ptp(bootstrap, axis=1), null=errors)
 
 
-def rates_by_labels(counts: np.ndarray, correction: Correction | None, *, seed: int = SEED) -> RateEstimate:
+def rates_by_labels(
+    counts: np.ndarray, correction: Correction | None, *, widening: float = WIDENING, seed: int = SEED
+) -> RateEstimate:
     """Estimate the rates from the labels of the faces: [2, L], not called fake and called fake, L = K or K + 1.
 
     The last of K + 1 labels is that of faces without a sure label, which have a decision but no group. `correction` is
@@ -99,7 +101,7 @@ def rates_by_labels(counts: np.ndarray, correction: Correction | None, *, seed: 
     bootstrap = np.where(n * bootstrap >= 0.5, bootstrap, generator.beta(1, max(n, 1), size=bootstrap.shape))
     rates, replicates = divide_shares(joint), divide_shares(bootstrap)
     if correction:
-        replicates = np.clip(rates + WIDENING * (replicates - rates), 0, 1)
+        replicates = np.clip(rates + widening * (replicates - rates), 0, 1)
     return RateEstimate(rates, replicates, replicates, replicates, n * joint.sum(0))
 
 

@@ -43,14 +43,14 @@ def test_audits_are_resampled_from_labelled_faces():
     assert coverage.width["powered"] < coverage.width["human"]
 
 
-def test_a_benchmark_has_three_rows_for_each_number_of_classes(monkeypatch, tmp_path):
+def test_a_benchmark_has_four_rows_for_each_number_of_classes(monkeypatch, tmp_path):
     monkeypatch.setattr(audit, "CLASSES", (2,))
     monkeypatch.setattr(audit, "ACCURACIES", (0.9,))
     monkeypatch.setattr(audit, "LABELS", (300,))
     monkeypatch.setattr(audit, "worker_pool", lambda count, preload: ThreadPoolExecutor(count))
     monkeypatch.setattr(audit, "synthetic_rows", lambda context: ())
     context = BenchContext(tmp_path, device=None, worlds=WorldsConfig(count=2))
-    coverage, width, saving = audit.bench_audit(context)
+    coverage, width, saving, rates = audit.bench_audit(context)
     measured = measure_audits(AuditScenario(2, 0.9, 300), 2, seed=2)
     assert f"{2 * len(DESIGNS) * len(audit.RATERS)} simulated audits" in coverage.note
     assert 0 <= coverage.value <= 100
@@ -58,6 +58,8 @@ def test_a_benchmark_has_three_rows_for_each_number_of_classes(monkeypatch, tmp_
     expected = 300 * (measured.common_width["powered"] / measured.common_width["human"]) ** 2
     assert saving.value == pytest.approx(expected)
     assert replace(saving, note="").ratio == pytest.approx(300 / expected)
+    assert rates.title.startswith("detection rates, 2 groups: true rates in 95 % intervals by people's labels, vs ")
+    assert rates.note.startswith(f"{2 * len(audit.RATE_PLANS) * len(audit.RATE_ACCURACIES) * len(DESIGNS)} worlds; ")
 
 
 def test_known_attributes_as_answers_correct_the_shares_of_blurred_faces(monkeypatch, tmp_path, quick_labeller):

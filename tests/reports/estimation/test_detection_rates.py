@@ -1,16 +1,17 @@
-"""How often detectors call a run's samples fake, by group, corrected for errors of the labels."""
+"""How often detectors call a run's samples fake, by group, corrected for errors of the labels.
+
+The coverage of the intervals in simulated worlds is tested in `tests.pipeline.bench.test_rate_worlds`.
+"""
 
 import numpy as np
 import polars as pl
 import pytest
 
 import sql
-from pipeline.bench.audit_worlds import AuditScenario, choose_faces, error_rates
-from reports.estimation import detection_rates, estimates
+from reports.estimation import estimates
 from reports.estimation.audit.shares import NO_ANSWER, AuditedFaces
-from reports.estimation.correction import Correction, correct_shares
-from reports.estimation.detection_rates import RateEstimate, rates_by_audit, rates_by_labels
-from reports.estimation.intervals import wilson
+from reports.estimation.correction import Correction
+from reports.estimation.detection_rates import rates_by_audit, rates_by_labels
 from reports.estimation.rate_tables import discard_damaged_rates, has_rates
 from shards.documents import write_document
 from shards.provenance import current_files
@@ -74,77 +75,6 @@ def test_a_group_without_faces_has_no_rate():
     assert estimate.rates[0] == 0.5
     assert np.isnan(estimate.rates[1])
     assert estimate.gap() == dict.fromkeys(("value", "low", "high", "floor"))
-
-
-def simulate(number: int, *, equal: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """A world of three groups: classes and decisions of 500 or 2,000 samples, their labels, rates, confusion."""
-    rng = np.random.default_rng(number)
-    shares, matrix = rng.dirichlet(np.full(3, 2.0)), error_rates(rng, 3, rng.uniform(0.7, 0.95))
-    rates = 1 / (1 + np.exp(-((0.0, 2.0)[number % 2] + (0 if equal else 1) * rng.normal(size=3))))
-    classes = rng.choice(3, (500, 2000)[number // 2 % 2], p=shares)
-    annotated = np.append(rng.choice(3, 1000), np.arange(3))
-    labels, labelled = (
-        (rng.random((len(true), 1)) > matrix.cumsum(1)[true][:, :-1]).sum(1) for true in (classes, annotated)
-    )
-    confusion = np.zeros((3, 3), int)
-    np.add.at(confusion, (annotated, labelled), 1)
-    return classes, (rng.random(len(classes)) < rates[classes]).astype(int), labels, rates, confusion
-
-
-def count(decisions: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return detection_rates.count_decisions(decisions, labels, classes=3)[:, :3]
-
-
-def covers(estimate: RateEstimate, truth: np.ndarray) -> float:
-    low, high = estimate.interval()
-    return ((low <= truth) & (truth <= high)).mean()
-
-
-def test_intervals_by_labels_cover_the_true_rates_and_those_of_raw_labels_do_not():
-    corrected, raw = [], []
-    for number in range(60):
-        _, decisions, labels, rates, confusion = simulate(number)
-        counts = count(decisions, labels)
-        correction = correct_shares(counts.sum(0), confusion, seed=number, replicates=400)
-        corrected.append(covers(rates_by_labels(counts, correction, seed=number), rates))
-        low, high = wilson(counts[1], counts.sum(0))
-        raw.append(((low <= rates) & (rates <= high)).mean())
-    assert np.mean(corrected) >= 0.94
-    assert np.mean(raw) < 0.8
-
-
-def test_groups_with_the_same_rate_rarely_exceed_the_floor():
-    exceeded = []
-    for number in range(60):
-        _, decisions, labels, _, confusion = simulate(number, equal=True)
-        counts = count(decisions, labels)
-        correction = correct_shares(counts.sum(0), confusion, seed=number, replicates=400)
-        gap = rates_by_labels(counts, correction, seed=number).gap()
-        exceeded.append(gap["value"] > gap["floor"])
-    assert np.mean(exceeded) <= 0.1
-
-
-@pytest.mark.parametrize("design", ["uniform", "stratified"])
-def test_intervals_by_people_cover_the_true_rates_whatever_the_labeller_does(design):
-    """The labeller's errors depend on the decision: people's labels correct them, its error rates can't."""
-    by_people, by_labels = [], []
-    for number in range(30):
-        classes, decisions, labels, rates, confusion = simulate(number)
-        rng = np.random.default_rng(number)
-        labels = np.where((decisions == 1) & (rng.random(len(labels)) < 0.3), 0, labels)
-        scenario = AuditScenario(3, 0.8, len(labels) // 5, 0, design)
-        chosen, probability, strata = choose_faces(
-            rng, scenario, labels=labels, is_confident=rng.random(len(labels)) < 0.5
-        )
-        counts = detection_rates.count_decisions(decisions, labels, classes=3)
-        faces = AuditedFaces(
-            classes[chosen][:, None], labels[chosen], strata[chosen], probability[chosen], counts.sum(0)
-        )
-        by_people.append(covers(rates_by_audit(faces, decisions[chosen] == 1, counts=counts, seed=number), rates))
-        correction = correct_shares(counts[:, :3].sum(0), confusion, seed=number, replicates=400)
-        by_labels.append(covers(rates_by_labels(counts[:, :3], correction), rates))
-    assert np.mean(by_people) >= 0.94
-    assert np.mean(by_labels) < 0.85
 
 
 def test_a_plan_of_all_faces_gives_the_rates_that_people_see():
