@@ -15,6 +15,12 @@ def allocate(megabytes: int) -> list[int]:
     return [os.getpid(), len(bytearray(megabytes << 20))]
 
 
+def show_progress(result: int) -> int:
+    """The result, after lines on standard output."""
+    print("\r100% ▕████▏\n", flush=True)
+    return result
+
+
 def fail(message: str) -> None:
     raise ValueError(message)
 
@@ -38,6 +44,10 @@ def test_a_function_runs_in_another_process_and_its_memory_is_measured():
     assert (process != os.getpid(), size) == (True, 1 << 20)
     _, large = run_in_process(allocate, 200)
     assert large - small > 150 << 20
+
+
+def test_the_result_of_a_process_is_its_last_line():
+    assert run_in_process(show_progress, 5)[0] == 5
 
 
 def test_a_busy_process_uses_a_core_until_the_block_ends(monkeypatch):
