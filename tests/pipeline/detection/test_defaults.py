@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.detection.defaults import build_options
+from pipeline.detection.defaults import SKETCH_STEPS, build_options
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,10 @@ def test_detectors_have_the_learning_rates_of_their_papers(sampled, model, prese
     found = (options.backbone, options.image_size, options.lr, options.weight_decay)
     assert found == pytest.approx(expected)
     assert options.from_scratch  # the faces are synthetic
+
+
+def test_a_sketch_trains_on_as_few_faces_as_documented(sampled):
+    assert SKETCH_STEPS * build_options(sampled, "vfm", preset="sketch", overrides={}).batch_size == 4800
 
 
 def test_a_requested_backbone_determines_the_input(sampled):
