@@ -52,10 +52,16 @@ def timm_model(
         tag = weights.tag_or_path if "." in weights.tag_or_path else f"{name}.{weights.tag_or_path}"
     path = timm_checkpoint(name, tag, tag_or_path=weights.tag_or_path)
     try:
-        state = timm.models.load_state_dict(str(path))
+        state = read_checkpoint(path)
     except Exception as error:  # unpickling fails in many ways, which all mean the same here
         raise WeightsUnavailable(f"{path} is not a checkpoint of timm's {name} ({clip.first_line(error)})") from error
     return load_timm_state(name, state, source=str(path), options=options)
+
+
+def read_checkpoint(path: Path) -> State:
+    """Read a state dict. Raises an exception of any type for other files; code in a file is not run."""
+    state: State = timm.models.load_state_dict(str(path), weights_only=True)  # older versions of timm run it by default
+    return state
 
 
 def load_timm_state(name: str, state: State, *, source: str, options: dict[str, Any]) -> Any:
@@ -63,12 +69,12 @@ def load_timm_state(name: str, state: State, *, source: str, options: dict[str, 
 
     Raises WeightsUnavailable if they belong to another model: if too many are missing, or any does not fit.
     """
-    for key, value in state.items():
-        if "pointwise" in key and value.ndim == 2:  # as in the oldest files of Xception
-            state[key] = value[:, :, None, None]
     # timm drops the old head by its name, and sums or repeats the filters of the first layer
     overlay = {"state_dict": state, "url": "", "hf_hub_id": None}
     try:
+        for key, value in state.items():
+            if "pointwise" in key and value.ndim == 2:  # as in the oldest files of Xception
+                state[key] = value[:, :, None, None]
         net = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
         convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
         found = convert(dict(state), net) if convert else state

@@ -5,11 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import timm
 import torch
 from torch import nn
 
-from models.detectors.backbones import State, Weights
+from models.detectors.backbones import State, Weights, read_checkpoint
 from shards.errors import WeightsUnavailable
 
 # detectors whose architecture differs from the benchmark's -> prefix of names in its checkpoints, and the difference
@@ -30,6 +29,17 @@ HF_CLIP = (  # names in CLIP's vision model of transformers -> in open_clip's
     (r"\.mlp\.fc1\.", ".mlp.c_fc."),
     (r"\.mlp\.fc2\.", ".mlp.c_proj."),
     (r"\.self_attn\.", ".attn."),
+)
+HF_DINOV3 = (  # names in DINOv3 of transformers -> in timm's
+    (r"^embeddings\.(cls_token)", r"\1"),
+    (r"^embeddings\.register_tokens", "reg_token"),
+    (r"^embeddings\.patch_embeddings\.", "patch_embed.proj."),
+    (r"^(model\.)?layer\.", "blocks."),
+    (r"\.attention\.o_proj\.", ".attn.proj."),
+    (r"\.attention\.", ".attn."),
+    (r"\.layer_scale([12])\.lambda1", r".gamma_\1"),
+    (r"\.mlp\.up_proj\.", ".mlp.fc1."),
+    (r"\.mlp\.down_proj\.", ".mlp.fc2."),
 )
 TORCHVISION_VIT = (  # names in torchvision's ViT -> in timm's
     (r"^class_token", "cls_token"),
@@ -60,7 +70,7 @@ def read_published(model: str, path: Path) -> PublishedDetector | None:
     Raises WeightsUnavailable for a checkpoint of the benchmark whose architecture differs from ours.
     """
     try:
-        state = timm.models.load_state_dict(str(path))
+        state = read_checkpoint(path)
     except Exception:  # the loaders of backbones read more formats, and report what is wrong
         return None
     if not all(isinstance(name, str) for name in state):
@@ -73,7 +83,7 @@ def read_published(model: str, path: Path) -> PublishedDetector | None:
     translate = TRANSLATIONS.get(model)
     try:
         return translate(state) if translate else None
-    except (KeyError, RuntimeError) as error:  # a part is missing, or has another shape
+    except (AttributeError, KeyError, RuntimeError, TypeError) as error:  # a part is missing, or is something else
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
         raise WeightsUnavailable(f"{path} is an incomplete checkpoint of this detector ({reason})") from error
 
@@ -125,12 +135,15 @@ def translate_univfd(state: State) -> PublishedDetector | None:
 
 
 def translate_gend(state: State) -> PublishedDetector | None:
-    """GenD on CLIP of transformers, or on Perception Encoder of timm."""
+    """GenD on CLIP or DINOv3 of transformers, or on Perception Encoder of timm."""
     if "model.linear.weight" not in state:
         return None
     head = one_logit({f"head.{name}": value for name, value in without_prefix(state, "model.linear.").items()}, "head")
-    visual = without_prefix(state, "feature_extractor.vision_model.")
-    encoder = clip_encoder(visual) if visual else without_prefix(state, "feature_extractor.backbone.")
+    encoder = without_prefix(state, "feature_extractor.backbone.")
+    if visual := without_prefix(state, "feature_extractor.vision_model."):
+        encoder = clip_encoder(visual)
+    elif "embeddings.cls_token" in encoder:
+        encoder = dinov3_encoder(encoder)
     return PublishedDetector(Weights(state=encoder), head, is_complete=False)
 
 
@@ -170,12 +183,33 @@ def translate_npr(state: State) -> PublishedDetector | None:
 
 def clip_encoder(state: State) -> State:
     """A vision model of transformers by open_clip's names, with queries, keys and values in one weight."""
-    renamed = rename({name: value for name, value in state.items() if "position_ids" not in name}, HF_CLIP)
-    for name in [name for name in renamed if ".attn.q_proj." in name]:
+    return join_projections(
+        rename({name: value for name, value in state.items() if "position_ids" not in name}, HF_CLIP), "in_proj_"
+    )
+
+
+def dinov3_encoder(state: State) -> State:
+    """DINOv3 of transformers by timm's names.
+
+    Its biases of queries and values are all 0 (facebookresearch/dinov3, issue 195), and timm's DINOv3 has none.
+    """
+    unused = re.compile(r"embeddings\.mask_token|.*\.inv_freq")
+    bias = re.compile(r".*\.[qv]_proj\.bias")
+    kept = {
+        name: value
+        for name, value in state.items()
+        if not unused.fullmatch(name) and (value.any() or not bias.fullmatch(name))
+    }
+    return join_projections(rename(kept, HF_DINOV3), "qkv.")
+
+
+def join_projections(state: State, joined: str) -> State:
+    """A state with each attention's queries, keys and values in one layer, named `joined`."""
+    for name in [name for name in state if ".attn.q_proj." in name]:
         layer, kind = name.split("q_proj.")
-        parts = [renamed.pop(f"{layer}{letter}_proj.{kind}") for letter in "qkv"]
-        renamed[f"{layer}in_proj_{kind}"] = torch.cat(parts)
-    return renamed
+        parts = [state.pop(f"{layer}{letter}_proj.{kind}") for letter in "qkv"]
+        state[f"{layer}{joined}{kind}"] = torch.cat(parts)
+    return state
 
 
 def rename(state: State, rules: tuple[tuple[str, str], ...]) -> State:

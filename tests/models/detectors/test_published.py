@@ -3,8 +3,11 @@
 Each is loaded into our network, whose logits must be those that the authors' network computes with the same weights.
 """
 
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
@@ -19,6 +22,7 @@ from shards.errors import WeightsUnavailable
 
 CLIP = "ViT-S-32-alt"  # in the place of ViT-L/14
 WIDTH, PROJECTED = 384, 256  # of its features, before and after the projection
+DINOV3 = "vit_small_patch16_dinov3"  # in the place of ViT-L
 State = dict[str, Tensor]
 
 
@@ -172,6 +176,49 @@ def test_gend_on_clip_of_transformers_and_on_perception_encoder_of_timm(tmp_path
     assert_logits(net, two_classes(weight, bias)(F.normalize(encoder(images()))))
 
 
+def hugging_face_dinov3_state(encoder: nn.Module) -> State:
+    """The weights of timm's DINOv3 by the names of transformers' DINOv3, with its other tensors."""
+    width = encoder.num_features
+    state = {"embeddings.mask_token": torch.zeros(1, 1, width), "rope_embeddings.inv_freq": torch.zeros(16)}
+    for name, value in encoder.state_dict().items():
+        layer, _, kind = name.partition("attn.qkv.")
+        if kind:
+            parts = zip("qkv", value.chunk(3), strict=True)
+            state |= {f"{layer}attention.{letter}_proj.{kind}": part.clone() for letter, part in parts}
+            state |= {f"{layer}attention.{letter}_proj.bias": torch.zeros(width) for letter in "qv"}
+        else:
+            state[name.replace("attn.proj", "attention.o_proj")] = value
+    replacements = {
+        "cls_token": "embeddings.cls_token",
+        "reg_token": "embeddings.register_tokens",
+        "patch_embed.proj": "embeddings.patch_embeddings",
+        "blocks.": "layer.",
+        "fc1": "up_proj",
+        "fc2": "down_proj",
+    }
+    for ours, theirs in replacements.items():
+        state = {name.replace(ours, theirs): value for name, value in state.items()}
+    return {re.sub(r"gamma_([12])", r"layer_scale\1.lambda1", name): value for name, value in state.items()}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("prefix", ["", "model."], ids=["transformers 4", "transformers 5"])
+def test_gend_on_dinov3_of_transformers(tmp_path, prefix):
+    encoder = timm.create_model(DINOV3, num_classes=0, dynamic_img_size=True, global_pool="token").eval()
+    for name, value in encoder.named_parameters():
+        nn.init.normal_(value, mean=float("norm" in name or "gamma" in name), std=0.05)
+    weight, bias = torch.randn(2, encoder.num_features), torch.randn(2)
+    backbone = hugging_face_dinov3_state(encoder)
+    backbone = {name.replace("layer.", f"{prefix}layer.", 1): value for name, value in backbone.items()}
+    state = {f"feature_extractor.backbone.{name}": value for name, value in backbone.items()}
+    state |= {"model.linear.weight": weight, "model.linear.bias": bias}
+    net = load("gend", state, tmp_path / "gend.pth", backbone=DINOV3)
+    assert_logits(net, two_classes(weight, bias)(F.normalize(encoder(images()))))
+    state[f"feature_extractor.backbone.{prefix}layer.0.attention.q_proj.bias"] += 1
+    with pytest.raises(WeightsUnavailable, match=r"gend.pth is an incomplete checkpoint of this detector"):
+        load("gend", state, tmp_path / "gend.pth", backbone=DINOV3)
+
+
 @torch.no_grad()
 def test_effort_on_clip_of_transformers(tmp_path):
     visual = open_clip.create_model(CLIP, force_image_size=64).visual.eval()
@@ -237,4 +284,43 @@ def test_checkpoints_of_another_architecture_are_refused_in_one_line(name, key, 
 def test_an_incomplete_checkpoint_is_refused_in_one_line(tmp_path, name, marker):
     with pytest.raises(WeightsUnavailable, match="incomplete checkpoint of this detector") as caught:
         load(name, marker, tmp_path / "part.pth", size=70 if name == "effort" else 64)
+    assert "\n" not in str(caught.value)
+
+
+class RunsCommand:
+    """An object that makes a file when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize(("name", "backbone"), [("xception", None), ("gend", "test_vit"), ("gend", CLIP)])
+def test_code_in_a_checkpoint_is_not_run(tmp_path, monkeypatch, name, backbone):
+    """Not even by older versions of timm, which run it unless they are told not to."""
+    monkeypatch.setattr(timm.models.load_state_dict, "__defaults__", (True, "cpu", False))
+    with pytest.raises(WeightsUnavailable, match=r"evil.pth is not a checkpoint of"):
+        load(name, {"state_dict": RunsCommand(tmp_path / "run")}, tmp_path / "evil.pth", backbone=backbone)
+    assert not (tmp_path / "run").exists()
+
+
+SCALAR = torch.zeros(())
+
+
+@pytest.mark.parametrize(
+    ("name", "state"),
+    [
+        ("xception", {"a.pointwise.weight": 3}),
+        ("xception", {"backbone.block1.rep.0.conv1.weight": SCALAR, "backbone.last_linear.weight": SCALAR}),
+        ("f3net", {"backbone.block1.rep.0.conv1.weight": SCALAR, "FAD_head.filters.0.learnable": "text"}),
+        ("vit", {"heads.head.weight": 3}),
+        ("univfd", {"fc.weight": torch.zeros(1, PROJECTED), "model.visual.conv1.weight": None}),
+        ("gend", {"model.linear.weight": SCALAR}),
+    ],
+)
+def test_a_checkpoint_of_other_values_is_refused_in_one_line(tmp_path, name, state):
+    with pytest.raises(WeightsUnavailable, match=r"theirs.pth is (not a|an incomplete) checkpoint of") as caught:
+        load(name, state, tmp_path / "theirs.pth", size=70 if name in ("univfd", "gend") else 64)
     assert "\n" not in str(caught.value)
