@@ -241,11 +241,11 @@ def feature_checks(files: FeatureFiles, images_hash: Callable[[], str | None]) -
         stale = stale_features(files, images_hash=images_hash())
     except FairfaceError:  # a damaged document of the images, which is a fault of its own
         stale = []
-    remedy = FeaturesDocument.REDO
+    remedy, parts = FeaturesDocument.REDO, set(files.parts())
     for path in files.all():
         if path in stale:
             yield Check(path, lambda: "can't be used (it is damaged, or of other images)", remedy)
-        elif path in files.parts():
+        elif path in parts:
             yield hash_check(path, path.stem.rpartition("-")[2], remedy)
 
 

@@ -47,13 +47,17 @@ def exclusive_lock(lock: Path, purpose: str) -> Iterator[None]:
 
 @contextmanager
 def awaited_lock(lock: Path, purpose: str) -> Iterator[None]:
-    """Like `exclusive_lock`, but wait while another process holds the lock."""
+    """Like `exclusive_lock`, but wait, and say so, while another process holds the lock."""
     with ExitStack() as stack:
+        is_waiting = False
         while True:
             try:
                 stack.enter_context(exclusive_lock(lock, purpose))
                 break
             except LockHeld:
+                if not is_waiting:
+                    print(f"another process is using {lock.parent}: waiting for it before {purpose}", flush=True)
+                is_waiting = True
                 time.sleep(POLL_SECONDS)
         yield
 

@@ -28,6 +28,7 @@ TRIVIAL_DETECTORS = ("(majority)", "(minority)", "(random)")
 RESERVED_NAMES = ("all", "newest", *TRIVIAL_DETECTORS)
 MAX_NAME_BYTES = 200  # the file system's limit is 255, and names of temporary files are longer
 SHARD_FILE = re.compile(r"shard-[0-9]{6,}\.(tar|idx)")
+FEATURE_FILE = re.compile(r"[0-9a-f]{16}(\.json|-[0-9a-f]{64}\.safetensors)")
 
 
 def is_unicode(path: str) -> bool:
@@ -206,15 +207,16 @@ class FeatureFiles:
         return self.folder / f"{view}-{sha256}.safetensors"
 
     def documents(self) -> list[Path]:
-        return sorted(self.folder.glob("*.json"))
+        return [path for path in self.all() if path.suffix == ".json"]
 
-    def parts(self, view: str = "*") -> list[Path]:
+    def parts(self, view: str = "") -> list[Path]:
         """The parts of a view, by default of all views."""
-        return sorted(self.folder.glob(f"{view}-*.safetensors"))
+        return [path for path in self.all() if path.suffix == ".safetensors" and path.name.startswith(view)]
 
     def all(self) -> list[Path]:
-        """Every file, documents first; they are removed when the images change."""
-        return [*self.documents(), *self.parts()]
+        """Every file with the name of stored features, documents first; they are removed when the images change."""
+        own = (path for path in self.folder.glob("*") if FEATURE_FILE.fullmatch(path.name))
+        return sorted(own, key=lambda path: (path.suffix, path.name))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from models import clip
-from models.detectors import BuildConfig, Detector, Weights, build_detector_network
+from models.detectors import BuildConfig, Detector, FrozenFeatureDetector, Weights, build_detector_network
 from models.detectors.pointwise import use_matrix_products
 from pipeline.detection.options import DetectorOptions
 from shards.documents import DetectorConfig
@@ -38,9 +38,15 @@ def frozen_names(net: torch.nn.Module) -> set[str]:
 
 
 def frozen_hash(net: torch.nn.Module) -> str | None:
-    """A hash of the frozen weights; None if there are none."""
+    """A hash of the frozen weights, with the statistics of a frozen backbone's BatchNorms; None if there are none."""
     frozen = frozen_names(net)
-    weights = {name.replace(".", "/"): value for name, value in net.named_parameters() if name in frozen}
+    weights: dict[str, Tensor] = {
+        name.replace(".", "/"): value for name, value in net.named_parameters() if name in frozen
+    }
+    if isinstance(net, FrozenFeatureDetector):
+        saved = net.features.state_dict()
+        buffers = {name: value for name, value in net.features.named_buffers() if name in saved}
+        weights |= {name.replace(".", "/"): value for name, value in buffers.items() if value.is_floating_point()}
     return clip.weights_hash(torch.nn.ParameterDict(weights)) if frozen else None
 
 

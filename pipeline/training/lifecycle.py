@@ -34,7 +34,7 @@ from shards.atomic_io import check_removable_tree, file_sha256, read_parquet, re
 from shards.documents import RunDocument, ThreadsRecord, read_document, write_document
 from shards.errors import FairfaceError
 from shards.locks import exclusive_lock, shared_lock
-from shards.workspace import ShardsFolder, TrainingFolder
+from shards.workspace import FEATURE_FILE, ShardsFolder, TrainingFolder
 
 Config = TypeVar("Config", bound=RunDocument)
 OWN_FILES = {  # folder within a run's or a detector's -> the names of the files that are written into it
@@ -42,7 +42,7 @@ OWN_FILES = {  # folder within a run's or a detector's -> the names of the files
     "grids": re.compile(r"step_\d{9}\.png"),
     "tensorboard": re.compile(r"events\.out\.tfevents\..*"),
     "samples": re.compile(r"samples-\d{6}\.(tar|idx)"),
-    "features": re.compile(r"[0-9a-f]{16}(\.json|-[0-9a-f]{64}\.safetensors)"),
+    "features": FEATURE_FILE,
     "cached_predictions": re.compile(r"[0-9a-f]+-[0-9a-f]{64}\.parquet"),
 }
 Options = TypeVar("Options")  # a dataclass

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
 
@@ -12,20 +13,23 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from models.detectors import registry
+from models.detectors import FrozenFeatureDetector, registry
 from models.detectors.backbones import Weights
 from pipeline.data.decoder import DecoderConfig
 from pipeline.data.loader import FeedConfig, streaming_feed
 from pipeline.detection import features
 from pipeline.detection.dataset import build_pool, iterate_labels
+from pipeline.detection.network import frozen_hash
 from pipeline.detection.options import DetectorOptions
 from pipeline.detection.train import TrainingFaces
 from pipeline.detection.trainer import DetectorTrainer
 from pipeline.gan.sample import SampleConfig, sample
 from pipeline.training.signals import TrainingInterrupted
 from pipeline.verify import verify
+from shards import locks
 from shards.atomic_io import read_json, write_json
 from shards.errors import FairfaceError
+from shards.locks import exclusive_lock
 from shards.pack import pack
 from shards.plan import PackConfig
 from shards.workspace import FeatureFiles, Workspace
@@ -195,6 +199,28 @@ def test_features_are_removed_with_their_images(workspace, synthetic_root):
     assert shards.all() == []
 
 
+def test_a_users_files_next_to_features_are_kept(workspace, synthetic_root):
+    train(workspace, FROZEN, steps=1)
+    folder = workspace.shards.features.folder
+    own = [folder / name for name in ("notes.json", "my-model.safetensors", "0123456789abcdef.json.bak")]
+    for path in own:
+        path.write_text("mine")
+    train(workspace, replace(FROZEN, image_size=84), name="y", steps=1)
+    assert verify(workspace, progress=False).faults == {}
+    pack(synthetic_root, workspace.shards, PackConfig(shard_images=50, limit=100), force=True, progress=False)
+    assert {path.read_text() for path in own} == {"mine"}
+    assert workspace.shards.features.all() == []
+
+
+def test_an_extraction_waits_for_another_one_and_says_so(workspace, monkeypatch, capsys):
+    files, held = workspace.shards.features, ExitStack()
+    held.enter_context(exclusive_lock(files.lock, "extracting features"))
+    monkeypatch.setattr(locks.time, "sleep", lambda _: held.close())  # the other process ends
+    train(workspace, FROZEN, steps=1)
+    message = f"another process is using {files.folder}: waiting for it before extracting features"
+    assert capsys.readouterr().out.count(message) == 1
+
+
 def test_features_of_other_images_are_neither_used_nor_kept(workspace, extracted):
     train(workspace, FROZEN, steps=1)
     (document,) = workspace.shards.features.documents()
@@ -265,3 +291,13 @@ def test_a_backbone_with_other_weights_extracts_features_of_its_own(workspace, e
     monkeypatch.setattr(registry, "ClipFeatures", OtherBackbone)
     train(workspace, FROZEN, name="second", steps=1)
     assert len(extracted) == 2 * before
+
+
+def test_statistics_of_a_frozen_backbone_belong_to_its_weights():
+    """Two backbones with the same weights and other BatchNorm statistics have other features."""
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    net = FrozenFeatureDetector(backbone, 4)
+    before = frozen_hash(net)
+    assert frozen_hash(net) == before
+    backbone[1].running_mean += 1
+    assert frozen_hash(net) != before
