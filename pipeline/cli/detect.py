@@ -16,6 +16,7 @@ from pipeline.cli.options import (
     PERTURBATION_NAMES,
     POSITIVE,
     STEPS,
+    NonEmptyPath,
     Number,
     device_option,
     drop_unset,
@@ -176,14 +177,14 @@ def perturbations_callback(
 @click.option(
     "--judge",
     "judged",
-    type=click.Path(path_type=Path),
+    type=NonEmptyPath(path_type=Path),
     multiple=True,
     help="Classify this image, or all images below this folder, with the trained detector --name. Repeatable.",
 )
 @click.option(
     "--csv",
     "judgements",
-    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    type=NonEmptyPath(path_type=Path, dir_okay=False, allow_dash=True),
     help="Write the results of --judge to this CSV instead of printing a table; - for standard output.",
 )
 @force_option
@@ -256,6 +257,11 @@ def check_detect_options(
         raise click.UsageError("--steps and --epochs are alternatives: use one of them")
     if options["pretrained"] and options["from_scratch"]:
         raise click.UsageError("--pretrained and --from-scratch can't be combined")
+    if options["hold_out"] and 0 in (options["steps"], options["epochs"]):
+        raise click.UsageError("--hold-out leaves fakes out of training: it can't be combined with 0 steps or epochs")
+    for name in ("backbone", "pretrained", "group_by"):
+        if options[name] == "":
+            raise click.UsageError(f"--{name.replace('_', '-')} is empty")
 
 
 def resolve_models(names: tuple[str, ...], *, name: str | None, backbone: str | None) -> tuple[str, ...]:

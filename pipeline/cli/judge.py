@@ -58,10 +58,16 @@ def judge_images(workspace: Workspace, judged: Sequence[Path], config: "JudgeCon
 
 
 def check_output(workspace: Workspace, output: Path, *, paths: Sequence[str]) -> None:
-    """Raise FairfaceError if the CSV would replace one of the judged images or a result below OUT."""
-    target = os.path.realpath(output)
-    results = [str(path) for files in workspace.view_files().values() for path in files]
-    if any(os.path.realpath(path) == target for path in (*paths, *results)):
+    """Raise FairfaceError if the CSV would replace one of the judged images, or a file below OUT.
+
+    It may replace an earlier CSV directly in OUT.
+    """
+    is_result = False
+    for resolve in (os.path.realpath, os.path.abspath):  # folders of OUT may be links
+        target, root = Path(resolve(output)), Path(resolve(workspace.root))
+        is_earlier = target.parent == root and target.suffix == ".csv"
+        is_result |= target.is_relative_to(root) and target.is_file() and not is_earlier
+    if is_result or os.path.realpath(output) in map(os.path.realpath, paths):
         raise FairfaceError(f"--csv {output} would replace an image or a result: choose another name")
 
 

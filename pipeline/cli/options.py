@@ -35,8 +35,18 @@ class Number(click.FloatRange):
         return number
 
 
-FOLDER = click.Path(path_type=Path, file_okay=False)
-FILE = click.Path(path_type=Path, dir_okay=False)
+class NonEmptyPath(click.Path):
+    """A path; click takes an empty one, such as that of a variable that is not set, for the working folder."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        """The path. Fails for an empty one."""
+        if value == "":
+            self.fail("the path is empty", parameter, context)
+        return super().convert(value, parameter, context)
+
+
+FOLDER = NonEmptyPath(path_type=Path, file_okay=False)
+FILE = NonEmptyPath(path_type=Path, dir_okay=False)
 ANY_SEED = click.IntRange(0, 2**63 - 1)  # fits SQL's bigint
 STEPS = click.IntRange(1, 10**9 - 1)  # file names of checkpoints have nine digits
 EPOCHS = click.IntRange(1, 10**6)

@@ -37,6 +37,11 @@ def test_the_benchmarks_spellings_are_accepted(workspace):
         (["--model", "vfm", "--backbone", "dinov4"], "did you mean dinov3"),
         (["--import", "x.csv", "--lr", "1"], "can be combined only with --out, --name and --force"),
         (["--pretrained", "x", "--from-scratch"], "can't be combined"),
+        (["--pretrained", ""], "--pretrained is empty"),
+        (["--model", "vfm", "--backbone", ""], "--backbone is empty"),
+        (["--group-by", ""], "--group-by is empty"),
+        (["--data", ""], "'--datapath': the path is empty"),
+        (["--steps", "0", "--hold-out", "DMs"], "can't be combined with 0 steps"),
         (["--fakes", "images"], "no real faces to train a detector with"),
     ],
 )

@@ -160,7 +160,7 @@ def test_images_that_cannot_be_read_are_rows_with_a_reason(trained, odd_images, 
 
 def test_a_csv_holds_every_image_and_replaces_an_earlier_one(trained, odd_images, tmp_path):
     folder, reasons = odd_images
-    output = tmp_path / "answers.csv"
+    output = trained.root / "answers.csv"
     output.write_text("old")
     done = run(trained, "--judge", folder, "--judge", folder / "good.jpg", "--csv", output)
     assert done.exit_code == 0, done.output
@@ -170,7 +170,7 @@ def test_a_csv_holds_every_image_and_replaces_an_earlier_one(trained, odd_images
     assert table.columns == ["path", "logit", "probability", "decision", "reason"]
     assert dict(table.select("path", "reason").iter_rows()) == reasons
     assert table["path"].to_list() == sorted(reasons)
-    assert not (set(os.listdir(tmp_path)) - {"answers.csv", "out", "=odd"})
+    assert not list(trained.root.glob(".*.partial"))
     written = run(trained, "--judge", folder, "--csv", "-")
     assert list(csv.reader(io.StringIO(written.stdout))) == list(csv.reader(output.read_text().splitlines()))
 
@@ -208,6 +208,9 @@ def test_what_cannot_be_judged_is_refused_in_one_line(trained, odd_images, tmp_p
         (["--judge", tmp_path / "nothing"], "no images (looked for .jpg"),
         (["--judge", image, "--csv", image], "would replace an image or a result"),
         (["--judge", image, "--csv", trained.detector("x").predictions], "would replace an image or a result"),
+        (["--judge", image, "--csv", trained.shards.tars()[0]], "would replace an image or a result"),
+        (["--judge", ""], "Invalid value for '--judge': the path is empty"),
+        (["--judge", image, "--csv", ""], "Invalid value for '--csv': the path is empty"),
         (["--judge", image, "--lr", "1"], "--judge can be combined only with --out"),
         (["--judge", image, "--import", table], "--import can be combined only with"),
         (["--csv", tmp_path / "a.csv"], "--csv needs --judge"),
