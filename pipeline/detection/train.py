@@ -185,7 +185,7 @@ class DetectorJob(TrainingJob[DetectorConfig]):
                 "--force"
             )
         spec = self.config.options.spec
-        if spec.uses_groups and not sum(self.faces.pool.group_counts().values()):
+        if spec.uses_groups and self.config.trains and not sum(self.faces.pool.group_counts().values()):
             raise FairfaceError(
                 f"{spec.title} is trained on groups, and no face has one of {self.faces.pool.attribute.name}: run "
                 "`fairface label`, pack annotated faces, or choose another --group-by"

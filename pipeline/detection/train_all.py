@@ -14,8 +14,9 @@ from pipeline.detection.defaults import build_options, resolve_preset
 from pipeline.detection.evaluate import EvaluationConfig
 from pipeline.detection.hold_out import resolve_hold_out
 from shards import distributed
+from shards.atomic_io import fingerprint
 from shards.errors import WeightsUnavailable
-from shards.workspace import Workspace
+from shards.workspace import Workspace, is_valid_name
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ def build_config(
     """The config of a single detector, whose training holds out the generators `hold_out`."""
     name = config.name or default_name(model, config.overrides.get("backbone"))
     if hold_out:
-        name += f"-without-{'+'.join(hold_out)}"
+        listed = f"{name}-without-{'+'.join(hold_out)}"
+        name = listed if is_valid_name(listed) else f"{name}-without-{fingerprint(hold_out)}"
     preset = resolve_preset(config.preset, workspace, name=name, device=config.device)
     return train.DetectConfig(
         options=build_options(workspace, model, preset=preset, overrides=config.overrides),

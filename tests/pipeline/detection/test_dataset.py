@@ -1,6 +1,7 @@
 """Which faces detectors are trained and evaluated on, and in what order."""
 
 import shutil
+from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -12,7 +13,7 @@ from pipeline.data.sampler import PairedSampler, RankSlice
 from pipeline.detection.dataset import build_pool
 from shards.errors import FairfaceError
 from shards.workspace import Workspace
-from tests.pipeline.detection.helpers import predictions, train
+from tests.pipeline.detection.helpers import SMALL, predictions, train
 from tests.reports.fake_workspace import replace_table
 
 CPU = torch.device("cpu")
@@ -111,3 +112,6 @@ def test_faces_of_unknown_target_or_for_validation_are_not_used(annotated, tmp_p
     result = train(workspace, steps=0, name="published")
     assert (result.counts["train_real"], result.counts["train_fake"]) == (0, 0)
     assert len(predictions(workspace, "published")) == 135  # the 15 of unknown target are left out
+    assert train(workspace, replace(SMALL, model="daw_fdd"), steps=0, name="groups").steps == 0  # none are trained on
+    with pytest.raises(FairfaceError, match="faces to train a detector with"):
+        train(workspace, replace(SMALL, model="daw_fdd"), steps=1, name="groups")

@@ -8,15 +8,23 @@ from itertools import islice
 import polars as pl
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
-from models.detectors import FAMILIES
+from models.detectors import FAMILIES, Labels, registry
+from pipeline.cli import console
+from pipeline.data.sampler import RankSlice, iterate_batches
 from pipeline.detection.dataset import build_pool, build_sampler, iterate_labels
 from pipeline.detection.hold_out import resolve_hold_out, why_not, without_generators
+from pipeline.detection.train_all import DetectorsConfig, build_config
+from pipeline.detection.trainer import DetectorTrainer
 from shards.documents import DetectorConfig, read_document, write_document
 from shards.errors import FairfaceError
 from shards.workspace import Workspace
 from tests.pipeline.detection.helpers import SMALL, predictions, train, weights
 from tests.pipeline.detection.test_detect_command import detect
+from tests.pipeline.detection.test_features import FROZEN, SmallBackbone, run_small_rank
+from tests.ranks import finish_ranks
 
 
 @pytest.fixture(scope="session")
@@ -172,3 +180,57 @@ def test_the_command_trains_a_detector_for_each_family(fakes):
     refused = detect(fakes, *words, "--hold-out", "nothing")
     assert refused.exit_code == 1
     assert "--hold-out 'nothing' is not a family or method" in refused.output
+
+
+def test_a_detector_is_named_after_any_generators(fakes):
+    def name(*hold_out: str) -> str:
+        return build_config(fakes, DetectorsConfig(("xception",)), model="xception", hold_out=hold_out).name
+
+    assert name("DMs", "ProGAN") == "xception-without-DMs+ProGAN"
+    others = [name("Diffusion [v1]"), name("Diffusion [v2]"), name(*(f"method {number}" for number in range(40)))]
+    assert all(re.fullmatch(r"xception-without-[0-9a-f]{16}", other) for other in others)
+    assert len(set(others)) == 3
+
+
+def train_as_two_ranks(workspace: Workspace, *, hold_out: str, steps: int) -> dict[str, Tensor]:
+    """The head of a detector after steps on the batches of two ranks together, on the features that are stored."""
+    faces, options = without_generators(build_pool(workspace), [hold_out]), FROZEN
+    parts = [load_file(path) for path in workspace.shards.features.parts()]
+    rows, found = (torch.cat([part[name] for part in parts]) for name in ("rows", "features"))
+    features = torch.zeros(len(faces.rows), found.shape[1], dtype=torch.float16).index_copy(0, rows, found)
+    assert len(rows) == len(set(rows.tolist()))  # no face was extracted twice
+    shares = [faces.rank_share(RankSlice(rank, 2)) for rank in range(2)]
+    samplers = [build_sampler(options, share, world_size=2) for share in shares]
+    batches, size, device = [], options.batch_size // 2, torch.device("cpu")
+    for share, sampler in zip(shares, samplers, strict=True):
+        sampler.images_per_epoch = min(one.images_per_epoch for one in samplers)
+        labels = iterate_labels(share, sampler, batch_size=size, first_step=0, device=device)
+        own = features[share.sources[0].first :]
+        batches.append(zip(map(own.__getitem__, iterate_batches(sampler, size, first_step=0)), labels, strict=False))
+    trainer = DetectorTrainer(options, [], device=device, steps_per_epoch=100)
+    for step, ((one, of_one), (other, of_other)) in enumerate(islice(zip(*batches, strict=True), steps)):
+        labels = Labels(*(torch.cat(pair) for pair in zip(of_one, of_other, strict=True)))
+        trainer.step(step, torch.cat([one, other]), labels)
+    return trainer.net.head.state_dict()
+
+
+def run_quiet_rank(arguments: list[str]) -> None:
+    """Like `run_small_rank`, without the metrics that the command prints at the end."""
+    console.print_detector_summary = lambda *_: None
+    run_small_rank(arguments)
+
+
+def test_two_processes_hold_out_each_family_on_stored_features_and_resume(fakes, torch_server, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "ClipFeatures", SmallBackbone)
+    words = ["detect", "--out", str(fakes.root), "--device", "cpu", "--model", "univfd", "--image-size", "70"]
+    words += ["--train-batchsize", "8", "--lr", "0.005", "--from-scratch", "--name", "two"]
+    finish_ranks([*words, "--steps", "20", "--hold-out", "all"], tmp_path / "first.log", run=run_quiet_rank)
+    finish_ranks([*words, "--steps", "24", "--hold-out", "DMs"], tmp_path / "resumed.log", run=run_quiet_rank)
+    heads = []
+    for family, steps in (("DMs", 24), ("GANs", 20)):
+        expected = train_as_two_ranks(fakes, hold_out=family, steps=steps)
+        head = weights(fakes, f"two-without-{family}", steps)
+        for name, value in expected.items():
+            assert torch.allclose(head[f"head.{name}"], value, rtol=0, atol=1e-6)
+        heads.append(head["head.weight"])
+    assert not torch.allclose(*heads, rtol=0, atol=1e-3)
