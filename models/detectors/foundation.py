@@ -72,7 +72,7 @@ def timm_backbone(name: str) -> Backbone:
         architecture=architecture,
         tag=f"{architecture}.{config.tag}" if known else None,
         image_size=config.input_size[-1],
-        size_multiple=max(patch),
+        size_multiple=patch if isinstance(patch, int) else max(patch),  # XCiT's is a number
         normalisation=(tuple(config.mean), tuple(config.std)),
     )
 

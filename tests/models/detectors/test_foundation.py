@@ -25,6 +25,7 @@ SMALL_CLIP = "ViT-S-32-alt"
         ("pe-tiny", 384, 16, 0.5),
         ("PE-Core-T-16-384", 384, 16, 0.5),
         ("convnext_tiny.dinov3_lvd1689m", 224, 1, 0.485),
+        ("xcit_nano_12_p16_224.fb_in1k", 224, 16, 0.485),
     ],
 )
 def test_size_and_normalisation_are_the_backbones_own(name, size, multiple, first_mean):
