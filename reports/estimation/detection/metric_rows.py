@@ -8,7 +8,7 @@ import duckdb
 import numpy as np
 
 import sql
-from reports.estimation.bootstrap_metrics import fairness_gaps, utility_metrics
+from reports.estimation.bootstrap_metrics import fairness_gaps, overall_auc, utility_metrics
 from reports.estimation.detection.faces import SEED, EvaluatedFaces, Groups, score_cells
 from reports.estimation.detection.interval_columns import interval_columns
 from reports.estimation.detection.operating_points import POINTS, group_rates, replicate_cuts
@@ -108,6 +108,7 @@ def detector_rows(faces: EvaluatedFaces, metrics: SqlMetrics, *, shuffle: np.nda
     """
     rng, cuts = np.random.default_rng(SEED), replicate_cuts(faces)
     overall = group_replicates(faces, faces.everyone, cuts=cuts)
+    overall.utility[0]["auc"] = overall_auc(faces)
     tables: dict[str, Rows] = {
         "detection_metrics": group_rows("all", ["all"], metrics=metrics, replicates=overall),
         "tradeoff_points": overall_points(metrics, overall),
