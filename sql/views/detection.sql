@@ -144,7 +144,7 @@ create view detection_rates as
 -- How differently a detector treats the groups of an attribute. AI-Face's benchmark: ranges over the groups, and sums of the
 -- groups' differences from all faces. fairlearn: the equalised-odds difference (F_MEO by another name) and ratio, each the worse
 -- of TPR and FPR; a ratio of FPRs that are all 0 is ignored. Groups of only real faces or only fakes are excluded from all
--- of them and listed in `excluded_groups`.
+-- of them and listed in `excluded_groups`; a single group that remains can't be compared, and has no row.
 create view fairness as
     with group_utility as (
         from utility where attribute <> 'all'
@@ -168,4 +168,5 @@ create view fairness as
         greatest(max(tpr) - min(tpr), max(fpr) - min(fpr)) as equalized_odds_difference,
         if(max(tpr) > 0, least(min(tpr) / max(tpr), min(fpr) / nullif(max(fpr), 0)), null) as equalized_odds_ratio,
         any_value(excluded_groups) as excluded_groups
-    from compared left join excluded using (evaluation_set, detector, perturbation, attribute) group by all;
+    from compared left join excluded using (evaluation_set, detector, perturbation, attribute)
+    group by all having count(*) > 1;

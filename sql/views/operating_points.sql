@@ -1,21 +1,23 @@
 -- The views of detectors at thresholds that all groups share, and of their calibration.
 
 -- Thresholds that are the same for all groups: the lowest at which at most 1 % or 5 % of all real faces are called fake, and
--- the highest at which at least 95 % of all fakes are. Null if no threshold reaches that. With fewer than 1 / 0.01 real faces,
--- an FPR of 1 % can't be told from 0 (`is_resolvable`).
+-- the highest at which at least 95 % of all fakes are. Null if no threshold reaches that, or without such faces. With fewer than
+-- 1 / 0.01 real faces, an FPR of 1 % can't be told from 0 (`is_resolvable`).
 create view common_thresholds as
-    select evaluation_set, detector, perturbation, point,
-        if(rate = 'fpr', min(logit) filter (fp <= bound * all_reals), max(logit) filter (tp >= bound * all_fakes)) as threshold,
-        max(if(rate = 'fpr', all_reals, all_fakes)) * least(bound, 1 - bound) >= 1 as is_resolvable
+    select evaluation_set, detector, perturbation, point, max(if(rate = 'fpr', all_reals, all_fakes)) as faces,
+        case when faces = 0 then null when rate = 'fpr' then min(logit) filter (fp <= bound * all_reals)
+            else max(logit) filter (tp >= bound * all_fakes) end as threshold,
+        faces * least(bound, 1 - bound) >= 1 as is_resolvable
     from thresholds cross join (values ('fpr_1', 'fpr', 0.01), ('fpr_5', 'fpr', 0.05), ('tpr_95', 'tpr', 0.95))
         as points (point, rate, bound)
     where number = 0 group by evaluation_set, detector, perturbation, point, rate, bound;
 create view operating_points as
     select evaluation_set, detector, perturbation, attribute, "group", point, threshold, is_resolvable, fakes, reals,
-        tp / nullif(fakes, 0) as tpr, fp / nullif(reals, 0) as fpr
+        if(faces = 0, null, tp / nullif(fakes, 0)) as tpr, if(faces = 0, null, fp / nullif(reals, 0)) as fpr
     from (
-        select evaluation_set, detector, perturbation, number, point, threshold, is_resolvable, sum(fakes)::bigint as fakes,
-            sum(reals)::bigint as reals, coalesce(sum(fakes) filter (logit >= threshold), 0) as tp,
+        select evaluation_set, detector, perturbation, number, point, faces, threshold, is_resolvable,
+            sum(fakes)::bigint as fakes, sum(reals)::bigint as reals,
+            coalesce(sum(fakes) filter (logit >= threshold), 0) as tp,
             coalesce(sum(reals) filter (logit >= threshold), 0) as fp
         from logit_counts join common_thresholds using (evaluation_set, detector, perturbation) group by all)
     join group_numbers using (number);
@@ -43,13 +45,14 @@ create view calibration as
     from errors join group_numbers using (number);
 
 -- The group that a detector serves worst, at the common thresholds and by its calibration. Groups of only real faces or only
--- fakes are excluded.
+-- fakes are excluded, and so are attributes of which fewer than two groups remain.
 create view worst_groups as
     with at_points as (
         select evaluation_set, detector, perturbation, attribute, point, min(tpr) as worst_tpr,
             arg_min("group", [tpr, rank]) as worst_group, bool_and(is_resolvable) as is_resolvable,
             greatest(max(tpr) - min(tpr), max(fpr) - min(fpr)) as equalized_odds_difference
-        from operating_points join vocabulary using (attribute, "group") where fakes > 0 and reals > 0 group by all
+        from operating_points join vocabulary using (attribute, "group") where fakes > 0 and reals > 0
+        group by all having count(*) > 1
     ), calibrated as (
         select evaluation_set, detector, perturbation, attribute, max(calibration_error) as largest_calibration_error,
             arg_max("group", [calibration_error, -rank]) filter (calibration_error is not null) as worst_calibrated_group,

@@ -44,9 +44,10 @@ class SqlMetrics:
         return [group for name, group in self.utility if name == attribute]
 
     def compared(self, attribute: str) -> list[str]:
-        """The groups that have both real faces and fakes, over which fairness is measured."""
+        """The groups with both real faces and fakes, over which fairness is measured; none if there is only one."""
         rows = {group: self.utility[attribute, group] for group in self.groups(attribute)}
-        return [group for group, row in rows.items() if row["fakes"] and row["reals"]]
+        compared = [group for group, row in rows.items() if row["fakes"] and row["reals"]]
+        return compared if len(compared) > 1 else []
 
     def threshold(self, point: str) -> float:
         """The logit of an operating point; infinite if no threshold reaches it."""
