@@ -31,9 +31,9 @@ COLOUR = re.compile("#[0-9a-f]{6}")
 # Columns next to those of attributes, in files, views and while tables are read, and values that questions use.
 RESERVED_NAMES = {
     "all", "annotated", "attribute", "bytes", "called_fake", "checkpoint", "count", "detector", "disagrees",
-    "embedding", "evaluation_set", "every", "fake", "family", "filename", "full_called_fake", "full_detector",
-    "full_logit", "group", "grouped_by", "grouping_id", "height", "index", "is_annotated", "is_held_out", "key",
-    "labelled", "labeller", "logit", "matched", "method", "n", "name", "newest", "orientation", "part", "path",
+    "embedding", "evaluation_set", "every", "fake", "family", "filename", "full_called_fake", "full_logit",
+    "group", "grouped_by", "grouping_id", "height", "index", "is_annotated", "is_held_out", "key", "labelled",
+    "labeller", "logit", "matched", "method", "n", "name", "newest", "orientation", "pair", "part", "path",
     "perturbation", "pixel_tone", "probability", "rank", "reason", "requested", "run", "seed", "sha256", "shard",
     "size", "source", "split", "status", "stratum", "subset", "target", "test", "typology_angle", "uncoded", "width",
 }  # fmt: skip
