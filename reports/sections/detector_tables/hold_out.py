@@ -72,8 +72,8 @@ def generator_cell(row: Row) -> Cell:
 
 OVERALL = [
     "detector",
-    "trained without",
-    "fakes",
+    "unseen fakes",
+    "number",
     "TPR",
     "AUC",
     "trained on all",
@@ -142,7 +142,7 @@ def worst_group_tables(report: DetectorAnswers, attributes: AttributeTable, *, s
             if (detector, held_out, item.name) in compared
         ]
         if rows:
-            tables.append(Table(["detector", "fakes of", "groups", "worst group", "its TPR", "TPR gap"], rows))
+            tables.append(Table(["detector", "unseen fakes", "groups", "worst group", "its TPR", "TPR gap"], rows))
     title = "Unseen generators: the worst groups of the other attributes"
     return [tables[0], *(replace(table, title=title, is_collapsed=True) for table in tables[1:])]
 

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from reports.sections.detectors import evaluation_sets
 from shards.documents import write_document
 from shards.errors import FairfaceError
 from shards.locks import exclusive_lock
@@ -54,7 +55,7 @@ def test_detectors_are_shown(evaluated):
     assert "Robustness to image perturbations" in text
     assert "gaussian blur" in text
     # detectors that ignore the image stand in every table, and in the figure
-    assert "A constant detector has perfect fairness metrics and no utility" in text
+    assert "A constant detector has perfectly equal rates and no utility" in text
     assert re.search(r'<td class="name muted">\(majority\)', html)
     assert f"(majority) 0.500 {fake.mean():.3f}" in text  # AUC and average precision
     for heading in (
@@ -65,6 +66,16 @@ def test_detectors_are_shown(evaluated):
         section = text.rsplit(heading, 1)[1].split("Robustness")[0]
         assert all(name in section for name in ("(majority)", "(minority)", "(random)")), heading
     assert "(majority): front 1" in (out / "report" / "tradeoff-1.svg").read_text()
+
+
+def test_detectors_of_the_same_faces_are_described_together():
+    about = {"reals": 10, "fakes": 1200, "run": None, "grouped_by": "annotated", "held_out": None}
+    rows = [about | {"evaluation_set": "a", "detector": name} for name in "ab"]
+    rows += [about | {"evaluation_set": "a", "detector": "c", "held_out": "DMs"}]
+    rows += [about | {"evaluation_set": "d", "detector": "d"}]
+    described = {entry.detectors: entry.description for entry in evaluation_sets(rows)}
+    assert list(described) == ["a, b", "c", "d"]
+    assert described["c"] == described["a, b"] + "; trained without the fakes of DMs"
 
 
 def test_detection_metrics_are_computed_again_when_the_groups_change(evaluated):
