@@ -65,6 +65,9 @@ def test_detectors_are_shown(evaluated):
     ):
         section = text.rsplit(heading, 1)[1].split("Robustness")[0]
         assert all(name in section for name in ("(majority)", "(minority)", "(random)")), heading
+    # thresholds change no metric of a constant: it stands there once
+    assert "(minority) Gender as it is" in text
+    assert not re.search(r"\((majority|minority)\) Gender (one for|by group)", text)
     assert "(majority): front 1" in (out / "report" / "tradeoff-1.svg").read_text()
 
 
