@@ -1,5 +1,6 @@
 """Detectors of generated faces on the page."""
 
+import json
 import re
 import shutil
 
@@ -105,6 +106,14 @@ def test_detectors_have_a_page_without_a_run(evaluated):
     assert "shows only the detectors" in text
     assert "from the packed images, with their annotated groups" in text
     assert "Are this run's samples detected" not in text
+    report = json.loads((out / "report" / "report.json").read_text())
+    assert {row["perturbation"] for row in report["robustness"]} == {"none", "gaussian_blur"}
+    replace_table(folder.predictions, table.filter(perturbation="none"))
+    build(out)
+    # without perturbed faces, the question is not asked
+    assert json.loads((out / "report" / "report.json").read_text())["robustness"] == []
+    replace_table(folder.predictions, table)
+    first = build(out)
     assert (first.rebuilt, first.missing, build(out).rebuilt) == (True, [], False)
     assert build(out, force=True).rebuilt
     assert not Workspace(out).run("first").folder.exists()
