@@ -16,8 +16,8 @@ Rows = list[dict[str, Any]]  # of a question, by column
 EVALUATION_SETS = """-- the faces that each detector was evaluated on
 select evaluation_set, detector, count(*) filter (target = 'real') as reals, count(*) filter (target = 'fake') as fakes,
     max(run) as run, max(grouped_by) as grouped_by, held_out_of(detector) as held_out
-from evaluated_predictions where perturbation = 'none' and not is_trivial(detector)
-group by evaluation_set, detector order by evaluation_set, detector"""
+from test_predictions where perturbation = 'none' group by evaluation_set, detector order by evaluation_set, detector"""
+PERTURBATIONS = "select distinct perturbation from raw_predictions where part = 'test' and perturbation <> 'none'"
 
 
 @dataclass(kw_only=True)
@@ -26,7 +26,7 @@ class DetectorAnswers:
 
     detection_metrics: Rows
     evaluation_sets: Rows
-    robustness: Rows
+    robustness: Rows  # empty if no perturbed faces were evaluated
     robustness_attribute: str  # over whose groups the fairness in `robustness` is measured
     detection_rates: Rows  # of the run's samples
     detection_gaps: Rows
@@ -75,7 +75,10 @@ def gather_detectors(
     answers = {
         "evaluation_sets": sql.select(connection, EVALUATION_SETS),
         "detection_metrics": sql.ask(connection, "detection_metrics"),
-        "robustness": sql.ask(connection, "robustness", attribute=compared),
+        # slow, and without perturbed faces only a repetition
+        "robustness": pl.DataFrame(schema={"detector": pl.String})
+        if sql.select(connection, PERTURBATIONS).is_empty()
+        else sql.ask(connection, "robustness", attribute=compared),
         "tradeoff": tradeoffs(connection),
         "repair": sql.ask(connection, "repair"),
         "generators": sql.ask(connection, "generators"),

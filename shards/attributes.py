@@ -30,12 +30,14 @@ NUMBER = re.compile("0|[1-9][0-9]{0,2}")
 COLOUR = re.compile("#[0-9a-f]{6}")
 # Columns next to those of attributes, in files, views and while tables are read, and values that questions use.
 RESERVED_NAMES = {
-    "all", "annotated", "attribute", "bytes", "called_fake", "checkpoint", "count", "detector", "disagrees",
-    "embedding", "evaluation_set", "every", "fake", "family", "filename", "full_called_fake", "full_detector",
-    "full_logit", "group", "grouped_by", "grouping_id", "height", "index", "is_annotated", "is_held_out", "key",
-    "labelled", "labeller", "logit", "matched", "method", "n", "name", "newest", "orientation", "part", "path",
-    "perturbation", "pixel_tone", "probability", "rank", "reason", "requested", "run", "seed", "sha256", "shard",
-    "size", "source", "split", "status", "stratum", "subset", "target", "test", "typology_angle", "uncoded", "width",
+    "all", "annotated", "attribute", "bin", "bytes", "called", "called_fake", "checkpoint", "count", "detector",
+    "disagrees", "embedding", "evaluation_set", "every", "faces", "fake", "family", "filename",
+    "full_called_fake", "full_logit", "group", "grouped_by", "grouping_id", "height", "index", "is_annotated",
+    "is_fake", "is_held_out", "is_resolvable", "key", "labelled", "labeller", "logit", "matched", "method", "n",
+    "name", "newest", "number", "orientation", "pair", "part", "path", "perturbation", "pixel_tone", "point",
+    "probabilities", "probability", "rank", "reason", "requested", "run", "seed", "sha256", "shard", "side", "size",
+    "source", "split", "status", "stratum", "subset", "target", "test", "threshold", "typology_angle", "uncoded",
+    "width",
 }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 -- How far each detector's probabilities are from the shares of fakes, overall and by group.
--- `ece` is the expected calibration error, which chance makes positive; `calibration_error` is the root mean squared
--- calibration error without that bias.
+-- `ece` is the expected calibration error, which chance makes positive; `squared_error` is the mean squared calibration error
+-- without that bias, and `calibration_error` its root.
 -- param detector (default all): the detector's name, or all
 -- param attribute (default every): one of every, all, @attributes
 select calibration.* exclude (perturbation) from calibration left join vocabulary using (attribute, "group")

@@ -2,7 +2,6 @@
 -- With 95 % intervals. `full_detector` has the same model and options, but was trained on all fakes.
 -- param detector (default all): the detector's name, or all
 -- param attribute (default every): one of every, all, @attributes
-select detector, held_out_of(detector) as held_out, hold_out.* exclude (detector)
-from hold_out left join vocabulary using (attribute, "group")
+select hold_out.* from hold_out left join vocabulary using (attribute, "group")
 where ($detector = 'all' or detector = $detector) and ($attribute = 'every' or attribute = $attribute)
-order by detector, attribute_rank(attribute), rank, "group";
+order by evaluation_set, is_trivial(detector), detector, held_out, attribute_rank(attribute), rank, "group";

@@ -1,4 +1,4 @@
--- The thresholds of question `repair`, by group: a face with this logit or a larger one is called fake.
+-- The thresholds of question `repair`, by group: a face with this logit or a larger one is called fake; with inf, none is.
 -- On other faces, use the thresholds that were fitted on all faces.
 -- param detector (default all): the detector's name, or all
 -- param attribute (default gender): one of @attributes

@@ -1,7 +1,7 @@
 -- Utility of each detector on all faces, and fairness for one attribute, under each image perturbation.
 -- param detector (default all): the detector's name, or all
 -- param attribute (default gender): one of @attributes
-with overall as (
+with overall as materialized (
     from utility where attribute = 'all'
 )
 select u.evaluation_set, u.detector, u.perturbation, u.n, u.auc, u.auc - unperturbed.auc as auc_difference, u.accuracy,

@@ -4,7 +4,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from reports.estimation.detection.faces import CALIBRATION_BINS, ScoreCells
+from reports.estimation.detection.faces import CALIBRATION_BINS, EvaluatedFaces, ScoreCells, starts_new_value
 from reports.estimation.intervals import Z
 
 
@@ -33,6 +33,24 @@ def utility_metrics(counts: np.ndarray, cells: ScoreCells, *, group: int) -> dic
             "positive_rate": (tpr * fakes + fpr * reals) / (fakes + reals),
             "calibration_error": calibration_error(counts, cells, group=group),
         }
+
+
+def overall_auc(faces: EvaluatedFaces) -> np.ndarray:
+    """The AUC of all faces, [replicates], from every logit.
+
+    It depends on the order of the faces alone, so that two detectors with the same order have the same AUC. That of
+    merged cells differs by their calibration bins, which is enough to make one dominate the other.
+    """
+    is_fake = faces.is_fake[faces.falling]
+    starts = np.flatnonzero(starts_new_value(faces.logits[faces.falling]))
+    aucs = np.empty(len(faces.weights))
+    for number, weights in enumerate(faces.weights):
+        ordered = weights[faces.falling].astype(np.int64)
+        new_fp, new_tp = (np.add.reduceat(np.where(side, ordered, 0), starts) for side in (~is_fake, is_fake))
+        tp = np.cumsum(new_tp)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            aucs[number] = (new_fp * (2 * tp - new_tp)).sum() / (2 * new_fp.sum() * tp[-1])
+    return aucs
 
 
 def equal_error_rate(tpr: np.ndarray, fpr: np.ndarray, *, is_merged: bool) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Section: detectors of generated faces, how accurate and how fair they are."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,7 @@ ROBUSTNESS = {
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    detector: str
+    detectors: str  # those that were evaluated on it
     description: str
 
 
@@ -69,7 +69,7 @@ def detectors_section(
         return None
     compared = compared_attributes(detectors, attributes)
     return Detectors(
-        evaluation_sets=[evaluation_set(row) for row in report.evaluation_sets],
+        evaluation_sets=evaluation_sets(report.evaluation_sets),
         utility=utility_table(detectors),
         fairness=fairness_tables(detectors, compared),
         worst_groups=worst_group_tables(detectors, compared),
@@ -88,8 +88,16 @@ def detectors_section(
     )
 
 
-def evaluation_set(row: dict[str, Any]) -> EvaluationSet:
-    """The faces that a detector was evaluated on."""
+def evaluation_sets(rows: Sequence[dict[str, Any]]) -> list[EvaluationSet]:
+    """The evaluation sets, each with its detectors."""
+    detectors: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        detectors.setdefault((row["evaluation_set"], describe_faces(row)), []).append(short(row["detector"], 60))
+    return [EvaluationSet(", ".join(names), description) for (_, description), names in detectors.items()]
+
+
+def describe_faces(row: dict[str, Any]) -> str:
+    """The faces that a detector was evaluated on, and the fakes that it was trained without."""
     description = f"{number(row['reals'])} real and {number(row['fakes'])} fake faces"
     if row["run"]:
         description += (
@@ -102,7 +110,7 @@ def evaluation_set(row: dict[str, Any]) -> EvaluationSet:
         description += ", from imported predictions"
     if row["held_out"]:
         description += f"; trained without the fakes of {short(row['held_out'], 60)}"
-    return EvaluationSet(short(row["detector"], 60), description)
+    return description
 
 
 def robustness_table(rows: list[dict[str, Any]], *, sets: Collection[str]) -> Table | None:

@@ -75,37 +75,37 @@ create view evaluated_predictions as
 create table group_numbers as
     from (values (0, 'all', 'all'), {group_numbers}) as numbers (number, attribute, "group");
 
--- For every logit of a group, the number of fakes and real faces with exactly this logit. Trivial detectors have few logits,
--- so that their faces are counted by all attributes together first.
+-- The evaluated faces; those of trivial detectors, which have few logits, are counted by all attributes together.
+create view face_counts as
+    select evaluation_set, detector, perturbation, logit, target = 'fake' as is_fake, {stored_columns}, 1 as faces
+    from test_predictions
+    union all
+    select evaluation_set, detector, perturbation, logit, target = 'fake', {stored_columns}, count(*)
+    from trivial_predictions group by all;
+
+-- For every logit of a group, the number of fakes and real faces with exactly this logit.
 create view logit_counts as
-    with counted as (
-        select evaluation_set, detector, perturbation, logit, target = 'fake' as is_fake, {stored_columns}, 1 as faces
-        from test_predictions
-        union all
-        select evaluation_set, detector, perturbation, logit, target = 'fake', {stored_columns}, count(*)
-        from trivial_predictions group by all
-    )
     select evaluation_set, detector, perturbation, number, logit, coalesce(sum(faces) filter (is_fake), 0)::bigint as fakes,
         coalesce(sum(faces) filter (not is_fake), 0)::bigint as reals
-    from (select * exclude ({stored_columns}), unnest([0, {numbered_groups}])::smallint as number from counted)
+    from (select * exclude ({stored_columns}), unnest([0, {numbered_groups}])::smallint as number from face_counts)
     where number is not null group by all;
 
--- Every logit of a group as a threshold: the fakes and real faces at or above it (`tp`, `fp`), and those exactly at it.
+-- Every logit of a group as a threshold: the fakes and real faces at or above it (`tp`, `fp`), and those exactly at it;
+-- `is_collinear` is true within a straight part of the ROC curve.
 create view thresholds as
-    select *, sum(fakes) over at_least as tp, sum(reals) over at_least as fp, sum(fakes) over all_logits as all_fakes,
-        sum(reals) over all_logits as all_reals
+    select *, sum(fakes) over falling as tp, sum(reals) over falling as fp, sum(fakes) over all_logits as all_fakes,
+        sum(reals) over all_logits as all_reals, row_number() over falling > 1 and fakes = lead(fakes) over falling
+            and reals = lead(reals) over falling as is_collinear
     from logit_counts
     window all_logits as (partition by evaluation_set, detector, perturbation, number),
-        at_least as (partition by evaluation_set, detector, perturbation, number order by logit desc);
+        falling as (partition by evaluation_set, detector, perturbation, number order by logit desc);
 
 -- Utility of a detector for each group of faces, as defined by scikit-learn and AI-Face's benchmark. The equal error rate
 -- is the FPR at the corner of the ROC curve where FPR and FNR are closest; the error rate is balanced. A rate is null if
 -- it is undefined, such as the FPR without real faces.
 create view utility as
     with roc_points as (
-        select *, fp / nullif(all_reals, 0) as fpr, tp / nullif(all_fakes, 0) as tpr,
-            row_number() over falling > 1 and fakes = lead(fakes) over falling and reals = lead(reals) over falling as is_collinear
-        from thresholds window falling as (partition by evaluation_set, detector, perturbation, number order by logit desc)
+        select *, fp / nullif(all_reals, 0) as fpr, tp / nullif(all_fakes, 0) as tpr from thresholds
     ), totals as (
         select evaluation_set, detector, perturbation, number, max(all_fakes)::bigint as fakes, max(all_reals)::bigint as reals,
             sum(reals * (tp - fakes / 2)) / nullif(max(all_fakes) * max(all_reals), 0) as auc,
@@ -144,7 +144,7 @@ create view detection_rates as
 -- How differently a detector treats the groups of an attribute. AI-Face's benchmark: ranges over the groups, and sums of the
 -- groups' differences from all faces. fairlearn: the equalised-odds difference (F_MEO by another name) and ratio, each the worse
 -- of TPR and FPR; a ratio of FPRs that are all 0 is ignored. Groups of only real faces or only fakes are excluded from all
--- of them and listed in `excluded_groups`.
+-- of them and listed in `excluded_groups`; a single group that remains can't be compared, and has no row.
 create view fairness as
     with group_utility as (
         from utility where attribute <> 'all'
@@ -168,4 +168,5 @@ create view fairness as
         greatest(max(tpr) - min(tpr), max(fpr) - min(fpr)) as equalized_odds_difference,
         if(max(tpr) > 0, least(min(tpr) / max(tpr), min(fpr) / nullif(max(fpr), 0)), null) as equalized_odds_ratio,
         any_value(excluded_groups) as excluded_groups
-    from compared left join excluded using (evaluation_set, detector, perturbation, attribute) group by all;
+    from compared left join excluded using (evaluation_set, detector, perturbation, attribute)
+    group by all having count(*) > 1;

@@ -6,7 +6,7 @@ import pytest
 
 import sql
 from reports.estimation.intervals import wilson
-from shards.workspace import Workspace
+from shards.workspace import TRIVIAL_DETECTORS, Workspace
 from tests.reports.fake_detectors import add_detector, name_generators
 from tests.reports.fake_workspace import make
 
@@ -99,9 +99,38 @@ def test_figures_on_held_out_fakes_are_those_of_brute_force(world, attribute, gr
     assert row["tpr_difference_high"] == pytest.approx(one - other + width)
 
 
+def test_trivial_detectors_are_evaluated_on_the_same_fakes(world):
+    connection, _ = world
+    rows = sql.ask(connection, "hold_out", attribute="gender")
+    sizes = rows.group_by("group").agg(pl.col("fakes").n_unique(), pl.col("reals").n_unique())
+    assert set(sizes["fakes"]) == set(sizes["reals"]) == {1}
+    assert rows["detector"].unique(maintain_order=True).to_list() == ["part", *TRIVIAL_DETECTORS]
+    assert set(rows["held_out"]) == {"DMs"}
+    for row in rows.filter(detector="(majority)").to_dicts():
+        assert (row["tpr"], row["auc"], row["auc_low"], row["auc_high"]) == (1, 0.5, None, None)
+        assert row["tpr_low"] < 1
+        assert row["full_detector"] is row["tpr_difference_low"] is row["auc_difference_high"] is None
+    text = """select avg(called_fake::int) as tpr from generator_predictions
+        where detector = '(random)' and gender = 'male' and family = 'DMs'"""
+    guessed = rows.filter(detector="(random)", group="male").row(0, named=True)
+    assert guessed["tpr"] == pytest.approx(sql.select(connection, text)["tpr"][0])
+    assert guessed["auc_low"] < guessed["auc"] < guessed["auc_high"]
+
+
+def test_equal_placements_give_no_interval(tmp_path):
+    out = make(tmp_path, n=4, m=100)
+    images = name_generators(out)
+    logits = np.where(images["target"] == "fake", 1.0, -1.0)
+    add_detector(out, "part", logits, images=images, held_out=["DMs"])
+    add_detector(out, "entire", logits, images=images)
+    row = sql.ask(sql.connect(Workspace(out)), "hold_out", detector="part", attribute="all").row(0, named=True)
+    assert (row["auc_difference"], row["auc_difference_low"], row["auc_difference_high"]) == (0, None, None)
+    assert row["tpr_difference_low"] < 0 < row["tpr_difference_high"]
+
+
 def test_the_worst_group_of_each_attribute_is_marked(world):
     connection, _ = world
-    rows = sql.ask(connection, "hold_out")
+    rows = sql.ask(connection, "hold_out", detector="part")
     assert not rows.filter(attribute="all")["is_worst_group"].any()
     for _, table in rows.filter(pl.col("attribute") != "all").group_by("attribute"):
         assert table.filter("is_worst_group")["tpr"].to_list()[0] == table["tpr"].min()

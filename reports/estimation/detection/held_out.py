@@ -21,7 +21,7 @@ def held_out_rows(faces: EvaluatedFaces, is_held_out: np.ndarray) -> Rows:
         is_known = numbers >= 0
         sizes = np.bincount(numbers[is_known], minlength=len(groups.names))
         present = np.flatnonzero(sizes)
-        if not len(present):
+        if len(present) < 2:
             continue
         found = is_known & faces.called_fake
         hits, counts = (

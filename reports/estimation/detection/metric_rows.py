@@ -8,7 +8,7 @@ import duckdb
 import numpy as np
 
 import sql
-from reports.estimation.bootstrap_metrics import fairness_gaps, utility_metrics
+from reports.estimation.bootstrap_metrics import fairness_gaps, overall_auc, utility_metrics
 from reports.estimation.detection.faces import SEED, EvaluatedFaces, Groups, score_cells
 from reports.estimation.detection.interval_columns import interval_columns
 from reports.estimation.detection.operating_points import POINTS, group_rates, replicate_cuts
@@ -44,9 +44,10 @@ class SqlMetrics:
         return [group for name, group in self.utility if name == attribute]
 
     def compared(self, attribute: str) -> list[str]:
-        """The groups that have both real faces and fakes, over which fairness is measured."""
+        """The groups with both real faces and fakes, over which fairness is measured; none if there is only one."""
         rows = {group: self.utility[attribute, group] for group in self.groups(attribute)}
-        return [group for group, row in rows.items() if row["fakes"] and row["reals"]]
+        compared = [group for group, row in rows.items() if row["fakes"] and row["reals"]]
+        return compared if len(compared) > 1 else []
 
     def threshold(self, point: str) -> float:
         """The logit of an operating point; infinite if no threshold reaches it."""
@@ -108,6 +109,7 @@ def detector_rows(faces: EvaluatedFaces, metrics: SqlMetrics, *, shuffle: np.nda
     """
     rng, cuts = np.random.default_rng(SEED), replicate_cuts(faces)
     overall = group_replicates(faces, faces.everyone, cuts=cuts)
+    overall.utility[0]["auc"] = overall_auc(faces)
     tables: dict[str, Rows] = {
         "detection_metrics": group_rows("all", ["all"], metrics=metrics, replicates=overall),
         "tradeoff_points": overall_points(metrics, overall),

@@ -1,24 +1,27 @@
 """Thresholds by group, fitted on one half of the faces and evaluated on the other, and their cost in utility."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from reports.estimation.detection.faces import REPLICATES, EvaluatedFaces, Groups
+from reports.estimation.detection.faces import REPLICATES, EvaluatedFaces, Groups, score_cells
 from reports.estimation.detection.interval_columns import interval_columns
 from reports.estimation.permutation_null import permutation_null
 
 VARIANTS = ("none", "single", "equalized", "worst_group")
 RATES = ("tpr", "fpr", "accuracy", "balanced_accuracy")
 FAIRNESS = ("equalized_odds_difference", "worst_balanced_accuracy")
+TIE = 1e-9  # distances of rates that differ by less are equal
+MAX_COUNTS = 4_000_000  # of faces in cells, of as many replicates as are evaluated together
 Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """TPR and FPR of faces at each of their logits as the threshold, from the highest, and at infinity."""
+    """TPR and FPR of faces at an infinite threshold, and at each of their logits as the threshold, from the highest."""
 
     thresholds: np.ndarray  # float64 [logits + 1]
     tpr: np.ndarray
@@ -38,7 +41,7 @@ class Curve:
         Of several, it is the one with the highest balanced accuracy.
         """
         distance = np.maximum(np.abs(self.tpr - tpr), np.abs(self.fpr - fpr))
-        return int(np.lexsort((-self.balanced_accuracy, distance))[0])
+        return int(np.argmin(distance - TIE * self.balanced_accuracy))
 
 
 def roc_curve(logits: np.ndarray, is_fake: np.ndarray) -> Curve | None:
@@ -47,7 +50,7 @@ def roc_curve(logits: np.ndarray, is_fake: np.ndarray) -> Curve | None:
         return None
     last = np.append(logits[1:] != logits[:-1], True)  # of equal logits
     tp, fp = np.cumsum(is_fake)[last], np.cumsum(~is_fake)[last]
-    return Curve(*(np.append(*ends) for ends in ((logits[last], np.inf), (tp / tp[-1], 0), (fp / fp[-1], 0))))
+    return Curve(*(np.append(*ends) for ends in ((np.inf, logits[last]), (0, tp / tp[-1]), (0, fp / fp[-1]))))
 
 
 def fit_thresholds(
@@ -93,15 +96,17 @@ def repair(
 ) -> tuple[Rows, Rows]:
     """Rows of `repair` and of `repair_thresholds` of one attribute, without the names of detector and attribute.
 
-    `shuffle` is a hash of each face's key, [N]. Faces of unknown group are excluded. The intervals take the fitted
-    thresholds as given: they are not fitted again in the replicates.
+    `shuffle` is a hash of each face's key, [N]. Faces of unknown group are excluded. In the replicates that the
+    intervals follow from, thresholds are fitted again.
     """
+    half = split_halves(faces.is_fake, groups.numbers, shuffle=shuffle)
     order = faces.falling[groups.numbers[faces.falling] >= 0]
-    logits, is_fake, numbers = faces.logits[order], faces.is_fake[order], groups.numbers[order]
-    half = split_halves(is_fake, numbers, shuffle=shuffle[order])
+    logits, is_fake, numbers, halves = (
+        of_face[order] for of_face in (faces.logits, faces.is_fake, groups.numbers, half)
+    )
     called = {"none": faces.called_fake[order], **{name: np.zeros(len(order), bool) for name in VARIANTS[1:]}}
     thresholds: Rows = []
-    for name, fitted_on in (("first half", half == 0), ("second half", half == 1), ("all", half >= 0)):
+    for name, fitted_on in (("first half", halves == 0), ("second half", halves == 1), ("all", halves >= 0)):
         fitted = fit_thresholds(
             logits[fitted_on], is_fake[fitted_on], numbers=numbers[fitted_on], groups=len(groups.names)
         )
@@ -113,63 +118,116 @@ def repair(
                 {"group": group, "variant": variant, "fitted_on": name, "threshold": float(value)}
                 for group, value in zip(groups.names, values, strict=True)
             ]
-    return evaluate_decisions(called, is_fake, numbers=numbers, rng=rng), thresholds
+    replicates = refitted_metrics(faces, groups, half)
+    return evaluate_decisions(called, is_fake, numbers=numbers, replicates=replicates, rng=rng), thresholds
+
+
+def refitted_metrics(faces: EvaluatedFaces, groups: Groups, half: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+    """Utility and fairness, [replicates] each, by variant, with thresholds that are fitted in each replicate.
+
+    `half` is that of each face, [N]. Thresholds are the lower ends of cells of similar logits.
+    """
+    cells = score_cells(faces, faces.everyone)
+    sizes = (2, len(groups.names), 2, len(cells.bins))  # half, group, target, cell
+    total, numbers = math.prod(sizes), groups.numbers.astype(int)
+    codes = ((half * sizes[1] + numbers) * 2 + faces.is_fake) * sizes[3] + cells.codes // 2
+    codes[numbers < 0] = total
+    sums: dict[str, list[np.ndarray]] = {variant: [] for variant in VARIANTS}
+    per_chunk = max(MAX_COUNTS // total, 1)
+    for weights in np.split(faces.weights, range(per_chunk, len(faces.weights), per_chunk)):
+        counts = np.stack([np.bincount(codes, one, minlength=total + 1)[:-1].reshape(sizes) for one in weights])
+        called = {"none": counts[..., cells.called_fake].sum((1, -1))}
+        # at or above each threshold; the first one is infinite
+        above = np.concatenate([np.zeros((*counts.shape[:-1], 1)), np.cumsum(counts, -1)], -1)
+        for fitted_on, evaluated_on in ((0, 1), (1, 0)):
+            lacks_target = (above[:, fitted_on, ..., -1].sum(1) == 0).any(-1)
+            for variant, places in fit_places(above[:, fitted_on]).items():
+                hits = np.take_along_axis(above[:, evaluated_on], places[:, :, None, None], -1)[..., 0]
+                hits[lacks_target] = np.nan
+                called[variant] = called.get(variant, 0) + hits
+        totals = counts.sum((1, -1))
+        for variant, hits in called.items():
+            sums[variant].append(np.stack([hits, totals], -1))
+    # a group is compared if it has both targets among all faces
+    observed = np.bincount(codes, minlength=total + 1)[:-1].reshape(sizes)
+    is_compared = (observed.sum((0, -1)) > 0).all(-1)
+    return {variant: decision_metrics(np.concatenate(many), is_compared) for variant, many in sums.items()}
+
+
+def fit_places(above: np.ndarray) -> dict[str, np.ndarray]:
+    """The place of each group's threshold, int64 [replicates, groups], by variant, as in `fit_thresholds`.
+
+    `above` are the real faces and fakes at or above each threshold, [replicates, groups, 2, thresholds], from
+    the highest threshold to the lowest.
+    """
+
+    def curves(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            rates = counts / counts[..., -1:]
+        return rates, (rates[..., 1, :] + 1 - rates[..., 0, :]) / 2
+
+    overall, balanced = curves(above.sum(1))
+    best = np.argmax(balanced, -1)
+    target = np.take_along_axis(overall, best[:, None, None], -1)
+    rates, balanced_of_group = curves(above)
+    distance = np.abs(rates - target[:, None]).max(-2) - TIE * balanced_of_group
+    has_both = (above[..., -1] > 0).all(-1)
+    places = {"equalized": np.argmin(distance, -1), "worst_group": np.argmax(balanced_of_group, -1)}
+    single = np.broadcast_to(best[:, None], has_both.shape)
+    return {"single": single} | {variant: np.where(has_both, own, single) for variant, own in places.items()}
 
 
 def evaluate_decisions(
-    called: Mapping[str, np.ndarray], is_fake: np.ndarray, *, numbers: np.ndarray, rng: np.random.Generator
+    called: Mapping[str, np.ndarray],
+    is_fake: np.ndarray,
+    *,
+    numbers: np.ndarray,
+    replicates: Mapping[str, Mapping[str, np.ndarray]],
+    rng: np.random.Generator,
 ) -> Rows:
-    """Rows of `repair` from the decisions of each variant, bool [N] each."""
-    # faces of the same group, target and decisions are counted together, and their number is resampled
-    pattern = sum((decision.astype(int) << bit for bit, decision in enumerate(called.values())), np.zeros(1, int))
-    code = ((2 * numbers.astype(int) + is_fake) << len(called)) + pattern
-    cells, counts = np.unique(code, return_counts=True)
-    draws = np.vstack([counts, rng.poisson(counts, (REPLICATES, len(counts)))]).astype(float)
-    metrics = {
-        variant: decision_metrics(draws, cells >> len(called), called=(cells >> bit & 1).astype(bool))
-        for bit, variant in enumerate(called)
-    }
+    """Rows of `repair` from the decisions of each variant, bool [N] each, and its metrics in replicates."""
+    strata = 2 * numbers.astype(int) + is_fake
+    totals = np.bincount(strata, minlength=2 * (numbers.max() + 1)).reshape(1, -1, 2)
+    metrics = {}
+    for variant, decision in called.items():
+        hits = np.bincount(strata[decision], minlength=totals.size).reshape(totals.shape)
+        metrics[variant] = decision_metrics(np.stack([hits, totals], -1), (totals[0] > 0).all(-1))
     rows = []
     for variant, decision in called.items():
         null = permutation_null(rng, numbers, is_fake=is_fake, called_fake=decision, permutations=REPLICATES)
         for measure in (*RATES, *FAIRNESS):
-            values = metrics[variant][measure]
-            value = float(values[0])
+            value, many = float(metrics[variant][measure][0]), replicates[variant][measure]
             columns = interval_columns(
                 value,
-                values[1:],
+                many,
                 null=null[measure] if measure in FAIRNESS else None,
                 equal=float(metrics[variant]["balanced_accuracy"][0]) if measure == "worst_balanced_accuracy" else 0.0,
                 smaller_is_fairer=measure != "worst_balanced_accuracy",
             )
-            change = values - metrics["none"][measure]
-            difference = interval_columns(float(change[0]), change[1:])
             row = {"variant": variant, "measure": measure, **columns}
             if variant != "none":
-                row |= {"change": difference["value"]}
-                row |= {"change_low": difference["low"], "change_high": difference["high"]}
+                change = value - float(metrics["none"][measure][0])
+                difference = interval_columns(change, many - replicates["none"][measure])
+                row |= {"change": change, "change_low": difference["low"], "change_high": difference["high"]}
             rows.append(row)
     return rows
 
 
-def decision_metrics(counts: np.ndarray, strata: np.ndarray, *, called: np.ndarray) -> dict[str, np.ndarray]:
-    """Utility and fairness, [replicates] each, from counts of faces in cells, [replicates, cells].
+def decision_metrics(counts: np.ndarray, is_compared: np.ndarray) -> dict[str, np.ndarray]:
+    """Utility and fairness, [replicates] each, from counts of each group's real faces and fakes.
 
-    `strata` is twice the group, plus 1 for fakes; `called` is whether the cell's faces are called fake; [cells] each.
+    `counts` are those called fake and all of them, [replicates, groups, 2 targets, 2]; fairness is measured over the
+    groups `is_compared`, bool [groups].
     """
-    of_stratum = (strata[:, None] == np.arange(2 * (strata.max() // 2 + 1))).astype(float)
-    totals, positives = counts @ of_stratum, (counts * called) @ of_stratum
-    reals, fakes, fp, tp = totals[:, 0::2], totals[:, 1::2], positives[:, 0::2], positives[:, 1::2]
-    has_both = (reals[0] > 0) & (fakes[0] > 0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        tpr, fpr = tp[:, has_both] / fakes[:, has_both], fp[:, has_both] / reals[:, has_both]
-    overall_tpr, overall_fpr = tp.sum(1) / fakes.sum(1), fp.sum(1) / reals.sum(1)
-    gaps = [np.fmax.reduce(rate, 1) - np.fmin.reduce(rate, 1) for rate in (tpr, fpr)]
+        rates = (counts[..., 0] / counts[..., 1])[:, is_compared]
+        overall = counts[..., 0].sum(1) / counts[..., 1].sum(1)
+    right = counts[..., 1, 0] + counts[..., 0, 1] - counts[..., 0, 0]
     return {
-        "tpr": overall_tpr,
-        "fpr": overall_fpr,
-        "accuracy": (tp.sum(1) + reals.sum(1) - fp.sum(1)) / totals.sum(1),
-        "balanced_accuracy": (overall_tpr + 1 - overall_fpr) / 2,
-        "equalized_odds_difference": np.maximum(*gaps),
-        "worst_balanced_accuracy": np.fmin.reduce((tpr + 1 - fpr) / 2, 1),
+        "tpr": overall[:, 1],
+        "fpr": overall[:, 0],
+        "accuracy": right.sum(1) / counts[..., 1].sum((1, 2)),
+        "balanced_accuracy": (overall[:, 1] + 1 - overall[:, 0]) / 2,
+        "equalized_odds_difference": (np.fmax.reduce(rates, 1) - np.fmin.reduce(rates, 1)).max(-1),
+        "worst_balanced_accuracy": np.fmin.reduce((rates[..., 1] + 1 - rates[..., 0]) / 2, 1),
     }

@@ -6,9 +6,16 @@ from dataclasses import dataclass, replace
 from reports.detector_report import DetectorAnswers
 from reports.estimation.detection.held_out import HELD_OUT_GAP
 from reports.formats import number, short
-from reports.sections.detector_tables.cells import Row, detector_label, metric_cell, muted_if_trivial, name_cell
+from reports.sections.detector_tables.cells import (
+    Row,
+    detector_label,
+    is_trivial,
+    metric_cell,
+    muted_if_trivial,
+    name_cell,
+)
 from reports.sections.table import Cell, Table, expanded
-from shards.attributes import Attribute, AttributeTable
+from shards.attributes import AttributeTable
 
 MANY_GENERATORS = 12  # families and methods: with so many, the table of generators shows only families
 FEW_COMPARED = 4  # attributes at most that are not folded: there is a row for each of them and each detector
@@ -23,17 +30,19 @@ class HoldOut:
 
 
 def hold_out_section(report: DetectorAnswers, attributes: AttributeTable) -> HoldOut | None:
-    generators = generator_table(report.generators, {row["evaluation_set"] for row in report.evaluation_sets})
+    sets = {row["evaluation_set"] for row in report.evaluation_sets}
+    generators = generator_table(report.generators, sets)
     if not (generators or report.hold_out):
         return None
     detectors: dict[str, list[Row]] = {}
     for row in report.hold_out:
-        detectors.setdefault(row["detector"], []).append(row)
-    overall = [overall_cells(row) for row in report.hold_out if row["attribute"] == "all"]
+        if not is_trivial(row["detector"]):
+            detectors.setdefault(row["detector"], []).append(row)
+    overall = [overall_cells(row, sets) for row in report.hold_out if row["attribute"] == "all"]
     return HoldOut(
         generators=generators,
         overall=Table(OVERALL, overall) if overall else None,
-        worst_groups=worst_group_tables(report, attributes),
+        worst_groups=worst_group_tables(report, attributes, sets=sets),
         by_group=[(short(name, 60), group_table(rows, attributes)) for name, rows in detectors.items()],
     )
 
@@ -63,8 +72,8 @@ def generator_cell(row: Row) -> Cell:
 
 OVERALL = [
     "detector",
-    "trained without",
-    "fakes",
+    "unseen fakes",
+    "number",
     "TPR",
     "AUC",
     "trained on all",
@@ -75,10 +84,11 @@ OVERALL = [
 ]
 
 
-def overall_cells(row: Row) -> list[Cell]:
+def overall_cells(row: Row, sets: Collection[str]) -> list[Cell]:
     """One detector on all fakes that it has not seen, next to the detector that was trained on them."""
-    return [
-        name_cell(row["detector"]),
+    label = detector_label(row, sets)
+    cells = [
+        name_cell(label),
         Cell(short(row["held_out"], 60), css="name"),
         Cell(number(row["fakes"])),
         value_cell(row, "tpr"),
@@ -89,6 +99,7 @@ def overall_cells(row: Row) -> list[Cell]:
         value_cell(row, "tpr_difference", sign="+"),
         value_cell(row, "auc_difference", sign="+"),
     ]
+    return muted_if_trivial(label, cells)
 
 
 def value_cell(row: Row, name: str, *, sign: str = "") -> Cell:
@@ -100,16 +111,16 @@ def value_cell(row: Row, name: str, *, sign: str = "") -> Cell:
     return Cell(f"{row[name]:{sign}.3f}", interval, bold=True)
 
 
-def worst_group_tables(report: DetectorAnswers, attributes: AttributeTable) -> list[Table]:
+def worst_group_tables(report: DetectorAnswers, attributes: AttributeTable, *, sets: Collection[str]) -> list[Table]:
     """Each detector's worst group of every attribute, and the gap between the groups."""
-    worst: dict[tuple[str, str], Row] = {}
+    groups: dict[tuple[str, str, str], list[Row]] = {}  # by detector, held-out fakes and attribute
     for row in report.hold_out:
-        if row["is_worst_group"]:
-            worst.setdefault((row["detector"], row["attribute"]), row)
+        groups.setdefault((detector_label(row, sets), row["held_out"], row["attribute"]), []).append(row)
+    compared = {key: rows for key, rows in groups.items() if len(rows) > 1}
     gaps = {
         (row["detector"], row["attribute"]): row for row in report.detection_metrics if row["measure"] == HELD_OUT_GAP
     }
-    measured = [item for name, item in attributes.items() if any(name == attribute for _, attribute in gaps)]
+    measured = [item for name, item in attributes.items() if any(name == attribute for *_, attribute in compared)]
     if not measured:
         return []
     names = expanded(measured, few=FEW_COMPARED)
@@ -117,31 +128,36 @@ def worst_group_tables(report: DetectorAnswers, attributes: AttributeTable) -> l
     for is_first in (True, False):
         shown = [item for item in measured if (item.name in names) == is_first]
         rows = [
-            [
-                name_cell(detector),
-                *worst_group_cells(worst, gaps, key=(detector, item.name), item=item),
-            ]
-            for detector in dict.fromkeys(detector for detector, _ in gaps)
+            muted_if_trivial(
+                detector,
+                [
+                    name_cell(detector),
+                    Cell(short(held_out, 40), css="name"),
+                    Cell(item.title),
+                    *worst_group_cells(compared[detector, held_out, item.name], gaps.get((detector, item.name))),
+                ],
+            )
+            for detector, held_out in dict.fromkeys((detector, held_out) for detector, held_out, _ in compared)
             for item in shown
-            if (detector, item.name) in gaps
+            if (detector, held_out, item.name) in compared
         ]
         if rows:
-            tables.append(Table(["detector", "groups", "worst group", "its TPR", "TPR gap"], rows))
+            tables.append(Table(["detector", "unseen fakes", "groups", "worst group", "its TPR", "TPR gap"], rows))
     title = "Unseen generators: the worst groups of the other attributes"
     return [tables[0], *(replace(table, title=title, is_collapsed=True) for table in tables[1:])]
 
 
-def worst_group_cells(
-    worst: dict[tuple[str, str], Row], gaps: dict[tuple[str, str], Row], *, key: tuple[str, str], item: Attribute
-) -> list[Cell]:
-    """The worst group, its TPR, and the gap with its floor, grey where it is within the floor."""
-    row = worst[key]
-    return [
-        Cell(item.title),
-        Cell(short(row["group"], 40), css="name"),
-        value_cell(row, "tpr"),
-        metric_cell(gaps[key]),
-    ]
+def worst_group_cells(groups: Sequence[Row], gap: Row | None) -> list[Cell]:
+    """The group with the lowest TPR, unless several have it, and the gap between the groups.
+
+    The gaps of detectors that ignore the image are not stored, and have neither an interval nor a floor.
+    """
+    worst, *others = (row for row in groups if row["is_worst_group"])
+    if gap is None:
+        value = max(row["tpr"] for row in groups) - worst["tpr"]
+        gap = dict.fromkeys(("low", "high", "floor")) | {"measure": HELD_OUT_GAP, "value": value}
+    name, tpr = ("several", {"tpr": worst["tpr"]}) if others else (short(worst["group"], 40), worst)
+    return [Cell(name, css="name"), value_cell(tpr, "tpr"), metric_cell(gap)]
 
 
 def group_table(rows: Sequence[Row], attributes: AttributeTable) -> Table:

@@ -49,9 +49,9 @@ def repair_table(rows: Sequence[Row], attributes: Sequence[Attribute], *, sets: 
     cells = []
     for attribute in attributes:
         for (name, label, variant), measures in found.items():
-            # thresholds change nothing about a constant
+            # thresholds change none of these metrics of a constant
             is_repeated = (
-                variant != "none" and is_trivial(label) and not any(row["change"] for row in measures.values())
+                variant != "none" and is_trivial(label) and not any(measures[measure]["change"] for measure in MEASURES)
             )
             if name == attribute.name and not is_repeated:
                 start = [name_cell(label), Cell(attribute.title), Cell(VARIANTS[variant], css="name")]

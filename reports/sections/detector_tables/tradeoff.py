@@ -8,7 +8,7 @@ from reports.sections.detector_tables.cells import Row, detector_label, metric_c
 from reports.sections.table import Cell, Table
 from shards.attributes import Attribute
 
-COLUMNS = ["detector", "groups", "AUC", "TPR at FPR 5 %", "equalised-odds difference there", "front"]
+COLUMNS = ["detector", "groups", "AUC", "TPR at FPR 5 %", "equalised-odds difference at FPR 5 %", "front"]
 COLUMNS += ["on front 1 in", "dominated by"]
 
 

@@ -32,13 +32,15 @@ def test_unseen_generators_are_shown_by_group_next_to_the_detector_that_saw_them
     html = build(judged).page.read_text()
     text, connection = text_of(html), sql.connect(Workspace(judged))
     assert "<i>all" not in html
-    row = sql.ask(connection, "hold_out", attribute="all").row(0, named=True)
+    row = sql.ask(connection, "hold_out", detector="part", attribute="all").row(0, named=True)
     shown = f"part DMs {row['fakes']} {row['tpr']:.3f} {row['tpr_low']:.3f} to {row['tpr_high']:.3f}"
     assert shown in text
     difference = f"{row['tpr_difference']:+.3f} {row['tpr_difference_low']:+.3f} to {row['tpr_difference_high']:+.3f}"
     assert f"&lt;i&gt;all {row['full_tpr']:.3f}" in text
     assert difference in text
-    genders = sql.ask(connection, "hold_out", attribute="gender")
+    assert f"(majority) DMs {row['fakes']} 1.000" in text
+    assert "(majority) DMs Gender several 1.000 0.000 " in text
+    genders = sql.ask(connection, "hold_out", detector="part", attribute="gender")
     worst = genders.filter("is_worst_group").row(0, named=True)
     gap = sql.ask(connection, "detection_metrics", measure=HELD_OUT_GAP).filter(attribute="gender").row(0, named=True)
     assert f"{worst['group']} {worst['tpr']:.3f} {worst['tpr_low']:.3f} to {worst['tpr_high']:.3f}" in text

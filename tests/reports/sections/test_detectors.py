@@ -1,5 +1,6 @@
 """Detectors of generated faces on the page."""
 
+import json
 import re
 import shutil
 
@@ -7,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from reports.sections.detectors import evaluation_sets
 from shards.documents import write_document
 from shards.errors import FairfaceError
 from shards.locks import exclusive_lock
@@ -54,7 +56,7 @@ def test_detectors_are_shown(evaluated):
     assert "Robustness to image perturbations" in text
     assert "gaussian blur" in text
     # detectors that ignore the image stand in every table, and in the figure
-    assert "A constant detector has perfect fairness metrics and no utility" in text
+    assert "A constant detector has perfectly equal rates and no utility" in text
     assert re.search(r'<td class="name muted">\(majority\)', html)
     assert f"(majority) 0.500 {fake.mean():.3f}" in text  # AUC and average precision
     for heading in (
@@ -64,7 +66,20 @@ def test_detectors_are_shown(evaluated):
     ):
         section = text.rsplit(heading, 1)[1].split("Robustness")[0]
         assert all(name in section for name in ("(majority)", "(minority)", "(random)")), heading
+    # thresholds change no metric of a constant: it stands there once
+    assert "(minority) Gender as it is" in text
+    assert not re.search(r"\((majority|minority)\) Gender (one for|by group)", text)
     assert "(majority): front 1" in (out / "report" / "tradeoff-1.svg").read_text()
+
+
+def test_detectors_of_the_same_faces_are_described_together():
+    about = {"reals": 10, "fakes": 1200, "run": None, "grouped_by": "annotated", "held_out": None}
+    rows = [about | {"evaluation_set": "a", "detector": name} for name in "ab"]
+    rows += [about | {"evaluation_set": "a", "detector": "c", "held_out": "DMs"}]
+    rows += [about | {"evaluation_set": "d", "detector": "d"}]
+    described = {entry.detectors: entry.description for entry in evaluation_sets(rows)}
+    assert list(described) == ["a, b", "c", "d"]
+    assert described["c"] == described["a, b"] + "; trained without the fakes of DMs"
 
 
 def test_detection_metrics_are_computed_again_when_the_groups_change(evaluated):
@@ -91,6 +106,14 @@ def test_detectors_have_a_page_without_a_run(evaluated):
     assert "shows only the detectors" in text
     assert "from the packed images, with their annotated groups" in text
     assert "Are this run's samples detected" not in text
+    report = json.loads((out / "report" / "report.json").read_text())
+    assert {row["perturbation"] for row in report["robustness"]} == {"none", "gaussian_blur"}
+    replace_table(folder.predictions, table.filter(perturbation="none"))
+    build(out)
+    # without perturbed faces, the question is not asked
+    assert json.loads((out / "report" / "report.json").read_text())["robustness"] == []
+    replace_table(folder.predictions, table)
+    first = build(out)
     assert (first.rebuilt, first.missing, build(out).rebuilt) == (True, [], False)
     assert build(out, force=True).rebuilt
     assert not Workspace(out).run("first").folder.exists()

@@ -116,6 +116,29 @@ def test_all_groups_share_the_threshold_of_an_operating_point(tmp_path):
     assert (worst["is_fpr_1_resolvable"], worst["is_fpr_5_resolvable"]) == (False, True)
 
 
+@pytest.mark.parametrize(("is_fake", "point", "rate"), [(True, "fpr_5", "tpr"), (False, "tpr_95", "fpr")])
+def test_no_rate_is_measured_at_an_undefined_threshold(tmp_path, is_fake, point, rate):
+    group, _, logit = random_faces(np.random.default_rng(5), n=60)
+    workspace = import_faces(tmp_path, "x", group=group, fake=np.full(60, is_fake), logit=logit)
+    for row in answer(workspace, "operating_points", detector="x", point=point):
+        assert (row["threshold"], row[rate], row["is_resolvable"]) == (None, None, False)
+    update_metrics(workspace, detector="x")
+    rows = answer(workspace, "detection_metrics", detector="x", measure="tpr_at_fpr_5")
+    assert {(row["value"], row["low"], row["high"]) for row in rows} == {(None, None, None)}
+
+
+def test_a_single_group_is_not_compared(tmp_path):
+    group, fake, logit = random_faces(np.random.default_rng(6), n=90)
+    fake = fake & (group == 0)  # the others have only real faces
+    workspace = import_faces(tmp_path, "x", group=group, fake=fake, logit=logit)
+    update_metrics(workspace, detector="x")
+    for question in ("fairness", "worst_groups", "repair", "tradeoff"):
+        assert answer(workspace, question) == [], question
+    rows = answer(workspace, "detection_metrics")
+    assert all(row["group"] for row in rows)
+    assert {row["group"] for row in rows} == {"all", *TONES}
+
+
 def test_trivial_detectors_stand_next_to_the_real_ones_of_every_evaluation_set(tmp_path):
     group, fake, logit = random_faces(np.random.default_rng(3), n=400)
     fake[:250] = True

@@ -8,7 +8,8 @@ import pytest
 
 import sql
 from pipeline.detection.import_predictions import import_predictions
-from reports.estimation.detection.repair import fit_thresholds, split_halves
+from reports.estimation.detection.faces import EvaluatedFaces, Groups
+from reports.estimation.detection.repair import fit_thresholds, refitted_metrics, repair, split_halves
 from reports.estimation.detection_metrics import update_metrics
 from shards.workspace import Workspace
 
@@ -43,7 +44,7 @@ def test_fitted_thresholds_are_the_best_of_all_combinations(seed):
         return [balanced(t, own) for own, t in zip(faces, combination, strict=True)]
 
     combinations = list(itertools.product(*([*np.unique(logits[own]), np.inf] for own in faces)))
-    best = min((max(d), sum(d), -sum(accuracies(c))) for c in combinations for d in [distances(c)])
+    best = min((round(max(d), 9), round(sum(d), 9), -sum(accuracies(c))) for c in combinations for d in [distances(c)])
     found = fitted["equalized"]
     assert (max(distances(found)), sum(distances(found)), -sum(accuracies(found))) == pytest.approx(best)
     best = max((min(a), sum(a)) for a in map(accuracies, combinations))
@@ -56,6 +57,47 @@ def test_a_group_without_fakes_has_the_threshold_of_all_faces():
     fitted = fit_thresholds(logits, is_fake, numbers=np.array([0, 0, 0, 1]), groups=2)
     assert {thresholds[1] for thresholds in fitted.values()} == {fitted["single"][0]}
     assert fit_thresholds(logits, np.ones(4, bool), numbers=np.zeros(4, int), groups=1) is None
+
+
+def half_decisions(faces, fitted_on, numbers):
+    """Decisions on the faces of the other half, by variant; None if the half lacks real faces or fakes."""
+    order = np.argsort(-faces.logits, kind="stable")
+    fitted = order[fitted_on[order]]
+    thresholds = fit_thresholds(faces.logits[fitted], faces.is_fake[fitted], numbers=numbers[fitted], groups=2)
+    return thresholds and {variant: faces.logits >= values[numbers] for variant, values in thresholds.items()}
+
+
+@pytest.mark.parametrize("count", [30, 300])
+def test_thresholds_are_fitted_again_in_every_replicate(count):
+    rng = np.random.default_rng(count)
+    is_fake, numbers, shuffle = rng.random(count) < 0.4, rng.integers(0, 2, count), rng.permutation(count)
+    logits = np.round(rng.normal(size=count) + is_fake + 0.5 * numbers, 1)  # with ties
+    weights = np.vstack([np.ones(count), rng.poisson(1, (30, count))]).astype(np.uint8)
+    groups = Groups(["female", "male"], numbers.astype(np.int16))
+    faces = EvaluatedFaces(is_fake, logits, weights, {"gender": groups})
+    half = split_halves(is_fake, numbers, shuffle=shuffle)
+    replicates = refitted_metrics(faces, groups, half)
+    for number, counts in enumerate(weights):
+        chosen = np.repeat(np.arange(count), counts)
+        own = EvaluatedFaces(is_fake[chosen], logits[chosen], weights[:, chosen], {})
+        sides = [half_decisions(own, half[chosen] == side, numbers[chosen]) for side in (0, 1)]
+        for variant in ("single", "equalized", "worst_group"):
+            found = {measure: values[number] for measure, values in replicates[variant].items()}
+            if not all(sides):
+                assert np.isnan(found["tpr"])
+                continue
+            called = np.where(half[chosen] == 0, sides[1][variant], sides[0][variant])
+            assert found["tpr"] == pytest.approx(called[own.is_fake].mean())
+            assert found["fpr"] == pytest.approx(called[~own.is_fake].mean())
+            assert found["accuracy"] == pytest.approx((called == own.is_fake).mean())
+            each = [numbers[chosen] == group for group in range(2)]
+            rates = [[called[group & side].mean() for group in each] for side in (own.is_fake, ~own.is_fake)]
+            assert found["equalized_odds_difference"] == pytest.approx(np.nanmax(np.ptp(rates, 1)))
+            balanced = (np.array(rates[0]) + 1 - rates[1]) / 2
+            assert found["worst_balanced_accuracy"] == pytest.approx(np.nanmin(balanced))
+    rows, _ = repair(faces, groups, shuffle=shuffle, rng=rng)
+    for row in rows:  # in the first replicate, every face has weight 1
+        assert row["value"] == pytest.approx(replicates[row["variant"]][row["measure"]][0])
 
 
 def test_halves_have_equally_many_faces_of_each_group_and_target():

@@ -13,17 +13,19 @@ from reports.estimation.detection.operating_points import group_rates, replicate
 from reports.estimation.detection_metrics import update_metrics
 from shards.workspace import Workspace
 
-SHIFTS = {"fair": (1.0, 0.0), "accurate": (2.0, 0.8), "beaten": (1.0, 0.8), "twice": (0.6, 1.5)}  # signal and bias
+# signal, bias and scale of the logits
+SHIFTS = {"fair": (1, 0, 1), "accurate": (2, 0.8, 1), "beaten": (1, 0.8, 1), "twice": (0.6, 1.5, 1)}
+SHIFTS |= {"rescaled": (2, 0.8, 3)}  # orders the faces as `accurate` does
 
 
 @pytest.fixture(scope="module")
 def connection(tmp_path_factory):
-    """Four detectors of the same faces, of which two are worse than others in utility and in fairness."""
+    """Five detectors of the same faces, of which two are worse than others in utility and in fairness."""
     root, rng = tmp_path_factory.mktemp("tradeoff"), np.random.default_rng(0)
     group, fake, noise = rng.integers(0, 2, 1200), rng.random(1200) < 0.5, rng.normal(size=1200)
     workspace = Workspace(root)
-    for name, (signal, bias) in SHIFTS.items():
-        logit = signal * (2 * fake - 1) + bias * group + noise
+    for name, (signal, bias, scale) in SHIFTS.items():
+        logit = scale * (signal * (2 * fake - 1) + bias * group + noise)
         table = {"gender": np.array(["female", "male"])[group], "target": fake.astype(int), "logit": logit}
         pl.DataFrame(table).write_csv(root / f"{name}.csv")
         import_predictions(workspace, root / f"{name}.csv")
@@ -56,7 +58,7 @@ def test_a_front_has_the_detectors_that_only_earlier_fronts_dominate(connection,
 
 def test_the_share_on_the_front_is_that_of_paired_replicates(connection):
     rows = {row["detector"]: row for row in sql.ask(connection, "tradeoff").to_dicts()}
-    assert rows["accurate"]["front_share"] == 1
+    assert rows["accurate"]["front_share"] == rows["rescaled"]["front_share"] == 1
     # its AUC is always that of the same faces, so that it is never on the front by chance
     assert rows["beaten"]["front_share"] < 0.01
     text = """select detector, measure, replicates from tradeoff_points
