@@ -41,7 +41,7 @@ from shards.workspace import (
     Workspace,
 )
 
-METRICS_VERSION = 2  # of the tables of a detector's metrics: those of another version are computed again
+METRICS_VERSION = 3  # of the tables of a detector's metrics: those of another version are computed again
 TRAINING = ""  # the training images in TablesDocument.made_of; no run has this name
 P = ParamSpec("P")
 

@@ -97,7 +97,9 @@ def test_a_detectors_name_is_that_of_a_single_folder(tmp_path, name):
 
 
 def test_figures_that_four_faces_cannot_have_are_undefined_without_a_warning(tmp_path, recwarn):
-    (tmp_path / "x.csv").write_text("target,logit,gender\nfake,1e308,female\nreal,-1e308,female\nfake,0,male\nreal,1,male\n")
+    (tmp_path / "x.csv").write_text(
+        "target,logit,gender\nfake,1e308,female\nreal,-1e308,female\nfake,0,male\nreal,1,male\n"
+    )
     done = detect_import(tmp_path / "o", tmp_path / "x.csv")
     assert done.exit_code == 0, done.output
     assert not [one for one in recwarn if issubclass(one.category, RuntimeWarning)]
