@@ -224,6 +224,9 @@ def print_detector_summary(workspace: Workspace, result: "DetectResult") -> None
     print_metrics(summary)
     for reason in result.left_out:
         warn(reason)
+    pretrained = (result.config.requested_options or {}).get("pretrained")
+    if not result.steps and not Path(pretrained or "").is_file():
+        warn(f"{name} was not trained: its head is random, unless --pretrained names the file of a published detector")
     if result.grouped_by == "labelled" and not summary.fairness:
         warn("no face has a label: run `fairface label`, then `fairface detect` again for the metrics by group")
 

@@ -56,6 +56,7 @@ def test_backbones_apply_to_the_detectors_that_take_one_and_are_in_their_names(w
     done = detect(workspace, *words)
     assert done.exit_code == 0, done.output
     assert done.output.count("trained 0 steps") == 2
+    assert done.output.count("was not trained: its head is random") == 2
     for name, backbone in (("vfm-test_vit", "test_vit"), ("xception", None)):
         options = read_document(workspace.detector(name).config, DetectorConfig).requested_options
         assert options["backbone"] == backbone
