@@ -15,7 +15,7 @@ from sql.definitions import definitions, glob_pattern, quote
 # What DuckDB says of a file that was replaced or removed after the connection was opened, or that is damaged.
 REPLACED = re.compile(r"^(IO|Permission) Error: |TProtocolException|No magic bytes|Failed to read")
 
-# The statements that haven't been executed yet: all together take a fifth of a second. A connection has no attributes.
+# Statements that haven't been executed yet: all of them take longer than most queries. A connection has no attributes.
 _missing: WeakKeyDictionary[duckdb.DuckDBPyConnection, dict[str, str]] = WeakKeyDictionary()
 
 if TYPE_CHECKING:  # the process that runs typed SQL does without it

@@ -2,7 +2,7 @@
 
 -- Thresholds that are the same for all groups: the lowest at which at most 1 % or 5 % of all real faces are called fake, and
 -- the highest at which at least 95 % of all fakes are. Null if no threshold reaches that, or without such faces. With fewer than
--- 1 / 0.01 real faces, an FPR of 1 % can't be told from 0 (`is_resolvable`).
+-- 1 / 0.01 real faces, an FPR of 1 % can't be distinguished from 0 (`is_resolvable`).
 create view common_thresholds as
     select evaluation_set, detector, perturbation, point, max(if(rate = 'fpr', all_reals, all_fakes)) as side,
         case when side = 0 then null when rate = 'fpr' then min(logit) filter (fp <= bound * all_reals)

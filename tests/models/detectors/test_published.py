@@ -299,7 +299,7 @@ class RunsCommand:
 
 @pytest.mark.parametrize(("name", "backbone"), [("xception", None), ("gend", "test_vit"), ("gend", CLIP)])
 def test_code_in_a_checkpoint_is_not_run(tmp_path, monkeypatch, name, backbone):
-    """Not even by older versions of timm, which run it unless they are told not to."""
+    """Not even by older versions of timm, whose default is to run it."""
     monkeypatch.setattr(timm.models.load_state_dict, "__defaults__", (True, "cpu", False))
     with pytest.raises(WeightsUnavailable, match=r"evil.pth is not a checkpoint of"):
         load(name, {"state_dict": RunsCommand(tmp_path / "run")}, tmp_path / "evil.pth", backbone=backbone)
